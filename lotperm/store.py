@@ -1,0 +1,488 @@
+"""Content-addressed results: every stage of an experiment is computed once, checked whenever it is read.
+
+A finished stage is a folder ``<root>/stages/<name>-<first 16 hex digits of its key>/`` with a
+``stage.json`` (config, small results, where and when it was computed, the sha256 of every file) and
+any number of ``*.safetensors``. It is written next to its place and moved there by one rename, so it
+is either whole or not there. Progress inside a stage is kept in ``<root>/work/``. Nothing that is
+read from disk is used before its checksum was verified on the very bytes that are used; what fails
+is moved aside to ``*.corrupt`` and computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lotperm.config import SCHEMA, canonical_json, sha256_json
+from lotperm.errors import IntegrityError, ParameterError, StorageError
+
+MAX_HEADER_BYTES = 100_000_000
+_BLANK = b"0" * 64
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+_MALFORMED = (ValueError, KeyError, AttributeError, TypeError, RecursionError, safetensors.SafetensorError)
+_log = logging.getLogger(__name__)
+
+JSON = Any
+"""None, bool, int, finite float, str, and lists and string-keyed dicts of these."""
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+def home() -> Path:
+    """The folder that holds all results: ``$LOTPERM_HOME``, else ``.lotperm`` in the working directory."""
+    return Path(os.environ.get("LOTPERM_HOME") or ".lotperm")
+
+
+@contextlib.contextmanager
+def _storage_errors(action: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot {action} {path}: {error.strerror or error}. Nothing that was finished is lost: make room or "
+            "choose a writable folder (LOTPERM_HOME), then run again."
+        ) from error
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that `path` holds, at every instant, either its old content or all of the new.
+
+    Missing parent folders are made. Raises `StorageError` if the disk is full or read-only.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with _storage_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_synced(temporary, data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_folder(path.parent)
+
+
+def move_aside(path: Path, reason: str) -> Path:
+    """Rename a bad file or folder to a unique ``*.corrupt``, log a warning, and return the new path."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.corrupt")
+    with _storage_errors("move aside", path):
+        os.rename(path, aside)
+    _log.warning("%s (moved aside to %s)", reason, aside.name)
+    return aside
+
+
+def _read(path: Path) -> bytes:
+    """All bytes of a safetensors file, read once; absurd headers and pickles are refused before that."""
+    try:
+        with open(path, "rb") as file:
+            start, size = file.read(9), os.fstat(file.fileno()).st_size
+            length = int.from_bytes(start[:8], "little")
+            if start[8:] == b"{" and length <= min(size - 8, MAX_HEADER_BYTES):
+                return start + file.read()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}. Check the path.") from error
+    if path.suffix in _PICKLES or start[:1] == b"\x80" or start[:2] == b"PK":
+        raise IntegrityError(
+            f"{path} looks like a pickle, which can run code when it is loaded: it was not opened. Convert it with "
+            "safetensors.torch.save_file, on a machine where you trust it, and give the .safetensors file."
+        )
+    raise IntegrityError(
+        f"{path} is corrupt or not a safetensors file: its header claims {length} bytes, the file has {size} and "
+        f"at most {MAX_HEADER_BYTES} are allowed. Fetch or compute it again."
+    )
+
+
+def _encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Safetensors bytes, equal for equal input, with the sha256 of the file (digest blanked) in the metadata."""
+    copies = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+    plain = safetensors.torch.save(copies)
+    end = 8 + int.from_bytes(plain[:8], "little")
+    # The library writes metadata in random order; a rerun must give the same bytes.
+    notes = {"sha256": _BLANK.decode(), "lotperm": str(SCHEMA), **dict(sorted(metadata.items()))}
+    header = json.dumps({"__metadata__": notes, **json.loads(plain[8:end])}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    blank = b"".join((len(header).to_bytes(8, "little"), header, memoryview(plain)[end:]))
+    return blank.replace(_BLANK, hashlib.sha256(blank).hexdigest().encode(), 1)
+
+
+def _decode(data: bytes, path: Path, *, checked: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    end = 8 + int.from_bytes(data[:8], "little")
+    try:
+        metadata = json.loads(data[8:end]).get("__metadata__", {})
+        # Two marks, so that no single flipped bit turns a checked file into one without a checksum.
+        if checked or "sha256" in metadata or "lotperm" in metadata:
+            claimed = metadata["sha256"]
+            digest = hashlib.sha256(data[:end].replace(claimed.encode(), _BLANK, 1))
+            digest.update(memoryview(data)[end:])
+            if digest.hexdigest() != claimed:
+                raise IntegrityError(f"{path} is corrupt: sha256 {digest.hexdigest()}, expected {claimed}.")
+        tensors = safetensors.torch.load(data)
+    except _MALFORMED as error:
+        raise IntegrityError(f"{path} is corrupt or not a safetensors file: {error!r}.") from error
+    return tensors, {name: text for name, text in metadata.items() if name not in ("sha256", "lotperm")}
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors (any device, any strides) atomically as safetensors with a checksum in the metadata.
+
+    Parameters
+    ----------
+    path : where, usually ``*.safetensors``
+    tensors : name -> tensor; bool, integers, float16/32/64 and bfloat16
+    metadata : text notes; the names ``sha256`` and ``lotperm`` are taken
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or read-only; an older file at `path` is then untouched.
+    """
+    write_atomic(path, _encode(tensors, metadata or {}))
+
+
+def load_tensors(path: Path, *, checked: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file into CPU tensors.
+
+    Parameters
+    ----------
+    path : the file
+    checked : whether a checksum must be there. If one is there, it must match in any case.
+
+    Returns
+    -------
+    tensors, metadata
+
+    Raises
+    ------
+    IntegrityError
+        If the file is corrupt, is a pickle, or its header is absurd.
+    StorageError
+        If it can't be read.
+    """
+    return _decode(_read(path), path, checked=checked)
+
+
+# --- stages -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage's function returns.
+
+    results : small and plain (numbers, lists), kept in ``stage.json``
+    tensors : file name without suffix -> name -> tensor, one safetensors file each
+    meta : further notes about the computation (device, precision), not part of the result
+    """
+
+    results: Mapping[str, JSON] = field(default_factory=dict)
+    tensors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    meta: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage, verified when it was found.
+
+    results, config : as given; meta : created (UTC), seconds, versions, host and what the function added
+    files : file name -> {"sha256", "bytes"}
+    """
+
+    name: str
+    key: str
+    path: Path
+    config: dict[str, JSON]
+    results: dict[str, JSON]
+    meta: dict[str, JSON]
+    files: dict[str, JSON]
+
+    def load(self, file: str) -> dict[str, Tensor]:
+        """The CPU tensors of one file (name without suffix), verified again on the bytes that are used."""
+        if f"{file}.safetensors" not in self.files:
+            names = ", ".join(self.files) or "none"
+            raise ParameterError(f"stage {self.name!r} has no file {file!r}. It has: {names}.")
+        path = self.path / f"{file}.safetensors"
+        data = _read(path)
+        _compare(path, hashlib.sha256(data).hexdigest(), self.files[path.name]["sha256"])
+        return _decode(data, path, checked=True)[0]
+
+
+class Workspace:
+    """Progress of a stage that is being computed: its last two good checkpoints.
+
+    Parameters
+    ----------
+    path : the folder of this stage's progress
+    key : the stage's key; a checkpoint of another key is never used
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self._key = key
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this stage, those before the checkpoint that it resumed from included."""
+        return time.monotonic() - self._started
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.path.glob("checkpoint-*.safetensors"))
+
+    def checkpoint(self, tensors: Mapping[str, Tensor], info: JSON) -> None:
+        """Save the state atomically. The one before is kept, older ones are deleted.
+
+        Parameters
+        ----------
+        tensors : name -> tensor, on any device
+        info : plain JSON: counters, random states as numbers
+        """
+        older = self._checkpoints()
+        for path in self.path.glob(".*.tmp"):  # left by a killed process: the lock is ours
+            path.unlink(missing_ok=True)
+        number = int(older[-1].stem.removeprefix("checkpoint-")) + 1 if older else 0
+        notes = {"key": self._key, "info": canonical_json(info), "seconds": repr(self.seconds)}
+        save_tensors(self.path / f"checkpoint-{number:08d}.safetensors", tensors, notes)
+        with _storage_errors("tidy up", self.path):
+            for path in older[:-1]:
+                path.unlink(missing_ok=True)
+
+    def latest(self) -> tuple[dict[str, Tensor], JSON] | None:
+        """The newest good checkpoint as (tensors, info), or None. Corrupt ones are moved aside."""
+        for path in reversed(self._checkpoints()):
+            try:
+                tensors, notes = load_tensors(path, checked=True)
+                _compare(path, notes["key"], self._key)
+            except IntegrityError as error:
+                move_aside(path, f"{error} The checkpoint before it is used")
+                continue
+            self._started = time.monotonic() - float(notes["seconds"])
+            return tensors, json.loads(notes["info"])
+        return None
+
+    def clear(self) -> None:
+        """Delete the checkpoints; files that were moved aside stay."""
+        with contextlib.suppress(OSError):
+            for path in (*self._checkpoints(), *self.path.glob(".*.tmp")):
+                path.unlink(missing_ok=True)
+            self.path.rmdir()
+
+
+class Store:
+    """All finished stages under one folder. Safe for any number of processes at once.
+
+    Parameters
+    ----------
+    root : the folder; made when something is first computed
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    @classmethod
+    def default(cls) -> Store:
+        """The store in `home()`."""
+        return cls(home())
+
+    def find(self, name: str, config: Mapping[str, JSON]) -> Stage | None:
+        """The stage if it is finished and whole, else None. Changes nothing, takes no lock."""
+        path, key = self._locate(name, config)
+        try:
+            stage = _load_stage(path, key)
+        except (IntegrityError, StorageError):
+            return None
+        if stage is not None:
+            # A process killed between the two leaves progress of a stage that is finished.
+            Workspace(self.root / "work" / path.name, key).clear()
+        return stage
+
+    def stage(
+        self, name: str, config: Mapping[str, JSON], compute: Callable[[Workspace], StageResult]
+    ) -> Stage:
+        """Load a stage, or compute it once, whoever else asks for it at the same time.
+
+        Parameters
+        ----------
+        name : the kind of stage: lower case, digits, ``_``
+        config : all that its result depends on, plain JSON, the keys of its input stages included
+        compute : called with a `Workspace` if the stage isn't there; resumes from its checkpoint
+
+        Raises
+        ------
+        StorageError
+            If it must be computed and the folder can't be written: before `compute` is called.
+        """
+        if (found := self.find(name, config)) is not None:
+            return found
+        path, key = self._locate(name, config)
+        with self._lock(path.name):
+            try:
+                stage = _load_stage(path, key)
+            except IntegrityError as error:
+                move_aside(path, f"{error} Stage {name!r} is computed again")
+                stage = None
+            if stage is not None:
+                return stage
+            workspace = Workspace(self.root / "work" / path.name, key)
+            result = compute(workspace)
+            meta = {**_provenance(workspace.seconds), **result.meta}
+            _write_stage(path, name, key, dict(config), result, meta)
+            workspace.clear()
+            stage = _load_stage(path, key)
+        if stage is None:
+            raise StorageError(
+                f"{path} vanished while it was written. Does another program delete the store?"
+            )
+        return stage
+
+    def _locate(self, name: str, config: Mapping[str, JSON]) -> tuple[Path, str]:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ParameterError(f"stage name {name!r} must be lower case letters, digits and '_'.")
+        key = stage_key(name, config)
+        return self.root / "stages" / f"{name}-{key[:16]}", key
+
+    @contextlib.contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        """Hold the lock of one stage; the system frees it when its owner dies."""
+        probe = self.root / "stages" / f".{name}.probe"
+        with _storage_errors("write to", self.root):
+            for folder in ("stages", "work", "locks"):
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
+            # Only writing tells whether one can write; it must not come out after hours of training.
+            probe.touch()
+            probe.unlink(missing_ok=True)
+            lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                _log.info("waiting for another process that computes %s", name)
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def stage_key(name: str, config: Mapping[str, JSON]) -> str:
+    """The key (64 hex digits) of a stage: what other stages put into their config to depend on it."""
+    return sha256_json({"stage": name, "schema": SCHEMA, "config": dict(config)})
+
+
+def _compare(path: Path, got: str, expected: str) -> None:
+    if got != expected:
+        raise IntegrityError(f"{path} is corrupt: sha256 or key {got}, expected {expected}.")
+
+
+def _provenance(seconds: float) -> dict[str, JSON]:
+    source = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        source.update(path.read_bytes())
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "source": source.hexdigest(),
+        "machine": platform.machine(),
+    }
+
+
+def _seal(content: dict[str, JSON]) -> bytes:
+    return (json.dumps({"sha256": sha256_json(content), **content}, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _write_stage(
+    path: Path, name: str, key: str, config: dict[str, JSON], result: StageResult, meta: dict[str, JSON]
+) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with _storage_errors("write", path):
+            # The lock is ours: a folder of that name is what a killed process left.
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            files = {}
+            for file, tensors in sorted(result.tensors.items()):
+                if not re.fullmatch(r"[A-Za-z0-9_.-]+", file):
+                    raise ParameterError(f"file name {file!r} of {name!r} must be letters, digits, '_.-'.")
+                data = _encode(tensors, {})
+                _write_synced(temporary / f"{file}.safetensors", data)
+                files[f"{file}.safetensors"] = {
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "bytes": len(data),
+                }
+            content = {
+                "schema": SCHEMA, "stage": name, "key": key, "config": config,
+                "results": dict(result.results), "meta": meta, "files": files,
+            }  # fmt: skip
+            _write_synced(temporary / "stage.json", _seal(content))
+            _sync_folder(temporary)
+            os.rename(temporary, path)
+            _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _load_stage(path: Path, key: str) -> Stage | None:
+    """The stage in a folder, every file verified; None if there is no such folder."""
+    if not path.exists():
+        return None
+    file = path / "stage.json"
+    try:
+        raw = file.read_bytes()
+        content = json.loads(raw)
+        claimed = content.pop("sha256")
+        _compare(file, sha256_json(content), claimed)
+        # Byte for byte, so that not even a space can differ.
+        _compare(file, hashlib.sha256(raw).hexdigest(), hashlib.sha256(_seal(content)).hexdigest())
+        _compare(file, content["key"], key)
+        for name, expected in content["files"].items():
+            with open(path / name, "rb") as stream:
+                _compare(path / name, hashlib.file_digest(stream, "sha256").hexdigest(), expected["sha256"])
+    except (FileNotFoundError, NotADirectoryError, *_MALFORMED) as error:
+        if not path.exists():  # another process has just moved it aside
+            return None
+        raise IntegrityError(f"{file} is corrupt or incomplete: {error!r}.") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}.") from error
+    return Stage(
+        content["stage"], key, path, content["config"], content["results"], content["meta"], content["files"]
+    )

@@ -1,0 +1,668 @@
+"""Train M masked networks at once, in one program.
+
+`stack` rewrites any feed-forward network so that one forward pass computes M of them, each with weights of its
+own: linear layers become batched matrix products (M, B, ·), convolutions become grouped ones over M·C channels,
+and batch norm over M·C channels is each network's own. `train` runs masked SGD on such a stack: all parameters
+live in one flat buffer, so a step is one backward pass and a handful of operations on that buffer:
+
+    v ← μ·v + (g + λ·w) ⊙ m        w ← w − η·v
+
+With w ⊙ m = w at the start, a pruned weight is exactly zero at all times, momentum and weight decay included
+(Sutskever et al. 2013's momentum as PyTorch has it, the mask m folded in). Every random number belongs to one
+member and is drawn on the CPU from its own seeds, so a member's result depends neither on the device nor on the
+networks that are trained beside it, up to rounding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lotperm.config import Recipe, Seeds
+from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
+from lotperm.errors import DivergedError, ParameterError, UnsupportedModelError
+from lotperm.models import Weights
+
+# ---------------------------------------------------------------------------------------------------------
+# The stack: M networks as one
+# ---------------------------------------------------------------------------------------------------------
+
+
+class _StackedLinear(nn.Module):
+    """M linear layers: (M, B, n_in) -> (M, B, n_out)."""
+
+    def __init__(self, layer: nn.Linear, members: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.transpose(1, 2)
+        return torch.bmm(x, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), x, weight)
+
+
+class _StackedConv(nn.Module):
+    """M convolutions as one grouped convolution: (B, M·C_in, ...) -> (B, M·C_out, ...)."""
+
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, members: int) -> None:
+        super().__init__()
+        self.convolve = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
+        self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
+        self.geometry: dict[str, Any] = {
+            "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation,
+            "groups": layer.groups * members,
+        }  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(0, 1)
+        if weight.dim() == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        bias = None if self.bias is None else self.bias.flatten()
+        return self.convolve(x, weight, bias, **self.geometry)
+
+
+class _StackedBatchNorm(nn.Module):
+    """M batch norms as one: over the M·C channels of (B, M·C, ...), or of (M, B, C) after a linear layer."""
+
+    def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, members: int, folded: bool) -> None:
+        super().__init__()
+        self.members, self.folded, self.eps = members, folded, layer.eps
+        self.momentum = layer.momentum
+        self.weight = nn.Parameter(layer.weight.new_ones(members, layer.num_features))
+        self.bias = nn.Parameter(layer.weight.new_zeros(members, layer.num_features))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.num_batches_tracked: Tensor
+        self.register_buffer("running_mean", layer.weight.new_zeros(members, layer.num_features))
+        self.register_buffer("running_var", layer.weight.new_ones(members, layer.num_features))
+        self.register_buffer("num_batches_tracked", torch.zeros(members, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.folded:
+            x = x.transpose(0, 1).flatten(1)
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        x = F.batch_norm(
+            x, self.running_mean.flatten(), self.running_var.flatten(), self.weight.flatten(), self.bias.flatten(),
+            self.training, self.momentum, self.eps,
+        )  # fmt: skip
+        return x if self.folded else x.unflatten(1, (self.members, -1)).transpose(0, 1)
+
+
+# What treats every element or every channel alone, and so works on stacked activations as it stands.
+_ALIKE = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.ELU,
+    nn.Identity, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
+)  # fmt: skip
+_ALIKE_CALLS = {"add", "iadd", "mul", "relu", "relu_", "gelu", "silu", "tanh", "sigmoid", "hardswish", "max_pool2d"}
+_FLATTEN_CALLS = {"flatten"}
+
+
+def _plain_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
+    return layer.affine and layer.track_running_stats and layer.momentum is not None
+
+
+def _fold(x: Tensor) -> Tensor:
+    """(B, M, C, ...) -> (B, M·C, ...), channels_last for images."""
+    x = x.flatten(1, 2)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def stack(model: nn.Module, members: int) -> nn.Module:
+    """Rewrite a network so that one forward pass computes `members` of them.
+
+    Parameters
+    ----------
+    model : a feed-forward network of linear, conv 1d/2d, batch norm, pooling and elementwise layers whose first
+        axis is the batch. It is read, not changed
+    members : M ≥ 1
+
+    Returns
+    -------
+    nn.Module
+        Maps (B, M, C, *spatial) to logits (M, B, classes). Its parameters and buffers have the names of the
+        model's and a leading axis M; they start at zero (see `StackedNetwork.load`).
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the network can't be traced or holds a layer without a stacking rule, dropout for one: such random
+        layers would mix the members' random streams.
+    """
+    try:
+        graph = fx.symbolic_trace(model).graph
+    except Exception as error:
+        raise UnsupportedModelError(f"the network can't be traced for training many at once: {error}") from error
+    modules = dict(model.named_modules())
+    root = nn.Module()
+    # "input": (B, M, C, ...); "folded": (B, M·C, ...); "split": (M, B, F)
+    layout: dict[fx.Node, str] = {}
+    placed: set[str] = set()
+
+    def put(name: str, module: nn.Module) -> None:
+        *path, last = name.split(".")
+        parent = root
+        for part in path:
+            if not hasattr(parent, part):
+                parent.add_module(part, nn.Module())
+            parent = getattr(parent, part)
+        parent.add_module(last, module)
+
+    def refuse(node: fx.Node, what: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{what} (node {node.name!r}) has no rule for training many networks at once. Replace it, or add a rule "
+            "to lotperm.training.stack."
+        )
+
+    def converted(node: fx.Node, argument: fx.Node, wanted: str) -> fx.Node:
+        """The argument in the layout wanted, with the conversion inserted before the node."""
+        have = layout[argument]
+        if have == wanted:
+            return argument
+        with graph.inserting_before(node):
+            if (have, wanted) == ("input", "folded"):
+                new = graph.call_function(_fold, (argument,))
+            elif (have, wanted) == ("input", "split"):
+                flat = graph.call_method("flatten", (argument, 2))
+                new = graph.call_method("transpose", (flat, 0, 1))
+            elif (have, wanted) == ("folded", "split"):
+                rows = graph.call_method("flatten", (argument, 1))
+                apart = graph.call_method("unflatten", (rows, 1, (members, -1)))
+                new = graph.call_method("transpose", (apart, 0, 1))
+            else:
+                raise refuse(node, f"a step from {have} to {wanted} activations")
+        layout[new] = wanted
+        return new
+
+    for node in list(graph.nodes):
+        sources = [a for a in node.all_input_nodes if a in layout]
+        if node.op == "placeholder":
+            if node is not next(iter(graph.nodes)):
+                raise refuse(node, "a second input")
+            layout[node] = "input"
+        elif node.op == "output":
+            node.args = (converted(node, sources[0], "split"),)
+        elif node.op == "call_module":
+            layer, source = modules[str(node.target)], sources[0]
+            if isinstance(layer, nn.Linear):
+                new: nn.Module = _StackedLinear(layer, members)
+                source = converted(node, source, "split")
+            elif isinstance(layer, nn.Conv1d | nn.Conv2d):
+                if layer.padding_mode != "zeros":
+                    raise refuse(node, f"{layer.padding_mode} padding")
+                new = _StackedConv(layer, members)
+                source = converted(node, source, "folded")
+            elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and _plain_norm(layer):
+                if layout[source] == "input":
+                    source = converted(node, source, "folded")
+                new = _StackedBatchNorm(layer, members, folded=layout[source] == "folded")
+            elif isinstance(layer, nn.Flatten) and layer.start_dim == 1 and layer.end_dim == -1:
+                new, source = nn.Identity(), converted(node, source, "split")
+            elif isinstance(layer, _ALIKE):
+                new = layer
+                if "Pool" in type(layer).__name__:
+                    source = converted(node, source, "folded")
+            else:
+                raise refuse(node, f"layer {type(layer).__name__}")
+            if str(node.target) in placed:
+                raise refuse(node, f"layer {node.target}, used twice,")
+            if next(new.parameters(), None) is not None:
+                placed.add(str(node.target))
+            put(str(node.target), new)
+            node.args = (source, *node.args[1:])
+            layout[node] = layout[source]
+        elif node.op in ("call_function", "call_method"):
+            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
+            if name in _FLATTEN_CALLS and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
+                node.replace_all_uses_with(converted(node, sources[0], "split"))
+                graph.erase_node(node)
+            elif name in _ALIKE_CALLS and len({layout[s] for s in sources}) == 1:
+                layout[node] = layout[sources[0]]
+            else:
+                raise refuse(node, f"operation {name}")
+        else:
+            raise refuse(node, f"a bare parameter {node.target}")
+    graph.lint()
+    return fx.GraphModule(root, graph, class_name=f"Stacked{type(model).__name__}")
+
+
+class StackedNetworks:
+    """M networks of one architecture with all their parameters in one flat buffer.
+
+    Parameters
+    ----------
+    model : the architecture (see `stack`)
+    weights : M complete state dicts
+    device : where they live
+
+    Attributes
+    ----------
+    module : the stack; maps (B, M, C, *spatial) to (M, B, classes)
+    flat : float32 (P·M,), every parameter of every member; the module's parameters are views of it
+    """
+
+    def __init__(self, model: nn.Module, weights: Sequence[Weights], device: torch.device | str = "cpu") -> None:
+        self.members = len(weights)
+        self.module = stack(model, self.members).to(device)
+        self.flat = torch.cat([p.detach().flatten() for p in self.module.parameters()])
+        offset = 0
+        for parameter in self.module.parameters():
+            parameter.data = self.flat[offset : offset + parameter.numel()].view(parameter.shape)
+            offset += parameter.numel()
+        expected = self.module.state_dict().keys()
+        for member, state in enumerate(weights):
+            if state.keys() != expected:
+                odd = sorted(state.keys() ^ expected)
+                raise ParameterError(f"weights of member {member} don't fit the network: {odd[:4]} in only one of them.")
+        with torch.no_grad():
+            for name, tensor in self.module.state_dict().items():
+                tensor.copy_(torch.stack([state[name] for state in weights]))
+
+    def spread(self, tensors: Sequence[Mapping[str, Tensor] | None], default: float) -> Tensor:
+        """Lay one dict of tensors a member out like `flat`; `default` stands where a dict has no tensor."""
+        parts = []
+        for name, parameter in self.module.named_parameters():
+            for tensor_dict in tensors:
+                given = None if tensor_dict is None else tensor_dict.get(name)
+                parts.append(
+                    torch.full(parameter.shape[1:], default) if given is None else given.to(self.flat.dtype).cpu()
+                )
+        return torch.cat([part.flatten() for part in parts]).to(self.flat)
+
+    def weights(self) -> list[Weights]:
+        """A copy of every member's state dict, on the CPU."""
+        state = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+        return [{name: tensor[m].clone() for name, tensor in state.items()} for m in range(self.members)]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The loop
+# ---------------------------------------------------------------------------------------------------------
+
+
+class ProgressBar(Protocol):
+    """What `train` asks of a progress bar; a `tqdm` is one."""
+
+    def update(self, n: float) -> Any:
+        """Advance by n training images."""
+
+    def set_postfix_str(self, s: str) -> Any:
+        """Show a few words behind the bar."""
+
+    def close(self) -> Any:
+        """Finish."""
+
+
+Progress = Callable[[str, int], ProgressBar]
+"""Makes a progress bar from a label and the number of images to train on (all members counted)."""
+
+
+def tqdm_bar(label: str, images: int) -> ProgressBar:
+    """A progress bar on stderr with rate and remaining time."""
+    from tqdm import tqdm
+
+    return tqdm(total=images, desc=label, unit="img", unit_scale=True, mininterval=0.5, dynamic_ncols=True)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How to compute, as opposed to what: no part of a result's key.
+
+    Attributes
+    ----------
+    device : "cpu" or "cuda"
+    compile : compile the training step with torch.compile; pays off from a minute of training on
+    members : how many networks to train at once at the most, to bound memory; None: all
+    progress : makes progress bars; None: silent
+    """
+
+    device: str = "cpu"
+    compile: bool = False
+    members: int | None = None
+    progress: Progress | None = None
+
+
+@dataclass
+class Trained:
+    """What `train` returns, one entry per member.
+
+    Attributes
+    ----------
+    weights : final state dicts, on the CPU
+    checkpoints : epoch -> state dicts after exactly so many epochs
+    train_loss : mean training loss of each epoch, as seen in passing: [epoch][member]
+    evaluations : epoch -> {"accuracy", "loss"} on the test split -> value of each member
+    """
+
+    weights: list[Weights]
+    checkpoints: dict[int, list[Weights]]
+    train_loss: list[list[float]]
+    evaluations: dict[int, dict[str, list[float]]]
+
+
+class Checkpoints(Protocol):
+    """Where a run in progress is kept; the store's workspace is one."""
+
+    def checkpoint(self, tensors: Mapping[str, Tensor], info: Any) -> None:
+        """Keep this state instead of the one before."""
+
+    def latest(self) -> tuple[dict[str, Tensor], Any] | None:
+        """The newest state that is whole."""
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Learning rate of an epoch, counted from 0; constant within the epoch, as in the authors' code.
+
+    ``cosine``: lr·(1 + cos(π·epoch/epochs))/2. ``step``: lr·gamma^(milestones passed). With `warmup_epochs` W the
+    first W epochs are scaled by (epoch + 1)/W.
+    """
+    if recipe.schedule == "cosine":
+        factor = (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+    elif recipe.schedule == "step":
+        factor = recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones)
+    else:
+        factor = 1.0
+    if epoch < recipe.warmup_epochs:
+        factor *= (epoch + 1) / recipe.warmup_epochs
+    return recipe.lr * factor
+
+
+def draw_order(size: int, seed: int, epoch: int) -> Tensor:
+    """The order in which one member sees the training set in an epoch: int64 (size,), a permutation."""
+    generator = torch.Generator().manual_seed((seed + epoch * 0x9E3779B97F4A7C15) % 2**63)
+    return torch.randperm(size, generator=generator)
+
+
+def train(
+    model: nn.Module,
+    weights: Sequence[Weights],
+    data: Dataset,
+    recipe: Recipe,
+    seeds: Sequence[Seeds],
+    *,
+    masks: Sequence[Mapping[str, Tensor] | None] | None = None,
+    until: int | None = None,
+    save_at: Collection[int] = (),
+    evaluate_at: Collection[int] | None = None,
+    runtime: Runtime | None = None,
+    checkpoints: Checkpoints | None = None,
+    checkpoint_seconds: float = 60.0,
+    label: str = "training",
+) -> Trained:
+    """Train M networks of one architecture at once, each from its own weights, under its own mask.
+
+    Parameters
+    ----------
+    model : the architecture
+    weights : M state dicts to start from
+    data : inputs and targets; moved to the device once
+    recipe : optimizer, schedule, batch size, augmentation and number of epochs, the same for all
+    seeds : M; order and augmentation of each member
+    masks : M, or None where a member is dense; parameters that a mask doesn't name are dense
+    until : stop after so many epochs of the recipe; None: all
+    save_at : epochs whose weights are kept: 0 is the start (masked), k is after exactly k epochs
+    evaluate_at : epochs after which the test split is evaluated; None: only the last
+    runtime : device, compilation, how many at once, progress bars
+    checkpoints : where to keep the state of the run about every `checkpoint_seconds`, at the end of an epoch; a run
+        that finds a state there goes on from it, with the same result as an unbroken run
+    label : words for the progress bar
+
+    Returns
+    -------
+    Trained
+
+    Raises
+    ------
+    ParameterError
+        If the numbers of weights, seeds and masks differ, or the batch is larger than the training set.
+    DivergedError
+        If a loss is NaN or infinite; found at the end of the epoch, naming the step.
+    """
+    runtime = runtime or Runtime()
+    masks = masks if masks is not None else [None] * len(weights)
+    if not len(weights) == len(seeds) == len(masks):
+        raise ParameterError(f"got {len(weights)} weights, {len(seeds)} seeds and {len(masks)} masks; expected as many.")
+    chunk = runtime.members or len(weights)
+    if chunk < len(weights):
+        # Each chunk resumes on its own only if it has a state of its own; a chunk is the unit that is lost.
+        parts = [
+            train(
+                model, weights[i : i + chunk], data, recipe, seeds[i : i + chunk], masks=masks[i : i + chunk],
+                until=until, save_at=save_at, evaluate_at=evaluate_at, runtime=runtime,
+                label=f"{label} {i + 1}–{min(i + chunk, len(weights))}/{len(weights)}",
+            )
+            for i in range(0, len(weights), chunk)
+        ]  # fmt: skip
+        return _join(parts)
+    epochs = recipe.epochs if until is None else until
+    evaluate_at = {epochs} if evaluate_at is None else evaluate_at
+    run = _Run(model, weights, data, recipe, seeds, masks, runtime)
+    done = Trained(weights=[], checkpoints={}, train_loss=[], evaluations={})
+    found = checkpoints.latest() if checkpoints is not None else None
+    first = 0
+    if found is not None:
+        done, first = run.restore(*found)
+    saved = time.monotonic()
+
+    def note(epoch: int) -> None:
+        if epoch in save_at:
+            done.checkpoints[epoch] = run.networks.weights()
+        if epoch in evaluate_at:
+            done.evaluations[epoch] = run.evaluate()
+
+    if found is None:
+        note(0)
+    bar = runtime.progress(label, (epochs - first) * run.images_per_epoch) if runtime.progress else None
+    try:
+        for epoch in range(first, epochs):
+            done.train_loss.append(run.epoch(epoch, bar))
+            note(epoch + 1)
+            if bar is not None:
+                bar.set_postfix_str(f"epoch {epoch + 1}/{epochs}, loss {sum(done.train_loss[-1]) / len(weights):.3f}")
+            if checkpoints is not None and epoch + 1 < epochs and time.monotonic() - saved > checkpoint_seconds:
+                checkpoints.checkpoint(*run.state(done, epoch + 1))
+                saved = time.monotonic()
+    finally:
+        if bar is not None:
+            bar.close()
+    done.weights = run.networks.weights()
+    return done
+
+
+def _join(parts: Sequence[Trained]) -> Trained:
+    """Put the members of several runs side by side."""
+    return Trained(
+        weights=[w for part in parts for w in part.weights],
+        checkpoints={e: [w for part in parts for w in part.checkpoints[e]] for e in parts[0].checkpoints},
+        train_loss=[[x for row in rows for x in row] for rows in zip(*(p.train_loss for p in parts), strict=True)],
+        evaluations={
+            e: {name: [x for part in parts for x in part.evaluations[e][name]] for name in metrics}
+            for e, metrics in parts[0].evaluations.items()
+        },
+    )
+
+
+class _Run:
+    """The state of one call of `train`: networks, optimizer and data on the device."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Sequence[Weights],
+        data: Dataset,
+        recipe: Recipe,
+        seeds: Sequence[Seeds],
+        masks: Sequence[Mapping[str, Tensor] | None],
+        runtime: Runtime,
+    ) -> None:
+        self.data, self.recipe, self.seeds, self.runtime = data.to(runtime.device), recipe, seeds, runtime
+        self.networks = StackedNetworks(model, weights, runtime.device)
+        self.parameters = dict(self.networks.module.named_parameters())
+        self.buffers = dict(self.networks.module.named_buffers())
+        self.mask = self.networks.spread(masks, 1.0)
+        self.networks.flat.mul_(self.mask)
+        self.velocity = torch.zeros_like(self.networks.flat)
+        self.lr = torch.zeros((), device=runtime.device)
+        size = len(data.train.targets)
+        if recipe.batch_size > size:
+            raise ParameterError(f"batch_size is {recipe.batch_size}, but the training set has {size} examples.")
+        self.steps = size // recipe.batch_size
+        self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
+        self.update = torch.compile(self._functional_update) if runtime.compile else self._update
+
+    # --- one step -----------------------------------------------------------------------------------
+
+    def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of each member (M,) from logits (M, B, K) and targets (M, B)."""
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view(targets.shape).mean(1)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.recipe.precision == "bfloat16":
+            return torch.autocast(torch.device(self.runtime.device).type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def _descend(self, gradients: Sequence[Tensor]) -> None:
+        """v ← μ·v + (g + λ·w) ⊙ m;  w ← w − η·v, on the flat buffers."""
+        flat, recipe = self.networks.flat, self.recipe
+        gradient = torch.cat([g.flatten() for g in gradients])
+        if recipe.weight_decay:
+            gradient.add_(flat, alpha=recipe.weight_decay)
+        gradient.mul_(self.mask)
+        self.velocity.mul_(recipe.momentum).add_(gradient)
+        flat.sub_(self.velocity * self.lr)
+
+    def _update(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One step of every member; returns the losses (M,) before it."""
+        with self._autocast():
+            logits = self.networks.module(inputs)
+        losses = self._losses(logits, targets)
+        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
+        with torch.no_grad():
+            self._descend(gradients)
+        return losses.detach()
+
+    def _functional_update(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """`_update` in the form that torch.compile turns into one program: no autograd outside of it."""
+
+        def total(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            with self._autocast():
+                logits = torch.func.functional_call(self.networks.module, (parameters, buffers), (inputs,))
+            losses = self._losses(logits, targets)
+            return losses.sum(), losses
+
+        with torch.no_grad():
+            detached = {name: parameter.detach() for name, parameter in self.parameters.items()}
+            gradients, (_, losses) = torch.func.grad_and_value(total, has_aux=True)(detached, self.buffers)
+            self._descend(list(gradients.values()))
+        return losses
+
+    # --- one epoch ----------------------------------------------------------------------------------
+
+    def epoch(self, epoch: int, bar: ProgressBar | None) -> list[float]:
+        """Train on every full batch once; returns each member's mean loss."""
+        self.networks.module.train()
+        self.lr.fill_(learning_rate(self.recipe, epoch))
+        train, batch = self.data.train, self.recipe.batch_size
+        size = len(train.targets)
+        # (N, M): a batch's rows are contiguous, and (B, M, C, ...) is the layout that convolutions want.
+        order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1).to(self.runtime.device)
+        draws = None
+        if self.recipe.augment != "none":
+            each = [draw_augmentation(size, s.augment, epoch) for s in self.seeds]
+            draws = [torch.stack(kind, 1).to(self.runtime.device) for kind in zip(*each, strict=True)]
+        losses = torch.zeros(self.steps, len(self.seeds), device=self.runtime.device)
+        for step in range(self.steps):
+            rows = order[step * batch : (step + 1) * batch]
+            inputs = train.inputs[rows]
+            if draws is not None:
+                dy, dx, flip = (kind.gather(0, rows) for kind in draws)
+                if self.recipe.augment == "crop":
+                    flip = torch.zeros_like(flip)
+                inputs = augment(inputs, dy, dx, flip)
+            losses[step] = self.update(normalize(inputs, self.data), train.targets[rows].t())
+            if bar is not None:
+                bar.update(inputs.shape[0] * inputs.shape[1])
+        finite = torch.isfinite(losses).all(1)
+        if not bool(finite.all()):
+            step = int((~finite).nonzero()[0])
+            raise DivergedError(
+                f"loss is not finite at step {epoch * self.steps + step} (epoch {epoch + 1}, lr={float(self.lr):g}). "
+                "Nothing of this epoch was kept. Lower lr."
+            )
+        return [float(x) for x in losses.double().mean(0)]
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, list[float]]:
+        """Accuracy and mean loss of every member on the test split."""
+        with self._autocast():
+            return evaluate_stack(self.networks, self.data.test, self.data)
+
+    # --- a run in progress --------------------------------------------------------------------------
+
+    def state(self, done: Trained, epoch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that `restore` needs to go on after an epoch."""
+        tensors = {f"now/{name}": tensor.cpu() for name, tensor in self.networks.module.state_dict().items()}
+        tensors["velocity"] = self.velocity.cpu()
+        for saved, states in done.checkpoints.items():
+            for name in states[0]:
+                tensors[f"epoch-{saved}/{name}"] = torch.stack([state[name] for state in states])
+        info = {
+            "epoch": epoch,
+            "saved": sorted(done.checkpoints),
+            "train_loss": done.train_loss,
+            "evaluations": {str(e): metrics for e, metrics in done.evaluations.items()},
+        }
+        return tensors, info
+
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> tuple[Trained, int]:
+        """Take up the state that `state` gave."""
+        with torch.no_grad():
+            for name, tensor in self.networks.module.state_dict().items():
+                tensor.copy_(tensors[f"now/{name}"])
+            self.velocity.copy_(tensors["velocity"])
+        names = list(self.networks.module.state_dict())
+        members = range(self.networks.members)
+        checkpoints = {
+            int(e): [{name: tensors[f"epoch-{e}/{name}"][m].clone() for name in names} for m in members]
+            for e in info["saved"]
+        }
+        evaluations = {int(e): metrics for e, metrics in info["evaluations"].items()}
+        return Trained([], checkpoints, list(info["train_loss"]), evaluations), int(info["epoch"])
+
+
+@torch.no_grad()
+def evaluate_stack(networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000) -> dict[str, list[float]]:
+    """Accuracy and mean cross-entropy of M networks on a split; every example weighs the same.
+
+    Parameters
+    ----------
+    networks : the stack
+    split : inputs (N, C, *spatial) and targets (N,), on the stack's device
+    data : the data set that the split belongs to, for its mean and standard deviation
+    batch : examples per forward pass
+
+    Returns
+    -------
+    dict
+        ``{"accuracy": [M fractions], "loss": [M nats]}``.
+    """
+    networks.module.eval()
+    hits = torch.zeros(networks.members, dtype=torch.long, device=networks.flat.device)
+    loss = torch.zeros(networks.members, dtype=torch.double, device=networks.flat.device)
+    for inputs, targets in zip(split.inputs.split(batch), split.targets.split(batch), strict=True):
+        x = normalize(inputs, data)
+        logits = networks.module(x.unsqueeze(1).expand(-1, networks.members, *x.shape[1:])).float()
+        hits += (logits.argmax(2) == targets).sum(1)
+        each = F.cross_entropy(logits.flatten(0, 1), targets.repeat(networks.members), reduction="none")
+        loss += each.view(networks.members, -1).double().sum(1)
+    return {"accuracy": (hits / len(split.targets)).tolist(), "loss": (loss / len(split.targets)).tolist()}

@@ -1,0 +1,374 @@
+"""The book as readers get it: notebooks executed, site built, every page parsed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from lotperm import book
+from lotperm.errors import LotpermError, ParameterError
+
+ROOT = Path(__file__).parents[2]
+
+PARAMETERS = """\
+# How much is run.
+profile = "smoke"
+sparsity: float = 0.9  # fraction that π moves
+seeds = [0, 1]
+width = 3
+quick = False
+note = None
+"""
+FIGURE = """\
+import matplotlib.pyplot as plt
+fig, ax = plt.subplots()
+ax.plot(seeds)
+plt.show()
+"""
+NOISE = """\
+import sys, time
+from pathlib import Path
+from tqdm import tqdm
+for _ in tqdm(range(3)):
+    time.sleep(0.01)
+    print("step", flush=True)
+with Path("runs").open("a") as file:
+    file.write("x")
+object()
+"""
+
+
+def tiny_notebook(path: Path, *, last: str = "print(profile, sparsity)") -> Path:
+    """A notebook with parameters, a formula, a figure, a progress bar and a trace in the file ``runs``."""
+    alt = {"mystnb": {"image": {"alt": "A line from zero to one."}}}
+    cells = [
+        new_markdown_cell("# The method\n\nA formula, $x^2$, and a citation, {cite}`adnan2025sparse`."),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell(NOISE),
+        new_code_cell(FIGURE, metadata=alt),
+        new_code_cell(last),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def copy_book(root: Path) -> Path:
+    """The repository's book in another folder, its notebooks replaced by a fast one."""
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / "book", root / "book")
+    for page in re.findall(r"notebooks/\w+", (root / "_toc.yml").read_text()):
+        tiny_notebook(root / f"{page}.ipynb")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The real book, its notebooks at `smoke`."""
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOTPERM_HOME", str(folder / "home"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield book.build("smoke", folder / "out", root=ROOT, progress=False).parent
+
+
+def pages(site: Path) -> dict[Path, BeautifulSoup]:
+    paths = [path for path in site.rglob("*.html") if "_static" not in path.parts]  # the theme's templates
+    assert len(paths) > 3
+    return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in paths}
+
+
+# --- the site ---------------------------------------------------------------------------------------
+
+
+def test_the_start_page_leads_to_every_page(site: Path) -> None:
+    intro = (site / "book" / "intro.html").read_text(encoding="utf-8")
+    assert "book/intro.html" in (site / "index.html").read_text(encoding="utf-8")
+    for page in book._pages(ROOT):
+        assert (site / page.with_suffix(".html")).exists()
+        assert page.with_suffix(".html").name in intro or page.name == "intro.md"
+
+
+def test_nothing_is_loaded_from_another_host(site: Path) -> None:
+    loaded = {
+        "script": ["src"], "link": ["href"], "img": ["src", "srcset"], "source": ["src", "srcset"], "iframe": ["src"],
+        "video": ["src", "poster"], "audio": ["src"], "embed": ["src"], "object": ["data"], "use": ["href"],
+    }  # fmt: skip
+    outside = []
+    for path, page in pages(site).items():
+        for tag, attributes in loaded.items():
+            for element in page.find_all(tag):
+                values = [str(element.get(attribute) or "") for attribute in attributes]
+                outside += [(path, value) for value in values if re.match(r"(\w+:)?//", value)]
+        inline = [script.text for script in page.find_all("script") if not script.get("src")]
+        styles = [style.text for style in page.find_all("style")] + [
+            str(e["style"]) for e in page.select("[style]")
+        ]
+        outside += [(path, text) for text in inline if "://" in text]
+        outside += [(path, text) for text in styles if "url(http" in text or "@import" in text]
+    for path in site.rglob("*.css"):
+        text = path.read_text(encoding="utf-8")
+        outside += [
+            (path, found) for found in re.findall(r"(?:@import|url\()\s*['\"]?(?:https?:)?//[^)\s]*", text)
+        ]
+    assert not outside
+
+
+def test_links_and_anchors_lead_somewhere(site: Path) -> None:
+    soups, dead, seen = pages(site), [], 0
+    anchors = {path.resolve(): {tag["id"] for tag in page.select("[id]")} for path, page in soups.items()}
+    for path, page in soups.items():
+        for element in page.select("a[href], link[href], script[src], img[src]"):
+            link = str(element.get("href") or element.get("src"))
+            url = urlsplit(link)
+            if url.scheme or url.netloc:
+                continue
+            seen += 1
+            target = (path.parent / unquote(url.path)).resolve() if url.path else path.resolve()
+            known = anchors.get(target, set())
+            if not target.is_file() or (url.fragment and unquote(url.fragment) not in known):
+                dead.append((path.name, link))
+    assert seen > 50
+    assert not dead
+
+
+def test_every_picture_says_what_it_shows(site: Path) -> None:
+    pictures = [(path.name, image) for path, page in pages(site).items() for image in page.find_all("img")]
+    assert pictures
+    assert not [
+        (name, str(image)[:200]) for name, image in pictures if not str(image.get("alt") or "").strip()
+    ]
+
+
+def test_formulas_are_set_by_our_own_mathjax(site: Path) -> None:
+    for path, page in pages(site).items():
+        if page.select(".math"):
+            scripts = [
+                str(script["src"]) for script in page.select("script[src]") if "mathjax" in str(script["src"])
+            ]
+            assert len(scripts) == 1
+            assert (path.parent / urlsplit(scripts[0]).path).resolve() == (
+                site / "mathjax/tex-svg-full.js"
+            ).resolve()
+    assert "Apache License" in (site / "mathjax" / "LICENSE").read_text()
+    assert pages(site)[site / "book" / "intro.html"].select(".math")
+
+
+def test_parameters_are_one_closed_block(site: Path) -> None:
+    for page in book._pages(ROOT):
+        if page.suffix == ".ipynb":
+            soup = pages(site)[site / page.with_suffix(".html")]
+            blocks = [block for block in soup.select("details") if book._PARAMETERS_TITLE in block.text]
+            assert len(blocks) == 1
+            assert blocks[0].select_one("[open]") is None
+            assert not blocks[0].has_attr("open")
+            assert "profile" in blocks[0].text
+
+
+def test_a_second_build_executes_nothing_and_gives_the_same_page(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(
+        book, "source_hash", lambda: "this package"
+    )  # however long someone edits it meanwhile
+    root = copy_book(tmp_path)
+    first = book.build("live", tmp_path / "out", root=root, parameters={"sparsity": 0.5}, progress=False)
+    page = first.parent / "notebooks" / "04_method.html"
+    before, stamp = page.read_bytes(), page.stat().st_mtime_ns
+    assert b"live 0.5" in before
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("executed again"))
+    book.build("live", tmp_path / "out", root=root, parameters={"sparsity": 0.5}, progress=False)
+    assert page.stat().st_mtime_ns == stamp
+
+
+def test_a_failing_cell_fails_the_build(tmp_path: Path) -> None:
+    root = copy_book(tmp_path)
+    tiny_notebook(root / "notebooks" / "04_method.ipynb", last="raise ValueError('planted')")
+    with pytest.raises(LotpermError, match=r"04_method.ipynb: cell 4 failed: ValueError: planted"):
+        book.build("smoke", tmp_path / "out", root=root, progress=False)
+    assert not (tmp_path / "out" / "html").exists()
+
+
+def test_a_broken_reference_fails_the_build_again_and_again(tmp_path: Path) -> None:
+    root = copy_book(tmp_path)
+    intro = root / "book" / "intro.md"
+    whole = intro.read_text()
+    intro.write_text(whole + "\nSee {ref}`nowhere` and {cite}`nobody2000`.\n")
+    for _ in range(2):  # Sphinx would forget the warnings of pages that it doesn't read again
+        with pytest.raises(LotpermError, match=r"intro\.md.*(nowhere|nobody2000)"):
+            book.build("smoke", tmp_path / "out", root=root, progress=False)
+    intro.write_text(whole)
+    assert book.build("smoke", tmp_path / "out", root=root, progress=False).exists()
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    root = copy_book(tmp_path)
+    (root / "notebooks" / "04_method.ipynb").unlink()
+    with pytest.raises(LotpermError, match="notebooks/04_method"):
+        book.build("smoke", tmp_path / "out", root=root, progress=False)
+    (root / "_toc.yml").unlink()
+    with pytest.raises(LotpermError, match=r"_toc\.yml"):
+        book.build("smoke", tmp_path / "out", root=root, progress=False)
+
+
+# --- parameters -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sparisty": 0.5}, "Did you mean 'sparsity'"),
+        ({"sparsity": "high"}, "expected float"),
+        ({"sparsity": True}, "expected float"),
+        ({"sparsity": float("nan")}, "finite"),
+        ({"seeds": [1, 2.5]}, "item 1"),
+        ({"seeds": 3}, "expected list"),
+        ({"width": 3.0}, "expected int"),
+        ({"width": True}, "expected int"),
+        ({"width": "3"}, "expected int"),
+        ({"quick": 1}, "expected bool"),
+        ({"profile": None}, "expected str"),
+        ({"note": {"a": [float("inf")]}}, "finite"),
+        ({"note": object()}, "expected"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(tmp_path: Path, given: Any, said: str) -> None:
+    notebook = tiny_notebook(tmp_path / "n.ipynb")
+    with pytest.raises(ParameterError, match=said):
+        book.execute(notebook, tmp_path / "out.ipynb", given, cwd=tmp_path, progress=False)
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_values_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    notebook = tiny_notebook(tmp_path / "n.ipynb")
+    seen = {}
+
+    def validate(values: Any) -> None:
+        seen.update(values)
+        raise ParameterError("sparsity must be below 1")
+
+    with pytest.raises(ParameterError, match="below 1"):
+        book.execute(
+            notebook, tmp_path / "out.ipynb", {"sparsity": 2}, validate=validate, cwd=tmp_path, progress=False
+        )
+    assert not (tmp_path / "runs").exists()
+    assert seen == {
+        "profile": "smoke", "sparsity": 2.0, "seeds": [0, 1], "width": 3, "quick": False, "note": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("profile", "given", "said"),
+    [
+        ("smoke", {"sparsit": 0.5}, "Did you mean 'sparsity'"),
+        ("smoke", {"width": 0.5}, "expected int"),
+        ("smok", {}, "Did you mean 'smoke'"),
+    ],
+)
+def test_the_book_refuses_what_it_does_not_have(tmp_path: Path, profile: str, given: Any, said: str) -> None:
+    root = copy_book(tmp_path)
+    with pytest.raises(ParameterError, match=said):
+        book.build(profile, tmp_path / "out", root=root, parameters=given, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_int_is_taken_for_a_float_and_none_takes_all(tmp_path: Path) -> None:
+    notebook = tiny_notebook(tmp_path / "n.ipynb")
+    values = book.checked_parameters(notebook, {"sparsity": 1, "seeds": (4,), "note": {"a": [1, "b", None]}})
+    assert repr(values["sparsity"]) == "1.0"
+    assert values["seeds"] == [4]
+    assert values["note"] == {"a": [1, "b", None]}
+
+
+@pytest.mark.parametrize("source", ["a = f(1)", "import os", "a = b = 1", "print(1)"])
+def test_only_literals_may_be_parameters(tmp_path: Path, source: str) -> None:
+    notebook = tmp_path / "n.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]})]), notebook)
+    with pytest.raises(ParameterError, match="plain"):
+        book.defaults(notebook)
+
+
+# --- executing --------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_identical_to_the_last_byte(tmp_path: Path) -> None:
+    notebook = tiny_notebook(tmp_path / "n.ipynb")
+    given = {"sparsity": 0.25, "note": 'ü"'}
+    one = book.execute(notebook, tmp_path / "one.ipynb", given, cwd=tmp_path, progress=False)
+    two = book.execute(notebook, tmp_path / "two.ipynb", given, cwd=tmp_path, progress=True)
+    assert one.read_bytes() == two.read_bytes()
+    nb = nbformat.read(one, as_version=4)
+    nbformat.validate(nb)
+    assert [cell.id for cell in nb.cells] == [f"cell-{i:02d}" for i in range(5)]
+    assert "sparsity: float = 0.25  # fraction that π moves\n" in nb.cells[1].source  # comments stay
+    assert book.defaults(one)["note"] == 'ü"'
+    assert nb.cells[2].outputs[0].text == "step\n" * 3  # one piece, no progress bar
+    assert nb.cells[4].outputs[0].text == "smoke 0.25\n"
+    text = one.read_text()
+    assert not re.search(r'papermill|iopub|widgets|"execution"|0x[0-9a-f]{6}|it/s', text)
+    assert nb.metadata.lotperm.source_hash == book.source_hash()
+    # Committed notebooks are executed in place: that must not change them further.
+    book.execute(one, one, cwd=tmp_path, progress=False)
+    assert nbformat.read(one, as_version=4).cells == nb.cells
+
+
+def test_what_was_executed_is_not_executed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "source_hash", lambda: "this package")
+    notebook, runs = tiny_notebook(tmp_path / "n.ipynb"), tmp_path / "runs"
+
+    def run(**parameters: Any) -> Path:
+        return book.execute_cached(notebook, "smoke", parameters, cwd=tmp_path, progress=False)
+
+    first = run()
+    content = first.read_bytes()
+    assert run() == first
+    assert run(sparsity=0.9) == first  # the default, said aloud
+    assert runs.read_text() == "x"
+    assert run(sparsity=0.8) != first
+    assert runs.read_text() == "xx"
+    first.write_bytes(content.replace(b"smoke", b"smoky"))
+    assert run() == first
+    assert first.read_bytes() == content
+    assert len(list(first.parent.glob("*.corrupt"))) == 1
+    monkeypatch.setattr(book, "source_hash", lambda: "another package")
+    assert run() != first
+    assert runs.read_text() == "xxxx"
+
+
+def test_the_key_follows_cells_parameters_and_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = tiny_notebook(tmp_path / "n.ipynb")
+    key = book.executed_key(notebook, {})
+    assert key == book.executed_key(notebook, {"sparsity": 0.9})
+    assert key != book.executed_key(notebook, {"sparsity": 0.8})
+    tiny_notebook(notebook, last="print(sparsity)")
+    assert key != book.executed_key(notebook, {})
+    tiny_notebook(notebook)
+    assert key == book.executed_key(notebook, {})
+    monkeypatch.setattr(book, "source_hash", lambda: "another package")
+    assert key != book.executed_key(notebook, {})
+
+
+def test_an_error_of_ours_keeps_its_exit_code(tmp_path: Path) -> None:
+    last = "from lotperm.errors import DivergedError\nraise DivergedError('loss is nan at step 3')"
+    notebook = tiny_notebook(tmp_path / "n.ipynb", last=last)
+    with pytest.raises(LotpermError, match="cell 4 failed: DivergedError: loss is nan at step 3") as caught:
+        book.execute(notebook, tmp_path / "out.ipynb", cwd=tmp_path, progress=False)
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "out.ipynb").exists()

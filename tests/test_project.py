@@ -1,0 +1,143 @@
+"""The repository as a whole: pins, versions, the README, the Makefile, and what must not be in it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lotperm
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def tracked() -> list[Path]:
+    """What is, or would be, committed."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    files = [ROOT / name for name in names if name and (ROOT / name).is_file()]
+    assert ROOT / "pyproject.toml" in files
+    return files
+
+
+def texts() -> dict[Path, str]:
+    found = {}
+    for path in tracked():
+        if "vendor" not in path.parts:
+            try:
+                found[path] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                continue
+    return found
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("make")
+    assert program, "make isn't installed"
+    return subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+# --- versions and pins ------------------------------------------------------------------------------
+
+
+def test_one_version_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert PROJECT["project"]["version"] == str(citation["version"]) == lotperm.__version__
+
+
+def test_conda_users_get_the_same_pins() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == "lotperm"
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert pip == [line for line in lines if line and not line.startswith("#")]
+    assert "python=3.11" in environment["dependencies"]
+
+
+def test_every_requirement_is_pinned() -> None:
+    lines = [
+        line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert not [line for line in lines if not re.match(r"[a-z0-9-]+==\S+( ; .+)?$", line)]
+    pinned = {line.split("==")[0] for line in lines}
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    wanted = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in extra)]
+    names = {re.split(r"[\[<>=!~ ]", requirement)[0].lower() for requirement in wanted} - {"lotperm"}
+    assert names <= pinned
+
+
+# --- what must not be in it -------------------------------------------------------------------------
+
+
+def test_no_registry_host_is_named() -> None:
+    hosts = ["pypi" + ".org", "pythonhosted" + ".org", "registry" + ".npmjs", "deb" + ".debian.org"]
+    assert not [(path.name, host) for path, text in texts().items() for host in hosts if host in text]
+
+
+def test_no_path_of_one_machine() -> None:
+    path_of_a_machine = re.compile(r"(?<![\w.-])/(?:home|Users|root|work|farm|mnt)/\w+|(?<![\w.-])/tmp/\w+/")
+    found = {path.name: path_of_a_machine.findall(text) for path, text in texts().items()}
+    assert not {name: hits for name, hits in found.items() if hits}
+
+
+def test_no_file_is_over_10_mb() -> None:
+    assert not [path.name for path in tracked() if path.stat().st_size > 10_000_000]
+
+
+def test_the_papers_numbers_say_where_they_come_from() -> None:
+    tables = sorted((ROOT / "book" / "paper").glob("*.csv"))
+    assert tables
+    assert not [path.name for path in tables if not path.read_text().startswith("# Source: ")]
+
+
+# --- what users run ---------------------------------------------------------------------------------
+
+
+def test_the_readme_on_a_network_of_ones_own(tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"<!-- test: own network -->\s*```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    assert len(blocks) == 1, "README.md needs one python block after <!-- test: own network -->"
+    run = [sys.executable, "-c", blocks[0]]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bare_make_lists_the_targets() -> None:
+    listed = set(re.findall(r"^  make (\w+) +\S", make().stdout, re.M))
+    targets = set(re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    assert {"setup", "book", "test", "lint", "bench", "clean"} <= listed
+    assert listed == targets
+
+
+def test_make_says_which_python_is_needed(tmp_path: Path) -> None:
+    done = make("setup", "PYTHON=false", f"VENV={tmp_path / 'venv'}")
+    assert done.returncode != 0
+    assert "Python 3.11 or newer" in done.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("module", ["cli", "book", "experiments", "errors"])
+def test_the_order_of_imports_names_the_module(module: str) -> None:
+    (contract,) = PROJECT["tool"]["importlinter"]["contracts"]
+    assert contract["type"] == "layers"
+    assert contract["exhaustive"]
+    assert module in contract["layers"]
+
+
+def test_imports_go_only_downward() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from importlinter.cli import lint_imports_command; lint_imports_command()",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "1 kept, 0 broken" in done.stdout
