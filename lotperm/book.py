@@ -31,7 +31,7 @@ from lotperm.store import home, move_aside, write_atomic
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-Validate = Callable[[Mapping[str, Any]], object]
+Validate = Callable[[dict[str, Any]], object]
 """Checks values (ranges, choices) and raises `ParameterError`; is given all parameters, defaults included."""
 
 _PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -169,6 +169,10 @@ def correlate(
         place = torch.device(device) if device is not None else next(iter(state.values())).device
         state = {name: _place(tensor.detach(), place, dtype) for name, tensor in state.items()}
         nets.append(_fold_batch_norm(spec, state))
+    if place.type == "cpu":
+        # glibc gives large freed blocks back to the system, and each chunk would page them in anew (a quarter
+        # of the time), until it has once freed a block of nearly 32 MiB: mallopt(3), M_MMAP_THRESHOLD.
+        torch.empty(31 * 2**20, dtype=torch.uint8)
     with torch.no_grad(), _full_precision():
         for batch in batches:
             inputs = batch if isinstance(batch, Tensor) else batch[0]

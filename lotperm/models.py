@@ -8,6 +8,7 @@ default for the MLP.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -38,7 +39,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [in_features, *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(sizes[-1], classes)

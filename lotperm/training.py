@@ -16,9 +16,11 @@ networks that are trained beside it, up to rounding.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -262,7 +264,7 @@ class StackedNetworks:
         for member, state in enumerate(weights):
             if state.keys() != expected:
                 odd = sorted(state.keys() ^ expected)
-                raise ParameterError(f"weights of member {member} don't fit the network: {odd[:4]} in only one of them.")
+                raise ParameterError(f"weights of member {member} don't fit the network: {odd[:4]} differ.")
         with torch.no_grad():
             for name, tensor in self.module.state_dict().items():
                 tensor.copy_(torch.stack([state[name] for state in weights]))
@@ -321,7 +323,7 @@ class Runtime:
     ----------
     device : "cpu" or "cuda"
     compile : compile the training step with torch.compile; pays off from a minute of training on
-    members : how many networks to train at once at the most, to bound memory; None: all
+    members : how many networks to hold activations of at once at the most, to bound memory; None: all
     progress : makes progress bars; None: silent
     """
 
@@ -430,65 +432,113 @@ def train(
     runtime = runtime or Runtime()
     masks = masks if masks is not None else [None] * len(weights)
     if not len(weights) == len(seeds) == len(masks):
-        raise ParameterError(f"got {len(weights)} weights, {len(seeds)} seeds and {len(masks)} masks; expected as many.")
-    chunk = runtime.members or len(weights)
-    if chunk < len(weights):
-        # Each chunk resumes on its own only if it has a state of its own; a chunk is the unit that is lost.
-        parts = [
-            train(
-                model, weights[i : i + chunk], data, recipe, seeds[i : i + chunk], masks=masks[i : i + chunk],
-                until=until, save_at=save_at, evaluate_at=evaluate_at, runtime=runtime,
-                label=f"{label} {i + 1}–{min(i + chunk, len(weights))}/{len(weights)}",
-            )
-            for i in range(0, len(weights), chunk)
-        ]  # fmt: skip
-        return _join(parts)
+        raise ParameterError(
+            f"got {len(weights)} weights, {len(seeds)} seeds and {len(masks)} masks; expected the same number."
+        )
     epochs = recipe.epochs if until is None else until
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
-    run = _Run(model, weights, data, recipe, seeds, masks, runtime)
+    data = data.to(runtime.device)
+    if runtime.compile:
+        torch.compiler.reset()  # what was compiled for other networks would count against its limit
+    parts, workers = _split(len(weights), runtime)
+    runs = [_Run(model, weights[p], data, recipe, seeds[p], masks[p], runtime) for p in parts]
     done = Trained(weights=[], checkpoints={}, train_loss=[], evaluations={})
     found = checkpoints.latest() if checkpoints is not None else None
     first = 0
     if found is not None:
-        done, first = run.restore(*found)
+        done, first = _restore(runs, *found)
     saved = time.monotonic()
 
     def note(epoch: int) -> None:
         if epoch in save_at:
-            done.checkpoints[epoch] = run.networks.weights()
+            done.checkpoints[epoch] = _weights(runs)
         if epoch in evaluate_at:
-            done.evaluations[epoch] = run.evaluate()
+            done.evaluations[epoch] = _beside([run.evaluate() for run in runs])
 
-    if found is None:
+    if first == 0:
         note(0)
-    bar = runtime.progress(label, (epochs - first) * run.images_per_epoch) if runtime.progress else None
-    try:
+    images = sum(run.images_per_epoch for run in runs)
+    bar = runtime.progress(label, (epochs - first) * images) if runtime.progress else None
+    with contextlib.closing(bar) if bar is not None else contextlib.nullcontext(), _workers(workers) as each:
         for epoch in range(first, epochs):
-            done.train_loss.append(run.epoch(epoch, bar))
+            losses = each(lambda run, epoch=epoch: run.epoch(epoch, bar), runs)
+            done.train_loss.append([loss for part in losses for loss in part])
             note(epoch + 1)
             if bar is not None:
                 bar.set_postfix_str(f"epoch {epoch + 1}/{epochs}, loss {sum(done.train_loss[-1]) / len(weights):.3f}")
             if checkpoints is not None and epoch + 1 < epochs and time.monotonic() - saved > checkpoint_seconds:
-                checkpoints.checkpoint(*run.state(done, epoch + 1))
+                checkpoints.checkpoint(*_state(runs, done, epoch + 1))
                 saved = time.monotonic()
-    finally:
-        if bar is not None:
-            bar.close()
-    done.weights = run.networks.weights()
+    done.weights = _weights(runs)
     return done
 
 
-def _join(parts: Sequence[Trained]) -> Trained:
-    """Put the members of several runs side by side."""
-    return Trained(
-        weights=[w for part in parts for w in part.weights],
-        checkpoints={e: [w for part in parts for w in part.checkpoints[e]] for e in parts[0].checkpoints},
-        train_loss=[[x for row in rows for x in row] for rows in zip(*(p.train_loss for p in parts), strict=True)],
-        evaluations={
-            e: {name: [x for part in parts for x in part.evaluations[e][name]] for name in metrics}
-            for e, metrics in parts[0].evaluations.items()
-        },
-    )
+def _split(count: int, runtime: Runtime) -> tuple[list[slice], int]:
+    """Which members run together, and how many such parts at a time.
+
+    On the CPU every thread trains members of its own. Threads that share each operation would wait for each other
+    at every one of the many small operations of a step: slower, and far slower on a machine that is busy otherwise.
+    """
+    workers = min(count, torch.get_num_threads()) if torch.device(runtime.device).type == "cpu" else 1
+    parts = max(workers, math.ceil(count / (runtime.members or count)))
+    bounds = [count * i // parts for i in range(parts + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)], workers
+
+
+@contextlib.contextmanager
+def _workers(workers: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]]:
+    """A `map` over parts: in this thread if there is one worker, else in so many, each with a share of the cores."""
+    if workers == 1:
+        yield lambda function, parts: [function(part) for part in parts]
+        return
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
+        try:
+            yield lambda function, parts: list(pool.map(function, parts))
+        finally:
+            torch.set_num_threads(threads)  # parts of this setting are global
+
+
+def _weights(runs: Sequence[_Run]) -> list[Weights]:
+    return [state for run in runs for state in run.networks.weights()]
+
+
+def _beside(parts: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
+    """The metrics of several parts as those of one list of members."""
+    return {name: [value for part in parts for value in part[name]] for name in parts[0]}
+
+
+def _state(runs: Sequence[_Run], done: Trained, epoch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything that `_restore` needs to go on after an epoch."""
+    tensors = {f"run-{i}/{name}": t.cpu() for i, run in enumerate(runs) for name, t in run.tensors().items()}
+    for saved, states in done.checkpoints.items():
+        for name in states[0]:
+            tensors[f"epoch-{saved}/{name}"] = torch.stack([state[name] for state in states])
+    info = {
+        "epoch": epoch,
+        "parts": [run.networks.members for run in runs],
+        "saved": sorted(done.checkpoints),
+        "train_loss": done.train_loss,
+        "evaluations": {str(e): metrics for e, metrics in done.evaluations.items()},
+    }
+    return tensors, info
+
+
+def _restore(runs: Sequence[_Run], tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> tuple[Trained, int]:
+    """Take up the state that `_state` gave; returns what was done and the epoch to go on with."""
+    parts = [run.networks.members for run in runs]
+    if info["parts"] != parts:
+        return Trained([], {}, [], {}), 0  # another number of threads splits the members otherwise: start anew
+    for i, run in enumerate(runs):
+        for name, tensor in run.tensors().items():
+            tensor.copy_(tensors[f"run-{i}/{name}"])
+    checkpoints = {}
+    for epoch in info["saved"]:
+        prefix = f"epoch-{epoch}/"
+        packed = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        checkpoints[int(epoch)] = [{name: t[m].clone() for name, t in packed.items()} for m in range(sum(parts))]
+    evaluations = {int(e): metrics for e, metrics in info["evaluations"].items()}
+    return Trained([], checkpoints, list(info["train_loss"]), evaluations), int(info["epoch"])
 
 
 class _Run:
@@ -504,14 +554,14 @@ class _Run:
         masks: Sequence[Mapping[str, Tensor] | None],
         runtime: Runtime,
     ) -> None:
-        self.data, self.recipe, self.seeds, self.runtime = data.to(runtime.device), recipe, seeds, runtime
+        self.data, self.recipe, self.seeds, self.runtime = data, recipe, seeds, runtime
         self.networks = StackedNetworks(model, weights, runtime.device)
         self.parameters = dict(self.networks.module.named_parameters())
         self.buffers = dict(self.networks.module.named_buffers())
         self.mask = self.networks.spread(masks, 1.0)
         self.networks.flat.mul_(self.mask)
         self.velocity = torch.zeros_like(self.networks.flat)
-        self.lr = torch.zeros((), device=runtime.device)
+        self.lr = self.networks.flat.new_zeros(())
         size = len(data.train.targets)
         if recipe.batch_size > size:
             raise ParameterError(f"batch_size is {recipe.batch_size}, but the training set has {size} examples.")
@@ -523,7 +573,7 @@ class _Run:
 
     def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of each member (M,) from logits (M, B, K) and targets (M, B)."""
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        losses = F.cross_entropy(logits.to(self.networks.flat.dtype).flatten(0, 1), targets.flatten(), reduction="none")
         return losses.view(targets.shape).mean(1)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -578,18 +628,15 @@ class _Run:
         order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1).to(self.runtime.device)
         draws = None
         if self.recipe.augment != "none":
-            each = [draw_augmentation(size, s.augment, epoch) for s in self.seeds]
+            each = [draw_augmentation(size, s.augment, epoch, self.recipe.augment) for s in self.seeds]
             draws = [torch.stack(kind, 1).to(self.runtime.device) for kind in zip(*each, strict=True)]
         losses = torch.zeros(self.steps, len(self.seeds), device=self.runtime.device)
         for step in range(self.steps):
             rows = order[step * batch : (step + 1) * batch]
             inputs = train.inputs[rows]
             if draws is not None:
-                dy, dx, flip = (kind.gather(0, rows) for kind in draws)
-                if self.recipe.augment == "crop":
-                    flip = torch.zeros_like(flip)
-                inputs = augment(inputs, dy, dx, flip)
-            losses[step] = self.update(normalize(inputs, self.data), train.targets[rows].t())
+                inputs = augment(inputs, *(kind.gather(0, rows) for kind in draws))
+            losses[step] = self.update(normalize(inputs, self.data, self.networks.flat.dtype), train.targets[rows].t())
             if bar is not None:
                 bar.update(inputs.shape[0] * inputs.shape[1])
         finite = torch.isfinite(losses).all(1)
@@ -607,37 +654,10 @@ class _Run:
         with self._autocast():
             return evaluate_stack(self.networks, self.data.test, self.data)
 
-    # --- a run in progress --------------------------------------------------------------------------
-
-    def state(self, done: Trained, epoch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that `restore` needs to go on after an epoch."""
-        tensors = {f"now/{name}": tensor.cpu() for name, tensor in self.networks.module.state_dict().items()}
-        tensors["velocity"] = self.velocity.cpu()
-        for saved, states in done.checkpoints.items():
-            for name in states[0]:
-                tensors[f"epoch-{saved}/{name}"] = torch.stack([state[name] for state in states])
-        info = {
-            "epoch": epoch,
-            "saved": sorted(done.checkpoints),
-            "train_loss": done.train_loss,
-            "evaluations": {str(e): metrics for e, metrics in done.evaluations.items()},
-        }
-        return tensors, info
-
-    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> tuple[Trained, int]:
-        """Take up the state that `state` gave."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that training changes: networks and optimizer, not copied."""
         with torch.no_grad():
-            for name, tensor in self.networks.module.state_dict().items():
-                tensor.copy_(tensors[f"now/{name}"])
-            self.velocity.copy_(tensors["velocity"])
-        names = list(self.networks.module.state_dict())
-        members = range(self.networks.members)
-        checkpoints = {
-            int(e): [{name: tensors[f"epoch-{e}/{name}"][m].clone() for name in names} for m in members]
-            for e in info["saved"]
-        }
-        evaluations = {int(e): metrics for e, metrics in info["evaluations"].items()}
-        return Trained([], checkpoints, list(info["train_loss"]), evaluations), int(info["epoch"])
+            return {**self.networks.module.state_dict(), "velocity": self.velocity}
 
 
 @torch.no_grad()
@@ -660,7 +680,7 @@ def evaluate_stack(networks: StackedNetworks, split: Split, data: Dataset, batch
     hits = torch.zeros(networks.members, dtype=torch.long, device=networks.flat.device)
     loss = torch.zeros(networks.members, dtype=torch.double, device=networks.flat.device)
     for inputs, targets in zip(split.inputs.split(batch), split.targets.split(batch), strict=True):
-        x = normalize(inputs, data)
+        x = normalize(inputs, data, networks.flat.dtype)
         logits = networks.module(x.unsqueeze(1).expand(-1, networks.members, *x.shape[1:])).float()
         hits += (logits.argmax(2) == targets).sum(1)
         each = F.cross_entropy(logits.flatten(0, 1), targets.repeat(networks.members), reduction="none")

@@ -1,0 +1,321 @@
+"""Training M networks at once against training one at a time with plain PyTorch."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lotperm.config import Recipe, Seeds
+from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
+from lotperm.errors import DivergedError, ParameterError, UnsupportedModelError
+from lotperm.masks import full_mask, magnitude_prune, prunable_parameters
+from lotperm.models import build, initialize
+from lotperm.training import Runtime, StackedNetworks, draw_order, learning_rate, stack, train
+
+SIGNAL, IMAGE = (1, 40), (3, 32, 32)
+
+
+def toy(shape, n=96, classes=5, seed=0):
+    """A small learnable data set: noise plus a pattern for each class."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = torch.randn(classes, *shape, generator=generator)
+
+    def split(size):
+        targets = torch.randint(classes, (size,), generator=generator)
+        inputs = patterns[targets] + torch.randn(size, *shape, generator=generator)
+        if len(shape) == 3:
+            inputs = (inputs * 30 + 128).clamp(0, 255).to(torch.uint8)
+        return Split(inputs, targets)
+
+    channels = shape[0]
+    scale = 255 if len(shape) == 3 else 1
+    mean, std = (torch.full((channels,), v / scale) for v in ((128.0, 45.0) if scale > 1 else (0.0, 1.0)))
+    return Dataset("toy", split(n), split(n // 2), classes, mean, std)
+
+
+def factory(name, shape, classes=5):
+    width = {"mlp": 0.125, "vgg11": 0.0625, "resnet8": 0.25, "resnet20": 0.25}[name]
+    return lambda: build(name, input_shape=shape, classes=classes, width=width)
+
+
+def plain_training(model, start, data, recipe, seeds, mask, epochs):
+    """The ordinary loop: one nn.Module, torch.optim.SGD, the mask multiplied in after every step."""
+    model.load_state_dict(start)
+    parameters = dict(model.named_parameters())
+
+    def prune():
+        with torch.no_grad():
+            for name, kept in (mask or {}).items():
+                parameters[name].mul_(kept)
+
+    prune()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=1.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    size = len(data.train.targets)
+    for epoch in range(epochs):
+        model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, epoch)
+        order = draw_order(size, seeds.order, epoch)
+        draws = draw_augmentation(size, seeds.augment, epoch, recipe.augment)
+        for step in range(size // recipe.batch_size):
+            rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+            x = data.train.inputs[rows]
+            if recipe.augment != "none":
+                x = augment(x, *(d[rows] for d in draws))
+            loss = nn.functional.cross_entropy(model(normalize(x, data, next(model.parameters()).dtype)), data.train.targets[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            for name, kept in (mask or {}).items():
+                parameters[name].grad.mul_(kept)
+            optimizer.step()
+            prune()
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def double(weights):
+    return {name: t.double() if t.is_floating_point() else t for name, t in weights.items()}
+
+
+def distance(a, b):
+    return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
+
+
+CASES = [
+    ("mlp", SIGNAL, "none"), ("resnet8", SIGNAL, "none"), ("vgg11", SIGNAL, "none"), ("mlp", IMAGE, "none"),
+    ("resnet8", IMAGE, "flip_crop"), ("resnet20", IMAGE, "crop"), ("vgg11", IMAGE, "flip_crop"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "shape", "augmentation"), CASES)
+def test_many_at_once_equals_the_plain_loop(name, shape, augmentation):
+    """The same equations, not merely close: in float64 the weights and batch-norm statistics agree to 1e-9.
+
+    (In float32 rounding grows with every step of a ReLU network, so nothing sharp can be said there.)
+    """
+    data, make = toy(shape), factory(name, shape)
+    recipe = Recipe(epochs=4, lr=0.02, batch_size=32, augment=augmentation)
+    starts = [double(initialize(make, i)) for i in range(3)]
+    seeds = [Seeds.of("test", i) for i in range(3)]
+    full = full_mask(starts[0], prunable_parameters(make()))
+    masks = [magnitude_prune(starts[0], full, 0.8), None, magnitude_prune(starts[2], full, 0.5)]
+    together = train(make().double(), starts, data, recipe, seeds, masks=masks, until=3)
+    for i in range(3):
+        alone = plain_training(make().double(), starts[i], data, recipe, seeds[i], masks[i], 3)
+        assert alone.keys() == together.weights[i].keys()
+        assert distance(alone, together.weights[i]) < 1e-9
+        assert distance(alone, starts[i]) > 1e-2, "nothing was trained"
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mlp", SIGNAL), ("resnet8", IMAGE)])
+def test_a_member_does_not_depend_on_its_company(name, shape):
+    data, make = toy(shape), factory(name, shape)
+    recipe = Recipe(epochs=2, lr=0.02, batch_size=32)
+    starts, seeds = [initialize(make, i) for i in range(5)], [Seeds.of("test", i) for i in range(5)]
+    five = train(make(), starts, data, recipe, seeds)
+    for chosen in ([1], [4, 1, 0]):
+        some = train(make(), [starts[i] for i in chosen], data, recipe, [seeds[i] for i in chosen])
+        for position, i in enumerate(chosen):
+            assert distance(some.weights[position], five.weights[i]) < 2e-4
+            accuracy = [run.evaluations[2]["accuracy"] for run in (some, five)]
+            assert accuracy[0][position] == pytest.approx(accuracy[1][i], abs=0.05)
+
+
+def test_memory_bound_and_threads_change_nothing():
+    data, make = toy(IMAGE), factory("resnet8", IMAGE)
+    recipe = Recipe(epochs=2, lr=0.02, batch_size=32, augment="flip_crop")
+    starts, seeds = [initialize(make, i) for i in range(4)], [Seeds.of("test", i) for i in range(4)]
+    threads = torch.get_num_threads()
+    results = []
+    for members, count in ((None, 1), (1, 1), (None, 2), (3, 2)):
+        torch.set_num_threads(count)
+        results.append(train(make(), starts, data, recipe, seeds, runtime=Runtime(members=members), save_at=(1,)))
+        assert torch.get_num_threads() == count
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(distance(a, b) < 2e-4 for a, b in zip(results[0].weights, other.weights, strict=True))
+        assert all(distance(a, b) < 2e-4 for a, b in zip(results[0].checkpoints[1], other.checkpoints[1], strict=True))
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip_crop"])
+def test_pruned_weights_are_zero_at_every_epoch(augmentation):
+    data, make = toy(IMAGE), factory("resnet8", IMAGE)
+    start = initialize(make, 0)
+    mask = magnitude_prune(start, full_mask(start, prunable_parameters(make())), 0.9)
+    recipe = Recipe(epochs=3, lr=0.1, batch_size=32, weight_decay=0.01, augment=augmentation)
+    trained = train(make(), [start], data, recipe, [Seeds.of("t", 0)], masks=[mask], save_at=range(4))
+    for epoch in range(4):
+        weights = trained.checkpoints[epoch][0]
+        for name, kept in mask.items():
+            assert int(torch.count_nonzero(weights[name][~kept])) == 0
+            assert epoch == 0 or not torch.equal(weights[name], start[name] * kept)
+
+
+def test_checkpoints_are_at_exact_epochs():
+    data, make = toy(SIGNAL), factory("mlp", SIGNAL)
+    start, seeds = [initialize(make, 0)], [Seeds.of("t", 0)]
+    recipe = Recipe(epochs=4, lr=0.05, batch_size=32)
+    trained = train(make(), start, data, recipe, seeds, save_at=(0, 3, 4), evaluate_at=(0, 4))
+    assert sorted(trained.checkpoints) == [0, 3, 4]
+    assert distance(trained.checkpoints[0][0], start[0]) == 0
+    assert distance(trained.checkpoints[4][0], trained.weights[0]) == 0
+    short = train(make(), start, data, recipe, seeds, until=3)
+    assert distance(trained.checkpoints[3][0], short.weights[0]) == 0
+    assert sorted(trained.evaluations) == [0, 4]
+    assert len(trained.train_loss) == 4
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Notebook:
+    """Keeps the newest state in memory, and breaks off after so many."""
+
+    def __init__(self, breaks=None):
+        self.kept, self.breaks = None, breaks
+
+    def checkpoint(self, tensors, info):
+        self.kept = ({n: t.clone() for n, t in tensors.items()}, info)
+        if self.breaks is not None:
+            self.breaks -= 1
+            if self.breaks == 0:
+                raise Interrupted
+
+    def latest(self):
+        return self.kept
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mlp", SIGNAL), ("resnet8", IMAGE)])
+def test_a_broken_run_ends_like_an_unbroken_one(name, shape):
+    data, make = toy(shape), factory(name, shape)
+    recipe = Recipe(epochs=5, lr=0.05, batch_size=32, augment="none" if shape == SIGNAL else "flip_crop")
+    starts, seeds = [initialize(make, i) for i in range(3)], [Seeds.of("t", i) for i in range(3)]
+    options = {"save_at": (1, 4), "evaluate_at": (2, 5), "checkpoint_seconds": 0.0}
+    whole = train(make(), starts, data, recipe, seeds, **options)
+    notebook = Notebook(breaks=3)
+    with pytest.raises(Interrupted):
+        train(make(), starts, data, recipe, seeds, checkpoints=notebook, **options)
+    assert notebook.kept[1]["epoch"] == 3
+    notebook.breaks = None
+    resumed = train(make(), starts, data, recipe, seeds, checkpoints=notebook, **options)
+    assert all(distance(a, b) == 0 for a, b in zip(whole.weights, resumed.weights, strict=True))
+    assert whole.train_loss == resumed.train_loss
+    assert whole.evaluations == resumed.evaluations
+    assert resumed.checkpoints.keys() == whole.checkpoints.keys()
+    for epoch, states in whole.checkpoints.items():
+        assert all(distance(a, b) == 0 for a, b in zip(states, resumed.checkpoints[epoch], strict=True))
+
+
+def test_compiled_and_bfloat16_steps_learn_the_same():
+    data, make = toy(SIGNAL, n=256), factory("mlp", SIGNAL)
+    starts, seeds = [initialize(make, i) for i in range(2)], [Seeds.of("t", i) for i in range(2)]
+    recipe = Recipe(epochs=6, lr=0.05, batch_size=32)
+    eager = train(make(), starts, data, recipe, seeds)
+    compiled = train(make(), starts, data, recipe, seeds, runtime=Runtime(compile=True))
+    assert all(distance(a, b) < 1e-3 for a, b in zip(eager.weights, compiled.weights, strict=True))
+    half = train(make(), starts, data, dataclasses.replace(recipe, precision="bfloat16"), seeds)
+    accuracies = [torch.tensor(run.evaluations[6]["accuracy"]) for run in (eager, half)]
+    assert accuracies[0].min() > 0.5
+    assert torch.allclose(*accuracies, atol=0.08)
+    assert half.weights[0]["classifier.weight"].dtype == torch.float32
+
+
+def test_learning_rates():
+    cosine = Recipe(epochs=10, lr=0.1)
+    assert [learning_rate(cosine, e) for e in (0, 5)] == pytest.approx([0.1, 0.05])
+    reference = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(reference, 10)
+    for epoch in range(10):
+        assert learning_rate(cosine, epoch) == pytest.approx(schedule.get_last_lr()[0])
+        reference.step()
+        schedule.step()
+    step = Recipe(epochs=90, lr=0.04, schedule="step", milestones=(31, 62), warmup_epochs=5)
+    assert [learning_rate(step, e) for e in (0, 4, 5, 30, 31, 62)] == pytest.approx(
+        [0.008, 0.04, 0.04, 0.04, 0.004, 0.0004]
+    )
+    assert learning_rate(Recipe(epochs=5, lr=0.1, schedule="constant"), 4) == 0.1
+
+
+def test_order_belongs_to_seed_and_epoch():
+    assert sorted(draw_order(50, 3, 0).tolist()) == list(range(50))
+    assert torch.equal(draw_order(50, 3, 1), draw_order(50, 3, 1))
+    assert not torch.equal(draw_order(50, 3, 0), draw_order(50, 3, 1))
+    assert not torch.equal(draw_order(50, 3, 0), draw_order(50, 4, 0))
+
+
+def test_divergence_is_found_and_named():
+    data, make = toy(SIGNAL), factory("mlp", SIGNAL)
+    with pytest.raises(DivergedError, match=r"loss is not finite at step \d+ .*Lower lr") as caught:
+        train(make(), [initialize(make, 0)], data, Recipe(epochs=5, lr=1e12, batch_size=32), [Seeds.of("t", 0)])
+    assert caught.value.exit_code == 4
+
+
+def test_wrong_calls_are_refused():
+    data, make = toy(SIGNAL), factory("mlp", SIGNAL)
+    start, seed = initialize(make, 0), Seeds.of("t", 0)
+    with pytest.raises(ParameterError, match="expected the same number"):
+        train(make(), [start], data, Recipe(epochs=1, lr=0.1), [seed, seed])
+    with pytest.raises(ParameterError, match="batch_size is 1000"):
+        train(make(), [start], data, Recipe(epochs=1, lr=0.1, batch_size=1000), [seed])
+    with pytest.raises(ParameterError, match="don't fit the network"):
+        StackedNetworks(make(), [{n: t for n, t in start.items() if "bias" not in n}])
+
+
+class _Odd(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.inner, self.head = layer, nn.Linear(40, 5)
+
+    def forward(self, x):
+        return self.head(self.inner(x.flatten(1)))
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.LayerNorm(40), nn.Softmax(1)])
+def test_layers_without_a_rule_are_refused(layer):
+    with pytest.raises(UnsupportedModelError, match=f"layer {type(layer).__name__}.*no rule"):
+        stack(_Odd(layer), 2)
+
+
+def test_batch_norm_after_a_linear_layer():
+    """The stack of (M, B, F) activations keeps each member's own statistics."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(40, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5))
+    data = toy(SIGNAL)
+
+    def make():
+        return nn.Sequential(nn.Flatten(), nn.Linear(40, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5))
+
+    recipe = Recipe(epochs=2, lr=0.05, batch_size=32)
+    starts, seeds = [initialize(make, i) for i in range(2)], [Seeds.of("t", i) for i in range(2)]
+    together = train(model, starts, data, recipe, seeds)
+    for i in range(2):
+        assert distance(plain_training(make(), starts[i], data, recipe, seeds[i], None, 2), together.weights[i]) < 1e-4
+
+
+def test_progress_counts_every_image():
+    seen = []
+
+    class Bar:
+        def __init__(self, label, total):
+            self.total, self.n, self.closed = total, 0, False
+            seen.append(self)
+
+        def update(self, n):
+            self.n += n
+
+        def set_postfix_str(self, s):
+            assert "loss" in s
+
+        def close(self):
+            self.closed = True
+
+    data, make = toy(SIGNAL), factory("mlp", SIGNAL)
+    starts, seeds = [initialize(make, i) for i in range(3)], [Seeds.of("t", i) for i in range(3)]
+    train(make(), starts, data, Recipe(epochs=2, lr=0.05, batch_size=32), seeds, runtime=Runtime(progress=Bar))
+    assert len(seen) == 1
+    assert seen[0].n == seen[0].total == 2 * 96 * 3
+    assert seen[0].closed
+    assert math.isfinite(seen[0].n)
