@@ -46,10 +46,10 @@ nbval: $(READY)
 	LOTPERM_HOME='$(CURDIR)/_build/nbval' $(BIN)/pytest -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
 
 bench: $(READY)  ## measure the fast paths against plain ones, side by side
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in training matching barrier; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 notebooks: $(READY)  ## run the notebooks at smoke and keep their outputs in notebooks/
-	$(BIN)/python -c 'from pathlib import Path; from lotperm.book import execute; [execute(p, p) for p in sorted(Path("notebooks").glob("*.ipynb"))]'
+	$(BIN)/python -c 'from pathlib import Path; from lotperm.book import renew; [renew(p) for p in sorted(Path("notebooks").glob("*.ipynb"))]'
 
 clean:  ## remove what was built; .venv and the results in the store stay
 	rm -rf _build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache *.egg-info

@@ -5,8 +5,8 @@ all images through both networks up to that layer, float64 moments of its activa
 before the next pass. It is written here in plain PyTorch (eager modules, NCHW, batches of 100).
 
 First both must give the same permutations, or, where units tie, the same objective to 1e-9; only then are
-they timed, in turns, in one process. CPU seconds, over all threads, are noted beside the wall clock's, since they
-suffer less from other load. Peak memory is taken in fresh processes, for a stream of images.
+they timed, in turns, in one process. CPU seconds, over all threads, are noted beside the wall clock's, since
+they suffer less from other load. Peak memory is taken in fresh processes, for a stream of images.
 
     python benchmarks/matching.py            # writes benchmarks/results/matching.{json,md}
     python benchmarks/matching.py --quick    # seconds: checks that it runs, its ratios mean nothing
@@ -243,8 +243,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"Matching two ResNet20x1 (random weights, calibrated batch norm) on {result['images']} images "
         f"({result['pixels']}), {result['repeats']} interleaved repetitions. {env['cpu']}, "
-        f"{env['threads']} threads, load {env['load_1min']:.1f} before and {result['load_1min_after']:.1f} after, "
-        f"torch {env['torch']}.",
+        f"{env['threads']} threads, torch {env['torch']}, "
+        f"load {env['load_1min']:.1f} before and {result['load_1min_after']:.1f} after.",
         "",
         "| method | best s | median s | times faster: best | median | CPU | units matched otherwise | gap |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -266,6 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="few images, one repetition")
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -275,7 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.stream is not None:
         match_stream(args.stream)
         return 0
-    n, repeats, samples = (200, 1, (100, 400)) if args.quick else (2000, args.repeats, (1000, 10_000))
+    n, repeats, samples = (
+        (min(args.images, 200), 1, (100, 400)) if args.quick else (args.images, args.repeats, (1000, 10_000))
+    )
     images, pixels = images_for(n)
     env = environment()
     rows, facts = compare(images, repeats)

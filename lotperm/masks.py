@@ -160,7 +160,8 @@ def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:
 def apply_mask(weights: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A copy of a state dict with pruned weights set to exactly zero."""
     return {
-        name: tensor.masked_fill(~mask[name], 0) if name in mask else tensor.clone() for name, tensor in weights.items()
+        name: tensor.masked_fill(~mask[name], 0) if name in mask else tensor.clone()
+        for name, tensor in weights.items()
     }
 
 

@@ -7,8 +7,8 @@ with the evidence for it. A permutation moves A onto B: ``permute(weights_a, spe
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, fx, nn
 
 from lotperm.errors import ParameterError, unknown_name
-from lotperm.permutation import PermutationSpec, permute
+from lotperm.permutation import PermutationSpec, _cut, permute
 
 # Samples that go through the networks at a time on a CPU: few, so that activations stay in the cache.
 _CHUNK = 32
@@ -168,7 +168,7 @@ def correlate(
         state = weights.state_dict() if isinstance(weights, nn.Module) else weights
         place = torch.device(device) if device is not None else next(iter(state.values())).device
         state = {name: _place(tensor.detach(), place, dtype) for name, tensor in state.items()}
-        nets.append(_fold_batch_norm(spec, state))
+        nets.append(_extractor(spec, state, points))
     if place.type == "cpu":
         # glibc gives large freed blocks back to the system, and each chunk would page them in anew (a quarter
         # of the time), until it has once freed a block of nearly 32 MiB: mallopt(3), M_MMAP_THRESHOLD.
@@ -176,9 +176,9 @@ def correlate(
     with torch.no_grad(), _full_precision():
         for batch in batches:
             inputs = batch if isinstance(batch, Tensor) else batch[0]
-            for chunk in torch.split(inputs, _CHUNK if place.type == "cpu" else max(1, len(inputs))):
-                chunk = _place(chunk, place, dtype)
-                acts_a, acts_b = (net.activations(state, chunk, points) for net, state in nets)
+            parts = math.ceil(len(inputs) / _CHUNK) if place.type == "cpu" else 1
+            for chunk in torch.tensor_split(inputs, max(1, parts)):
+                acts_a, acts_b = (net(_place(chunk, place, dtype)) for net in nets)
                 for group, accumulator in accumulators.items():
                     accumulator.update(acts_a.pop(group), acts_b.pop(group))
     return accumulators
@@ -243,9 +243,11 @@ def match_activations(
 def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str, str]:
     last = {group: nodes[-1] for group, nodes in spec.points.items()}
     if not isinstance(points, str):
-        unknown = next((group for group in points if group not in last), None)
-        if unknown is not None:
-            raise unknown_name("group in points", unknown, last)
+        for group, node in points.items():
+            if group not in last:
+                raise unknown_name("permutation group", group, last)
+            if node not in spec.points[group]:
+                raise unknown_name(f"activation point of group {group!r}", node, spec.points[group])
         return {**last, **points}
     if points == "last":
         return last
@@ -272,16 +274,36 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def _extractor(
+    spec: PermutationSpec, weights: Mapping[str, Tensor], points: Mapping[str, str]
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """What `spec.activations` does, for weights that stay: compiled to Python, with batch norms folded."""
+    graph, tensors = _fold_batch_norm(spec, weights)
+    nodes = tuple(dict.fromkeys(points.values()))
+    module = fx.GraphModule({**spec._constants, **tensors}, _cut(graph, nodes))
+
+    def activations(inputs: Tensor) -> dict[str, Tensor]:
+        outputs = dict(zip(nodes, module(inputs), strict=True))
+        found = {}
+        for group, node in points.items():
+            axis, units = spec._channels[group, node]
+            values = outputs[node].movedim(axis, 1)
+            whole = torch.equal(units, torch.arange(values.shape[1]))
+            found[group] = values if whole else values.index_select(1, units.to(values.device))
+        return found
+
+    return activations
+
+
 _CONVOLUTIONS = tuple(getattr(torch.ops.aten, f"conv{d}d").default for d in (1, 2, 3))
 
 
 def _fold_batch_norm(
     spec: PermutationSpec, weights: Mapping[str, Tensor]
-) -> tuple[PermutationSpec, dict[str, Tensor]]:
+) -> tuple[fx.Graph, dict[str, Tensor]]:
     """Fold each batch norm into the convolution right before it: the same function in eval mode, a pass less.
 
-    Only the graph that `spec.activations` runs is replaced. A convolution stays as it is if its output is
-    read by anything else, or is itself a candidate point.
+    A convolution stays as it is if its output is read by anything else, or is itself a candidate point.
     """
     graph = fx.Graph()
     graph.graph_copy(spec._graph, {})
@@ -309,7 +331,7 @@ def _fold_batch_norm(
         # The node of the norm, and so its name, lives on as the convolution.
         norm.target = conv.target
         graph.erase_node(conv)
-    return dataclasses.replace(spec, _graph=graph, _extractors={}), tensors
+    return graph, tensors
 
 
 # ----------------------------------------------------------------------------------------------- weights

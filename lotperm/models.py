@@ -66,7 +66,9 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or n_in != n_out:
-            self.shortcut = nn.Sequential(conv(n_in, n_out, 3, stride=stride, padding=1, bias=False), norm(n_out))
+            self.shortcut = nn.Sequential(
+                conv(n_in, n_out, 3, stride=stride, padding=1, bias=False), norm(n_out)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations (B, n_out, *spatial / stride)."""
@@ -85,7 +87,9 @@ class ResNet(nn.Module):
     dims : 1 for signals, 2 for images
     """
 
-    def __init__(self, in_channels: int, classes: int, *, blocks: int = 3, width: float = 1, dims: int = 2) -> None:
+    def __init__(
+        self, in_channels: int, classes: int, *, blocks: int = 3, width: float = 1, dims: int = 2
+    ) -> None:
         super().__init__()
         channels = [max(1, round(16 * 2**stage * width)) for stage in range(3)]
         self.conv1 = _CONV[dims](in_channels, channels[0], 3, padding=1, bias=False)
@@ -141,7 +145,8 @@ class VGG11(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
@@ -197,7 +202,9 @@ def build(
         return VGG11(input_shape[0], classes, width=width, dims=dims)
     if name == "resnet50":
         if dims != 2 or input_shape[0] != 3 or min(input_shape[1:]) < 64:
-            raise ParameterError(f"resnet50 needs RGB images of at least 64x64, got {input_shape}. Use resnet20.")
+            raise ParameterError(
+                f"resnet50 needs RGB images of at least 64x64, got {input_shape}. Use resnet20."
+            )
         from torchvision.models import resnet50
 
         return resnet50(weights=None, num_classes=classes, width_per_group=round(64 * width))

@@ -32,7 +32,13 @@ def use_style() -> None:
     """Set the look of all figures: readable at the width of the book's text."""
     sns.set_theme(
         style="whitegrid",
-        rc={"figure.dpi": 110, "savefig.dpi": 110, "font.size": 10, "axes.titlesize": 11, "legend.frameon": False},
+        rc={
+            "figure.dpi": 110,
+            "savefig.dpi": 110,
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "legend.frameon": False,
+        },
     )
 
 
@@ -76,7 +82,7 @@ def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> F
     frame = pd.DataFrame(rows)
     figure, ax = plt.subplots(figsize=(8, 0.8 + 0.35 * len(masks[0])), layout="constrained")
     sns.barplot(frame, y="layer", x="kept (%)", ax=ax, color="#b3cde3", errorbar=None)
-    sns.stripplot(frame, y="layer", x="kept (%)", ax=ax, color="#333333", size=3)
+    sns.stripplot(frame, y="layer", x="kept (%)", ax=ax, color="#333333", size=3, jitter=False)
     total = sum(kept.numel() for kept in masks[0].values())
     overall = 100 * sum(int(kept.sum()) for kept in masks[0].values()) / total
     ax.axvline(overall, color="#d55e00", linestyle="--", label=f"all layers: {overall:.1f} %")
@@ -87,7 +93,9 @@ def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> F
 
 def mask_images(images: Mapping[str, Tensor], *, title: str) -> Figure:
     """Masks or matrices side by side: kept weights dark. Each (n_out, n_in), bool."""
-    figure, axes = plt.subplots(1, len(images), figsize=(8, 8 / len(images) + 0.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(images), figsize=(8, 8 / len(images) + 0.6), layout="constrained", squeeze=False
+    )
     for ax, (words, image) in zip(axes[0], images.items(), strict=True):
         ax.imshow(image.numpy(), cmap="Greys", interpolation="nearest", aspect="auto")
         ax.set(title=words, xlabel="input unit", ylabel="output unit")
@@ -128,9 +136,11 @@ def final_comparison(results: Results, *, title: str) -> Figure:
         ax.plot(range(3), row.to_numpy(), color="#bbbbbb", linewidth=0.8, zorder=1)
     for x, arm in enumerate(arms):
         mean, half = interval(table[arm].to_numpy())
-        words, colour = METHODS[arm]
+        colour = METHODS[arm][1]
         ax.errorbar(x, mean, half, fmt="o", color=colour, capsize=5, linewidth=2, markersize=7, zorder=3)
-        ax.annotate(f"{mean:.1f}", (x, mean), (10, 4), textcoords="offset points", color=colour, fontweight="bold")
+        ax.annotate(
+            f"{mean:.1f}", (x, mean), (10, 4), textcoords="offset points", color=colour, fontweight="bold"
+        )
     dense = np.concatenate([results.values(m, 0.0, None).to_numpy() for m in ("dense_a", "dense_b")])
     ax.axhline(100 * dense.mean(), color="#555555", linestyle=":", label=f"dense: {100 * dense.mean():.1f}")
     ax.set_xticks(range(3), [METHODS[arm][0] for arm in arms])
@@ -140,7 +150,13 @@ def final_comparison(results: Results, *, title: str) -> Figure:
 
 
 def method_overview(
-    mask: Tensor, permuted: Tensor, correlation: Tensor, aligned: Tensor, accuracies: Mapping[str, float], *, title: str
+    mask: Tensor,
+    permuted: Tensor,
+    correlation: Tensor,
+    aligned: Tensor,
+    accuracies: Mapping[str, float],
+    *,
+    title: str,
 ) -> Figure:
     """Figure 4 of the paper, drawn from one replicate's own networks: five steps from A and B to a sparse B.
 
@@ -167,13 +183,17 @@ def method_overview(
         axes[words].imshow(image.numpy(), cmap="Greys", interpolation="nearest", aspect="auto")
         axes[words].set_xlabel(f"{name}, one layer", fontsize=9)
     both = np.concatenate([correlation.numpy(), np.ones((len(correlation), 2)), aligned.numpy()], axis=1)
-    axes["3  match A to B"].imshow(both, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
+    axes["3  match A to B"].imshow(
+        both, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", aspect="auto"
+    )
     axes["3  match A to B"].set_xlabel("correlation before | after", fontsize=9)
     _bars(axes["1  train A and B"], {m: accuracies[m] for m in ("dense_a", "dense_b")})
     _bars(axes["5  train B, sparse"], {m: accuracies[m] for m in ARMS})
     for start, end in (((0.18, 0.52), (0.24, 0.66)), ((0.18, 0.38), (0.24, 0.24)), ((0.44, 0.70), (0.52, 0.52)),
                        ((0.44, 0.24), (0.52, 0.38)), ((0.72, 0.45), (0.77, 0.45))):  # fmt: skip
-        arrow = FancyArrowPatch(start, end, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=14, color="#555")
+        arrow = FancyArrowPatch(
+            start, end, transform=figure.transFigure, arrowstyle="-|>", mutation_scale=14, color="#555"
+        )
         figure.add_artist(arrow)
     figure.suptitle(title)
     return figure
@@ -184,7 +204,9 @@ def _bars(ax: Axes, accuracies: Mapping[str, float]) -> None:
     values = [100 * value for value in accuracies.values()]
     bars = ax.bar(range(len(values)), values, color=[METHODS[m][1] for m in accuracies])
     ax.bar_label(bars, fmt="%.1f", fontsize=8)
-    ax.set_xticks(range(len(values)), [m.removeprefix("dense_").upper() if "dense" in m else m for m in accuracies])
+    ax.set_xticks(
+        range(len(values)), [m.removeprefix("dense_").upper() if "dense" in m else m for m in accuracies]
+    )
     ax.tick_params(axis="x", labelsize=8)
     low = min(values)
     ax.set_ylim(max(0, low - 15), max(values) + 4)

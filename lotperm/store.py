@@ -155,9 +155,11 @@ def _decode(data: bytes, path: Path, *, checked: bool) -> tuple[dict[str, Tensor
             digest.update(memoryview(data)[end:])
             if digest.hexdigest() != claimed:
                 raise IntegrityError(f"{path} is corrupt: sha256 {digest.hexdigest()}, expected {claimed}.")
-        tensors = safetensors.torch.load(data)
+        loaded = safetensors.torch.load(data)
     except _MALFORMED as error:
         raise IntegrityError(f"{path} is corrupt or not a safetensors file: {error!r}.") from error
+    # safetensors returns them in an order that varies from process to process.
+    tensors = {name: loaded[name] for name in sorted(loaded)}
     return tensors, {name: text for name, text in metadata.items() if name not in ("sha256", "lotperm")}
 
 
@@ -412,15 +414,20 @@ def _compare(path: Path, got: str, expected: str) -> None:
         raise IntegrityError(f"{path} is corrupt: sha256 or key {got}, expected {expected}.")
 
 
-def _provenance(seconds: float) -> dict[str, JSON]:
-    source = hashlib.sha256()
+def source_hash() -> str:
+    """The sha256 (64 hex digits) of the package's sources: names and contents of ``lotperm/*.py``."""
+    digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        source.update(path.read_bytes())
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _provenance(seconds: float) -> dict[str, JSON]:
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "source": source.hexdigest(),
+        "source": source_hash(),
         "machine": platform.machine(),
     }
 

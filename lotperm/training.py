@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -44,7 +45,9 @@ class _StackedLinear(nn.Module):
     def __init__(self, layer: nn.Linear, members: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
+        self.bias = (
+            None if layer.bias is None else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.transpose(1, 2)
@@ -58,7 +61,9 @@ class _StackedConv(nn.Module):
         super().__init__()
         self.convolve = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
         self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
+        self.bias = (
+            None if layer.bias is None else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
+        )
         self.geometry: dict[str, Any] = {
             "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation,
             "groups": layer.groups * members,
@@ -77,8 +82,8 @@ class _StackedBatchNorm(nn.Module):
 
     def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, members: int, folded: bool) -> None:
         super().__init__()
-        self.members, self.folded, self.eps = members, folded, layer.eps
-        self.momentum = layer.momentum
+        assert layer.momentum is not None  # see _plain_norm
+        self.members, self.folded, self.eps, self.momentum = members, folded, layer.eps, layer.momentum
         self.weight = nn.Parameter(layer.weight.new_ones(members, layer.num_features))
         self.bias = nn.Parameter(layer.weight.new_zeros(members, layer.num_features))
         self.running_mean: Tensor
@@ -105,7 +110,19 @@ _ALIKE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.ELU,
     nn.Identity, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
 )  # fmt: skip
-_ALIKE_CALLS = {"add", "iadd", "mul", "relu", "relu_", "gelu", "silu", "tanh", "sigmoid", "hardswish", "max_pool2d"}
+_ALIKE_CALLS = {
+    "add",
+    "iadd",
+    "mul",
+    "relu",
+    "relu_",
+    "gelu",
+    "silu",
+    "tanh",
+    "sigmoid",
+    "hardswish",
+    "max_pool2d",
+}
 _FLATTEN_CALLS = {"flatten"}
 
 
@@ -143,7 +160,9 @@ def stack(model: nn.Module, members: int) -> nn.Module:
     try:
         graph = fx.symbolic_trace(model).graph
     except Exception as error:
-        raise UnsupportedModelError(f"the network can't be traced for training many at once: {error}") from error
+        raise UnsupportedModelError(
+            f"the network can't be traced for training many at once: {error}"
+        ) from error
     modules = dict(model.named_modules())
     root = nn.Module()
     # "input": (B, M, C, ...); "folded": (B, M·C, ...); "split": (M, B, F)
@@ -252,7 +271,9 @@ class StackedNetworks:
     flat : float32 (P·M,), every parameter of every member; the module's parameters are views of it
     """
 
-    def __init__(self, model: nn.Module, weights: Sequence[Weights], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, model: nn.Module, weights: Sequence[Weights], device: torch.device | str = "cpu"
+    ) -> None:
         self.members = len(weights)
         self.module = stack(model, self.members).to(device)
         self.flat = torch.cat([p.detach().flatten() for p in self.module.parameters()])
@@ -276,7 +297,9 @@ class StackedNetworks:
             for tensor_dict in tensors:
                 given = None if tensor_dict is None else tensor_dict.get(name)
                 parts.append(
-                    torch.full(parameter.shape[1:], default) if given is None else given.to(self.flat.dtype).cpu()
+                    torch.full(parameter.shape[1:], default)
+                    if given is None
+                    else given.to(self.flat.dtype).cpu()
                 )
         return torch.cat([part.flatten() for part in parts]).to(self.flat)
 
@@ -461,12 +484,18 @@ def train(
     bar = runtime.progress(label, (epochs - first) * images) if runtime.progress else None
     with contextlib.closing(bar) if bar is not None else contextlib.nullcontext(), _workers(workers) as each:
         for epoch in range(first, epochs):
-            losses = each(lambda run, epoch=epoch: run.epoch(epoch, bar), runs)
+            losses = each(partial(_Run.epoch, epoch=epoch, bar=bar), runs)
             done.train_loss.append([loss for part in losses for loss in part])
             note(epoch + 1)
             if bar is not None:
-                bar.set_postfix_str(f"epoch {epoch + 1}/{epochs}, loss {sum(done.train_loss[-1]) / len(weights):.3f}")
-            if checkpoints is not None and epoch + 1 < epochs and time.monotonic() - saved > checkpoint_seconds:
+                bar.set_postfix_str(
+                    f"epoch {epoch + 1}/{epochs}, loss {sum(done.train_loss[-1]) / len(weights):.3f}"
+                )
+            if (
+                checkpoints is not None
+                and epoch + 1 < epochs
+                and time.monotonic() - saved > checkpoint_seconds
+            ):
                 checkpoints.checkpoint(*_state(runs, done, epoch + 1))
                 saved = time.monotonic()
     done.weights = _weights(runs)
@@ -492,7 +521,9 @@ def _workers(workers: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[
         yield lambda function, parts: [function(part) for part in parts]
         return
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
+    with ThreadPoolExecutor(
+        workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)
+    ) as pool:
         try:
             yield lambda function, parts: list(pool.map(function, parts))
         finally:
@@ -524,11 +555,15 @@ def _state(runs: Sequence[_Run], done: Trained, epoch: int) -> tuple[dict[str, T
     return tensors, info
 
 
-def _restore(runs: Sequence[_Run], tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> tuple[Trained, int]:
+def _restore(
+    runs: Sequence[_Run], tensors: Mapping[str, Tensor], info: Mapping[str, Any]
+) -> tuple[Trained, int]:
     """Take up the state that `_state` gave; returns what was done and the epoch to go on with."""
     parts = [run.networks.members for run in runs]
     if info["parts"] != parts:
-        return Trained([], {}, [], {}), 0  # another number of threads splits the members otherwise: start anew
+        return Trained(
+            [], {}, [], {}
+        ), 0  # another number of threads splits the members otherwise: start anew
     for i, run in enumerate(runs):
         for name, tensor in run.tensors().items():
             tensor.copy_(tensors[f"run-{i}/{name}"])
@@ -536,7 +571,9 @@ def _restore(runs: Sequence[_Run], tensors: Mapping[str, Tensor], info: Mapping[
     for epoch in info["saved"]:
         prefix = f"epoch-{epoch}/"
         packed = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        checkpoints[int(epoch)] = [{name: t[m].clone() for name, t in packed.items()} for m in range(sum(parts))]
+        checkpoints[int(epoch)] = [
+            {name: t[m].clone() for name, t in packed.items()} for m in range(sum(parts))
+        ]
     evaluations = {int(e): metrics for e, metrics in info["evaluations"].items()}
     return Trained([], checkpoints, list(info["train_loss"]), evaluations), int(info["epoch"])
 
@@ -564,7 +601,9 @@ class _Run:
         self.lr = self.networks.flat.new_zeros(())
         size = len(data.train.targets)
         if recipe.batch_size > size:
-            raise ParameterError(f"batch_size is {recipe.batch_size}, but the training set has {size} examples.")
+            raise ParameterError(
+                f"batch_size is {recipe.batch_size}, but the training set has {size} examples."
+            )
         self.steps = size // recipe.batch_size
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
         self.update = torch.compile(self._functional_update) if runtime.compile else self._update
@@ -573,7 +612,9 @@ class _Run:
 
     def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of each member (M,) from logits (M, B, K) and targets (M, B)."""
-        losses = F.cross_entropy(logits.to(self.networks.flat.dtype).flatten(0, 1), targets.flatten(), reduction="none")
+        losses = F.cross_entropy(
+            logits.to(self.networks.flat.dtype).flatten(0, 1), targets.flatten(), reduction="none"
+        )
         return losses.view(targets.shape).mean(1)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -636,7 +677,9 @@ class _Run:
             inputs = train.inputs[rows]
             if draws is not None:
                 inputs = augment(inputs, *(kind.gather(0, rows) for kind in draws))
-            losses[step] = self.update(normalize(inputs, self.data, self.networks.flat.dtype), train.targets[rows].t())
+            losses[step] = self.update(
+                normalize(inputs, self.data, self.networks.flat.dtype), train.targets[rows].t()
+            )
             if bar is not None:
                 bar.update(inputs.shape[0] * inputs.shape[1])
         finite = torch.isfinite(losses).all(1)
@@ -661,7 +704,9 @@ class _Run:
 
 
 @torch.no_grad()
-def evaluate_stack(networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000) -> dict[str, list[float]]:
+def evaluate_stack(
+    networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000
+) -> dict[str, list[float]]:
     """Accuracy and mean cross-entropy of M networks on a split; every example weighs the same.
 
     Parameters

@@ -72,7 +72,9 @@ def test_the_paper_profile_is_the_protocol():
 
 
 def test_given_values_win_and_lists_are_taken():
-    e = Experiment.from_parameters(profile="smoke", sparsity=[0.5, 0.9], seeds=2, rewind_epoch=0, hidden=[8], width=2)
+    e = Experiment.from_parameters(
+        profile="smoke", sparsity=[0.5, 0.9], seeds=2, rewind_epoch=0, hidden=[8], width=2
+    )
     assert (e.sparsities, e.seeds, e.rewind_epochs, e.model.hidden, e.model.width) == (
         (0.5, 0.9), (0, 1), (0,), (8,), 2.0,
     )  # fmt: skip
@@ -117,7 +119,6 @@ def test_wrong_parameters_are_refused_with_a_useful_sentence(parameters, message
 def test_any_value_is_taken_or_refused_by_name(name, value):
     try:
         experiment = Experiment.from_parameters(**{name: value})
-    except ParameterError as error:
-        assert str(error)
-    else:
-        canonical_json(experiment.to_dict())
+    except ParameterError:  # the only error that may come
+        return
+    assert canonical_json(experiment.to_dict())

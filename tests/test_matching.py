@@ -377,21 +377,21 @@ def test_folding_changes_no_activation(pair: tuple[str, nn.Module, nn.Module, Pe
         ),
     ]
     for model, its_spec, x in cases:
-        folded, weights = matching._fold_batch_norm(its_spec, model.state_dict())
-        norms = [str([n.target for n in s._graph.nodes]).count("aten.batch_norm") for s in (its_spec, folded)]
+        graphs = its_spec._graph, matching._fold_batch_norm(its_spec, model.state_dict())[0]
+        norms = [str([node.target for node in graph.nodes]).count("aten.batch_norm") for graph in graphs]
         total = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
         # Of Branches' three, the second shares its input and the third follows no convolution.
         assert norms == ([3, 2] if model is branches else [total, 0])
         for i in (0, -1):
             points = {group: nodes[i] for group, nodes in its_spec.points.items()}
             plain = its_spec.activations(model.state_dict(), x, points)
-            for group, values in folded.activations(weights, x, points).items():
-                torch.testing.assert_close(values, plain[group], rtol=1e-5, atol=1e-9)
-                scale = plain[group].abs().max()
-                single = folded.activations({k: v.float() for k, v in weights.items()}, x.float(), points)[
-                    group
-                ]
-                assert (single - plain[group]).abs().max() <= 1e-5 * scale
+            single = {k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+            with torch.no_grad():
+                folded = matching._extractor(its_spec, model.state_dict(), points)(x)
+                folded_single = matching._extractor(its_spec, single, points)(x.float())
+            for group, values in plain.items():
+                torch.testing.assert_close(folded[group], values, rtol=1e-9, atol=1e-9)
+                assert (folded_single[group] - values).abs().max() <= 1e-5 * values.abs().max()
 
 
 # ---------------------------------------------------------------------------------------- weight matching

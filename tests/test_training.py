@@ -66,7 +66,8 @@ def plain_training(model, start, data, recipe, seeds, mask, epochs):
             x = data.train.inputs[rows]
             if recipe.augment != "none":
                 x = augment(x, *(d[rows] for d in draws))
-            loss = nn.functional.cross_entropy(model(normalize(x, data, next(model.parameters()).dtype)), data.train.targets[rows])
+            logits = model(normalize(x, data, next(model.parameters()).dtype))
+            loss = nn.functional.cross_entropy(logits, data.train.targets[rows])
             optimizer.zero_grad()
             loss.backward()
             for name, kept in (mask or {}).items():
@@ -132,12 +133,17 @@ def test_memory_bound_and_threads_change_nothing():
     results = []
     for members, count in ((None, 1), (1, 1), (None, 2), (3, 2)):
         torch.set_num_threads(count)
-        results.append(train(make(), starts, data, recipe, seeds, runtime=Runtime(members=members), save_at=(1,)))
+        results.append(
+            train(make(), starts, data, recipe, seeds, runtime=Runtime(members=members), save_at=(1,))
+        )
         assert torch.get_num_threads() == count
     torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(distance(a, b) < 2e-4 for a, b in zip(results[0].weights, other.weights, strict=True))
-        assert all(distance(a, b) < 2e-4 for a, b in zip(results[0].checkpoints[1], other.checkpoints[1], strict=True))
+        assert all(
+            distance(a, b) < 2e-4
+            for a, b in zip(results[0].checkpoints[1], other.checkpoints[1], strict=True)
+        )
 
 
 @pytest.mark.parametrize("augmentation", ["none", "flip_crop"])
@@ -250,7 +256,9 @@ def test_order_belongs_to_seed_and_epoch():
 def test_divergence_is_found_and_named():
     data, make = toy(SIGNAL), factory("mlp", SIGNAL)
     with pytest.raises(DivergedError, match=r"loss is not finite at step \d+ .*Lower lr") as caught:
-        train(make(), [initialize(make, 0)], data, Recipe(epochs=5, lr=1e12, batch_size=32), [Seeds.of("t", 0)])
+        train(
+            make(), [initialize(make, 0)], data, Recipe(epochs=5, lr=1e12, batch_size=32), [Seeds.of("t", 0)]
+        )
     assert caught.value.exit_code == 4
 
 
@@ -292,7 +300,10 @@ def test_batch_norm_after_a_linear_layer():
     starts, seeds = [initialize(make, i) for i in range(2)], [Seeds.of("t", i) for i in range(2)]
     together = train(model, starts, data, recipe, seeds)
     for i in range(2):
-        assert distance(plain_training(make(), starts[i], data, recipe, seeds[i], None, 2), together.weights[i]) < 1e-4
+        assert (
+            distance(plain_training(make(), starts[i], data, recipe, seeds[i], None, 2), together.weights[i])
+            < 1e-4
+        )
 
 
 def test_progress_counts_every_image():
@@ -314,7 +325,9 @@ def test_progress_counts_every_image():
 
     data, make = toy(SIGNAL), factory("mlp", SIGNAL)
     starts, seeds = [initialize(make, i) for i in range(3)], [Seeds.of("t", i) for i in range(3)]
-    train(make(), starts, data, Recipe(epochs=2, lr=0.05, batch_size=32), seeds, runtime=Runtime(progress=Bar))
+    train(
+        make(), starts, data, Recipe(epochs=2, lr=0.05, batch_size=32), seeds, runtime=Runtime(progress=Bar)
+    )
     assert len(seen) == 1
     assert seen[0].n == seen[0].total == 2 * 96 * 3
     assert seen[0].closed

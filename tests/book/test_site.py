@@ -73,7 +73,7 @@ def copy_book(root: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -325,6 +325,18 @@ def test_two_runs_are_identical_to_the_last_byte(tmp_path: Path) -> None:
     # Committed notebooks are executed in place: that must not change them further.
     book.execute(one, one, cwd=tmp_path, progress=False)
     assert nbformat.read(one, as_version=4).cells == nb.cells
+
+
+def test_the_real_notebooks_give_the_same_bytes_from_another_empty_store(site: Path, tmp_path: Path) -> None:
+    for page in book._pages(ROOT):
+        if page.suffix == ".ipynb":
+            again = book.execute(
+                ROOT / page, tmp_path / page.name, {"profile": "smoke"}, cwd=ROOT, progress=False
+            )
+            first, second = (
+                nbformat.read(p, as_version=4).cells for p in (site.parent / "src" / page, again)
+            )
+            assert [i for i, (one, two) in enumerate(zip(first, second, strict=True)) if one != two] == []
 
 
 def test_what_was_executed_is_not_executed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

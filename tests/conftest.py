@@ -1,0 +1,27 @@
+"""What all tests share: a store of their own, and one smoke run for the whole session."""
+
+import pytest
+
+from lotperm import Experiment, Pipeline, Store
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A store for the whole session, so that what one test computed the next one loads."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(home, monkeypatch):
+    monkeypatch.setenv("LOTPERM_HOME", str(home))
+    monkeypatch.delenv("LOTPERM_DATA", raising=False)
+
+
+@pytest.fixture(scope="session")
+def smoke(home):
+    """The smoke experiment, run once: (pipeline, results)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOTPERM_HOME", str(home))
+        patch.delenv("LOTPERM_DATA", raising=False)
+        pipeline = Pipeline(Experiment.from_parameters(profile="smoke"), Store.default())
+        yield pipeline, pipeline.run()
