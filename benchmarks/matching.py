@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,9 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy
 import torch
+from common import environment, write_report
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -218,33 +214,16 @@ def peak_memory(samples: Sequence[int], threads: int) -> dict[str, float]:
     return peaks
 
 
-def environment() -> dict[str, Any]:
-    """What the timings depend on."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    return {
-        "cpu": cpu,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_1min": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-    }
-
-
 def table(result: dict[str, Any]) -> str:
     """The result as a page of Markdown."""
-    env, memory = result["environment"], result["peak_memory_mib"]
+    machine, memory = result["machine"], result["peak_memory_mib"]
     lines = [
-        f"Matching two ResNet20x1 (random weights, calibrated batch norm) on {result['images']} images "
-        f"({result['pixels']}), {result['repeats']} interleaved repetitions. {env['cpu']}, "
-        f"{env['threads']} threads, torch {env['torch']}, "
-        f"load {env['load_1min']:.1f} before and {result['load_1min_after']:.1f} after.",
+        "# Activation matching of two ResNet20x1: one pass against layer by layer",
+        "",
+        f"`{result['command']}`, random weights with calibrated batch norm, {result['images']} images "
+        f"({result['pixels']}), {result['repeats']} interleaved repetitions,",
+        f"on {machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}, "
+        f"load {machine['load_1min']:.1f} before and {result['load_1min_after']:.1f} after.",
         "",
         "| method | best s | median s | times faster: best | median | CPU | units matched otherwise | gap |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -280,25 +259,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         (min(args.images, 200), 1, (100, 400)) if args.quick else (args.images, args.repeats, (1000, 10_000))
     )
     images, pixels = images_for(n)
-    env = environment()
+    machine = environment()
     rows, facts = compare(images, repeats)
     peaks = peak_memory(samples, args.threads)
+    options = f" --images {n} --threads {args.threads}" if not args.quick else " --quick"
     result = {
+        "what": "activation matching of two ResNet20x1, one pass against layer by layer",
+        "command": f"python benchmarks/matching.py{options}",
         "images": n,
         "pixels": pixels,
         "batch": BATCH,
         "repeats": repeats,
-        "quick": args.quick,
         **facts,
         "methods": rows,
         "peak_memory_mib": peaks,
-        "environment": env,
-        "load_1min_after": os.getloadavg()[0],
+        "machine": machine,
+        "load_1min_after": environment()["load_1min"],
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "matching.json").write_text(json.dumps(result, indent=2) + "\n")
-    (args.out / "matching.md").write_text(table(result))
-    print(table(result))
+    write_report(args.out / "matching", result, table(result))
     low, high = peaks.values()
     if high > 1.1 * low:
         print(f"matching.py: peak memory grew from {low:.0f} to {high:.0f} MiB, expected within 10 %.")

@@ -505,10 +505,12 @@ def train(
 def _split(count: int, runtime: Runtime) -> tuple[list[slice], int]:
     """Which members run together, and how many such parts at a time.
 
-    On the CPU every thread trains members of its own. Threads that share each operation would wait for each other
-    at every one of the many small operations of a step: slower, and far slower on a machine that is busy otherwise.
+    On the CPU two Python threads train half of the members each. Threads that share every single operation instead
+    wait for each other at each of the many small operations of a step; on a machine that is busy otherwise that is
+    ten times slower. More than two would wait for Python's lock. A compiled step is few operations: it is shared.
     """
-    workers = min(count, torch.get_num_threads()) if torch.device(runtime.device).type == "cpu" else 1
+    many = torch.device(runtime.device).type == "cpu" and not runtime.compile
+    workers = min(count, torch.get_num_threads(), 2) if many else 1
     parts = max(workers, math.ceil(count / (runtime.members or count)))
     bounds = [count * i // parts for i in range(parts + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(bounds)], workers
@@ -578,6 +580,10 @@ def _restore(
     return Trained([], checkpoints, list(info["train_loss"]), evaluations), int(info["epoch"])
 
 
+_BLOCK_VALUES = 2**23
+"""How many input values are made ready at a time: 32 MiB in float32."""
+
+
 class _Run:
     """The state of one call of `train`: networks, optimizer and data on the device."""
 
@@ -606,7 +612,11 @@ class _Run:
             )
         self.steps = size // recipe.batch_size
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
-        self.update = torch.compile(self._functional_update) if runtime.compile else self._update
+        self.update = self._update
+        if runtime.compile:
+            # Its inputs always have the same shape, so what would be checked before every step can't change.
+            guards = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
+            self.update = torch.compile(self._functional_update, options=guards)
 
     # --- one step -----------------------------------------------------------------------------------
 
@@ -667,21 +677,25 @@ class _Run:
         size = len(train.targets)
         # (N, M): a batch's rows are contiguous, and (B, M, C, ...) is the layout that convolutions want.
         order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1).to(self.runtime.device)
-        draws = None
+        draws: list[Tensor] = []
         if self.recipe.augment != "none":
             each = [draw_augmentation(size, s.augment, epoch, self.recipe.augment) for s in self.seeds]
             draws = [torch.stack(kind, 1).to(self.runtime.device) for kind in zip(*each, strict=True)]
         losses = torch.zeros(self.steps, len(self.seeds), device=self.runtime.device)
-        for step in range(self.steps):
-            rows = order[step * batch : (step + 1) * batch]
+        # Examples are gathered for several steps at once: fewer, larger operations.
+        block = max(1, _BLOCK_VALUES // (batch * len(self.seeds) * train.inputs[0].numel()))
+        for first in range(0, self.steps, block):
+            rows = order[first * batch : min(first + block, self.steps) * batch]
             inputs = train.inputs[rows]
-            if draws is not None:
+            if draws:
                 inputs = augment(inputs, *(kind.gather(0, rows) for kind in draws))
-            losses[step] = self.update(
-                normalize(inputs, self.data, self.networks.flat.dtype), train.targets[rows].t()
-            )
-            if bar is not None:
-                bar.update(inputs.shape[0] * inputs.shape[1])
+            inputs = normalize(inputs, self.data, self.networks.flat.dtype)
+            targets = train.targets[rows].t().contiguous()
+            for step, x in enumerate(inputs.split(batch), first):
+                y = targets[:, (step - first) * batch : (step - first + 1) * batch]
+                losses[step] = self.update(x, y)
+                if bar is not None:
+                    bar.update(y.numel())
         finite = torch.isfinite(losses).all(1)
         if not bool(finite.all()):
             step = int((~finite).nonzero()[0])
