@@ -2,7 +2,7 @@
 
 Two ResNet20x1 are trained on CIFAR-10's real pixels for a few epochs from different initializations. On the
 straight line between them the accuracy collapses; between π(A) and B, with batch-norm statistics recomputed, it
-must collapse clearly less (Ainsworth et al. 2023; Jordan et al. 2023). Writes results/barrier.json and .md.
+must collapse clearly less (Ainsworth et al. 2023; Jordan et al. 2023). Writes book/results/barrier.json and .md.
 
     python benchmarks/barrier.py             # needs: lotperm data fetch cifar10
     python benchmarks/barrier.py --quick     # 1-D twins on MNIST-1D, seconds: only to see that it runs
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from common import environment, write_report
+from common import RESULTS, environment, write_report
 from torch import Tensor
 
 from lotperm.config import Recipe, Seeds
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="1-D twins on MNIST-1D, one epoch")
     parser.add_argument("--train-size", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.quick:
         data, epochs, augmentation = load("mnist1d", train_size=500, test_size=200), 1, "none"

@@ -12,6 +12,9 @@ import numpy as np
 import scipy
 import torch
 
+RESULTS = Path(__file__).parents[1] / "book" / "results"
+"""Where the recorded tables are: the book shows them."""
+
 
 def environment() -> dict[str, Any]:
     """What timings and last digits depend on."""

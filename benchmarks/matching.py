@@ -8,7 +8,7 @@ First both must give the same permutations, or, where units tie, the same object
 they timed, in turns, in one process. CPU seconds, over all threads, are noted beside the wall clock's, since
 they suffer less from other load. Peak memory is taken in fresh processes, for a stream of images.
 
-    python benchmarks/matching.py            # writes benchmarks/results/matching.{json,md}
+    python benchmarks/matching.py            # writes book/results/matching.{json,md}
     python benchmarks/matching.py --quick    # seconds: checks that it runs, its ratios mean nothing
 """
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import environment, write_report
+from common import RESULTS, environment, write_report
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--stream", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

@@ -7,7 +7,7 @@ The peers, in one process and interleaved, on MNIST-1D with a 90 % mask each:
 - lotperm: `lotperm.training.train` of all members at once: eager or compiled, float32 or bfloat16.
 
 First a gate: all peers see the same examples in the same order from the same weights, and must end at the same
-accuracy. Then the times of one epoch, best and median of several rounds. Writes results/training.json and .md.
+accuracy. Then the times of one epoch, best and median of several rounds. Writes book/results/training.json and .md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import environment, write_report
+from common import RESULTS, environment, write_report
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round of little, to see that it runs")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--members", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rounds, members = (1, [2]) if options.quick else (options.rounds, options.members)
     gate_epochs = 2 if options.quick else 40

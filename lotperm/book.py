@@ -244,7 +244,9 @@ def renew(notebook: Path) -> None:
     for cell in nb.cells:
         if cell.cell_type == "code" and "nbval-check-output" not in cell.metadata.get("tags", []):
             cell.outputs = []
-    del nb.metadata["lotperm"]  # says how the outputs were made, which will be out of date with the next commit
+    del nb.metadata[
+        "lotperm"
+    ]  # says how the outputs were made, which will be out of date with the next commit
     write_atomic(notebook, nbformat.writes(nb).encode())
 
 

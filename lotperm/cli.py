@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import rich
 import torch
 import typer
+from rich.markdown import Markdown
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ from lotperm.errors import (
     StorageError,
     unknown_name,
 )
-from lotperm.experiments import Pipeline, Results
+from lotperm.experiments import Pipeline
 from lotperm.permutation import PermutationSpec, permute
 from lotperm.store import load_tensors, save_tensors
 
@@ -82,45 +83,11 @@ def _device(name: str) -> str:
     return name
 
 
-def _percent(mean: float, half_width: float) -> str:
-    return f"{100 * mean:.2f} ± {100 * half_width:.2f}"
-
-
-def _show(results: Results) -> None:
-    """Print the summary and the comparisons in percent."""
-    table = Table(title="Test accuracy in percent, mean ± half width of the 95 % interval over seeds")
-    for column in ("sparsity", "rewind epoch", "method", "accuracy", "seeds"):
-        table.add_column(column)
-    for row in results.summary().to_dict("records"):
-        k = (
-            "–"
-            if row["rewind_epoch"] is None or row["rewind_epoch"] != row["rewind_epoch"]
-            else str(row["rewind_epoch"])
-        )
-        accuracy = _percent(row["mean"], row["half_width"])
-        table.add_row(
-            f"{row['sparsity']:g}", "–" if k == "<NA>" else k, row["method"], accuracy, str(row["seeds"])
-        )
-    rich.print(table)
-    table = Table(
-        title="Paired differences in points; gap closed = (permuted − naive)/(lth − naive) in percent"
-    )
-    for column in ("sparsity", "rewind epoch", "comparison", "difference", "p"):
-        table.add_column(column)
-    for row in results.comparisons().to_dict("records"):
-        p = "" if row["p_value"] != row["p_value"] else f"{row['p_value']:.2g}"
-        difference = _percent(row["mean"], row["half_width"])
-        table.add_row(f"{row['sparsity']:g}", str(row["rewind_epoch"]), row["comparison"], difference, p)
-    rich.print(table)
-
-
 @app.command()
 def experiment(
     parameter: Parameters = None,
     profile: ProfileOption = "live",
-    out: Annotated[Path, typer.Option(help="Folder for results.csv, curves.csv and results.json.")] = Path(
-        "results"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for the tables (CSV, JSON, Markdown).")] = Path("results"),
     device: Device = "auto",
     compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
     members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
@@ -138,8 +105,8 @@ def experiment(
     runtime = training.Runtime(_device(device), compile, members, training.tqdm_bar)
     results = Pipeline(chosen, runtime=runtime).run()
     results.save(out)
-    _show(results)
-    rich.print(f"Wrote results.csv, curves.csv and results.json to {out}")
+    rich.print(Markdown(results.markdown()))
+    rich.print(f"Wrote results.csv, curves.csv, results.json and summary.md to {out}")
 
 
 @app.command()

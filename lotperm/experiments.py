@@ -391,9 +391,44 @@ class Results:
                 )
         return pd.DataFrame(rows)
 
+    def markdown(self) -> str:
+        """Summary, comparisons and provenance as a page of Markdown; percent and points."""
+        e = self.experiment
+        lines = [
+            f"# {e.data.name}, {e.model.name}, profile {e.profile}",
+            "",
+            f"Test accuracy in percent and differences in points: mean ± half width of the 95 % interval over "
+            f"{len(e.seeds)} seeds.",
+            "",
+            "| sparsity | rewind epoch | method | accuracy |",
+            "| --- | --- | --- | --- |",
+        ]
+        for row in self.summary().to_dict("records"):
+            k = "–" if pd.isna(row["rewind_epoch"]) else row["rewind_epoch"]
+            lines.append(f"| {row['sparsity']:g} | {k} | {row['method']} | {_percent(row)} |")
+        lines += [
+            "",
+            "| sparsity | rewind epoch | comparison | difference | p |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for row in self.comparisons().to_dict("records"):
+            p = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}"
+            words = "gap closed (percent)" if row["comparison"] == "gap closed" else row["comparison"]
+            lines.append(f"| {row['sparsity']:g} | {row['rewind_epoch']} | {words} | {_percent(row)} | {p} |")
+        how = self.stages[-1]
+        seconds = sum(stage["seconds"] for stage in self.stages)
+        lines += [
+            "",
+            "p: two-sided paired t-test over seeds. gap closed: (permuted − naive) / (lth − naive), mean over seeds.",
+            f"Computed on {how['device']} with {how['threads']} threads, PyTorch {how['versions']['torch']}, in "
+            f"{seconds:,.0f} s for the stages listed in results.json; source {how['source'][:12]}.",
+        ]
+        return "\n".join(lines) + "\n"
+
     def save(self, folder: Path | str) -> None:
-        """Write ``results.csv``, ``curves.csv`` and ``results.json`` (with configuration and provenance)."""
+        """Write ``results.csv``, ``curves.csv``, ``results.json`` (configuration, provenance) and ``summary.md``."""
         folder = Path(folder)
+        write_atomic(folder / "summary.md", self.markdown().encode())
         for name, frame in (("results", self.table), ("curves", self.curves)):
             write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
         content = {
@@ -405,6 +440,10 @@ class Results:
         write_atomic(
             folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
         )
+
+
+def _percent(row: Mapping[Any, Any]) -> str:
+    return f"{100 * row['mean']:.2f} ± {100 * row['half_width']:.2f}"
 
 
 def _records(frame: pd.DataFrame) -> list[Plain]:

@@ -346,7 +346,7 @@ class Runtime:
     ----------
     device : "cpu" or "cuda"
     compile : compile the training step with torch.compile; pays off from a minute of training on
-    members : how many networks to hold activations of at once at the most, to bound memory; None: all
+    members : how many networks go through one forward pass at the most, to bound memory; None: all
     progress : makes progress bars; None: silent
     """
 
@@ -615,7 +615,7 @@ class _Run:
         self.update = self._update
         if runtime.compile:
             # Its inputs always have the same shape, so what would be checked before every step can't change.
-            guards = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
+            guards: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
             self.update = torch.compile(self._functional_update, options=guards)
 
     # --- one step -----------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -173,8 +172,3 @@ def test_version(command):
     from lotperm import __version__
 
     assert command("--version")[1].strip() == __version__
-
-
-def test_percent():
-    assert cli._percent(0.12345, 0.001) == "12.35 ± 0.10"
-    assert "nan" in cli._percent(0.5, np.nan)

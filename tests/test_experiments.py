@@ -184,12 +184,23 @@ def test_imp_by_rewinding_starts_from_the_rewind_weights(store):
     assert not torch.equal(first.load("final")["classifier.weight"], fine.load("final")["classifier.weight"])
 
 
+def test_the_page_shows_the_numbers(smoke):
+    _, results = smoke
+    page = results.markdown()
+    for row in results.summary().to_dict("records"):
+        assert f"| {row['method']} | {100 * row['mean']:.2f} ± {100 * row['half_width']:.2f} |" in page
+    closed = results.comparisons().set_index("comparison").loc["gap closed"]
+    assert f"gap closed (percent) | {100 * closed['mean']:.2f}" in page
+    assert results.stages[-1]["source"][:12] in page
+
+
 def test_files_of_the_results(smoke, tmp_path):
     _, results = smoke
     results.save(tmp_path)
     table = pd.read_csv(tmp_path / "results.csv")
     assert len(table) == len(results.table)
     assert set(pd.read_csv(tmp_path / "curves.csv")["metric"]) == {"train_loss", "test_accuracy", "test_loss"}
+    assert (tmp_path / "summary.md").read_text() == results.markdown()
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["experiment"]["profile"] == "smoke"
     assert {c["comparison"] for c in content["comparisons"]} == {
