@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         match_stream(args.stream)
         return 0
     n, repeats, samples = (
-        (min(args.images, 200), 1, (100, 400)) if args.quick else (args.images, args.repeats, (1000, 10_000))
+        (60, 1, (100, 200)) if args.quick else (args.images, args.repeats, (1000, 10_000))
     )
     images, pixels = images_for(n)
     machine = environment()
