@@ -255,9 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.stream is not None:
         match_stream(args.stream)
         return 0
-    n, repeats, samples = (
-        (60, 1, (100, 200)) if args.quick else (args.images, args.repeats, (1000, 10_000))
-    )
+    n, repeats, samples = (60, 1, (100, 200)) if args.quick else (args.images, args.repeats, (1000, 10_000))
     images, pixels = images_for(n)
     machine = environment()
     rows, facts = compare(images, repeats)

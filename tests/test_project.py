@@ -110,6 +110,15 @@ def test_the_readme_on_a_network_of_ones_own(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_readme_quotes_recorded_numbers() -> None:
+    quoted = re.findall(r"<!-- recorded -->(.*?)<!-- /recorded -->", (ROOT / "README.md").read_text(), re.S)
+    rows = [line for part in quoted for line in part.splitlines() if re.match(r"\|.*\d", line)]
+    tables = [path.read_text().splitlines() for path in (ROOT / "book" / "results").rglob("*.md")]
+    recorded = {line for table in tables for line in table}
+    assert len(rows) >= 10
+    assert [row for row in rows if row not in recorded] == []
+
+
 def test_bare_make_lists_the_targets() -> None:
     listed = set(re.findall(r"^  make (\w+) +\S", make().stdout, re.M))
     targets = set(re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.M))
