@@ -3,7 +3,7 @@
 A finished stage is a folder ``<root>/stages/<name>-<first 16 hex digits of its key>/`` with a
 ``stage.json`` (config, small results, where and when it was computed, the sha256 of every file) and
 any number of ``*.safetensors``. It is written next to its place and moved there by one rename, so it
-is either whole or not there. Progress inside a stage is kept in ``<root>/work/``. Nothing that is
+is either whole or not there. Progress inside a stage is kept in the folder ``work``. Nothing that is
 read from disk is used before its checksum was verified on the very bytes that are used; what fails
 is moved aside to ``*.corrupt`` and computed again.
 """
