@@ -612,11 +612,7 @@ class _Run:
             )
         self.steps = size // recipe.batch_size
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
-        self.update = self._update
-        if runtime.compile:
-            # Its inputs always have the same shape, so what would be checked before every step can't change.
-            guards: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
-            self.update = torch.compile(self._functional_update, options=guards)
+        self.update = torch.compile(self._functional_update) if runtime.compile else self._update
 
     # --- one step -----------------------------------------------------------------------------------
 
