@@ -28,6 +28,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from lotperm.config import Recipe, Seeds
 from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
@@ -37,6 +38,10 @@ from lotperm.models import Weights
 # ---------------------------------------------------------------------------------------------------------
 # The stack: M networks as one
 # ---------------------------------------------------------------------------------------------------------
+
+
+_ALIGNMENT = 16
+"""Matrix products are fastest where sizes are multiples of this: a cache line of float32, a tensor core's tile."""
 
 
 class _StackedLinear(nn.Module):
@@ -50,8 +55,15 @@ class _StackedLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.transpose(1, 2)
-        return torch.bmm(x, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), x, weight)
+        weight, bias, units = self.weight, self.bias, self.weight.shape[1]
+        # Matrix products with, say, 10 columns are slower than with 16: a classifier gets idle units for a moment.
+        idle = -units % _ALIGNMENT
+        if idle:
+            weight = F.pad(weight, (0, 0, 0, idle))
+            bias = None if bias is None else F.pad(bias, (0, idle))
+        weight = weight.transpose(1, 2)
+        y = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
+        return y[..., :units] if idle else y
 
 
 class _StackedConv(nn.Module):
@@ -277,10 +289,8 @@ class StackedNetworks:
         self.members = len(weights)
         self.module = stack(model, self.members).to(device)
         self.flat = torch.cat([p.detach().flatten() for p in self.module.parameters()])
-        offset = 0
-        for parameter in self.module.parameters():
-            parameter.data = self.flat[offset : offset + parameter.numel()].view(parameter.shape)
-            offset += parameter.numel()
+        for parameter, view in zip(self.module.parameters(), self.views(self.flat), strict=True):
+            parameter.data = view
         expected = self.module.state_dict().keys()
         for member, state in enumerate(weights):
             if state.keys() != expected:
@@ -289,6 +299,12 @@ class StackedNetworks:
         with torch.no_grad():
             for name, tensor in self.module.state_dict().items():
                 tensor.copy_(torch.stack([state[name] for state in weights]))
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Parts of a buffer (P·M,) that is laid out like `flat`, in the parameters' shapes: views, not copies."""
+        shapes = [parameter.shape for parameter in self.module.parameters()]
+        parts = flat.split([shape.numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def spread(self, tensors: Sequence[Mapping[str, Tensor] | None], default: float) -> Tensor:
         """Lay one dict of tensors a member out like `flat`; `default` stands where a dict has no tensor."""
@@ -461,8 +477,6 @@ def train(
     epochs = recipe.epochs if until is None else until
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
     data = data.to(runtime.device)
-    if runtime.compile:
-        torch.compiler.reset()  # what was compiled for other networks would count against its limit
     parts, workers = _split(len(weights), runtime)
     runs = [_Run(model, weights[p], data, recipe, seeds[p], masks[p], runtime) for p in parts]
     done = Trained(weights=[], checkpoints={}, train_loss=[], evaluations={})
@@ -605,6 +619,11 @@ class _Run:
         self.networks.flat.mul_(self.mask)
         self.velocity = torch.zeros_like(self.networks.flat)
         self.lr = self.networks.flat.new_zeros(())
+        # For the compiled step, which updates parameter by parameter: fewer passes over memory than on flat buffers.
+        self.state = [
+            *(p.detach() for p in self.parameters.values()), *self.networks.views(self.velocity),
+            *self.networks.views(self.mask), *self.buffers.values(),
+        ]  # fmt: skip
         size = len(data.train.targets)
         if recipe.batch_size > size:
             raise ParameterError(
@@ -612,56 +631,79 @@ class _Run:
             )
         self.steps = size // recipe.batch_size
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
-        self.update = torch.compile(self._functional_update) if runtime.compile else self._update
+        self.program: Callable[..., Tensor] | None = None
 
     # --- one step -----------------------------------------------------------------------------------
 
-    def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of each member (M,) from logits (M, B, K) and targets (M, B)."""
-        losses = F.cross_entropy(
+    def update(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One step of every member, from (B, M, C, ...) and (M, B); returns the losses (M,) before it."""
+        networks = self.networks
+        if self.runtime.compile:
+            arguments = (inputs, targets, self.lr, *self.state)
+            if self.program is None:
+                self.program = self._compile(arguments)
+            with torch.no_grad():
+                return self.program(*arguments)
+        parameters = list(networks.module.parameters())
+        losses, gradients = self._differentiate(networks.module, parameters, inputs, targets)
+        gradient = torch.cat([g.flatten() for g in gradients])
+        self._descend(self.lr, [gradient], [networks.flat], [self.velocity], [self.mask])
+        return losses
+
+    def _compile(self, arguments: Sequence[Tensor]) -> Callable[..., Tensor]:
+        """The step as one compiled program, for this run's shapes and with all of its tensors as arguments.
+
+        torch.compile's own compiler, without its front end: that checks at every step whether the program still fits
+        (a fifth of the step of 8 MLPs), and shares programs between runs. Here nothing can change: shapes, types and
+        the recipe are those of the run.
+        """
+        names = [*self.parameters, *self.buffers]
+        count = len(self.parameters)
+
+        def step(inputs: Tensor, targets: Tensor, lr: Tensor, *state: Tensor) -> Tensor:
+            weights, velocities, masks = state[:count], state[count : 2 * count], state[2 * count : 3 * count]
+            leaves = [w.detach().requires_grad_() for w in weights]
+            tensors = dict(zip(names, [*leaves, *state[3 * count :]], strict=True))
+            forward = partial(torch.func.functional_call, self.networks.module, tensors)
+            losses, gradients = self._differentiate(forward, leaves, inputs, targets)
+            self._descend(lr, gradients, weights, velocities, masks)
+            return losses
+
+        graph = make_fx(step, tracing_mode="fake")(*arguments)
+        program: Callable[..., Tensor] = torch._inductor.compile(graph, list(arguments))
+        return program
+
+    @torch.enable_grad()
+    def _differentiate(
+        self, forward: Callable[[Tensor], Tensor], parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Each member's mean cross-entropy (M,), and the gradient of every parameter."""
+        with self._autocast():
+            logits = forward(inputs)
+        each = F.cross_entropy(
             logits.to(self.networks.flat.dtype).flatten(0, 1), targets.flatten(), reduction="none"
         )
-        return losses.view(targets.shape).mean(1)
+        losses = each.view(targets.shape).mean(1)
+        return losses.detach(), torch.autograd.grad(losses.sum(), parameters)
+
+    @torch.no_grad()
+    def _descend(
+        self,
+        lr: Tensor,
+        gradients: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        velocities: Sequence[Tensor],
+        masks: Sequence[Tensor],
+    ) -> None:
+        """v ← μ·v + (g + λ·w) ⊙ m;  w ← w − η·v."""
+        for g, w, v, m in zip(gradients, weights, velocities, masks, strict=True):
+            v.mul_(self.recipe.momentum).add_(g.add(w, alpha=self.recipe.weight_decay).mul_(m))
+            w.sub_(v * lr)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.recipe.precision == "bfloat16":
             return torch.autocast(torch.device(self.runtime.device).type, torch.bfloat16)
         return contextlib.nullcontext()
-
-    def _descend(self, gradients: Sequence[Tensor]) -> None:
-        """v ← μ·v + (g + λ·w) ⊙ m;  w ← w − η·v, on the flat buffers."""
-        flat, recipe = self.networks.flat, self.recipe
-        gradient = torch.cat([g.flatten() for g in gradients])
-        if recipe.weight_decay:
-            gradient.add_(flat, alpha=recipe.weight_decay)
-        gradient.mul_(self.mask)
-        self.velocity.mul_(recipe.momentum).add_(gradient)
-        flat.sub_(self.velocity * self.lr)
-
-    def _update(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One step of every member; returns the losses (M,) before it."""
-        with self._autocast():
-            logits = self.networks.module(inputs)
-        losses = self._losses(logits, targets)
-        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
-        with torch.no_grad():
-            self._descend(gradients)
-        return losses.detach()
-
-    def _functional_update(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """`_update` in the form that torch.compile turns into one program: no autograd outside of it."""
-
-        def total(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            with self._autocast():
-                logits = torch.func.functional_call(self.networks.module, (parameters, buffers), (inputs,))
-            losses = self._losses(logits, targets)
-            return losses.sum(), losses
-
-        with torch.no_grad():
-            detached = {name: parameter.detach() for name, parameter in self.parameters.items()}
-            gradients, (_, losses) = torch.func.grad_and_value(total, has_aux=True)(detached, self.buffers)
-            self._descend(list(gradients.values()))
-        return losses
 
     # --- one epoch ----------------------------------------------------------------------------------
 
@@ -686,9 +728,8 @@ class _Run:
             if draws:
                 inputs = augment(inputs, *(kind.gather(0, rows) for kind in draws))
             inputs = normalize(inputs, self.data, self.networks.flat.dtype)
-            targets = train.targets[rows].t().contiguous()
-            for step, x in enumerate(inputs.split(batch), first):
-                y = targets[:, (step - first) * batch : (step - first + 1) * batch]
+            targets = train.targets[rows].unflatten(0, (-1, batch)).transpose(1, 2).contiguous()
+            for step, (x, y) in enumerate(zip(inputs.split(batch), targets, strict=True), first):
                 losses[step] = self.update(x, y)
                 if bar is not None:
                     bar.update(y.numel())
