@@ -29,7 +29,8 @@ from lotperm.config import Recipe, Seeds
 from lotperm.data import Dataset, load, normalize
 from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters
 from lotperm.models import Weights, build, initialize
-from lotperm.training import Runtime, _Run, _split, _workers, draw_order, learning_rate, train
+from lotperm.threads import workers
+from lotperm.training import Runtime, _Run, _split, draw_order, learning_rate, train
 
 HIDDEN = (128, 128)
 
@@ -127,9 +128,7 @@ def main() -> None:
                 f"{mode}: accuracy differs by {difference:+.3f} from the plain loop's; nothing was timed."
             )
 
-    # The times: interleaved, so that a busy moment of the machine hits all. All the compiled programs stay in memory.
-    torch.compiler.reset()
-    torch._dynamo.config.recompile_limit = 64
+    # The times: interleaved, so that a busy moment of the machine hits all.
     recipes = {p: Recipe(epochs=1000, lr=0.08, precision=p) for p in ("float32", "bfloat16")}  # type: ignore[arg-type]
     steps = len(data.train.targets) // 128
     times: dict[tuple[str, int], list[float]] = {}
@@ -138,26 +137,26 @@ def main() -> None:
     for count in members:
         for mode, (precision, compiled) in modes.items():
             runtime = Runtime(compile=compiled)
-            parts, workers = _split(count, runtime)
+            parts, threads = _split(count, runtime)
             runs = [
                 _Run(factory(), starts[p], data, recipes[precision], seeds[p], masks[p], runtime)
                 for p in parts
             ]
-            prepared[mode, count] = (runs, workers)
-            with _workers(workers) as each:
+            prepared[mode, count] = (runs, threads)
+            with workers(threads) as each:
                 each(partial(_Run.epoch, epoch=0, bar=None), runs)
             times[mode, count] = []
-    for threads in sorted({1, cores}):
-        times[f"plain loop, {threads} threads", 1] = []
+    for alone in sorted({1, cores}):
+        times[f"plain loop, {alone} threads", 1] = []
     for round_number in range(1, rounds + 1):
-        for threads in sorted({1, cores}):
-            torch.set_num_threads(threads)
+        for alone in sorted({1, cores}):
+            torch.set_num_threads(alone)
             begin = time.perf_counter()
             plain.epoch(round_number)
-            times[f"plain loop, {threads} threads", 1].append(time.perf_counter() - begin)
+            times[f"plain loop, {alone} threads", 1].append(time.perf_counter() - begin)
         torch.set_num_threads(cores)
-        for (mode, count), (runs, workers) in prepared.items():
-            with _workers(workers) as each:
+        for (mode, count), (runs, threads) in prepared.items():
+            with workers(threads) as each:
                 begin = time.perf_counter()
                 for epoch in range(round_number, round_number + 3):
                     each(partial(_Run.epoch, epoch=epoch, bar=None), runs)

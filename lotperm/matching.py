@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.permutation import PermutationSpec, _cut, permute
+from lotperm.threads import workers
 
 # Samples that go through the networks at a time on a CPU: few, so that activations stay in the cache.
 _CHUNK = 32
@@ -162,26 +163,37 @@ def correlate(
     For data that is spread over several processes: correlate the parts, then `merge` them group by group.
     Parameters are those of `match_activations`; `points` maps each group to a graph node.
     """
-    accumulators = {group: CorrelationAccumulator() for group in points}
     nets = []
     for weights in (a, b):
         state = weights.state_dict() if isinstance(weights, nn.Module) else weights
         place = torch.device(device) if device is not None else next(iter(state.values())).device
         state = {name: _place(tensor.detach(), place, dtype) for name, tensor in state.items()}
         nets.append(_extractor(spec, state, points))
+    threads = torch.get_num_threads() if place.type == "cpu" else 1
+    found = [{group: CorrelationAccumulator() for group in points} for _ in range(threads)]
+
+    @torch.no_grad()
+    def see(accumulators: Mapping[str, CorrelationAccumulator], chunks: Sequence[Tensor]) -> None:
+        for chunk in chunks:
+            acts_a, acts_b = (net(_place(chunk, place, dtype)) for net in nets)
+            for group, accumulator in accumulators.items():
+                accumulator.update(acts_a.pop(group), acts_b.pop(group))
+
     if place.type == "cpu":
         # glibc gives large freed blocks back to the system, and each chunk would page them in anew (a quarter
         # of the time), until it has once freed a block of nearly 32 MiB: mallopt(3), M_MMAP_THRESHOLD.
         torch.empty(31 * 2**20, dtype=torch.uint8)
-    with torch.no_grad(), _full_precision():
+    with workers(threads) as each, _full_precision():
         for batch in batches:
             inputs = batch if isinstance(batch, Tensor) else batch[0]
-            parts = math.ceil(len(inputs) / _CHUNK) if place.type == "cpu" else 1
-            for chunk in torch.tensor_split(inputs, max(1, parts)):
-                acts_a, acts_b = (net(_place(chunk, place, dtype)) for net in nets)
-                for group, accumulator in accumulators.items():
-                    accumulator.update(acts_a.pop(group), acts_b.pop(group))
-    return accumulators
+            parts = max(threads, math.ceil(len(inputs) / _CHUNK)) if place.type == "cpu" else 1
+            chunks = torch.tensor_split(inputs, min(parts, len(inputs)))
+            # Whose turn a chunk is doesn't depend on the threads' speed: the sums round the same way every time.
+            each(see, found, [chunks[i::threads] for i in range(threads)])
+    for accumulators in found[1:]:
+        for group, accumulator in accumulators.items():
+            found[0][group].merge(accumulator)
+    return found[0]
 
 
 def match_activations(

@@ -19,8 +19,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -34,6 +33,7 @@ from lotperm.config import Recipe, Seeds
 from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
 from lotperm.errors import DivergedError, ParameterError, UnsupportedModelError
 from lotperm.models import Weights
+from lotperm.threads import workers
 
 # ---------------------------------------------------------------------------------------------------------
 # The stack: M networks as one
@@ -55,7 +55,9 @@ class _StackedLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias, units = self.weight, self.bias, self.weight.shape[1]
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        units = weight.shape[1]
         # Matrix products with, say, 10 columns are slower than with 16: a classifier gets idle units for a moment.
         idle = -units % _ALIGNMENT
         if idle:
@@ -477,7 +479,7 @@ def train(
     epochs = recipe.epochs if until is None else until
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
     data = data.to(runtime.device)
-    parts, workers = _split(len(weights), runtime)
+    parts, threads = _split(len(weights), runtime)
     runs = [_Run(model, weights[p], data, recipe, seeds[p], masks[p], runtime) for p in parts]
     done = Trained(weights=[], checkpoints={}, train_loss=[], evaluations={})
     found = checkpoints.latest() if checkpoints is not None else None
@@ -496,7 +498,7 @@ def train(
         note(0)
     images = sum(run.images_per_epoch for run in runs)
     bar = runtime.progress(label, (epochs - first) * images) if runtime.progress else None
-    with contextlib.closing(bar) if bar is not None else contextlib.nullcontext(), _workers(workers) as each:
+    with contextlib.closing(bar) if bar is not None else contextlib.nullcontext(), workers(threads) as each:
         for epoch in range(first, epochs):
             losses = each(partial(_Run.epoch, epoch=epoch, bar=bar), runs)
             done.train_loss.append([loss for part in losses for loss in part])
@@ -519,31 +521,14 @@ def train(
 def _split(count: int, runtime: Runtime) -> tuple[list[slice], int]:
     """Which members run together, and how many such parts at a time.
 
-    On the CPU two Python threads train half of the members each. Threads that share every single operation instead
-    wait for each other at each of the many small operations of a step; on a machine that is busy otherwise that is
-    ten times slower. More than two would wait for Python's lock. A compiled step is few operations: it is shared.
+    On the CPU two Python threads train half of the members each (see `threads`); more would wait for Python's lock.
+    A compiled step is few operations: all threads share it.
     """
     many = torch.device(runtime.device).type == "cpu" and not runtime.compile
-    workers = min(count, torch.get_num_threads(), 2) if many else 1
-    parts = max(workers, math.ceil(count / (runtime.members or count)))
+    threads = min(count, torch.get_num_threads(), 2) if many else 1
+    parts = max(threads, math.ceil(count / (runtime.members or count)))
     bounds = [count * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in itertools.pairwise(bounds)], workers
-
-
-@contextlib.contextmanager
-def _workers(workers: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]]:
-    """A `map` over parts: in this thread if there is one worker, else in so many, each with a share of the cores."""
-    if workers == 1:
-        yield lambda function, parts: [function(part) for part in parts]
-        return
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(
-        workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)
-    ) as pool:
-        try:
-            yield lambda function, parts: list(pool.map(function, parts))
-        finally:
-            torch.set_num_threads(threads)  # parts of this setting are global
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)], threads
 
 
 def _weights(runs: Sequence[_Run]) -> list[Weights]:
@@ -675,7 +660,11 @@ class _Run:
 
     @torch.enable_grad()
     def _differentiate(
-        self, forward: Callable[[Tensor], Tensor], parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor
+        self,
+        forward: Callable[[Tensor], Tensor],
+        parameters: Sequence[Tensor],
+        inputs: Tensor,
+        targets: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Each member's mean cross-entropy (M,), and the gradient of every parameter."""
         with self._autocast():
