@@ -2,6 +2,7 @@
 
 import pytest
 
+import tools
 from lotperm import Experiment, Pipeline, Store
 
 
@@ -25,3 +26,21 @@ def smoke(home):
         patch.delenv("LOTPERM_DATA", raising=False)
         pipeline = Pipeline(Experiment.from_parameters(profile="smoke"), Store.default())
         yield pipeline, pipeline.run()
+
+
+@pytest.fixture(scope="session")
+def node():
+    """Node's executable."""
+    return tools.node()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, driven by Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Without the sandbox it also runs as root, in a container.
+        browser = playwright.chromium.launch(executable_path=tools.chromium(), args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,0 +1,80 @@
+"""The programs that the tests of the site need, found or installed: a browser, and Node for its scripts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+# Names of installed browsers that Playwright can drive, the likeliest first.
+_BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome-stable",
+    "google-chrome",
+    "chrome",
+    "microsoft-edge",
+)
+_MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+
+
+@cache
+def chromium() -> str:
+    """An installed Chromium or Chrome; else Debian's package, where we may install it; else Playwright's own.
+
+    ``LOTPERM_BROWSER`` names another one.
+
+    Raises
+    ------
+    RuntimeError
+        If none can be had: a test that needs it must fail, not be skipped.
+    """
+    if chosen := os.environ.get("LOTPERM_BROWSER"):
+        return chosen
+    if found := _installed():
+        return found
+    tried = []
+    for command in _installations():
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        found = _installed() or _playwrights()
+        if done.returncode == 0 and found:
+            return found
+        tried.append(
+            f"`{command}` ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-200:]}"
+        )
+    raise RuntimeError(
+        "the tests of the site need Chromium or Chrome, and none was found. Install one, or name it in LOTPERM_BROWSER. "
+        + " ".join(tried)
+    )
+
+
+def _installed() -> str | None:
+    found = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
+    return found or (str(_MAC) if _MAC.exists() else None)
+
+
+def _installations() -> list[str]:
+    """Commands that install one, for this machine."""
+    root = "" if os.name == "posix" and os.geteuid() == 0 else "sudo -n "
+    apt = f"{root}apt-get update -qq && {root}apt-get install -y -qq chromium"
+    debian = [apt] if shutil.which("apt-get") and (not root or shutil.which("sudo")) else []
+    return [*debian, f"{sys.executable} -m playwright install chromium"]
+
+
+def _playwrights() -> str | None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    return path if Path(path).exists() else None
+
+
+@cache
+def node() -> str:
+    """Node: the one that Playwright's Python package brings along."""
+    from playwright._impl._driver import compute_driver_executable
+
+    return str(compute_driver_executable()[0])
