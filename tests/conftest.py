@@ -1,8 +1,8 @@
 """What all tests share: a store of their own, and one smoke run for the whole session."""
 
 import pytest
-
 import tools
+
 from lotperm import Experiment, Pipeline, Store
 
 

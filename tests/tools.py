@@ -46,7 +46,7 @@ def chromium() -> str:
             f"`{command}` ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-200:]}"
         )
     raise RuntimeError(
-        "the tests of the site need Chromium or Chrome, and none was found. Install one, or name it in LOTPERM_BROWSER. "
+        "the tests of the site need Chromium or Chrome; none was found. Install one, or name it in LOTPERM_BROWSER. "
         + " ".join(tried)
     )
 
