@@ -331,6 +331,38 @@ class Experiment:
         )
 
 
+    @classmethod
+    def for_figure(
+        cls, figure: str, *, widths: float | Sequence[float] | None = None, **parameters: Any
+    ) -> list[Experiment]:
+        """The experiments behind a figure of the book: one for each width of the network.
+
+        Parameters
+        ----------
+        figure : a name of `FIGURES`
+        widths : one width or several; None: the figure's own
+        **parameters : as in `from_parameters`; what isn't given is the figure's at that profile, then the profile's
+
+        Raises
+        ------
+        ParameterError
+            For an unknown figure, or as `from_parameters`.
+        """
+        if figure not in FIGURES:
+            raise unknown_name("figure", figure, FIGURES)
+        given = {name: value for name, value in parameters.items() if value is not None}
+        profile = given.get("profile", "live")
+        _check_choice("profile", profile, get_args(Profile))
+        own = FIGURES[figure][profile]
+        if "dataset" in given and given["dataset"] != own.get("dataset", _PROFILES[profile]["dataset"]):
+            own = {name: value for name, value in own.items() if name in ("widths", "sparsity")}
+        merged = {**own, **given}
+        default = merged.pop("widths", 1.0)
+        chosen = widths if widths is not None else given.get("width", default)
+        several = PARAMETERS["sparsity"].parse("widths", chosen)
+        return [cls.from_parameters(**{**merged, "width": width}) for width in several]
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Parameters by flat name, for notebooks and the command line
 # ---------------------------------------------------------------------------------------------------------
@@ -476,6 +508,57 @@ _SUBSETS: dict[str, dict[str, Any]] = {
              "finetune_epochs": 4},
     "desktop": {},
 }  # fmt: skip
+
+
+# The networks of CIFAR figures at other sizes: their 1-D twins on MNIST-1D, and a small one on the real images.
+_TINY: dict[str, Any] = {
+    "dataset": "mnist1d", "model": "resnet8", "train_size": 1_000, "test_size": 500, "seeds": (0, 1), "epochs": 4,
+    "rewind_epoch": (0, 1), "finetune_epochs": 1, "prune_fraction": 0.5, "sparsity": (0.8,), "widths": (0.25,),
+}  # fmt: skip
+_TWIN: dict[str, Any] = {
+    "dataset": "mnist1d", "model": "resnet8", "seeds": (0, 1, 2, 3, 4), "epochs": 15, "rewind_epoch": (0, 3),
+    "finetune_epochs": 2, "sparsity": (0.8, 0.9), "widths": (0.5, 1.0), "match_samples": 2_000,
+}  # fmt: skip
+_SMALL: dict[str, Any] = {
+    "dataset": "cifar10", "model": "resnet8", "seeds": (0, 1, 2), "epochs": 20, "rewind_epoch": (2, 5),
+    "finetune_epochs": 3, "sparsity": (0.8, 0.9, 0.95, 0.97), "match_samples": 10_000, "train_size": 20_000,
+}  # fmt: skip
+_REWIND_EPOCHS = (0, 5, 10, 15, 20, 25, 50, 75, 100)
+
+FIGURES: dict[str, dict[str, dict[str, Any]]] = {
+    "resnet20_cifar10": {
+        "smoke": _TINY, "live": _TWIN, "desktop": _SMALL,
+        "paper": {"widths": (1.0, 4.0, 8.0, 16.0), "rewind_epoch": _REWIND_EPOCHS},
+    },
+    "resnet20_cifar100": {
+        "smoke": _TINY,
+        "live": {**_TWIN, "model": "resnet20", "widths": (0.25,), "sparsity": (0.9,), "rewind_epoch": (3,)},
+        "desktop": {**_SMALL, "dataset": "cifar100"},
+        "paper": {"dataset": "cifar100", "widths": (1.0, 4.0, 8.0, 16.0), "rewind_epoch": _REWIND_EPOCHS},
+    },
+    "vgg11_cifar10": {
+        "smoke": {**_TINY, "model": "vgg11", "widths": (0.0625,)},
+        "live": {**_TWIN, "model": "vgg11", "widths": (0.125,), "lr": 0.02, "finetune_lr": 0.005},
+        "desktop": {**_SMALL, "model": "vgg11", "widths": (0.25,)},
+        "paper": {"model": "vgg11", "rewind_epoch": _REWIND_EPOCHS},
+    },
+    "svhn": {
+        "smoke": _TINY,
+        "live": {**_TWIN, "widths": (0.5,)},
+        "desktop": {**_SMALL, "dataset": "svhn"},
+        "paper": {"dataset": "svhn", "rewind_epoch": (10, 20)},
+    },
+    "diversity": {
+        "smoke": {}, "live": {}, "desktop": {},
+        "paper": {"sparsity": (0.9,), "seeds": (0, 1, 2, 3, 4), "rewind_epoch": (20,)},
+    },
+    "early_matching": {"smoke": {}, "live": {}, "desktop": {}, "paper": {}},
+    "mode_connectivity": {
+        "smoke": _TINY, "live": {**_TWIN, "rewind_epoch": (3,)}, "desktop": {**_SMALL, "widths": (0.5, 1.0, 2.0)},
+        "paper": {"widths": (1.0, 2.0, 4.0, 8.0), "sparsity": (0.9,)},
+    },
+}  # fmt: skip
+"""Figure -> profile -> parameters that it asks for, over the profile's own; ``widths`` are those of the network."""
 
 
 def _defaults(profile: str, dataset: str | None) -> dict[str, Any]:
