@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -212,3 +216,244 @@ def _bars(ax: Axes, accuracies: Mapping[str, float]) -> None:
     ax.set_ylim(max(0, low - 15), max(values) + 4)
     sns.despine(ax=ax, left=True)
     ax.set_xlabel("test accuracy (%)", fontsize=9)
+
+
+# --- Figures 1 and 2 --------------------------------------------------------------------------------
+
+_POSITIVE, _NEGATIVE = "#0072b2", "#d55e00"
+_UNIT_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#bbbbbb")
+_CONTROLS = {"random": ("random: B, any mask", "#cc79a7")}
+
+
+def draw_network(
+    ax: Axes,
+    weights: Sequence[Tensor],
+    *,
+    kept: Sequence[Tensor] | None = None,
+    names: Sequence[Sequence[str]] | None = None,
+    colours: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Draw a small fully connected network: blue lines for positive weights, orange for negative, the wider the larger.
+
+    Parameters
+    ----------
+    ax : is cleared of its frame
+    weights : one (n_out, n_in) for each layer
+    kept : bool, of the same shapes; connections that are removed are dotted
+    names, colours : of every unit, layer by layer, inputs first; None: grey and without names
+    """
+    sizes = [weights[0].shape[1], *(w.shape[0] for w in weights)]
+    strongest = max(float(w.abs().max()) for w in weights)
+    heights = [np.linspace(0.5 + (n - 1) / 2, 0.5 - (n - 1) / 2, n) for n in sizes]
+    for layer, w in enumerate(weights):
+        for i, j in np.ndindex(*w.shape):
+            value = w[i, j].item()
+            there = kept is None or bool(kept[layer][i, j])
+            ax.plot(
+                [layer, layer + 1], [heights[layer][j], heights[layer + 1][i]], zorder=1,
+                color=(_POSITIVE if value >= 0 else _NEGATIVE) if there else "#aaaaaa",
+                linewidth=0.5 + 3 * abs(value) / strongest if there else 0.7,
+                linestyle="-" if there else (0, (1, 3)), solid_capstyle="round",
+            )  # fmt: skip
+    size = 130 if names is None else 340
+    for layer, n in enumerate(sizes):
+        ax.scatter(
+            [layer] * n, heights[layer], s=size, c=colours[layer] if colours else "#dddddd", edgecolors="#555555",
+            zorder=2,
+        )  # fmt: skip
+        for unit in range(n if names else 0):
+            ax.annotate(
+                (names or [[]])[layer][unit],
+                (layer, heights[layer][unit]),
+                ha="center",
+                va="center",
+                zorder=3,
+            )
+    ax.set(xlim=(-0.3, len(weights) + 0.3), ylim=(0.5 - max(sizes) / 2 - 0.1, 0.5 + max(sizes) / 2 + 0.1))
+    ax.axis("off")
+
+
+def sparse_training_problem(
+    networks: Mapping[str, Sequence[Tensor]],
+    mask: Sequence[Tensor],
+    accuracies: Mapping[str, float],
+    *,
+    title: str,
+) -> Figure:
+    """Figure 1 of the paper, drawn with a few units of the real networks: (a) dense, (b) naive, (c) lottery ticket.
+
+    Parameters
+    ----------
+    networks : name -> one (n_out, n_in) for each layer: ``a_start``, ``b_start`` (weights at the rewind epoch),
+        ``dense_a``, ``imp``, ``naive``, ``lth`` (at the end of their training)
+    mask : bool, of the same shapes: A's
+    accuracies : test accuracy (fraction) of ``dense_a``, ``imp``, ``naive``, ``lth``
+    title : says which data, network and profile it is
+    """
+    panels = [
+        ("(a) train A, then prune it", "imp", [("a_start", None), ("dense_a", None), ("imp", mask)]),
+        ("(b) its mask on B", "naive", [("b_start", None), ("b_start", mask), ("naive", mask)]),
+        ("(c) its mask on A, rewound", "lth", [("a_start", None), ("a_start", mask), ("lth", mask)]),
+    ]
+    steps = {"imp": ("train", "prune"), "naive": ("mask of A", "train"), "lth": ("mask of A", "train")}
+    words = {"a_start": "A, early", "b_start": "B, early", "dense_a": "A, trained", "imp": "A, pruned"}
+    figure, axes = plt.subplots(3, 3, figsize=(8, 6.6), gridspec_kw={"wspace": 0.45, "hspace": 0.5})
+    for row, (caption, method, drawings) in zip(axes, panels, strict=True):
+        for ax, (name, kept) in zip(row, drawings, strict=True):
+            draw_network(ax, networks[name], kept=kept)
+            text = words.get(name, METHODS[method][0].split(":")[0])
+            if kept is not None and name.endswith("start"):
+                text += ", masked"
+            if name in accuracies:
+                text += f": {100 * accuracies[name]:.1f} %"
+            last = name in METHODS
+            ax.text(
+                0.5, -0.02, text, transform=ax.transAxes, ha="center", va="top", fontsize=9,
+                color=METHODS[name][1] if last else "#333333", fontweight="bold" if last else "normal",
+            )  # fmt: skip
+        row[0].set_title(caption, loc="left", fontweight="bold", fontsize=10)
+        for ax, step in zip(row[:2], steps[method], strict=True):
+            ax.annotate(
+                "", (1.42, 0.5), (1.06, 0.5), xycoords="axes fraction",
+                arrowprops={"arrowstyle": "-|>", "color": "#555555"},
+            )  # fmt: skip
+            ax.text(1.23, 0.56, step, transform=ax.transAxes, ha="center", fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> Figure:
+    """Final test accuracy: a dot for each replicate, and the mean with its 95 % interval.
+
+    Parameters
+    ----------
+    values : name in `METHODS`, or ``random`` -> accuracy (fraction) of every replicate; drawn from top to bottom
+    title : says which data, network and profile it is
+    """
+    figure, ax = plt.subplots(figsize=(8, 0.9 + 0.5 * len(values)), layout="constrained")
+    labels = []
+    for y, (method, accuracies) in enumerate(values.items()):
+        words, colour = {**METHODS, **_CONTROLS}[method]
+        labels.append(words)
+        percent = 100 * np.asarray(accuracies)
+        mean, half = interval(percent)
+        ax.plot(percent, [y + 0.22] * len(percent), "o", color=colour, alpha=0.5, markersize=4)
+        ax.errorbar(mean, y, xerr=half, fmt="o", color=colour, capsize=4, linewidth=2, markersize=7)
+        ax.annotate(
+            f"{mean:.1f}",
+            (mean, y),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+            color=colour,
+            fontweight="bold",
+        )
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set(xlabel="test accuracy (%)", ylim=(len(labels) - 0.4, -0.7), title=title)
+    return figure
+
+
+def swapped_units(
+    before: Sequence[Tensor], after: Sequence[Tensor], order: Sequence[int], *, title: str
+) -> Figure:
+    """Figure 2 of the paper: a network with one hidden layer before and after its units are reordered.
+
+    Parameters
+    ----------
+    before, after : the weights of both layers, (hidden, inputs) and (outputs, hidden)
+    order : the unit of `before` at each place of `after`
+    title : says what is seen
+    """
+    hidden, inputs = before[0].shape
+    figure = plt.figure(figsize=(8, 5.2))
+    grid = figure.add_gridspec(2, 4, height_ratios=[1.7, 1], hspace=0.35, wspace=0.45, top=0.86, bottom=0.07)
+    limit = max(float(w.abs().max()) for w in before)
+    for side, (words, weights, units) in enumerate(
+        (("before", before, list(range(hidden))), ("after", after, list(order)))
+    ):
+        letters = [chr(ord("a") + unit) for unit in units]
+        names = [[f"x{i + 1}" for i in range(inputs)], letters, [f"f{i + 1}" for i in range(len(weights[1]))]]
+        colours = [
+            ["#dddddd"] * inputs, [_UNIT_COLOURS[u % len(_UNIT_COLOURS)] for u in units], ["#dddddd"] * len(weights[1])
+        ]  # fmt: skip
+        ax = figure.add_subplot(grid[0, 2 * side : 2 * side + 2])
+        draw_network(ax, weights, names=names, colours=colours)
+        ax.set_title(words, fontweight="bold")
+        for layer, (matrix, what) in enumerate(
+            zip(weights, ("into the units", "out of the units"), strict=True)
+        ):
+            ax = figure.add_subplot(grid[1, 2 * side + layer])
+            ax.imshow(matrix.numpy(), cmap="PuOr", vmin=-2 * limit, vmax=2 * limit, aspect="auto")
+            for (i, j), value in np.ndenumerate(matrix.numpy()):
+                ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
+            ax.set_xticks(range(matrix.shape[1]), names[layer])
+            ax.set_yticks(range(matrix.shape[0]), names[layer + 1])
+            ax.xaxis.tick_top()
+            ax.grid(False)
+            ax.set_xlabel(what, fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def clickable_network(
+    weights: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    sparsity: float,
+) -> dict[str, str]:
+    """A figure for a web page in which the reader reorders hidden units: ``lotperm/js/symmetry.js`` with its data.
+
+    Parameters
+    ----------
+    weights, other : state dicts of two networks of linear layers, in order; `other` tells what a usual distance is
+    inputs : (n, 2)
+    targets : (n,), 0 or 1: whether the one output shall be above 0
+    sparsity : at which the mask starts
+
+    Returns
+    -------
+    dict
+        MIME type -> content, to be displayed raw: the page works without a kernel and a network, and where no
+        script runs the picture stands.
+    """
+    names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+    data = {
+        "layers": [
+            {kind: weights[f"{name}.{kind}"].double().tolist() for kind in ("weight", "bias")}
+            for name in names
+        ],
+        "inputs": inputs.double().tolist(),
+        "targets": targets.int().tolist(),
+        "range": 1.05 * inputs.abs().max().item(),
+        "sparsity": sparsity,
+        "otherDistance": float(sum(((weights[n] - other[n]).double() ** 2).sum() for n in weights) ** 0.5),
+    }
+    sizes = [weights[f"{names[0]}.weight"].shape[1], *(len(weights[f"{name}.bias"]) for name in names)]
+    letters = [[chr(ord("a") + 13 * layer + i) for i in range(n)] for layer, n in enumerate(sizes[1:-1])]
+    colours = [[_UNIT_COLOURS[i % len(_UNIT_COLOURS)] for i in range(n)] for n in sizes[1:-1]]
+    figure, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    draw_network(
+        ax, [weights[f"{name}.weight"] for name in names],
+        names=[[f"x{i + 1}" for i in range(sizes[0])], *letters, ["f"]],
+        colours=[["#dddddd"] * sizes[0], *colours, ["#dddddd"]],
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    alt = f"A network with layers of {', '.join(map(str, sizes))} units; the hidden ones have letters and colours."
+    script = (files("lotperm") / "js" / "symmetry.js").read_text(encoding="utf-8")
+    html = (
+        f'<div class="lotperm-symmetry"><noscript><img src="data:image/png;base64,{picture}" alt="{alt}"></noscript>'
+        f"</div>\n<script>{_inline(script)}</script>\n<script>\nfor (const element of document.querySelectorAll("
+        f'".lotperm-symmetry:not([data-ready])"))\n  lotperm.symmetry.mount(element, {_inline(json.dumps(data))});\n'
+        "</script>"
+    )
+    return {"text/html": html, "image/png": picture, "text/plain": alt}
+
+
+def _inline(text: str) -> str:
+    """Text that may stand inside a script element."""
+    return text.replace("</", "<\\/")
