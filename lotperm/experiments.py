@@ -17,13 +17,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from lotperm.config import ARMS, Experiment, Recipe, Seeds
 from lotperm.data import Dataset, load, normalize
-from lotperm.evaluation import gap_closed, interval, paired
+from lotperm.errors import ParameterError
+from lotperm.evaluation import (
+    REPAIRS,
+    Repair,
+    disagreement,
+    ensemble_accuracy,
+    gap_closed,
+    interval,
+    js_divergence,
+    kl_divergence,
+    loss_barrier,
+    paired,
+    probabilities,
+)
 from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters, round_sparsities
 from lotperm.matching import Matching, match_activations, match_weights
 from lotperm.models import Weights, build, initialize
@@ -294,6 +308,190 @@ class Pipeline:
             return self._result(trained)
 
         return self.store.stage("sparse", config, compute)
+
+    # --- further questions --------------------------------------------------------------------------
+
+    def early_matching(self, sparsity: float, rewind_epoch: int, epochs: Sequence[int]) -> pd.DataFrame:
+        """How good is a permutation that is found before B's training has ended? (The paper's table of early matching.)
+
+        A, fully trained, is matched to B as it was after each of the `epochs`, which dense training must have kept;
+        one arm "permuted" is trained with each mask, beside the same examples as in `sparse`.
+
+        Parameters
+        ----------
+        sparsity, rewind_epoch : of the mask and the arms
+        epochs : t, each at most the last epoch of dense training
+
+        Returns
+        -------
+        DataFrame
+            One row per seed, matching epoch and metric (``test_accuracy``, a fraction; ``score``, the mean correlation
+            of the matched units): columns seed, matching_epoch, metric, value.
+        """
+        experiment = self.experiment
+        for t in epochs:
+            if not 0 <= t <= experiment.dense.epochs:
+                raise ParameterError(
+                    f"matching epoch {t} isn't within training: expected 0 <= t <= {experiment.dense.epochs}."
+                )
+        dense, imp = self.dense(), self.imp_rounds(sparsity, rewind_epoch)[-1]
+        recipe = experiment.sparse_recipe(rewind_epoch)
+        config = {
+            "dense": dense.stage.key, "imp": imp.key, "matching": _plain(experiment.matching),
+            "recipe": _plain(recipe), "rewind_epoch": rewind_epoch, "epochs": list(epochs),
+        }  # fmt: skip
+
+        def compute(workspace: Workspace) -> StageResult:
+            finals, start = dense.weights()[0], dense.weights(rewind_epoch)[1]
+            masks = _unpack(imp.load("mask"))
+            moved, scores = [], []
+            for t in epochs:
+                found = [self.match_pair(a, b) for a, b in zip(finals, dense.weights(t)[1], strict=True)]
+                moved += [permute(m, self.spec, p) for m, p in zip(masks, found, strict=True)]
+                scores += [sum(m.scores.values()) / len(m.scores) for m in found]
+            trained = self._train(
+                workspace, start * len(epochs), recipe, ("sparse_b",) * len(epochs),
+                f"early matching, sparsity {sparsity:g}, k = {rewind_epoch}", masks=moved,
+            )  # fmt: skip
+            return dataclasses.replace(self._result(trained), results={**_curves(trained), "scores": scores})
+
+        stage = self.store.stage("early", config, compute)
+        accuracy = stage.results["evaluations"][str(recipe.epochs)]["accuracy"]
+        rows = []
+        for i, (t, seed) in enumerate((t, s) for t in epochs for s in experiment.seeds):
+            for metric, values in (("test_accuracy", accuracy), ("score", stage.results["scores"])):
+                rows.append({"seed": seed, "matching_epoch": t, "metric": metric, "value": values[i]})
+        return pd.DataFrame(rows)
+
+    def diversity(self, sparsity: float, rewind_epoch: int) -> pd.DataFrame:
+        """How different are the networks that a method makes, and what does their ensemble gain? (The paper's Table 1.)
+
+        One member a seed. **dense**: the networks B. **imp**: each seed's own A with its own mask. The other rows use a
+        single mask, that of the first seed's A: **lth** trains this A from its rewind point with several orders of the
+        examples, **naive** and **permuted** train every seed's B, the latter with the mask permuted to that B.
+
+        Returns
+        -------
+        DataFrame
+            One row per method: method, mean and half_width of the members' test accuracy (95 %), spread (their
+            standard deviation), ensemble_accuracy (of the mean probabilities), disagreement (fractions), kl and js
+            (nats), members.
+
+        Raises
+        ------
+        ParameterError
+            With fewer than two seeds.
+        """
+        experiment, seeds = self.experiment, self.experiment.seeds
+        if len(seeds) < 2:
+            raise ParameterError("diversity compares networks with each other: give two seeds or more.")
+        dense, imp = self.dense(), self.imp_rounds(sparsity, rewind_epoch)[-1]
+        arms = self.sparse(sparsity, rewind_epoch)
+        recipe = experiment.sparse_recipe(rewind_epoch)
+        config = {
+            "dense": dense.stage.key, "imp": imp.key, "arms": arms.key, "recipe": _plain(recipe),
+            "matching": _plain(experiment.matching), "rewind_epoch": rewind_epoch,
+        }  # fmt: skip
+
+        def compute(workspace: Workspace) -> StageResult:
+            count = len(seeds)
+            final_a, final_b = dense.weights()
+            start_a, start_b = dense.weights(rewind_epoch)
+            mask = _unpack(imp.load("mask"))[0]
+            moved = [permute(mask, self.spec, self.match_pair(final_a[0], b)) for b in final_b]
+            trained = self._train(
+                workspace, [start_a[0]] * count + start_b * 2, recipe, ("ensemble_a", "sparse_b", "sparse_b"),
+                f"diversity, sparsity {sparsity:g}, k = {rewind_epoch}", masks=[mask] * count + moved + [mask] * count,
+            )  # fmt: skip
+            groups = {
+                "dense": final_b, "imp": _unpack(arms.load("final"))[:count], "lth": trained.weights[:count],
+                "permuted": trained.weights[count : 2 * count], "naive": trained.weights[2 * count :],
+            }  # fmt: skip
+            rows = [{"method": method, **self._diversity(members)} for method, members in groups.items()]
+            return dataclasses.replace(self._result(trained), results={"rows": rows})
+
+        return pd.DataFrame(self.store.stage("diversity", config, compute).results["rows"])
+
+    def _diversity(self, members: Sequence[Weights]) -> Plain:
+        targets = self.data.test.targets.cpu()
+        probs = np.stack([probabilities(self._network(weights), self._test_inputs()) for weights in members])
+        accuracy = (probs.argmax(2) == targets.numpy()).mean(1)
+        mean, half_width = interval(accuracy)
+        return {
+            "mean": mean, "half_width": half_width, "spread": float(accuracy.std(ddof=1)),
+            "ensemble_accuracy": ensemble_accuracy(probs, targets.numpy()), "disagreement": disagreement(probs),
+            "kl": kl_divergence(probs), "js": js_divergence(probs), "members": len(members),
+        }  # fmt: skip
+
+    def connectivity(
+        self,
+        alphas: Sequence[float],
+        repairs: Sequence[Repair] = REPAIRS,
+        *,
+        replicates: int | None = None,
+        round_number: int = 0,
+        statistics: int = 2_000,
+    ) -> pd.DataFrame:
+        """Loss and accuracy on the test split along the lines from A to B and from π(A) to B.
+
+        Parameters
+        ----------
+        alphas : positions on the line, 0 is A
+        repairs : what is done to the statistics of the interpolated networks (see `loss_barrier`)
+        replicates : only so many of the seeds; None: all
+        round_number : 0 takes the dense A; r takes A after the r-th of the IMP rounds towards the first sparsity
+        statistics : training examples for the repairs
+
+        Returns
+        -------
+        DataFrame
+            Columns seed, ends ("as trained" or "permuted"), alpha, repair, loss (nats), accuracy (fraction).
+        """
+        experiment, dense, match = self.experiment, self.dense(), self.match_stage()
+        seeds = experiment.seeds[:replicates]
+        pruned = None
+        if round_number:
+            rounds = self.imp_rounds(experiment.sparsities[0], experiment.rewind_epochs[0])
+            pruned = rounds[round_number - 1]
+        config = {
+            "dense": dense.stage.key, "match": match.key, "pruned": pruned.key if pruned else None,
+            "alphas": list(alphas), "repairs": list(repairs), "seeds": list(seeds), "statistics": statistics,
+        }  # fmt: skip
+
+        def compute(workspace: Workspace) -> StageResult:
+            network = self.build().to(self.runtime.device)
+            weights_a, weights_b = dense.weights()
+            if pruned is not None:
+                weights_a = _unpack(pruned.load("final"))
+            test = list(zip(self._test_inputs(), self.data.test.targets.split(500), strict=True))
+            inputs = normalize(self.data.train.inputs[:statistics], self.data).split(500)
+            rows = []
+            for i, (seed, permutation) in enumerate(zip(seeds, self.match(), strict=False)):
+                moved = permute(weights_a[i], self.spec, permutation)
+                for ends, a in (("as trained", weights_a[i]), ("permuted", moved)):
+                    for repair in repairs:
+                        curve = loss_barrier(
+                            self.model,
+                            a,
+                            weights_b[i],
+                            {"test": test},
+                            alphas,
+                            repair=repair,
+                            statistics=inputs,
+                        )
+                        rows += [{"seed": seed, "ends": ends, **row} for row in curve.to_dict("records")]
+            return StageResult(tensors={}, results={"rows": rows})
+
+        frame = pd.DataFrame(self.store.stage("connectivity", config, compute).results["rows"])
+        return frame.drop(columns="split")
+
+    def _network(self, weights: Weights) -> nn.Module:
+        model = self.build().to(self.runtime.device)
+        model.load_state_dict(weights)
+        return model
+
+    def _test_inputs(self, batch: int = 500) -> list[Tensor]:
+        return [normalize(part, self.data) for part in self.data.test.inputs.split(batch)]
 
     # --- results ------------------------------------------------------------------------------------
 
