@@ -438,7 +438,8 @@ def _sphinx(out: Path) -> None:
     complete.unlink(missing_ok=True)
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", "html"]
-    environment = {**os.environ, "NO_COLOR": "1"}
+    # Jupyter Book forgets local_extensions when it writes conf.py.
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str((source / "book" / "_extensions").resolve())}
     for command in (
         [*jupyter_book, "config", "sphinx", str(source)],
         [*sphinx, "-d", str(trees), str(source), str(out / "html")],
