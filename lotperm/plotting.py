@@ -431,7 +431,9 @@ def clickable_network(
         "otherDistance": float(sum(((weights[n] - other[n]).double() ** 2).sum() for n in weights) ** 0.5),
     }
     sizes = [weights[f"{names[0]}.weight"].shape[1], *(len(weights[f"{name}.bias"]) for name in names)]
-    letters = [[chr(ord("a") + 13 * layer + i) for i in range(n)] for layer, n in enumerate(sizes[1:-1])]
+    letters = [
+        [chr(ord("a") + sum(sizes[1:i]) + unit) for unit in range(sizes[i])] for i in range(1, len(names))
+    ]
     colours = [[_UNIT_COLOURS[i % len(_UNIT_COLOURS)] for i in range(n)] for n in sizes[1:-1]]
     figure, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
     draw_network(

@@ -245,7 +245,6 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
 
   let mounted = 0;
 
-  const letter = (l, unit) => "abcdefghijklmnopqrstuvwxyz"[l * 13 + unit];
   const signed = (w) => (w < 0 ? "\u2212" : "") + Math.abs(w).toFixed(2);
   const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
@@ -267,6 +266,11 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
     const { layers } = data;
     const sizes = [layers[0].weight[0].length, ...layers.map((layer) => layer.bias.length)];
     const hidden = sizes.length - 2;
+    // Units are named through all hidden layers: a, b, c in the first, d, e, f in the next.
+    const letter = (l, unit) => {
+      const before = sizes.slice(1, l + 1).reduce((sum, n) => sum + n, 0);
+      return "abcdefghijklmnopqrstuvwxyz"[before + unit];
+    };
     const strongest = Math.max(...layers.flatMap((layer) => layer.weight.flat()).map(Math.abs));
     const random = generator(1);
 
@@ -567,7 +571,7 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
       readout("accuracy", percent(now.accuracy), now.accuracy, now.accuracy >= now.originalAccuracy);
       out("original").textContent = `at the start${now.mask ? ", with this mask" : ""}: ${percent(now.originalAccuracy)}`;
       readout("copies", now.copy ? `${visited.size}` : "not a copy", visited.size, now.copy);
-      out("total").textContent = `of ${now.copies} with the same function`;
+      out("total").textContent = `of ${now.copies} with the same function, unmasked`;
       out("sparsity").textContent = percent(sparsity());
       find('[data-set="sparsity"]').disabled = masking() === "none";
       find('[data-do="undo"]').disabled = past.length === 0;
