@@ -10,6 +10,7 @@ from importlib.resources import files
 
 import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -459,3 +460,263 @@ def clickable_network(
 def _inline(text: str) -> str:
     """Text that may stand inside a script element."""
     return text.replace("</", "<\\/")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The figures of results
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _line(
+    ax: Axes, x: Sequence[float], values: Sequence[npt.ArrayLike], method: str, scale: float = 100
+) -> None:
+    """Mean over seeds with its 95 % interval, at each x."""
+    means, halves = scale * np.array([interval(v) for v in values]).T
+    words, colour = METHODS[method]
+    ax.plot(x, means, "o-", color=colour, label=words, markersize=4)
+    ax.fill_between(x, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0)
+
+
+def _dense_line(ax: Axes, results: Results) -> None:
+    dense = np.concatenate([results.values(m, 0.0, None).to_numpy() for m in ("dense_a", "dense_b")])
+    ax.axhline(100 * dense.mean(), color="#555555", linestyle=":", label="dense")
+
+
+def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
+    """Test accuracy of the arms against the rewind epoch: a row a width, a column a sparsity (the paper's Figure 5).
+
+    Parameters
+    ----------
+    results : one for each width of the network
+    title : says which data, network and profile it is
+    """
+    sparsities = results[0].experiment.sparsities
+    figure, axes = plt.subplots(
+        len(results), len(sparsities), figsize=(8, 0.6 + 2.6 * len(results)), layout="constrained",
+        sharex=True, sharey="row", squeeze=False,
+    )  # fmt: skip
+    for row, result in zip(axes, results, strict=True):
+        rewinds = sorted(result.experiment.rewind_epochs)
+        for ax, sparsity in zip(row, sparsities, strict=True):
+            for arm in ARMS:
+                _line(ax, rewinds, [result.values(arm, sparsity, k) for k in rewinds], arm)
+            _dense_line(ax, result)
+            ax.set_title(f"width {result.experiment.model.width:g}, sparsity {100 * sparsity:g} %")
+            ax.set_xticks(rewinds)
+        row[0].set_ylabel("test accuracy (%)")
+    for ax in axes[-1]:
+        ax.set_xlabel("rewind epoch k")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def accuracy_against_sparsity(results: Sequence[Results], *, title: str) -> Figure:
+    """Test accuracy of the arms against the sparsity, at the last rewind epoch: a panel a width."""
+    figure, axes = plt.subplots(
+        1, len(results), figsize=(8, 3.2), layout="constrained", squeeze=False, sharey=True
+    )
+    for ax, result in zip(axes[0], results, strict=True):
+        k, sparsities = max(result.experiment.rewind_epochs), sorted(result.experiment.sparsities)
+        for arm in ARMS:
+            _line(ax, [100 * s for s in sparsities], [result.values(arm, s, k) for s in sparsities], arm)
+        _dense_line(ax, result)
+        ax.set_title(f"width {result.experiment.model.width:g}, k = {k}")
+        ax.set(xlabel="sparsity (%)", xticks=[100 * s for s in sparsities])
+    axes[0][0].set_ylabel("test accuracy (%)")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def gap_against_width(results: Sequence[Results], *, title: str) -> Figure:
+    """The share of the gap between naive and LTH that permuting closes, against the width, at the last rewind epoch."""
+    figure, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    widths = [result.experiment.model.width for result in results]
+    sparsities = results[0].experiment.sparsities
+    for i, (sparsity, colour) in enumerate(
+        zip(sparsities, sns.color_palette("viridis", len(sparsities)), strict=True)
+    ):
+        rows = []
+        for result in results:
+            found = result.comparisons()
+            at = (found["sparsity"] == sparsity) & (
+                found["rewind_epoch"] == max(result.experiment.rewind_epochs)
+            )
+            rows.append(found[at & (found["comparison"] == "gap closed")].iloc[0])
+        # A little apart, so that intervals can be told from each other.
+        x = [width * (1 + 0.03 * (i - (len(sparsities) - 1) / 2)) for width in widths]
+        means, halves = ([100 * row[name] for row in rows] for name in ("mean", "half_width"))
+        ax.errorbar(
+            x, means, halves, fmt="o-", capsize=4, color=colour, label=f"sparsity {100 * sparsity:g} %"
+        )
+    ax.axhline(0, color="#d55e00", linestyle=":")
+    ax.axhline(100, color="#0072b2", linestyle=":")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(widths, [f"{width:g}" for width in widths])
+    ax.minorticks_off()
+    ax.set(xlabel="width of the network", ylabel="gap closed (%)", title=title)
+    ax.legend()
+    return figure
+
+
+def early_matching(
+    table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int, *, title: str
+) -> Figure:
+    """Accuracy of the permuted arm, and how well units match, against the epoch of B that A was matched to.
+
+    Parameters
+    ----------
+    table : as `Pipeline.early_matching` gives it
+    results : of the same experiment, for LTH and naive
+    sparsity, rewind_epoch : of the arms
+    title : says which data, network and profile it is
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    epochs = sorted(table["matching_epoch"].unique())
+
+    def values(metric: str, epoch: int) -> np.ndarray:
+        at = (table["metric"] == metric) & (table["matching_epoch"] == epoch)
+        return table[at]["value"].to_numpy()
+
+    _line(left, epochs, [values("test_accuracy", t) for t in epochs], "permuted")
+    for arm in ("lth", "naive"):
+        mean, half = interval(results.values(arm, sparsity, rewind_epoch).to_numpy())
+        words, colour = METHODS[arm]
+        left.axhline(100 * mean, color=colour, label=words)
+        left.axhspan(100 * (mean - half), 100 * (mean + half), color=colour, alpha=0.15, linewidth=0)
+    left.set(xlabel="matching epoch t of B", ylabel="test accuracy (%)")
+    left.legend(fontsize=8)
+    _line(right, epochs, [values("score", t) for t in epochs], "permuted", scale=1)
+    right.set(xlabel="matching epoch t of B", ylabel="mean correlation of matched units")
+    figure.suptitle(title)
+    return figure
+
+
+def diversity(table: pd.DataFrame, *, title: str) -> Figure:
+    """Members, ensemble and disagreement of every method: what Table 1 of the paper lists.
+
+    Parameters
+    ----------
+    table : as `Pipeline.diversity` gives it
+    title : says which data, network and profile it is
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
+    names = list(table["method"])
+    colours = [METHODS["dense_b" if name == "dense" else name][1] for name in names]
+    y = np.arange(len(names))
+    left.hlines(y, 100 * table["mean"], 100 * table["ensemble_accuracy"], color=colours, linewidth=3)
+    left.scatter(
+        100 * table["mean"], y, color="white", edgecolor=colours, zorder=3, label="mean of the members"
+    )
+    left.scatter(100 * table["ensemble_accuracy"], y, color=colours, zorder=3, label="their ensemble")
+    left.set_yticks(y, names)
+    left.invert_yaxis()
+    left.set(xlabel="test accuracy (%)")
+    left.legend(fontsize=8)
+    right.barh(y, 100 * table["disagreement"], color=colours)
+    right.set(xlabel="disagreement between members (%)")
+    figure.suptitle(title)
+    return figure
+
+
+REPAIR_WORDS = {"none": "nothing repaired", "bn": "batch norm reset", "repair": "REPAIR"}
+"""What is done to interpolated networks -> words."""
+
+
+def connectivity(table: pd.DataFrame, metric: str, *, title: str) -> Figure:
+    """Loss or accuracy along the lines from A and from π(A) to B: a panel a repair, mean over seeds and 95 % interval.
+
+    Parameters
+    ----------
+    table : as `Pipeline.connectivity` gives it
+    metric : "accuracy" or "loss"
+    title : says which data, network and profile it is
+    """
+    repairs = list(table["repair"].unique())
+    figure, axes = plt.subplots(
+        1, len(repairs), figsize=(8, 3.1), layout="constrained", sharey=True, squeeze=False
+    )
+    scale = 100 if metric == "accuracy" else 1
+    for ax, repair in zip(axes[0], repairs, strict=True):
+        for ends, colour, words in (
+            ("as trained", "#d55e00", "A to B"),
+            ("permuted", "#009e73", "π(A) to B"),
+        ):
+            part = table[(table["repair"] == repair) & (table["ends"] == ends)]
+            lines = part.pivot_table(index="alpha", columns="seed", values=metric)
+            means, halves = scale * np.array([interval(row) for row in lines.to_numpy()]).T
+            ax.plot(lines.index, means, color=colour, label=words)
+            ax.fill_between(lines.index, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0)
+        ax.set(title=REPAIR_WORDS[repair], xlabel="position α on the line")
+    axes[0][0].set_ylabel("test accuracy (%)" if metric == "accuracy" else "test loss (nats)")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool = False) -> Figure:
+    """Accuracy barrier (mean of the ends less the midpoint, points) against a width or an IMP round.
+
+    Parameters
+    ----------
+    table : rows of `Pipeline.connectivity` at α = 0, 0.5 and 1, with a column named by `x`
+    x : the column to draw against
+    label : words for it
+    title : says which data, network and profile it is
+    log : a binary logarithmic axis, for widths
+    """
+    found = accuracy_barriers(table, [x])
+    repairs = list(found["repair"].unique())
+    figure, axes = plt.subplots(
+        1, len(repairs), figsize=(8, 3.1), layout="constrained", sharey=True, squeeze=False
+    )
+    for ax, repair in zip(axes[0], repairs, strict=True):
+        for ends, colour, words in (
+            ("as trained", "#d55e00", "A to B"),
+            ("permuted", "#009e73", "π(A) to B"),
+        ):
+            part = found[(found["repair"] == repair) & (found["ends"] == ends)]
+            groups = {at: 100 * group["barrier"].to_numpy() for at, group in part.groupby(x)}
+            means, halves = np.array([interval(values) for values in groups.values()]).T
+            ax.errorbar(list(groups), means, halves, fmt="o-", capsize=4, color=colour, label=words)
+        if log:
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(list(groups), [f"{at:g}" for at in groups])
+            ax.minorticks_off()
+        ax.set(title=REPAIR_WORDS[repair], xlabel=label)
+    axes[0][0].set_ylabel("accuracy barrier (points)")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def accuracy_barriers(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Mean accuracy of the ends less the midpoint's (a fraction), for every seed, ends, repair and columns `by`."""
+    keys = [*by, "seed", "ends", "repair"]
+    wide = table[table["alpha"].isin([0.0, 0.5, 1.0])].pivot_table(
+        index=keys, columns="alpha", values="accuracy", sort=False
+    )
+    return ((wide[0.0] + wide[1.0]) / 2 - wide[0.5]).rename("barrier").reset_index()
+
+
+def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:
+    """How alike matched units are in each group, before and after the permutation; mean over replicates, 95 % interval.
+
+    Parameters
+    ----------
+    matchings : `lotperm.matching.Matching` of every replicate
+    title : says which data, network and profile it is
+    """
+    groups = list(matchings[0])
+    figure, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    for attribute, colour, words in (
+        ("identity_scores", "#d55e00", "unit i of A and unit i of B"), ("scores", "#009e73", "matched units")
+    ):  # fmt: skip
+        values = [[getattr(m, attribute)[g] for m in matchings] for g in groups]
+        means, halves = np.array([interval(v) for v in values]).T
+        ax.errorbar(range(len(groups)), means, halves, fmt="o-", capsize=4, color=colour, label=words)
+    ax.set_xticks(range(len(groups)), [f"{g}\n({len(matchings[0][g])} units)" for g in groups], fontsize=8)
+    ax.set(ylabel="mean correlation", ylim=(-0.1, 1.02), title=title)
+    ax.legend()
+    return figure

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lotperm import Experiment, Pipeline
+from lotperm import Experiment
 from lotperm.config import ARMS, FIGURES, PARAMETERS
 from lotperm.errors import ParameterError
 from lotperm.evaluation import disagreement, ensemble_accuracy

@@ -1,0 +1,209 @@
+"""The paper's numbers and this project's recorded ones, to stand beside what was just computed.
+
+Both are files of the repository, under ``book/``. Numbers of three kinds meet here and are never mixed: each keeps a
+column, and the column's name says which kind it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lotperm.config import ARMS, Experiment
+from lotperm.errors import StorageError, unknown_name
+from lotperm.experiments import Results
+from lotperm.store import source_hash
+
+_WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
+
+
+def book_folder() -> Path:
+    """The folder ``book`` of the repository: here, or beside the package.
+
+    Raises
+    ------
+    StorageError
+        If neither has the paper's numbers: the package was installed without the repository.
+    """
+    for root in (Path.cwd(), *Path.cwd().parents, Path(__file__).parents[1]):
+        if (root / "book" / "paper").is_dir():
+            return root / "book"
+    raise StorageError("there is no folder book/paper here. Run this in a clone of lotperm.")
+
+
+def paper(name: str) -> pd.DataFrame:
+    """A table of the paper's numbers from ``book/paper``, in percent as printed there.
+
+    Parameters
+    ----------
+    name : the file's name without ``.csv``
+
+    Returns
+    -------
+    DataFrame
+        With ``attrs["source"]``: where the numbers come from, the file's first line.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such table.
+    """
+    folder = book_folder() / "paper"
+    known = sorted(path.stem for path in folder.glob("*.csv"))
+    if name not in known:
+        raise unknown_name("table of the paper", name, known)
+    path = folder / f"{name}.csv"
+    table = pd.read_csv(path, comment="#")
+    table.attrs["source"] = path.read_text().splitlines()[0].removeprefix("# Source: ")
+    return table
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded run: ``book/results/<name>/results.json``.
+
+    Attributes
+    ----------
+    name : of its folder
+    experiment : what was run, as plain data (`Experiment.to_dict`)
+    summary : as `Results.summary`
+    how : device, versions, source hash of the last stage
+    """
+
+    name: str
+    experiment: dict[str, Any]
+    summary: pd.DataFrame
+    how: dict[str, Any]
+
+
+def recorded(dataset: str, model: str | None = None, width: float | None = None) -> list[Recorded]:
+    """The recorded runs on a data set, of a network and a width if these are given; sorted by name."""
+    found = []
+    for path in sorted((book_folder() / "results").glob("*/results.json")):
+        content = json.loads(path.read_text())
+        e = content["experiment"]
+        if e["data"]["name"] != dataset or model not in (None, e["model"]["name"]):
+            continue
+        if width is None or e["model"]["width"] == width:
+            summary = pd.DataFrame(content["summary"])
+            summary["rewind_epoch"] = summary["rewind_epoch"].astype("Int64")
+            found.append(Recorded(path.parent.name, e, summary, content["stages"][-1]))
+    return found
+
+
+def _arm_rows(summary: pd.DataFrame, sparsity: float, rewind_epoch: int) -> dict[str, str | float]:
+    """Means of the arms at one sparsity and rewind epoch in percent, and what follows from them."""
+    at = summary[(summary["sparsity"] == sparsity) & (summary["rewind_epoch"] == rewind_epoch)]
+    means = at.set_index("method")["mean"].to_dict()
+    found = {arm: 100 * means[arm] for arm in ARMS if arm in means}
+    if {"permuted", "naive"} <= found.keys():
+        found["permuted − naive"] = found["permuted"] - found["naive"]
+    if set(ARMS) <= found.keys() and found["lth"] != found["naive"]:
+        found["gap closed (%)"] = 100 * found["permuted − naive"] / (found["lth"] - found["naive"])
+    return found
+
+
+def _nearest(share: float, available: list[int], epochs: int) -> int:
+    """The rewind epoch nearest to a share of training."""
+    return min(available, key=lambda k: (abs(k / epochs - share), k))
+
+
+def beside(
+    ours: Mapping[str, Results | Recorded],
+    reference: pd.DataFrame,
+    *,
+    paper_epochs: int = 200,
+    paper_rewind: int = 20,
+) -> pd.DataFrame:
+    """Our arms beside the paper's: accuracy of each arm, their difference and the gap closed, sparsity by sparsity.
+
+    Ours are taken at the rewind epoch that is nearest to the paper's as a share of dense training.
+
+    Parameters
+    ----------
+    ours : label ("live, MNIST-1D", "recorded, ...") -> results. A label must say which kind of number it is
+    reference : columns sparsity, method, rewind_epoch (or none), test_acc_mean in percent
+    paper_epochs, paper_rewind : of the paper's column
+
+    Returns
+    -------
+    DataFrame
+        Index (sparsity, quantity); a column for each of ours, "paper", and "ours − paper" for each of ours; rounded
+        texts, "" where there is none.
+    """
+    columns: dict[str, dict[tuple[float, str], float]] = {}
+    for label, results in ours.items():
+        summary = results.summary() if isinstance(results, Results) else results.summary
+        e = results.experiment
+        plain = e.to_dict() if isinstance(e, Experiment) else e
+        epochs = plain["dense"]["epochs"]
+        k = _nearest(paper_rewind / paper_epochs, plain["rewind_epochs"], epochs)
+        columns[f"{label} (k = {k} of {epochs})"] = {
+            (s, what): float(value)
+            for s in plain["sparsities"]
+            for what, value in _arm_rows(summary, s, k).items()
+        }
+    theirs: dict[tuple[float, str], float] = {}
+    if len(reference):
+        at = (
+            reference[reference["rewind_epoch"] == paper_rewind] if "rewind_epoch" in reference else reference
+        )
+        summary = at.rename(columns={"test_acc_mean": "mean"}).assign(
+            mean=lambda f: f["mean"] / 100, rewind_epoch=paper_rewind
+        )
+        for s in sorted(summary["sparsity"].unique()):
+            theirs |= {(float(s), what): float(v) for what, v in _arm_rows(summary, s, paper_rewind).items()}
+    name = f"paper (k = {paper_rewind} of {paper_epochs})"
+    keys = sorted({key[0] for column in (*columns.values(), theirs) for key in column})
+    order = [*ARMS, "permuted − naive", "gap closed (%)"]
+    index = [
+        (s, what) for s in keys for what in order if any((s, what) in c for c in (*columns.values(), theirs))
+    ]
+    table = pd.DataFrame(
+        {label: [column.get(key, math.nan) for key in index] for label, column in columns.items()}
+    )
+    table[name] = [theirs.get(key, math.nan) for key in index]
+    for label in columns:
+        table[f"{label.partition(' (')[0]} − paper"] = table[label] - table[name]
+    table = table.map(lambda x: "" if np.isnan(x) else f"{x:.1f}")
+    table.index = pd.MultiIndex.from_tuples(
+        [(f"{s:g}", _WORDS.get(what, what)) for s, what in index], names=["sparsity", ""]
+    )
+    return table
+
+
+def csv_link(table: pd.DataFrame, filename: str) -> str:
+    """An HTML link that downloads a table as CSV, carried in the page itself."""
+    data = base64.b64encode(table.to_csv(index=False, lineterminator="\n").encode()).decode()
+    return (
+        f'<a class="csv-download" download="{html.escape(filename)}" href="data:text/csv;base64,{data}">'
+        f"Download the data of this figure: {html.escape(filename)}</a>"
+    )
+
+
+def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) -> str:
+    """One line of HTML: which parameters made the page, from which sources, and the command that does it again.
+
+    Parameters
+    ----------
+    notebook : its name in ``notebooks/`` without number and suffix, as `lotperm run` takes it
+    experiment : what the page computed (the first, if it computed several)
+    given : the page's parameters; those that are None come from the profile and aren't named
+    """
+    named = {n: v for n, v in given.items() if v is not None and n not in ("profile", "device")}
+    options = "".join(f" -p {n}={json.dumps(v) if not isinstance(v, str) else v}" for n, v in named.items())
+    command = f"lotperm run {notebook} --profile {experiment.profile}{options}"
+    return (
+        f"<p>How this was made: profile <code>{experiment.profile}</code>, {len(experiment.seeds)} seeds, "
+        f"{experiment.data.name}, {experiment.model.name}; sources <code>{source_hash()[:12]}</code>. "
+        f"Again: <code>{html.escape(command)}</code></p>"
+    )
