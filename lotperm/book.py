@@ -395,9 +395,37 @@ def build(
         sources |= {path.relative_to(root): path for path in (root / "book").rglob("[!.]*") if path.is_file()}
         for page in notebooks:
             sources[page] = execute_cached(root / page, profile, given[page], cwd=root, progress=progress)
+        for panel in sorted((Path(__file__).parent / "js").glob("*.html")):
+            whole = out / "panels" / panel.name
+            write_atomic(whole, inline_scripts(panel).encode())
+            sources[Path("book", "panels", panel.name)] = whole
         _synchronize(sources, out)
         _sphinx(out)
     return out / "html" / "index.html"
+
+
+def inline_scripts(panel: Path) -> str:
+    """A piece of HTML with the scripts that it names written into it, so that it needs no other file.
+
+    Prose pages include these, as ``panels/<name>.html``. A script that is in the page can be read by the page, also
+    from a USB stick: that is how a Web Worker is started there.
+
+    Raises
+    ------
+    StorageError
+        If a script that it names isn't beside it.
+    """
+
+    def inlined(match: re.Match[str]) -> str:
+        try:
+            text = (panel.parent / match["name"]).read_text(encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{panel} names {match['name']}: {error.strerror or error}.") from error
+        text = re.sub(r"</(?=script)", r"<\\/", text, flags=re.IGNORECASE)
+        return f"<script{match['attributes']}>\n{text}</script>"
+
+    pattern = r'<script(?P<attributes>[^>]*?) src="(?P<name>[^"]+)"></script>'
+    return re.sub(pattern, inlined, panel.read_text(encoding="utf-8"))
 
 
 def _pages(root: Path) -> Iterator[Path]:
@@ -439,7 +467,11 @@ def _sphinx(out: Path) -> None:
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", "html"]
     # Jupyter Book forgets local_extensions when it writes conf.py.
-    environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str((source / "book" / "_extensions").resolve())}
+    environment = {
+        **os.environ,
+        "NO_COLOR": "1",
+        "PYTHONPATH": str((source / "book" / "_extensions").resolve()),
+    }
     for command in (
         [*jupyter_book, "config", "sphinx", str(source)],
         [*sphinx, "-d", str(trees), str(source), str(out / "html")],

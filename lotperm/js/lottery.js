@@ -893,6 +893,35 @@
     return p;
   }
 
+  /* Mean and half width of the 95 % interval of the mean (Student's t); the half width of one value is null. */
+  function interval(values) {
+    const n = values.length;
+    const m = mean(values);
+    if (n < 2) return [m, null];
+    // P(|T| < t) for n - 1 degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
+    const degrees = n - 1;
+    const within = (t) => {
+      const angle = Math.atan(t / Math.sqrt(degrees));
+      const [sine, cosine] = [Math.sin(angle), Math.cos(angle)];
+      const odd = degrees % 2;
+      let [term, sum] = [odd ? cosine : 1, 0];
+      for (let i = 0; i < Math.floor(degrees / 2); i++) {
+        const k = 2 * i + (odd ? 3 : 2);
+        sum += term;
+        term *= (cosine * cosine * (k - 1)) / k;
+      }
+      return odd ? (2 / Math.PI) * (angle + sine * sum) : sine * sum;
+    };
+    let [low, high] = [0, 1000];
+    for (let i = 0; i < 100; i++) {
+      const middle = (low + high) / 2;
+      if (within(middle) < 0.95) low = middle;
+      else high = middle;
+    }
+    const spread = Math.sqrt(values.reduce((sum, x) => sum + (x - m) ** 2, 0) / degrees);
+    return [m, (high * spread) / Math.sqrt(n)];
+  }
+
   /* Epochs to evaluate at: about 20, the first and the last among them. */
   function some(epochs, most = 20) {
     const step = Math.max(1, Math.ceil(epochs / most));
@@ -961,9 +990,9 @@
       other.load(b.weights, full);
       const correlations = correlate(network, other, data.train.inputs);
       const permutations = correlations.map((matrix, l) => assign(matrix, p.hidden[l]));
-      const along = (matrix, l, at) => mean(Array.from({ length: p.hidden[l] }, (_, i) => matrix[i * p.hidden[l] + at(i)]));
-      const scores = correlations.map((matrix, l) => along(matrix, l, (i) => permutations[l][i]));
-      const identity = correlations.map((matrix, l) => along(matrix, l, (i) => i));
+      const along = (order, l) => mean(Array.from(order, (j, i) => correlations[l][i * p.hidden[l] + j]));
+      const scores = permutations.map(along);
+      const identity = permutations.map((order, l) => along(order.map((_, i) => i), l));
       report({ kind: "matched", seed, scores, identity });
 
       const density = 1 - p.sparsity;
@@ -984,6 +1013,7 @@
 
   return {
     Twister, randperm, sha256, deriveSeed, drawOrder, makeData, layout, initialize, fullMask, magnitudePrune,
-    roundSparsities, permute, Network, train, correlate, assign, checked, some, run, DEFAULTS, ARMS,
+    roundSparsities, permute, Network, train, correlate, assign, checked, interval, some,
+    run, DEFAULTS, ARMS,
   };
 });

@@ -1,0 +1,305 @@
+/* The panel of lottery.html: reads the parameters, runs lottery.js in a Web Worker, draws what it reports.
+
+   The worker is made of the text of the script beside the panel, because a browser refuses to start one from a file.
+   Attributes for tests: data-ready once it works; data-state is ready, running, done, stopped or error. */
+(function () {
+  "use strict";
+  const panel = document.getElementById("lottery-panel");
+  const engine = window.lottery;
+  const source = document.getElementById("lottery-engine").textContent;
+  const find = (selector) => panel.querySelector(selector);
+  const form = find("form");
+  const [field, output, bar] = [form.elements, find("output"), find("progress")];
+  const [chart, results] = [find(".lottery-chart"), find(".lottery-results")];
+  const svg = find(".lottery-chart svg");
+
+  const WORDS = {
+    dense_a: "dense A", dense_b: "dense B", imp: "IMP (A)", lth: "LTH: A, mask", permuted: "permuted: B, π(mask)",
+    naive: "naive: B, mask",
+  };
+  // Each curve has a colour and a pattern of its own, for readers who don't tell the colours apart.
+  const DASHES = { dense_a: "2 4", dense_b: "7 4", lth: "", permuted: "10 3", naive: "10 3 2 3" };
+  const PERCENT = ["sparsity", "prune_fraction"];
+  const OWN = ["rewind_epoch", "epochs", "lr", "sparse_lr", "finetune_epochs", "finetune_lr"];
+
+  let [worker, shown, asked] = [null, null, false];
+
+  // --- parameters ---------------------------------------------------------------------------------
+
+  function reset() {
+    const d = engine.DEFAULTS;
+    field.count.value = d.seeds.length;
+    field.first.value = d.seeds[0];
+    for (const name of OWN) field[name].value = d[name];
+    for (const name of PERCENT) field[name].value = Number((100 * d[name]).toPrecision(12));
+  }
+
+  /* The form's values, checked; an Error says what is wrong. */
+  function parameters() {
+    const number = (name) => {
+      const text = field[name].value.trim();
+      const value = text === "" ? NaN : Number(text);
+      const wrong = Number.isNaN(value) || (["count", "first"].includes(name) && !field[name].checkValidity());
+      field[name].setAttribute("aria-invalid", String(wrong));
+      const words = field[name].parentElement.textContent.trim();
+      if (wrong) throw new Error(`${words}: a number from ${field[name].min} to ${field[name].max || "…"}, please.`);
+      return value;
+    };
+    const chosen = { seeds: Array.from({ length: number("count") }, (_, i) => number("first") + i) };
+    for (const name of OWN) chosen[name] = number(name);
+    for (const name of PERCENT) chosen[name] = Number((number(name) / 100).toPrecision(12));
+    try {
+      return engine.checked(chosen);
+    } catch (error) {
+      const wrong = Object.keys(chosen).find((name) => error.message.startsWith(`${name} is`));
+      if (field[wrong]) field[wrong].setAttribute("aria-invalid", "true");
+      throw error;
+    }
+  }
+
+  // --- running ------------------------------------------------------------------------------------
+
+  function state(name, words) {
+    panel.dataset.state = name;
+    output.dataset.state = name;
+    if (words !== undefined && output.textContent !== words) output.textContent = words;
+    const running = name === "running";
+    field.stop.disabled = !running;
+    form.querySelector("[type=submit]").disabled = running;
+    field.csv.disabled = running || !shown || shown.rows.length === 0;
+  }
+
+  function stop() {
+    if (!worker) return;
+    worker.terminate();
+    worker = null;
+  }
+
+  function fail(message) {
+    stop();
+    state("error", message);
+  }
+
+  function start() {
+    let chosen;
+    try {
+      chosen = parameters();
+    } catch (error) {
+      return fail(error.message);
+    }
+    shown = {
+      parameters: chosen, rows: [], curves: {}, finished: [], matched: [], began: performance.now(),
+      rounds: engine.roundSparsities(chosen.sparsity, chosen.prune_fraction), round: 0,
+    };
+    stop();
+    try {
+      const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+      worker = new Worker(url);
+    } catch (error) {
+      return fail(`This browser starts no worker: ${error.message}`);
+    }
+    worker.onmessage = (message) => take(message.data);
+    worker.onerror = (event) => fail(`The run broke off: ${event.message || "the worker didn't start"}.`);
+    worker.postMessage({ parameters: chosen });
+    panel.parentElement.classList.add("lottery-drawn");
+    chart.hidden = false;
+    results.hidden = true;
+    bar.value = 0;
+    state("running", "Making the data set…");
+    draw();
+    if (window.matchMedia("(max-width: 40rem)").matches) chart.scrollIntoView({ block: "nearest" });
+  }
+
+  function take(event) {
+    if (event.kind === "error") return fail(event.message);
+    if (event.kind === "start") shown.kernels = event.kernels;
+    if (event.kind === "matched") shown.matched.push(event);
+    if (event.kind === "epoch") {
+      bar.value = event.done;
+      const { seed, network, epoch, loss, test } = event;
+      const offset = engine.ARMS.includes(network) ? shown.parameters.rewind_epoch : 0;
+      if (network === "imp" && epoch === 0) shown.round++;
+      if (network === "dense_a") shown.round = 0;
+      if (loss !== null || test) {
+        shown.rows.push({
+          seed, network, round: network === "imp" ? shown.round : "", epoch: epoch + offset,
+          train_loss: loss, test_accuracy: test && test.accuracy, test_loss: test && test.loss,
+        });
+      }
+      if (test && network !== "imp") {
+        const bySeed = (shown.curves[network] ??= {});
+        (bySeed[seed] ??= []).push([epoch + offset, test.accuracy]);
+      }
+      const place = `Seed ${shown.parameters.seeds.indexOf(seed) + 1} of ${shown.parameters.seeds.length}: `;
+      state("running", place + stage(network));
+      draw();
+    }
+    if (event.kind === "seed") {
+      shown.finished.push(event);
+      table();
+    }
+    if (event.kind === "end") {
+      stop();
+      bar.value = 1;
+      shown.seconds = event.seconds;
+      table();
+      state("done", `Done in ${event.seconds.toFixed(1)} s (${shown.kernels}). ${verdict()}`);
+    }
+  }
+
+  function stage(network) {
+    if (network !== "imp") return `training ${WORDS[network]}`;
+    const kept = 100 * (1 - shown.rounds[shown.round - 1]);
+    return `pruning A, round ${shown.round} of ${shown.rounds.length}: ${kept.toFixed(1)} % of the weights are left`;
+  }
+
+  const values = (network) => shown.finished.map((event) => event.accuracies[network]);
+  const percent = (x) => (100 * x).toFixed(1);
+
+  function verdict() {
+    const [naive, permuted, lth] = ["naive", "permuted", "lth"].map((arm) => engine.interval(values(arm))[0]);
+    return `Naive ${percent(naive)} %, permuted ${percent(permuted)} %, LTH ${percent(lth)} %.`;
+  }
+
+  // --- table --------------------------------------------------------------------------------------
+
+  function table() {
+    const seeds = shown.finished.map((event) => event.seed);
+    const several = seeds.length > 1;
+    const cells = (list) => list.map((text) => `<td>${text}</td>`).join("");
+    const pair = (list) => {
+      const [mean, half] = engine.interval(list);
+      return half === null ? percent(mean) : `${percent(mean)} ± ${percent(half)}`;
+    };
+    const rows = Object.keys(shown.finished[0].accuracies).map((network) => {
+      const list = values(network);
+      const each = several ? cells(list.map(percent)) : "";
+      const name = `<th scope="row">${WORDS[network]}</th>`;
+      return `<tr data-network="${network}">${name}${cells([pair(list)])}${each}</tr>`;
+    });
+    const gaps = shown.finished.map(({ accuracies: a }) => (a.permuted - a.naive) / (a.lth - a.naive));
+    if (gaps.every(Number.isFinite)) {
+      const each = several ? cells(gaps.map((g) => (100 * g).toFixed(0))) : "";
+      rows.push(`<tr data-network="gap"><th scope="row">gap closed</th>${cells([pair(gaps)])}${each}</tr>`);
+    }
+    const heads = ["", several ? "mean" : `seed ${seeds[0]}`, ...(several ? seeds.map((s) => `seed ${s}`) : [])];
+    const layers = (list) => list.map((x) => x.toFixed(2)).join(" and ");
+    const average = (name) => {
+      const first = shown.matched[0][name];
+      return first.map((_, l) => shown.matched.reduce((sum, m) => sum + m[name][l], 0) / shown.matched.length);
+    };
+    const spread = several ? ` Mean ± half width of the 95 % interval over ${seeds.length} seeds.` : "";
+    results.innerHTML = `<table><thead><tr>${heads.map((h) => `<th scope="col">${h}</th>`).join("")}</tr></thead>
+      <tbody>${rows.join("")}</tbody></table>
+      <p class="lottery-note"><strong>live</strong>: final test accuracy in percent.${spread} The units of A and B
+      correlate by ${layers(average("scores"))} in the hidden layers after matching, by
+      ${layers(average("identity"))} as they stand.</p>`;
+    results.hidden = false;
+  }
+
+  function download() {
+    const names = Object.keys(shown.rows[0]);
+    const lines = shown.rows.map((row) => names.map((name) => row[name] ?? "").join(","));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([[names.join(","), ...lines].join("\n") + "\n"], { type: "text/csv" }));
+    link.download = "lottery.csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  // --- chart --------------------------------------------------------------------------------------
+
+  function element(name, attributes, text) {
+    const made = document.createElementNS(svg.namespaceURI, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  /* At most once a frame: a run reports faster than a screen shows. */
+  function draw() {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      if (shown) paint();
+    });
+  }
+
+  function paint() {
+    const [width, height, left, right, top, bottom] = [svg.clientWidth || 320, 300, 38, 8, 18, 38];
+    const epochs = shown.parameters.epochs;
+    const x = (epoch) => left + (epoch / epochs) * (width - left - right);
+    const seen = Object.values(shown.curves).flatMap((bySeed) => Object.values(bySeed).flat());
+    const best = Math.max(0.4, ...seen.map(([, accuracy]) => accuracy));
+    const most = Math.ceil(best * 10) / 10;
+    const y = (accuracy) => height - bottom - (accuracy / most) * (height - top - bottom);
+    const parts = [];
+    for (let tenths = 0; tenths <= Math.round(most * 10); tenths++) {
+      const at = y(tenths / 10);
+      parts.push(element("line", { class: "grid", x1: left, x2: width - right, y1: at, y2: at }));
+      parts.push(element("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, String(10 * tenths)));
+    }
+    const step = Math.max(1, Math.ceil(epochs / 8));
+    for (let epoch = 0; epoch <= epochs; epoch += step) {
+      parts.push(element("text", { x: x(epoch), y: height - bottom + 16, "text-anchor": "middle" }, String(epoch)));
+    }
+    parts.push(element("text", { x: left - 30, y: 11 }, "test accuracy (%), live"));
+    parts.push(element("text", { x: width - right, y: height - 6, "text-anchor": "end" }, "epoch of training"));
+    const place = ([epoch, accuracy], i) => `${i ? "L" : "M"}${x(epoch).toFixed(1)} ${y(accuracy).toFixed(1)}`;
+    const line = (points) => points.map(place).join("");
+    for (const [network, bySeed] of Object.entries(shown.curves)) {
+      const group = element("g", { "data-arm": network });
+      const runs = Object.values(bySeed);
+      const attributes = { "stroke-dasharray": DASHES[network] };
+      if (runs.length > 1) for (const run of runs) group.append(element("path", { class: "seed", d: line(run) }));
+      // The mean over the seeds that have come as far as the first one.
+      const whole = runs.filter((run) => run.length === runs[0].length);
+      const average = runs[0].map(([epoch], i) => {
+        return [epoch, whole.reduce((sum, run) => sum + run[i][1], 0) / whole.length];
+      });
+      group.append(element("path", { ...attributes, d: line(average) }));
+      parts.push(group);
+    }
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.replaceChildren(...parts);
+  }
+
+  function legend() {
+    find(".lottery-legend").innerHTML = Object.keys(DASHES)
+      .map((network) => {
+        const dashes = DASHES[network];
+        const path = `<path d="M0 6H32" stroke-dasharray="${dashes}"/>`;
+        const swatch = `<svg viewBox="0 0 32 12" aria-hidden="true">${path}</svg>`;
+        return `<li data-arm="${network}">${swatch}${WORDS[network]}</li>`;
+      })
+      .join("");
+  }
+
+  // --- start --------------------------------------------------------------------------------------
+
+  // Beside the recorded picture, where the page has one: the live chart takes its place on the screen.
+  const figure = document.querySelector("figure.lottery-figure");
+  if (figure) figure.insertBefore(panel, figure.querySelector("figcaption"));
+  reset();
+  legend();
+  form.noValidate = true;
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    start();
+  });
+  field.stop.addEventListener("click", () => {
+    stop();
+    state("stopped", "Stopped. What was drawn stays.");
+    form.querySelector("[type=submit]").focus();
+  });
+  field.reset.addEventListener("click", () => {
+    reset();
+    for (const input of form.querySelectorAll("input")) input.removeAttribute("aria-invalid");
+  });
+  field.csv.addEventListener("click", download);
+  new ResizeObserver(draw).observe(svg);
+  panel.hidden = false;
+  state("ready", "Press Run: A and B are trained, A is pruned and matched to B, then three sparse networks are trained.");
+  panel.dataset.ready = "";
+})();
