@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
@@ -223,7 +224,7 @@ def _bars(ax: Axes, accuracies: Mapping[str, float]) -> None:
 
 _POSITIVE, _NEGATIVE = "#0072b2", "#d55e00"
 _UNIT_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#bbbbbb")
-_CONTROLS = {"random": ("random: B, any mask", "#cc79a7")}
+_CONTROLS = {"random": ("random: B, random mask", "#cc79a7")}
 
 
 def draw_network(
@@ -369,6 +370,7 @@ def swapped_units(
     figure = plt.figure(figsize=(8, 5.2))
     grid = figure.add_gridspec(2, 4, height_ratios=[1.7, 1], hspace=0.35, wspace=0.45, top=0.86, bottom=0.07)
     limit = max(float(w.abs().max()) for w in before)
+    signs = LinearSegmentedColormap.from_list("signs", (_NEGATIVE, "#ffffff", _POSITIVE))
     for side, (words, weights, units) in enumerate(
         (("before", before, list(range(hidden))), ("after", after, list(order)))
     ):
@@ -384,7 +386,7 @@ def swapped_units(
             zip(weights, ("into the units", "out of the units"), strict=True)
         ):
             ax = figure.add_subplot(grid[1, 2 * side + layer])
-            ax.imshow(matrix.numpy(), cmap="PuOr", vmin=-2 * limit, vmax=2 * limit, aspect="auto")
+            ax.imshow(matrix.numpy(), cmap=signs, vmin=-2 * limit, vmax=2 * limit, aspect="auto")
             for (i, j), value in np.ndenumerate(matrix.numpy()):
                 ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
             ax.set_xticks(range(matrix.shape[1]), names[layer])
@@ -439,7 +441,7 @@ def clickable_network(
     figure, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
     draw_network(
         ax, [weights[f"{name}.weight"] for name in names],
-        names=[[f"x{i + 1}" for i in range(sizes[0])], *letters, ["f"]],
+        names=[[f"x{i + 1}" for i in range(sizes[0])], *letters, ["y"]],
         colours=[["#dddddd"] * sizes[0], *colours, ["#dddddd"]],
     )  # fmt: skip
     buffer = io.BytesIO()

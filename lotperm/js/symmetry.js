@@ -336,7 +336,7 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
         const body = draw(find(".lp-bodies"), "g", {});
         const fill = isHidden(l) ? UNITS[unit % UNITS.length] : "#dddddd";
         draw(body, "circle", { r: RADIUS - 2, fill, stroke: "#555555" });
-        const name = isHidden(l) ? letter(l - 1, unit) : l === 0 ? `x${unit + 1}` : "f";
+        const name = isHidden(l) ? letter(l - 1, unit) : l === 0 ? `x${unit + 1}` : "y";
         draw(body, "text", { class: "lp-letter", y: 5 }).textContent = name;
         return body;
       }),
@@ -483,7 +483,7 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
     }
 
     function chip(l, unit) {
-      if (!isHidden(l)) return l === 0 ? `x${unit + 1}` : "f";
+      if (!isHidden(l)) return l === 0 ? `x${unit + 1}` : "y";
       return `<span class="lp-chip" style="background:${UNITS[unit % UNITS.length]}">${letter(l - 1, unit)}</span>`;
     }
 
