@@ -10,6 +10,7 @@ import base64
 import html
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,8 @@ def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) ->
     given : the page's parameters; those that are None come from the profile and aren't named
     """
     named = {n: v for n, v in given.items() if v is not None and n not in ("profile", "device")}
-    options = "".join(f" -p {n}={json.dumps(v) if not isinstance(v, str) else v}" for n, v in named.items())
+    texts = {n: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for n, v in named.items()}
+    options = "".join(" -p " + shlex.quote(f"{n}={text}") for n, text in texts.items())
     command = f"lotperm run {notebook} --profile {experiment.profile}{options}"
     return (
         f"<p>How this was made: profile <code>{experiment.profile}</code>, {len(experiment.seeds)} seeds, "

@@ -2,6 +2,7 @@
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -76,3 +77,95 @@ def test_overview_and_masks():
 def test_every_method_has_a_colour_of_its_own():
     colours = [colour for _, colour in plotting.METHODS.values()]
     assert len(set(colours)) == len(colours)
+
+
+def test_rewind_curves_and_sparsity_show_the_means(smoke):
+    _, results = smoke
+    e = results.experiment
+    ax = plotting.rewind_curves([results], title="Title").axes[0]
+    other = plotting.accuracy_against_sparsity([results], title="Title").axes[0]
+    for line, flat, arm in zip(ax.lines, other.lines, ARMS, strict=False):
+        mean = 100 * results.values(arm, e.sparsities[0], e.rewind_epochs[0]).mean()
+        np.testing.assert_allclose(line.get_ydata(), [mean])
+        np.testing.assert_allclose(flat.get_ydata(), [mean])
+        assert list(line.get_xdata()) == list(e.rewind_epochs)
+        assert list(flat.get_xdata()) == pytest.approx([100 * e.sparsities[0]])
+    dense = np.mean([results.values(m, 0.0, None).mean() for m in ("dense_a", "dense_b")])
+    assert ax.lines[-1].get_ydata()[0] == pytest.approx(100 * dense)
+
+
+def test_gap_against_width(smoke):
+    _, results = smoke
+    ax = plotting.gap_against_width([results], title="Title").axes[0]
+    table = results.comparisons().set_index("comparison")
+    assert ax.lines[0].get_ydata()[0] == pytest.approx(100 * table.loc["gap closed", "mean"])
+
+
+def test_early_matching_shows_accuracy_and_score(smoke):
+    _, results = smoke
+    rows = [
+        {"seed": s, "matching_epoch": t, "metric": m, "value": 0.1 * s + t / 100 + (m == "score")}
+        for s in (0, 1) for t in (1, 5) for m in ("test_accuracy", "score")
+    ]  # fmt: skip
+    e = results.experiment
+    figure = plotting.early_matching(
+        pd.DataFrame(rows), results, e.sparsities[0], e.rewind_epochs[0], title="Title"
+    )
+    left, right = figure.axes
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [6, 10])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [1.06, 1.10])
+    heights = [line.get_ydata()[0] for line in left.lines[1:]]
+    assert heights == pytest.approx(
+        [100 * results.values(arm, e.sparsities[0], e.rewind_epochs[0]).mean() for arm in ("lth", "naive")]
+    )
+
+
+def test_diversity_shows_members_and_ensembles():
+    table = pd.DataFrame(
+        {"method": ["dense", "lth"], "mean": [0.5, 0.4], "ensemble_accuracy": [0.6, 0.45], "disagreement": [0.3, 0.1]}
+    )  # fmt: skip
+    left, right = plotting.diversity(table, title="Title").axes
+    np.testing.assert_allclose(left.collections[1].get_offsets()[:, 0], [50, 40])
+    np.testing.assert_allclose(left.collections[2].get_offsets()[:, 0], [60, 45])
+    assert [bar.get_width() for bar in right.patches] == [30, 10]
+
+
+LINES = pd.DataFrame(
+    [
+        {
+            "seed": s,
+            "ends": ends,
+            "alpha": a,
+            "repair": "bn",
+            "loss": 1.0,
+            "accuracy": accuracy - 0.1 * s,
+            "width": 1.0,
+        }
+        for s in (0, 1)
+        for ends, middle in (("as trained", 0.3), ("permuted", 0.6))
+        for a, accuracy in ((0.0, 0.9), (0.5, middle), (1.0, 0.7))
+    ]
+)
+
+
+def test_barriers_are_the_ends_less_the_middle():
+    found = plotting.accuracy_barriers(LINES, ["width"]).set_index(["ends", "seed"])["barrier"]
+    assert found["as trained", 0] == pytest.approx(0.5) and found["permuted", 1] == pytest.approx(0.2)
+    ax = plotting.barriers(LINES, "width", label="width", title="Title", log=True).axes[0]
+    assert ax.lines[0].get_ydata()[0] == pytest.approx(50)
+
+
+def test_connectivity_shows_the_mean_of_the_seeds():
+    ax = plotting.connectivity(LINES, "accuracy", title="Title").axes[0]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [85, 25, 65])
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [85, 55, 65])
+
+
+def test_correlation_per_layer(smoke):
+    pipeline, _ = smoke
+    matchings = pipeline.match()
+    ax = plotting.correlation_per_layer(matchings, title="Title").axes[0]
+    for i, group in enumerate(matchings[0]):
+        assert ax.lines[0].get_ydata()[i] == pytest.approx(
+            np.mean([m.identity_scores[group] for m in matchings])
+        )
