@@ -1,0 +1,106 @@
+"""What each page of the book costs: time, memory and disk, from an empty store and again from a full one.
+
+Executes the notebooks in the order of the book, each in a process of its own, into one store: a page that shares stages
+with an earlier one pays only for its own. Writes book/results/costs.{json,md}.
+
+    python benchmarks/costs.py --profile live     # minutes
+    python benchmarks/costs.py --quick            # one page at smoke: checks that it runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, environment, write_report
+
+ROOT = Path(__file__).parents[1]
+_EXECUTE = """
+import sys, pathlib
+from lotperm.book import execute
+notebook, out, profile = sys.argv[1:]
+execute(pathlib.Path(notebook), pathlib.Path(out), {"profile": profile}, progress=False)
+"""
+
+
+def size(folder: Path) -> int:
+    """Bytes in all files of a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def measure(notebook: Path, profile: str, home: Path) -> dict[str, Any]:
+    """Execute one notebook twice; seconds of both, peak memory of the first, bytes that it added to the store."""
+    before, seconds = size(home), []
+    variables = {**os.environ, "LOTPERM_HOME": str(home)}
+    for _ in range(2):
+        begin = time.perf_counter()
+        command = [sys.executable, "-c", _EXECUTE, str(notebook), str(home / "executed.ipynb"), profile]
+        subprocess.run(command, check=True, env=variables, cwd=ROOT)
+        seconds.append(time.perf_counter() - begin)
+    return {
+        "notebook": notebook.stem,
+        "seconds": seconds[0],
+        "seconds_again": seconds[1],
+        "bytes": size(home) - before,
+    }
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="live")
+    parser.add_argument("--quick", action="store_true", help="one page at smoke, to see that it runs")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    profile = "smoke" if options.quick else options.profile
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if options.quick:
+        notebooks = [path for path in notebooks if path.stem.startswith("04")]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for notebook in notebooks:
+            rows.append(measure(notebook, profile, Path(folder)))
+            print(f"{notebook.stem}: {rows[-1]['seconds']:.0f} s", file=sys.stderr)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    report = {
+        "what": f"the notebooks at the profile {profile}, in this order, from an empty store",
+        "command": f"python benchmarks/costs.py --profile {profile}",
+        "rows": rows,
+        "peak_mib": peak,
+        "machine": environment(),
+    }
+    write_report(options.out / "costs", report, table(report))
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report in Markdown."""
+    machine = report["machine"]
+    lines = [
+        f"# Cost of {report['what']}",
+        "",
+        f"`{report['command']}`, on {machine['cpu']}, {machine['cores']} cores, PyTorch {machine['torch']}, "
+        f"load {machine['load_1min']:.1f} at the end.",
+        "A page that shares stages with one before it pays for its own alone. The largest process took "
+        f"{report['peak_mib']:,.0f} MiB.",
+        "",
+        "| page | seconds | seconds again, from the store | new in the store (MiB) |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        lines.append(
+            f"| {row['notebook']} | {row['seconds']:.0f} | {row['seconds_again']:.0f} | {row['bytes'] / 2**20:.1f} |"
+        )
+    total = [sum(row[name] for row in report["rows"]) for name in ("seconds", "seconds_again", "bytes")]
+    lines.append(f"| all | {total[0]:.0f} | {total[1]:.0f} | {total[2] / 2**20:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
