@@ -19,6 +19,7 @@ from torch import Tensor
 import lotperm
 from lotperm.config import ARMS, Experiment, Recipe, Seeds, derive_seed
 from lotperm.data import Dataset, load
+from lotperm.evaluation import interval
 from lotperm.experiments import Pipeline
 from lotperm.masks import full_mask, magnitude_prune, prunable_parameters, round_sparsities
 from lotperm.matching import Matching, assign, match_activations
@@ -284,6 +285,20 @@ def test_one_epoch_is_pythons_in_float32(js: Js, data: Dataset, arithmetic: str,
 def test_a_loss_that_is_not_finite_ends_the_run(js: Js) -> None:
     code = 'try { L.run({ ...p, lr: 1e30 }); return "ran"; } catch (error) { return error.message; }'
     assert "loss is not finite in epoch" in js(code, p={"seeds": [0], "epochs": 2, "rewind_epoch": 0})
+
+
+def test_without_webassembly_it_is_javascript(js: Js) -> None:
+    code = "globalThis.WebAssembly = undefined; return new L.Network([3, 2], 'fastest').kernels.name;"
+    assert js(code) == "javascript, float32"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 20])
+def test_intervals(js: Js, n: int) -> None:
+    values = np.random.default_rng(n).normal(size=n)
+    center, half = js("L.interval(values)", values=values.tolist())
+    wanted = interval(values)
+    assert center == pytest.approx(wanted[0], rel=1e-12)
+    assert half is None if n == 1 else half == pytest.approx(wanted[1], rel=1e-9)
 
 
 # --- the experiment ---------------------------------------------------------------------------------

@@ -179,8 +179,8 @@
     });
     const gaps = shown.finished.map(({ accuracies: a }) => (a.permuted - a.naive) / (a.lth - a.naive));
     if (gaps.every(Number.isFinite)) {
-      const each = several ? cells(gaps.map((g) => (100 * g).toFixed(0))) : "";
-      rows.push(`<tr data-network="gap"><th scope="row">gap closed</th>${cells([pair(gaps)])}${each}</tr>`);
+      const each = several ? cells(gaps.map(percent)) : "";
+      rows.push(`<tr data-network="gap"><th scope="row">gap closed (%)</th>${cells([pair(gaps)])}${each}</tr>`);
     }
     const heads = ["", several ? "mean" : `seed ${seeds[0]}`, ...(several ? seeds.map((s) => `seed ${s}`) : [])];
     const layers = (list) => list.map((x) => x.toFixed(2)).join(" and ");

@@ -1,0 +1,220 @@
+"""The panel of the start page, in a browser, from a file: it trains, stays usable, and shows what Node computes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+import lotperm
+from lotperm import book
+from lotperm.errors import StorageError
+
+JS = Path(lotperm.__file__).parent / "js"
+PANEL = "#lottery-panel"
+RUN = f"{PANEL} button[type=submit]"
+TINY = {
+    "count": 2, "first": 3, "sparsity": 80, "epochs": 3, "rewind_epoch": 1, "prune_fraction": 40, "finetune_epochs": 1,
+    "sparse_lr": 0.05,
+}  # fmt: skip
+
+
+class Reader:
+    """A page with the panel, and all that went wrong in it."""
+
+    def __init__(self, browser: Browser, path: Path, **options: Any) -> None:
+        self.context = browser.new_context(accept_downloads=True, **options)
+        self.page: Page = self.context.new_page()
+        self.problems: list[str] = []
+        self.page.on("console", lambda m: m.type in ("error", "warning") and self.problems.append(m.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda r: re.match("file:|blob:", r.url) or self.problems.append(r.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector(f"{PANEL}[data-ready]", timeout=10_000)
+
+    def fill(self, values: dict[str, float]) -> None:
+        self.page.locator(f"{PANEL} details").evaluate("element => element.open = true")
+        for name, value in values.items():
+            self.page.fill(f"{PANEL} [name={name}]", str(value))
+
+    def wait(self, state: str) -> None:
+        self.page.wait_for_selector(f"{PANEL}[data-state={state}]", timeout=90_000)
+
+    def said(self) -> str:
+        return self.page.inner_text(f"{PANEL} output")
+
+    def table(self) -> dict[str, list[str]]:
+        """Rows of the table: network -> its cells."""
+        rows = self.page.locator(f"{PANEL} tbody tr")
+        return {
+            str(rows.nth(i).get_attribute("data-network")): rows.nth(i).locator("td").all_inner_texts()
+            for i in range(rows.count())
+        }
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The panel as `lotperm.book` puts it into a page, below a figure like the start page's."""
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    figure = '<figure class="lottery-figure"><img alt="recorded"><figcaption>Words.</figcaption></figure>'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>A panel</title>'
+    panel = book.inline_scripts(JS / "lottery.html")
+    path.write_text(
+        f'<!doctype html><html lang="en">{head}<body>{figure}{panel}</body></html>', encoding="utf-8"
+    )
+    return path
+
+
+@pytest.fixture
+def reader(browser: Browser, path: Path) -> Iterator[Reader]:
+    reader = Reader(browser, path)
+    yield reader
+    reader.context.close()
+    assert reader.problems == []
+
+
+def test_the_table_is_what_node_computes(reader: Reader, node: str, tmp_path: Path) -> None:
+    reader.fill(TINY)
+    reader.page.focus(RUN)
+    reader.page.keyboard.press("Enter")
+    reader.wait("done")
+    parameters = {**TINY, "seeds": [3, 4], "sparsity": 0.8, "prune_fraction": 0.4}
+    del parameters["count"], parameters["first"]
+    program = """
+        const { run } = require(process.argv[1]);
+        const found = run(JSON.parse(process.argv[2])).map(({ accuracies, scores }) => ({ accuracies, scores }));
+        process.stdout.write(JSON.stringify(found));
+    """
+    done = subprocess.run(
+        [node, "-e", program, str(JS / "lottery.js"), json.dumps(parameters)],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    rows = reader.table()
+    assert rows.keys() == {*found[0]["accuracies"], "gap"}
+    for network in found[0]["accuracies"]:
+        wanted = [100 * replicate["accuracies"][network] for replicate in found]
+        # One of 1000 test examples is 0.1 points; another exp of another version could move a few.
+        assert [float(cell) for cell in rows[network][1:]] == pytest.approx(wanted, abs=0.35)
+        assert float(rows[network][0].split(" ± ")[0]) == pytest.approx(sum(wanted) / 2, abs=0.35)
+    note = reader.page.inner_text(f"{PANEL} .lottery-note")
+    assert "live" in note and f"{(found[0]['scores'][0] + found[1]['scores'][0]) / 2:.2f}" in note
+    assert re.fullmatch(
+        r"Done in [\d.]+ s \(WebAssembly, float32\)\. Naive .* %, permuted .* %, LTH .* %\.", reader.said()
+    )
+    # The curves end at the accuracies of the table.
+    with reader.page.expect_download() as download:
+        reader.page.click(f"{PANEL} [name=csv]")
+    file = tmp_path / "lottery.csv"
+    download.value.save_as(file)
+    with file.open() as lines:
+        last = {(r["network"], r["seed"]): r for r in csv.DictReader(lines) if r["test_accuracy"]}
+    assert last["naive", "4"]["epoch"] == "3"
+    assert 100 * float(last["naive", "4"]["test_accuracy"]) == pytest.approx(
+        float(rows["naive"][2]), abs=0.051
+    )
+    assert reader.page.locator(f"{PANEL} .lottery-chart g[data-arm] path:not(.seed)").count() == 5
+    assert not reader.page.is_visible("figure img")
+
+
+def test_the_page_can_be_used_while_it_trains(reader: Reader) -> None:
+    assert reader.page.is_visible("figure img")
+    reader.page.evaluate("""() => {
+        window.frames_seen = 0;
+        const frame = () => { window.frames_seen++; requestAnimationFrame(frame); };
+        requestAnimationFrame(frame);
+        document.querySelector("figcaption").addEventListener("click", (e) => (e.target.textContent = "Clicked."));
+    }""")
+    reader.fill({**TINY, "epochs": 40})
+    reader.page.click(RUN)
+    reader.wait("running")
+    reader.page.wait_for_function("document.querySelector('#lottery-panel progress').value > 0.05")
+    before = reader.page.evaluate("window.frames_seen")
+    reader.page.click("figcaption")
+    assert reader.page.inner_text("figcaption") == "Clicked."
+    reader.page.wait_for_function("(before) => window.frames_seen > before + 10", arg=before)
+    assert reader.page.get_attribute(PANEL, "data-state") == "running"
+    assert reader.page.locator(f"{PANEL} .lottery-chart path").count() > 0
+    assert reader.page.is_disabled(RUN)
+
+
+def test_stop_stops_and_run_starts_anew(reader: Reader) -> None:
+    reader.page.click(RUN)
+    reader.page.wait_for_function("document.querySelector('#lottery-panel progress').value > 0")
+    reader.page.click(f"{PANEL} [name=stop]")
+    reader.wait("stopped")
+    assert reader.page.evaluate("document.activeElement.textContent") == "Run"
+    stood = reader.page.evaluate("document.querySelector('#lottery-panel progress').value")
+    reader.page.wait_for_timeout(500)
+    assert reader.page.evaluate("document.querySelector('#lottery-panel progress').value") == stood < 1
+    reader.fill({**TINY, "count": 1})
+    reader.page.click(RUN)
+    reader.wait("done")
+    assert len(reader.table()["lth"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("sparsity", "100", "sparsity is 1; expected a fraction above 0 and below 1."),
+        ("rewind_epoch", "40", "rewind_epoch is 40; expected 0 to 39."),
+        ("epochs", "2.5", "epochs is 2.5"),
+        ("lr", "", "Learning rate, dense"),
+        ("count", "21", "Number of seeds: a number from 1 to 20"),
+    ],
+)
+def test_wrong_values_are_refused_where_they_stand(reader: Reader, name: str, value: str, said: str) -> None:
+    reader.fill({name: value})  # type: ignore[dict-item]
+    reader.page.click(RUN)
+    assert said in reader.said()
+    assert reader.page.get_attribute(PANEL, "data-state") == "error"
+    assert reader.page.get_attribute(f"{PANEL} [name={name}]", "aria-invalid") == "true"
+    assert reader.page.locator(f"{PANEL} [aria-invalid=true]").count() == 1
+    reader.page.click(f"{PANEL} [name=reset]")
+    assert reader.page.locator(f"{PANEL} [aria-invalid=true]").count() == 0
+    assert reader.page.input_value(f"{PANEL} [name=sparsity]") == "90"
+
+
+def test_what_goes_wrong_in_the_run_is_said(reader: Reader) -> None:
+    reader.fill({**TINY, "lr": 1e30})
+    reader.page.click(RUN)
+    reader.wait("error")
+    assert "loss is not finite" in reader.said()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_shows_all_of_it(browser: Browser, path: Path, theme: Any) -> None:
+    reader = Reader(
+        browser,
+        path,
+        viewport={"width": 360, "height": 740},
+        has_touch=True,
+        is_mobile=True,
+        color_scheme=theme,
+    )
+    reader.fill(TINY)
+    reader.page.tap(RUN)
+    reader.wait("done")
+    assert reader.page.evaluate("document.documentElement.scrollWidth") <= 360
+    small = reader.page.evaluate("""() => [...document.querySelectorAll("#lottery-panel button, #lottery-panel input")]
+        .filter((e) => e.getBoundingClientRect().height < 24).map((e) => e.name)""")
+    assert small == []
+    reader.context.close()
+    assert reader.problems == []
+
+
+def test_scripts_are_written_into_the_panel(tmp_path: Path) -> None:
+    panel = tmp_path / "panel.html"
+    panel.write_text('<p></p><script id="x" src="a.js"></script>')
+    with pytest.raises(StorageError, match=r"a\.js"):
+        book.inline_scripts(panel)
+    (tmp_path / "a.js").write_text('const end = "</script>" + /\\d/;')
+    assert book.inline_scripts(panel) == '<p></p><script id="x">\nconst end = "<\\/script>" + /\\d/;</script>'
+    assert " src=" not in book.inline_scripts(JS / "lottery.html").split("</section>")[1]
