@@ -92,13 +92,16 @@
       rounds: engine.roundSparsities(chosen.sparsity, chosen.prune_fraction), round: 0,
     };
     stop();
+    const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     try {
-      const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
       worker = new Worker(url);
     } catch (error) {
       return fail(`This browser starts no worker: ${error.message}`);
     }
-    worker.onmessage = (message) => take(message.data);
+    worker.onmessage = (message) => {
+      if (message.data.kind === "start") URL.revokeObjectURL(url);
+      take(message.data);
+    };
     worker.onerror = (event) => fail(`The run broke off: ${event.message || "the worker didn't start"}.`);
     worker.postMessage({ parameters: chosen });
     panel.parentElement.classList.add("lottery-drawn");
