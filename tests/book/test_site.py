@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -78,16 +77,6 @@ def _empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The real book, its notebooks at `smoke`."""
-    folder = tmp_path_factory.mktemp("site")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOTPERM_HOME", str(folder / "home"))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield book.build("smoke", folder / "out", root=ROOT, progress=False).parent
-
-
 def pages(site: Path) -> dict[Path, BeautifulSoup]:
     paths = [path for path in site.rglob("*.html") if "_static" not in path.parts]  # the theme's templates
     assert len(paths) > 3
@@ -106,54 +95,16 @@ def test_the_start_page_leads_to_every_page(site: Path) -> None:
 
 
 def test_nothing_is_loaded_from_another_host(site: Path) -> None:
-    loaded = {
-        "script": ["src"], "link": ["href"], "img": ["src", "srcset"], "source": ["src", "srcset"], "iframe": ["src"],
-        "video": ["src", "poster"], "audio": ["src"], "embed": ["src"], "object": ["data"], "use": ["href"],
-    }  # fmt: skip
     outside = []
     for path, page in pages(site).items():
-        for tag, attributes in loaded.items():
-            for element in page.find_all(tag):
-                values = [str(element.get(attribute) or "") for attribute in attributes]
-                outside += [(path, value) for value in values if re.match(r"(\w+:)?//", value)]
         inline = [script.text for script in page.find_all("script") if not script.get("src")]
-        styles = [style.text for style in page.find_all("style")] + [
-            str(e["style"]) for e in page.select("[style]")
-        ]
         outside += [(path, text) for text in inline if "://" in text]
-        outside += [(path, text) for text in styles if "url(http" in text or "@import" in text]
     for path in site.rglob("*.css"):
         text = path.read_text(encoding="utf-8")
         outside += [
             (path, found) for found in re.findall(r"(?:@import|url\()\s*['\"]?(?:https?:)?//[^)\s]*", text)
         ]
     assert not outside
-
-
-def test_links_and_anchors_lead_somewhere(site: Path) -> None:
-    soups, dead, seen = pages(site), [], 0
-    anchors = {path.resolve(): {tag["id"] for tag in page.select("[id]")} for path, page in soups.items()}
-    for path, page in soups.items():
-        for element in page.select("a[href], link[href], script[src], img[src]"):
-            link = str(element.get("href") or element.get("src"))
-            url = urlsplit(link)
-            if url.scheme or url.netloc:
-                continue
-            seen += 1
-            target = (path.parent / unquote(url.path)).resolve() if url.path else path.resolve()
-            known = anchors.get(target, set())
-            if not target.is_file() or (url.fragment and unquote(url.fragment) not in known):
-                dead.append((path.name, link))
-    assert seen > 50
-    assert not dead
-
-
-def test_every_picture_says_what_it_shows(site: Path) -> None:
-    pictures = [(path.name, image) for path, page in pages(site).items() for image in page.find_all("img")]
-    assert pictures
-    assert not [
-        (name, str(image)[:200]) for name, image in pictures if not str(image.get("alt") or "").strip()
-    ]
 
 
 def test_formulas_are_set_by_our_own_mathjax(site: Path) -> None:

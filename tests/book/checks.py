@@ -1,0 +1,208 @@
+"""What every page must fulfil. Each check returns a list of problems, empty where there is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, BrowserContext, Page, Route
+from playwright.sync_api import TimeoutError as Late
+
+Theme = Literal["light", "dark"]
+
+AXE = Path(__file__).parents[1] / "vendor" / "axe-core" / "axe.min.js"
+DESKTOP, PHONE = 1200, 360  # widths in pixels
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+# --- a page in a browser ----------------------------------------------------------------------------
+
+
+@contextmanager
+def window(browser: Browser, *, theme: Theme = "light", width: int = DESKTOP) -> Iterator[BrowserContext]:
+    """A fresh browser window, as of a reader whose system is set to light or dark."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce"
+    )
+    try:
+        yield context
+    finally:
+        context.close()
+
+
+def visit(context: BrowserContext, url: str) -> tuple[Page, list[str]]:
+    """Open a page and wait until its formulas are set: (page, requests to other hosts and console errors).
+
+    The list grows for as long as the page lives. Requests to other hosts are recorded and refused.
+    """
+    problems: list[str] = []
+    own = urlsplit(url)
+    page = context.new_page()
+
+    def gate(route: Route) -> None:
+        asked = urlsplit(route.request.url)
+        if asked.scheme in ("data", "blob", "about") or (asked.scheme, asked.netloc) == (
+            own.scheme,
+            own.netloc,
+        ):
+            route.continue_()
+        else:
+            problems.append(f"{url} asks another host: {route.request.url}")
+            route.abort()
+
+    page.route("**/*", gate)
+    page.on("websocket", lambda socket: problems.append(f"{url} opens a socket: {socket.url}"))
+    page.on("console", lambda line: line.type == "error" and problems.append(f"{url}: console: {line.text}"))
+    page.on("pageerror", lambda error: problems.append(f"{url}: script: {error}"))
+    page.on("crash", lambda _: problems.append(f"{url} crashed"))
+    page.goto(url, wait_until="load")
+    if page.locator(".math").count():
+        # Its script has been loaded by now, where there is one; then it works on its own.
+        started = page.evaluate(
+            "() => Promise.resolve(window.MathJax?.startup?.promise).then(() => !!window.MathJax)"
+        )
+        problems += [] if started else [f"{url}: MathJax didn't start"]
+    return page, problems
+
+
+def formulas(page: Page) -> list[str]:
+    """Formulas that were written but not set, or set with an error."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll(".math")].flatMap((formula) => {
+            const set = formula.querySelectorAll("mjx-container").length;
+            const wrong = formula.querySelector("mjx-merror, [data-mjx-error]");
+            const text = formula.textContent.trim().slice(0, 80);
+            return [
+                ...(set === 1 ? [] : [`formula set ${set} times: ${text}`]),
+                ...(wrong ? [`formula with an error: ${text}`] : []),
+            ];
+        }).concat([...document.querySelectorAll("mjx-container")].filter((set) => !set.closest(".math"))
+            .map((set) => `set, but not written as a formula: ${set.textContent.slice(0, 80)}`))"""
+    )
+
+
+def accessibility(page: Page) -> list[str]:
+    """What axe-core finds against WCAG 2.2, levels A and AA."""
+    page.evaluate(_axe())
+    found: list[dict[str, Any]] = page.evaluate(
+        """(tags) => axe.run(document, {
+                runOnly: {type: "tag", values: tags}, resultTypes: ["violations"], preload: false,
+            })
+            .then((result) => result.violations.map(({id, help, nodes}) => ({id, help, nodes: nodes.map(
+                (node) => [node.target.join(" "), node.any.concat(node.all).map((check) => check.message)[0] ?? ""]
+            )})))""",
+        WCAG,
+    )
+    return [
+        f"{rule['id']} ({rule['help']}): {target}: {message}"
+        for rule in found
+        for target, message in rule["nodes"]
+    ]
+
+
+@cache
+def _axe() -> str:
+    return AXE.read_text(encoding="utf-8")
+
+
+def overflow(page: Page) -> list[str]:
+    """Elements that make the page wider than the window, or are cut off at its right edge."""
+    return page.evaluate(
+        """() => {
+            const root = document.documentElement, width = root.clientWidth;
+            const scrolls = (e) => e && e !== document.body && e !== root
+                && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+            const name = (e) => `${e.tagName.toLowerCase()}${e.id && "#" + e.id}.${[...e.classList].join(".")}`;
+            const wide = [...(document.querySelector("article") ?? document.body).querySelectorAll("*")].filter((e) =>
+                e.getBoundingClientRect().right > width + 1 && e.checkVisibility({opacityProperty: true})
+                && e.getBoundingClientRect().width > 1 && !scrolls(e.parentElement) && !e.closest("mjx-assistive-mml"));
+            const problems = wide.slice(0, 5).map((e) => `${name(e)} ends at ${
+                Math.round(e.getBoundingClientRect().right)} px of ${width}: ${e.textContent.trim().slice(0, 60)}`);
+            if (root.scrollWidth > width) problems.unshift(`the page is ${root.scrollWidth} px wide, of ${width}`);
+            return problems;
+        }"""
+    )
+
+
+def search(page: Page, words: str, *, expected: str) -> list[str]:
+    """Search by typing, as a reader does; `expected` is part of the address of a page that must be found."""
+    bars = page.locator("input[type=search]").count()
+    problems = [] if bars == 1 else [f"{bars} search bars"]
+    try:
+        page.locator(".search-button-field:visible").first.click(timeout=5_000)
+        page.locator("input[type=search]:visible").first.fill(words, timeout=5_000)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/search.html?q=*", timeout=5_000)
+        hits = page.locator("#search-results li a")
+        hits.and_(page.locator(f"[href*='{expected}']")).first.wait_for(timeout=5_000)
+    except Late:
+        found = [hit.get_attribute("href") for hit in page.locator("#search-results li a").all()]
+        problems.append(f"{words!r} finds {found}, not {expected}")
+    return problems
+
+
+# --- the files of the site --------------------------------------------------------------------------
+
+
+def parse(site: Path) -> dict[Path, BeautifulSoup]:
+    """Every page of the site; the theme's templates are none."""
+    return {
+        path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for path in sorted(site.rglob("*.html"))
+        if "_static" not in path.parts
+    }
+
+
+def links(pages: dict[Path, BeautifulSoup]) -> list[str]:
+    """Links, pictures, scripts and anchors that lead nowhere within the site."""
+    anchors = {path.resolve(): {tag["id"] for tag in page.select("[id]")} for path, page in pages.items()}
+    dead = []
+    for path, page in pages.items():
+        for element in page.select("a[href], link[href], [src]"):
+            link = str(element.get("href") or element.get("src"))
+            url = urlsplit(link)
+            if url.scheme or url.netloc:
+                continue
+            target = (path.parent / unquote(url.path)).resolve() if url.path else path.resolve()
+            known = anchors.get(target, set())
+            if not target.is_file() or (url.fragment and unquote(url.fragment) not in known):
+                dead.append(f"{path.name}: {link} leads nowhere")
+    return dead
+
+
+def outside(page: BeautifulSoup) -> list[str]:
+    """What a page would load from another host, as it is written."""
+    loaded = {
+        "script": ["src"], "link": ["href"], "img": ["src", "srcset"], "source": ["src", "srcset"], "iframe": ["src"],
+        "video": ["src", "poster"], "audio": ["src"], "embed": ["src"], "object": ["data"], "use": ["href"],
+    }  # fmt: skip
+    values = [
+        str(element.get(attribute) or "")
+        for tag, attributes in loaded.items()
+        for element in page.find_all(tag)
+        for attribute in attributes
+    ]
+    found = [value for value in values if re.match(r"(\w+:)?//", value)]
+    styles = [style.text for style in page.find_all("style")] + [
+        str(e["style"]) for e in page.select("[style]")
+    ]
+    found += [text[:200] for text in styles if re.search(r"url\(\s*['\"]?http|@import", text)]
+    return [f"loaded from another host: {value}" for value in found]
+
+
+def pictures(page: BeautifulSoup) -> list[str]:
+    """Pictures without a text that says what they show, and figures and captioned tables without a number."""
+    return [
+        f"picture without alt text: {str(image)[:120]}"
+        for image in page.find_all("img")
+        if not str(image.get("alt") or "").strip()
+    ] + [
+        f"caption without a number: {caption.get_text(' ', strip=True)[:120]}"
+        for caption in page.select("figure figcaption, table caption")
+        if not caption.select_one(".caption-number")
+    ]

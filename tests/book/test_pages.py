@@ -1,0 +1,212 @@
+"""Every page of the site in a real browser, by file:// and http://; and each check against a planted error."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import checks
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser
+
+from lotperm import book
+
+ROOT = Path(__file__).parents[2]
+PAGES = [page.with_suffix("") for page in book._pages(ROOT)]
+NOTEBOOKS = [page for page in PAGES if (ROOT / page).with_suffix(".ipynb").exists()]
+
+every_page = pytest.mark.parametrize("name", [*PAGES, Path("search")], ids=str)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(site: Path) -> Iterator[str]:
+    """The site by http, on a free port of this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site))) as http:
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+# --- the site ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@every_page
+def test_a_page_as_a_reader_opens_it(site: Path, browser: Browser, name: Path, theme: checks.Theme) -> None:
+    with checks.window(browser, theme=theme) as context:
+        page, problems = checks.visit(context, (site / name).with_suffix(".html").as_uri())
+        assert page.locator("html").get_attribute("data-theme") == theme
+        problems += checks.formulas(page)
+        problems += checks.accessibility(page)
+        page.set_viewport_size({"width": checks.PHONE, "height": 740})
+        problems += checks.overflow(page)
+    assert problems == []
+
+
+@every_page
+def test_a_page_from_a_server(server: str, browser: Browser, name: Path) -> None:
+    with checks.window(browser) as context:
+        page, problems = checks.visit(context, f"{server}/{name}.html")
+        problems += checks.formulas(page)
+    assert problems == []
+
+
+def test_every_kind_of_thing_that_is_checked_is_there(site: Path) -> None:
+    pages = checks.parse(site)
+    assert {path.relative_to(site).with_suffix("") for path in pages} >= {*PAGES, Path("search")}
+    for selector in (".math", "img", "figure figcaption", "table", "a.reference", ".citation", "dt.sig"):
+        assert any(page.select(selector) for page in pages.values()), selector
+
+
+def test_links_and_anchors_lead_somewhere(site: Path) -> None:
+    assert checks.links(checks.parse(site)) == []
+
+
+def test_pictures_have_alt_text_and_figures_numbers(site: Path) -> None:
+    assert {
+        path.name: found for path, page in checks.parse(site).items() if (found := checks.pictures(page))
+    } == {}
+
+
+def test_no_page_names_a_file_of_another_host(site: Path) -> None:
+    assert {
+        path.name: found for path, page in checks.parse(site).items() if (found := checks.outside(page))
+    } == {}
+
+
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_the_search_finds_the_method(site: Path, server: str, browser: Browser, scheme: str) -> None:
+    start = (site / "book" / "intro.html").as_uri() if scheme == "file" else f"{server}/book/intro.html"
+    with checks.window(browser) as context:
+        page, problems = checks.visit(context, start)
+        problems += checks.search(page, "rewind", expected="notebooks/04_method.html")
+    assert problems == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS, ids=str)
+def test_a_notebook_can_be_launched_and_downloaded(site: Path, name: Path) -> None:
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    repository, branch = config["repository"]["url"], config["repository"]["branch"]
+    owner = repository.removeprefix("https://github.com/")
+    page = BeautifulSoup((site / name).with_suffix(".html").read_text(), "html.parser")
+    found = [str(link["href"]) for link in page.select("a[href]")]
+    colab = [link for link in found if link.startswith("https://colab.research.google.com/")]
+    binder = [link for link in found if link.startswith("https://mybinder.org/")]
+    assert colab == [f"https://colab.research.google.com/github/{owner}/blob/{branch}/{name}.ipynb"]
+    assert binder == [f"https://mybinder.org/v2/gh/{owner}/{branch}?urlpath=lab/tree/{name}.ipynb"]
+    assert (ROOT / name).with_suffix(".ipynb").is_file()
+    download = page.select_one(".btn-download-source-button[href]")
+    assert download is not None
+    assert (site / name).parent.joinpath(str(download["href"])).is_file()
+
+
+def test_the_page_of_the_package_lists_what_it_exports(site: Path) -> None:
+    import lotperm
+
+    page = BeautifulSoup((site / "book" / "api.html").read_text(), "html.parser")
+    listed = {link.text.strip() for link in page.select("table.autosummary a")}
+    assert listed == set(lotperm.__all__) - {"Mask", "Permutation"}  # names of types, explained in words
+    modules = {path.stem for path in (ROOT / "lotperm").glob("[a-z]*.py")} - {"cli", "threads"}
+    assert modules == set(re.findall(r"automodule:: lotperm\.(\w+)", (ROOT / "book" / "api.md").read_text()))
+
+
+# --- planted errors ---------------------------------------------------------------------------------
+
+PLAIN = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Plain</title>
+<meta name="viewport" content="width=device-width">HEAD</head>
+<body><main><article><h1>Plain</h1><p>Nothing wrong here.</p>BODY</article></main></body></html>"""
+MATHJAX = '<script src="mathjax.js"></script>'
+FORMULA = '<span class="math">\\(x^2\\)</span>'
+
+
+def planted(
+    tmp_path: Path, browser: Browser, body: str = "", head: str = "", theme: checks.Theme = "light"
+) -> list[str]:
+    """All problems of a page that was right, but for `body` and `head`."""
+    path = tmp_path / "plain.html"
+    shutil.copy(ROOT / "book" / "vendor" / "mathjax" / "tex-svg-full.js", tmp_path / "mathjax.js")
+    path.write_text(PLAIN.replace("HEAD", head).replace("BODY", body), encoding="utf-8")
+    pages = checks.parse(tmp_path)
+    problems = [*checks.links(pages), *checks.pictures(pages[path]), *checks.outside(pages[path])]
+    with checks.window(browser, theme=theme, width=checks.PHONE) as context:
+        page, seen = checks.visit(context, path.as_uri())
+        problems += [*checks.formulas(page), *checks.accessibility(page), *checks.overflow(page)]
+        return problems + seen
+
+
+def test_a_plain_page_has_no_problem(tmp_path: Path, browser: Browser) -> None:
+    figure = '<figure><img alt="A dot." src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><figcaption>' \
+        '<span class="caption-number">Fig. 1 </span>A dot.</figcaption></figure>'  # fmt: skip
+    data = '<p><a download="dot.csv" href="data:text/csv;charset=utf-8,x%0A1">Data (CSV)</a></p>'
+    assert planted(tmp_path, browser, FORMULA + figure + data, MATHJAX) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "head", "said"),
+    [
+        ('<img alt="x" src="http://other.invalid/x.png">', "", "asks another host: http://other.invalid/x.png"),
+        ('<img alt="x" src="http://other.invalid/x.png">', "", "loaded from another host"),
+        ("<script>fetch('https://other.invalid/data.json').catch(() => 0)</script>", "", "asks another host"),
+        ("", "<style>body {background: url(https://other.invalid/x.png)}</style>", "loaded from another host"),
+        ("<script>console.error('planted')</script>", "", "console: planted"),
+        ("<script>throw new Error('planted')</script>", "", "script: planted"),
+        (FORMULA, "", "MathJax didn't start"),
+        ('<span class="math">x^2, without its brackets</span>', MATHJAX, "formula set 0 times"),
+        ('<span class="math">\\(\\frac{1}\\)</span>', MATHJAX, "formula with an error"),
+        ("<p>\\(x^2\\)</p>", MATHJAX, "set, but not written as a formula"),
+        ('<p style="color: #aaa; background: #fff">pale</p>', "", "color-contrast"),
+        ("<input>", "", "label ("),
+        ("<button></button>", "", "button-name"),
+        ('<div style="width: 500px">wide</div>', "", "the page is"),
+        ('<div style="overflow: hidden"><p style="width: 500px">cut off</p></div>', "", "p. ends at"),
+        ('<a href="nowhere.html">broken</a>', "", "nowhere.html leads nowhere"),
+        ('<a href="plain.html#nowhere">broken</a>', "", "plain.html#nowhere leads nowhere"),
+        ('<a href="missing.csv" download>data</a>', "", "missing.csv leads nowhere"),
+        ('<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">', "", "picture without alt text"),
+        ("<figure><figcaption>No number.</figcaption></figure>", "", "caption without a number: No number."),
+    ],
+)  # fmt: skip
+def test_a_planted_error_is_seen(tmp_path: Path, browser: Browser, body: str, head: str, said: str) -> None:
+    assert [problem for problem in planted(tmp_path, browser, body, head) if said in problem]
+
+
+def test_an_error_of_the_dark_alone_is_seen(tmp_path: Path, browser: Browser) -> None:
+    head = "<style>@media (prefers-color-scheme: dark) {body {color: #333; background: #222}}</style>"
+    assert planted(tmp_path, browser, head=head) == []
+    assert [
+        problem for problem in planted(tmp_path, browser, head=head, theme="dark") if "contrast" in problem
+    ]
+
+
+@pytest.mark.parametrize("damage", ["no index", "two bars"])
+def test_a_broken_search_is_seen(site: Path, tmp_path: Path, browser: Browser, damage: str) -> None:
+    copy = Path(
+        shutil.copytree(site, tmp_path / "site", ignore=shutil.ignore_patterns("_images", "_sources"))
+    )
+    start = copy / "book" / "intro.html"
+    if damage == "no index":
+        (copy / "searchindex.js").write_text("")
+    else:
+        start.write_text(start.read_text().replace("</main>", '<input type="search"></main>', 1))
+    with checks.window(browser) as context:
+        page, _ = checks.visit(context, start.as_uri())
+        problems = checks.search(page, "rewind", expected="notebooks/04_method.html")
+    assert [
+        problem
+        for problem in problems
+        if ("finds []" if damage == "no index" else "2 search bars") in problem
+    ]
