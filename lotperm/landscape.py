@@ -118,7 +118,7 @@ PRESETS = {
 
 
 def slopes(weights: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Slopes of f on either side of 0: f(x) = P·x for x > 0 and N·|x| for x < 0.
+    """Slopes of f on either side of 0: f(x) = P·x for x > 0 and −N·x for x < 0.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ def match(weights_a: npt.ArrayLike, weights_b: npt.ArrayLike) -> npt.NDArray[np.
     """The order of A's neurons that makes their activations most like B's: activation matching.
 
     It minimizes E‖z_B − π(z_A)‖², that is, it maximizes the sum over neurons of E[z_B[i] · z_A[π(i)]]. For
-    activations z = relu(w·x) and x ~ N(0, 1) the expectation of a pair is |w_A·w_B| / 2 if the weights have
+    activations z = relu(w·x) and x ~ N(0, 1) the expectation of a pair is w_A·w_B / 2 if the weights have
     the same sign and 0 if not. With two neurons there are two assignments to compare; of equals the identity
     is taken.
 

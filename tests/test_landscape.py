@@ -241,6 +241,21 @@ def test_outcomes_from_random_initializations():
         landscape.outcomes(Scene(), 0)
 
 
+def test_what_the_solutions_of_the_exercises_say():
+    for init_b, expected in (
+        ((0.1, -2.0), 0.04),
+        ((2.9, 2.0), 0.04),
+        ((-0.1, 2.0), 1.0),
+        ((-2.0, -1.0), 1.0),
+    ):
+        final = landscape.simulate(Scene(init_b=init_b)).final_losses()
+        assert final["naive"] == pytest.approx(expected, abs=1e-4)
+    for rewind, expected in ((0, 1.0), (5, 1.0), (8, 0.04), (40, 0.04)):
+        final = landscape.simulate(Scene(init_a=(-0.3, -1.2), rewind=rewind)).final_losses()
+        assert final["dense_a"] < 1e-5
+        assert final["lth"] == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
