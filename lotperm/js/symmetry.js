@@ -226,7 +226,7 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
 .lp-sym legend { float: none; width: auto; font-size: inherit; font-weight: 600; margin: 0; padding: 0 .3rem; }
 .lp-sym input[type="range"] { width: 8rem; }
 .lp-sym-choices { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: center; }
-.lp-sym-read { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .5rem 1rem; margin: .6rem 0; }
+.lp-sym-read { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .5rem 1rem; margin: .6rem 0; }
 .lp-sym-read > div { border-left: 3px solid var(--pst-color-border, #ccc); padding-left: .5rem; }
 .lp-sym-read output { display: block; font-size: 1.05rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .lp-sym-read .lp-bad { border-left-color: var(--lp-neg); }
