@@ -345,6 +345,7 @@ def test_the_script_agrees_on_a_grid_of_starts_and_long_runs(node):
     side = np.linspace(-2.5, 2.5, 6)
     cases = [Scene(init_a=(x, y), init_b=(y, -x), steps=300) for x in side for y in side]
     cases += [Scene(), Scene(teacher=(1.0, 1.5), learning_rate=1.5, rewind=20)]
+    cases += [Scene(init_a=(0.0, 0.5), init_b=(-0.5, 0.0)), Scene(init_a=(1.0, -1.0), init_b=(0.0, -0.0))]
     for scene, answer in zip(cases, in_node(node, cases), strict=True):
         assert_twins(scene, answer)
 
