@@ -10,7 +10,7 @@ READY    = $(VENV)/.ready
 PYTHON  ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
              $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help setup book test lint nbval bench notebooks clean
+.PHONY: help setup book pdf test lint nbval bench notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,10 @@ $(READY): requirements.txt pyproject.toml
 book: $(READY)  ## run the notebooks (PROFILE=smoke|live|desktop|paper, default live) and build the site
 	$(BIN)/lotperm book --profile $(PROFILE)
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+pdf: $(READY)  ## the same, and the whole book as one PDF; Chromium or Chrome prints it
+	$(BIN)/lotperm book --profile $(PROFILE) --pdf
+	@echo "The book: file://$(CURDIR)/_build/book.pdf"
 
 test: lint nbval  ## lint, check the notebooks, run all tests
 	$(BIN)/pytest

@@ -151,10 +151,13 @@ def _notebook(name: str) -> Path:
 def build_book(
     profile: ProfileOption = "live",
     out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("_build"),
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also print the book, with Chromium or Chrome.")] = False,
 ) -> None:
     """Execute the notebooks that changed and build the site; every warning is an error."""
     index = book.build(profile, out, validate=_validate)
     rich.print(f"Built {index}")
+    if pdf:
+        rich.print(f"Printed {book.pdf(out)}")
 
 
 @app.command()

@@ -9,16 +9,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-# Names of installed browsers that Playwright can drive, the likeliest first.
-_BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome-stable",
-    "google-chrome",
-    "chrome",
-    "microsoft-edge",
-)
-_MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+from lotperm.book import find_browser
 
 
 @cache
@@ -32,14 +23,12 @@ def chromium() -> str:
     RuntimeError
         If none can be had: a test that needs it must fail, not be skipped.
     """
-    if chosen := os.environ.get("LOTPERM_BROWSER"):
-        return chosen
-    if found := _installed():
+    if found := find_browser():
         return found
     tried = []
     for command in _installations():
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-        found = _installed() or _playwrights()
+        found = find_browser() or _playwrights()
         if done.returncode == 0 and found:
             return found
         tried.append(
@@ -49,11 +38,6 @@ def chromium() -> str:
         "the tests of the site need Chromium or Chrome; none was found. Install one, or name it in LOTPERM_BROWSER. "
         + " ".join(tried)
     )
-
-
-def _installed() -> str | None:
-    found = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-    return found or (str(_MAC) if _MAC.exists() else None)
 
 
 def _installations() -> list[str]:

@@ -118,11 +118,14 @@ def overflow(page: Page) -> list[str]:
             const scrolls = (e) => e && e !== document.body && e !== root
                 && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
             const name = (e) => `${e.tagName.toLowerCase()}${e.id && "#" + e.id}.${[...e.classList].join(".")}`;
+            // The words of a heading can end further right than its box.
+            const end = (e) => e.getBoundingClientRect().left + Math.max(e.offsetWidth || e.getBoundingClientRect().width,
+                getComputedStyle(e).overflowX === "visible" ? e.scrollWidth : 0);
             const wide = [...(document.querySelector("article") ?? document.body).querySelectorAll("*")].filter((e) =>
-                e.getBoundingClientRect().right > width + 1 && e.checkVisibility({opacityProperty: true})
+                end(e) > width + 1 && e.checkVisibility({opacityProperty: true})
                 && e.getBoundingClientRect().width > 1 && !scrolls(e.parentElement) && !e.closest("mjx-assistive-mml"));
             const problems = wide.slice(0, 5).map((e) => `${name(e)} ends at ${
-                Math.round(e.getBoundingClientRect().right)} px of ${width}: ${e.textContent.trim().slice(0, 60)}`);
+                Math.round(end(e))} px of ${width}: ${e.textContent.trim().slice(0, 60)}`);
             if (root.scrollWidth > width) problems.unshift(`the page is ${root.scrollWidth} px wide, of ${width}`);
             return problems;
         }"""
