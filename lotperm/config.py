@@ -330,7 +330,6 @@ class Experiment:
             seeds=p["seeds"],
         )
 
-
     @classmethod
     def for_figure(
         cls, figure: str, *, widths: float | Sequence[float] | None = None, **parameters: Any

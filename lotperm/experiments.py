@@ -471,7 +471,7 @@ class Pipeline:
                 for ends, a in (("as trained", weights_a[i]), ("permuted", moved)):
                     for repair in repairs:
                         curve = loss_barrier(
-                            self.model,
+                            network,
                             a,
                             weights_b[i],
                             {"test": test},

@@ -415,9 +415,9 @@ def _compare(path: Path, got: str, expected: str) -> None:
 
 
 def source_hash() -> str:
-    """The sha256 (64 hex digits) of the package's sources: names and contents of ``lotperm/*.py``."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    """The sha256 (64 hex digits) of the package's sources: names and contents of its modules and scripts."""
+    digest, package = hashlib.sha256(), Path(__file__).parent
+    for path in [*sorted(package.glob("*.py")), *sorted(package.glob("js/*"))]:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 

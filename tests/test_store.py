@@ -596,3 +596,15 @@ def test_stages_that_cannot_be_written_are_found_before_computing(
     with pytest.raises(StorageError, match="Permission denied"):
         Store(tmp_path).stage("dense", CONFIG, compute)
     assert compute.calls == 0
+
+
+def test_the_source_hash_follows_modules_and_scripts(tmp_path, monkeypatch):
+    for name in ("store.py", "js/figure.js"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    monkeypatch.setattr(store_module, "__file__", str(tmp_path / "store.py"))
+    hashes = [store_module.source_hash()]
+    for name in ("store.py", "js/figure.js"):
+        (tmp_path / name).write_text("2")
+        hashes.append(store_module.source_hash())
+    assert len(set(hashes)) == 3
