@@ -119,8 +119,8 @@ def overflow(page: Page) -> list[str]:
                 && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
             const name = (e) => `${e.tagName.toLowerCase()}${e.id && "#" + e.id}.${[...e.classList].join(".")}`;
             // The words of a heading can end further right than its box.
-            const end = (e) => e.getBoundingClientRect().left + Math.max(e.offsetWidth || e.getBoundingClientRect().width,
-                getComputedStyle(e).overflowX === "visible" ? e.scrollWidth : 0);
+            const words = (e) => getComputedStyle(e).overflowX === "visible" ? e.scrollWidth : 0;
+            const end = (e) => e.getBoundingClientRect().left + Math.max(e.getBoundingClientRect().width, words(e));
             const wide = [...(document.querySelector("article") ?? document.body).querySelectorAll("*")].filter((e) =>
                 end(e) > width + 1 && e.checkVisibility({opacityProperty: true})
                 && e.getBoundingClientRect().width > 1 && !scrolls(e.parentElement) && !e.closest("mjx-assistive-mml"));
@@ -196,6 +196,20 @@ def outside(page: BeautifulSoup) -> list[str]:
     ]
     found += [text[:200] for text in styles if re.search(r"url\(\s*['\"]?http|@import", text)]
     return [f"loaded from another host: {value}" for value in found]
+
+
+def markup(page: BeautifulSoup) -> list[str]:
+    """Markup that stands on the page as it was written: a directive, a role, bold."""
+    article = page.find("article") or page.body
+    texts = [
+        text.strip()
+        for text in (article.find_all(string=True) if article else [])
+        if not text.find_parent(["code", "pre", "script", "style", "kbd", "annotation"])
+    ]
+    wrong = re.compile(
+        r"^(```|:::)\{?\w|\{[a-z:]+\}`|\{(ref|cite|doc|numref|term|glue)[:}]|\*\*\w+\*\*|^#{2,} "
+    )
+    return [f"not rendered: {text[:120]}" for text in texts if wrong.search(text)]
 
 
 def pictures(page: BeautifulSoup) -> list[str]:

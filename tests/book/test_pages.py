@@ -82,6 +82,12 @@ def test_pictures_have_alt_text_and_figures_numbers(site: Path) -> None:
     } == {}
 
 
+def test_no_markup_is_left(site: Path) -> None:
+    assert {
+        path.name: found for path, page in checks.parse(site).items() if (found := checks.markup(page))
+    } == {}
+
+
 def test_no_page_names_a_file_of_another_host(site: Path) -> None:
     assert {
         path.name: found for path, page in checks.parse(site).items() if (found := checks.outside(page))
@@ -141,7 +147,12 @@ def planted(
     shutil.copy(ROOT / "book" / "vendor" / "mathjax" / "tex-svg-full.js", tmp_path / "mathjax.js")
     path.write_text(PLAIN.replace("HEAD", head).replace("BODY", body), encoding="utf-8")
     pages = checks.parse(tmp_path)
-    problems = [*checks.links(pages), *checks.pictures(pages[path]), *checks.outside(pages[path])]
+    problems = [
+        *checks.links(pages),
+        *checks.pictures(pages[path]),
+        *checks.outside(pages[path]),
+        *checks.markup(pages[path]),
+    ]
     with checks.window(browser, theme=theme, width=checks.PHONE) as context:
         page, seen = checks.visit(context, path.as_uri())
         problems += [*checks.formulas(page), *checks.accessibility(page), *checks.overflow(page)]
@@ -177,6 +188,8 @@ def test_a_plain_page_has_no_problem(tmp_path: Path, browser: Browser) -> None:
         ('<a href="plain.html#nowhere">broken</a>', "", "plain.html#nowhere leads nowhere"),
         ('<a href="missing.csv" download>data</a>', "", "missing.csv leads nowhere"),
         ('<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">', "", "picture without alt text"),
+        ("<p>```{note} Not rendered.</p>", "", "not rendered: ```{note}"),
+        ("<p>See {ref}`there`.</p>", "", "not rendered: See {ref}"),
         ("<figure><figcaption>No number.</figcaption></figure>", "", "caption without a number: No number."),
     ],
 )  # fmt: skip
