@@ -1,11 +1,15 @@
-"""What the book adds to Sphinx: parameters described in the package's style, a page for printing, accessible names."""
+"""What the book adds to Sphinx: docstrings as the package writes them, tables from data, accessible names, one page."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
 
 _DESCRIBED = ("Parameters", "Attributes", "Other Parameters", "Yields")
 _ENTRY = re.compile(r"(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*) : (?P<text>.+)")
@@ -34,10 +38,8 @@ def describe(lines: list[str]) -> list[str]:
             out.append(_literal(line))
             continue
         text = entry["text"]
-        if re.match(r" +[A-Z]", following) and re.search(
-            r"[\w)]$", text
-        ):  # "Tensor, shape (B, n)", then a sentence
-            text += "."
+        if re.match(r" +[A-Z]", following) and re.search(r"[\w)]$", text):
+            text += "."  # "Tensor, shape (B, n)", then a sentence
         out += [entry["names"], "    " + _literal(text)]
     return out
 
@@ -51,6 +53,62 @@ def _after_napoleon(_app: Any, what: str, _name: str, _obj: Any, options: Any, l
     # It takes what stands before the first colon of these for a type, too.
     if what in ("attribute", "data", "property"):
         lines[:] = options["lotperm_lines"]
+
+
+class _Table(SphinxDirective):
+    """A table whose rows are data; its argument is the caption, its option ``:name:`` what refers to it."""
+
+    has_content = False
+    optional_arguments = 1
+    final_argument_whitespace = True
+    option_spec = {"name": str}  # noqa: RUF012 (as docutils has it)
+
+    def rows(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        rows = self.rows()
+        if not rows:
+            return self.parse_text_to_nodes("*Not recorded yet.*")
+        cells = [
+            [str(name).replace("_", " ") for name in rows[0]],
+            *([_cell(v) for v in row.values()] for row in rows),
+        ]
+        lines = [f"{'* -' if i == 0 else '  -'} {cell}" for row in cells for i, cell in enumerate(row)]
+        name = f":name: {self.options['name']}\n" if "name" in self.options else ""
+        caption = self.arguments[0] if self.arguments else ""
+        text = "\n".join([f"```{{list-table}} {caption}", f"{name}:header-rows: 1\n", *lines, "```"])
+        return self.parse_text_to_nodes(text)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+class Costs(_Table):
+    """What a page costs at each profile: the rows of ``results/costs.json``, as they were recorded."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        path = Path(self.env.srcdir) / "book" / "results" / "costs.json"
+        self.env.note_dependency(str(path))
+        return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+
+
+class Parameters(_Table):
+    """Every parameter of an experiment, from the package."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        from lotperm import config
+
+        self.env.note_dependency(str(config.__file__))
+        return [
+            {"parameter": f"`{name}`", "value": parameter.kind, "meaning": parameter.meaning}
+            for name, parameter in config.PARAMETERS.items()
+        ]
 
 
 def _on_builder(app: Any) -> None:
@@ -85,6 +143,8 @@ def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", _before_napoleon, priority=400)  # napoleon itself has 500
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
+    app.add_directive("costs", Costs)
+    app.add_directive("parameters", Parameters)
     app.connect("builder-inited", _on_builder)
     app.connect("build-finished", _on_finish)
     # After an edit of this file all pages are read again.

@@ -1,0 +1,79 @@
+"""The book on paper: all pages, printed from the built site."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import tools
+from pypdf import PdfReader
+
+from lotperm import book
+from lotperm.errors import LotpermError, StorageError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_whole_book_is_printed(site: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in site.rglob("*.html")}
+    printed = book.pdf(site.parent, browser=tools.chromium())
+    assert {
+        path: path.stat().st_mtime_ns for path in site.rglob("*.html")
+    } == before  # the site stays as it is
+    assert printed == site.parent / "book.pdf"
+    pages = PdfReader(printed).pages
+    texts = [re.sub(r"\s+", " ", page.extract_text()) for page in pages]
+    chapters = list(book._pages(ROOT))
+    assert len(texts) > 2 * len(chapters)
+    whole = " ".join(texts)
+    titles = [
+        re.search(
+            r"^# (.+)$",
+            (site.parent / "src" / chapter).read_text().replace('"# ', "\n# ").replace("\\n", "\n"),
+            re.M,
+        )
+        for chapter in chapters
+    ]
+    assert [
+        title for title in titles if title is None or re.sub(r"[`*]", "", title[1])[:40] not in whole
+    ] == []
+    assert any("Execute what changed and build the site" in text for text in texts[-20:])  # the last chapter
+    assert (
+        "$" + "w^{(k)}" not in whole and "\\begin{aligned}" not in whole and "\\(" not in whole
+    )  # formulas are set
+    assert sum(len(page.images) for page in pages) >= len([c for c in chapters if c.suffix == ".ipynb"])
+    width = {round(float(page.mediabox.width)) for page in pages}
+    assert len(width) == 1
+
+
+def test_a_book_that_is_not_built_is_not_printed(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no finished book"):
+        book.pdf(tmp_path, browser="true")
+
+
+def test_no_browser_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOTPERM_BROWSER", raising=False)
+    monkeypatch.setattr(book, "_BROWSERS", ("no-such-browser",))
+    monkeypatch.setattr(book, "_BROWSER_OF_A_MAC", tmp_path / "none")
+    with pytest.raises(StorageError, match="LOTPERM_BROWSER"):
+        book.pdf(tmp_path)
+    monkeypatch.setenv("LOTPERM_BROWSER", "this one")
+    assert book.find_browser() == "this one"
+
+
+@pytest.mark.parametrize("program", ["true", "false"])
+def test_a_browser_that_prints_nothing_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    def built(out: Path, builder: str) -> None:
+        (out / builder / "book").mkdir(parents=True)
+        (out / builder / "index.html").write_text('<meta content="0; url=book/intro.html" />')
+        (out / builder / "book" / "intro.html").write_text("<p>All pages.</p>")
+
+    (tmp_path / ".complete").touch()
+    (tmp_path / "book.pdf").write_text("of another time")
+    monkeypatch.setattr(book, "_sphinx", built)
+    with pytest.raises(LotpermError, match="printed no PDF"):
+        book.pdf(tmp_path, browser=program)
+    assert not (tmp_path / "book.pdf").exists()
