@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.permutation import PermutationSpec, _cut, permute
-from lotperm.threads import workers
+from lotperm.threads import keep_freed_memory, workers
 
 # Samples that go through the networks at a time on a CPU: few, so that activations stay in the cache.
 _CHUNK = 32
@@ -179,10 +179,7 @@ def correlate(
             for group, accumulator in accumulators.items():
                 accumulator.update(acts_a.pop(group), acts_b.pop(group))
 
-    if place.type == "cpu":
-        # glibc gives large freed blocks back to the system, and each chunk would page them in anew (a quarter
-        # of the time), until it has once freed a block of nearly 32 MiB: mallopt(3), M_MMAP_THRESHOLD.
-        torch.empty(31 * 2**20, dtype=torch.uint8)
+    keep_freed_memory()
     with workers(threads) as each, _full_precision():
         for batch in batches:
             inputs = batch if isinstance(batch, Tensor) else batch[0]

@@ -1,4 +1,4 @@
-"""Python threads that divide the cores: for many small tensor operations on a CPU.
+"""How a CPU is used: Python threads that divide its cores, and memory that isn't given back.
 
 OpenMP threads that share every single operation wait for each other at its end; small operations gain little from
 them, and lose tenfold while the machine is busy otherwise. Threads that each do operations of their own don't wait.
@@ -12,6 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse large freed blocks instead of giving them back to the system.
+
+    Each activation would otherwise be paged in anew, up to half of the time. glibc raises its threshold to the size of
+    the first larger block that is freed, up to 32 MiB: mallopt(3), M_MMAP_THRESHOLD. Elsewhere it does nothing.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 @contextlib.contextmanager

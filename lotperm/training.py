@@ -33,7 +33,7 @@ from lotperm.config import Recipe, Seeds
 from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
 from lotperm.errors import DivergedError, ParameterError, UnsupportedModelError
 from lotperm.models import Weights
-from lotperm.threads import workers
+from lotperm.threads import keep_freed_memory, workers
 
 # ---------------------------------------------------------------------------------------------------------
 # The stack: M networks as one
@@ -504,6 +504,7 @@ def train(
     epochs = recipe.epochs if until is None else until
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
     data = data.to(runtime.device)
+    keep_freed_memory()
     parts, threads = _split(len(weights), runtime)
     runs = [_Run(model, weights[p], data, recipe, seeds[p], masks[p], runtime) for p in parts]
     done = Trained(weights=[], checkpoints={}, train_loss=[], evaluations={})
