@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import checks
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -21,6 +23,8 @@ from lotperm import book
 ROOT = Path(__file__).parents[2]
 PAGES = [page.with_suffix("") for page in book._pages(ROOT)]
 NOTEBOOKS = [page for page in PAGES if (ROOT / page).with_suffix(".ipynb").exists()]
+
+Pages = dict[Path, BeautifulSoup]
 
 every_page = pytest.mark.parametrize("name", [*PAGES, Path("search")], ids=str)
 
@@ -39,6 +43,12 @@ def server(site: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{http.server_port}"
         http.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def parsed(site: Path) -> dict[Path, BeautifulSoup]:
+    """Every page of the site, read once."""
+    return checks.parse(site)
 
 
 # --- the site ---------------------------------------------------------------------------------------
@@ -65,33 +75,26 @@ def test_a_page_from_a_server(server: str, browser: Browser, name: Path) -> None
     assert problems == []
 
 
-def test_every_kind_of_thing_that_is_checked_is_there(site: Path) -> None:
-    pages = checks.parse(site)
-    assert {path.relative_to(site).with_suffix("") for path in pages} >= {*PAGES, Path("search")}
+def test_every_kind_of_thing_that_is_checked_is_there(site: Path, parsed: Pages) -> None:
+    assert {path.relative_to(site).with_suffix("") for path in parsed} >= {*PAGES, Path("search")}
     for selector in (".math", "img", "figure figcaption", "table", "a.reference", ".citation", "dt.sig"):
-        assert any(page.select(selector) for page in pages.values()), selector
+        assert any(page.select(selector) for page in parsed.values()), selector
 
 
-def test_links_and_anchors_lead_somewhere(site: Path) -> None:
-    assert checks.links(checks.parse(site)) == []
+def test_links_and_anchors_lead_somewhere(parsed: Pages) -> None:
+    assert checks.links(parsed) == []
 
 
-def test_pictures_have_alt_text_and_figures_numbers(site: Path) -> None:
-    assert {
-        path.name: found for path, page in checks.parse(site).items() if (found := checks.pictures(page))
-    } == {}
+def test_pictures_have_alt_text_and_figures_numbers(parsed: Pages) -> None:
+    assert {path.name: found for path, page in parsed.items() if (found := checks.pictures(page))} == {}
 
 
-def test_no_markup_is_left(site: Path) -> None:
-    assert {
-        path.name: found for path, page in checks.parse(site).items() if (found := checks.markup(page))
-    } == {}
+def test_no_markup_is_left(parsed: Pages) -> None:
+    assert {path.name: found for path, page in parsed.items() if (found := checks.markup(page))} == {}
 
 
-def test_no_page_names_a_file_of_another_host(site: Path) -> None:
-    assert {
-        path.name: found for path, page in checks.parse(site).items() if (found := checks.outside(page))
-    } == {}
+def test_no_page_names_a_file_of_another_host(parsed: Pages) -> None:
+    assert {path.name: found for path, page in parsed.items() if (found := checks.outside(page))} == {}
 
 
 @pytest.mark.parametrize("scheme", ["file", "http"])
@@ -128,6 +131,16 @@ def test_the_page_of_the_package_lists_what_it_exports(site: Path) -> None:
     assert listed == set(lotperm.__all__) - {"Mask", "Permutation"}  # names of types, explained in words
     modules = {path.stem for path in (ROOT / "lotperm").glob("[a-z]*.py")} - {"cli", "threads"}
     assert modules == set(re.findall(r"automodule:: lotperm\.(\w+)", (ROOT / "book" / "api.md").read_text()))
+
+
+def test_a_second_build_executes_nothing_and_is_quick(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executed = nbformat.read((site.parent / "src" / NOTEBOOKS[0]).with_suffix(".ipynb"), as_version=4)
+    monkeypatch.setattr(book, "source_hash", lambda: executed.metadata.lotperm.source_hash)
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("executed again"))
+    monkeypatch.setenv("LOTPERM_HOME", str(site.parent.parent / "home"))
+    start = time.perf_counter()
+    book.build("smoke", site.parent, root=ROOT, progress=False)
+    assert time.perf_counter() - start < 30  # seconds
 
 
 # --- planted errors ---------------------------------------------------------------------------------
