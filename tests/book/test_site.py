@@ -61,13 +61,17 @@ def tiny_notebook(path: Path, *, last: str = "print(profile, sparsity)") -> Path
     return path
 
 
-def copy_book(root: Path) -> Path:
-    """The repository's book in another folder, its notebooks replaced by a fast one."""
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, root / name)
-    shutil.copytree(ROOT / "book", root / "book")
-    for page in re.findall(r"notebooks/\w+", (root / "_toc.yml").read_text()):
-        tiny_notebook(root / f"{page}.ipynb")
+def small_book(root: Path) -> Path:
+    """A book of two pages in another folder, set up as the repository's; its notebook is fast."""
+    shutil.copy(ROOT / "_config.yml", root / "_config.yml")
+    shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("*.md", "results", "paper"))
+    (root / "book" / "intro.md").write_text(
+        "# A book\n\nIts chapter is {doc}`../notebooks/04_method`.\n\n```{bibliography}\n```\n"
+    )
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/04_method\n"
+    )
+    tiny_notebook(root / "notebooks" / "04_method.ipynb")
     return root
 
 
@@ -136,7 +140,7 @@ def test_a_second_build_executes_nothing_and_gives_the_same_page(tmp_path: Path,
     monkeypatch.setattr(
         book, "source_hash", lambda: "this package"
     )  # however long someone edits it meanwhile
-    root = copy_book(tmp_path)
+    root = small_book(tmp_path)
     first = book.build("live", tmp_path / "out", root=root, parameters={"sparsity": 0.5}, progress=False)
     page = first.parent / "notebooks" / "04_method.html"
     before, stamp = page.read_bytes(), page.stat().st_mtime_ns
@@ -147,7 +151,7 @@ def test_a_second_build_executes_nothing_and_gives_the_same_page(tmp_path: Path,
 
 
 def test_a_failing_cell_fails_the_build(tmp_path: Path) -> None:
-    root = copy_book(tmp_path)
+    root = small_book(tmp_path)
     tiny_notebook(root / "notebooks" / "04_method.ipynb", last="raise ValueError('planted')")
     with pytest.raises(LotpermError, match=r"04_method.ipynb: cell 4 failed: ValueError: planted"):
         book.build("smoke", tmp_path / "out", root=root, progress=False)
@@ -155,7 +159,7 @@ def test_a_failing_cell_fails_the_build(tmp_path: Path) -> None:
 
 
 def test_a_broken_reference_fails_the_build_again_and_again(tmp_path: Path) -> None:
-    root = copy_book(tmp_path)
+    root = small_book(tmp_path)
     intro = root / "book" / "intro.md"
     whole = intro.read_text()
     intro.write_text(whole + "\nSee {ref}`nowhere` and {cite}`nobody2000`.\n")
@@ -167,7 +171,7 @@ def test_a_broken_reference_fails_the_build_again_and_again(tmp_path: Path) -> N
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    root = copy_book(tmp_path)
+    root = small_book(tmp_path)
     (root / "notebooks" / "04_method.ipynb").unlink()
     with pytest.raises(LotpermError, match="notebooks/04_method"):
         book.build("smoke", tmp_path / "out", root=root, progress=False)
@@ -232,7 +236,7 @@ def test_values_are_checked_before_anything_runs(tmp_path: Path) -> None:
     ],
 )
 def test_the_book_refuses_what_it_does_not_have(tmp_path: Path, profile: str, given: Any, said: str) -> None:
-    root = copy_book(tmp_path)
+    root = small_book(tmp_path)
     with pytest.raises(ParameterError, match=said):
         book.build(profile, tmp_path / "out", root=root, parameters=given, progress=False)
     assert not (tmp_path / "out").exists()
