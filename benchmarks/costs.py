@@ -36,7 +36,7 @@ def size(folder: Path) -> int:
 
 
 def measure(notebook: Path, profile: str, home: Path) -> dict[str, Any]:
-    """Execute one notebook twice; seconds of both, peak memory of the first, bytes that it added to the store."""
+    """Execute one notebook twice; seconds of both, peak memory of the first, MiB that it added to the store."""
     before, seconds = size(home), []
     variables = {**os.environ, "LOTPERM_HOME": str(home)}
     for _ in range(2):
@@ -45,10 +45,10 @@ def measure(notebook: Path, profile: str, home: Path) -> dict[str, Any]:
         subprocess.run(command, check=True, env=variables, cwd=ROOT)
         seconds.append(time.perf_counter() - begin)
     return {
-        "notebook": notebook.stem,
+        "page": notebook.stem,
         "seconds": seconds[0],
         "seconds_again": seconds[1],
-        "bytes": size(home) - before,
+        "store_mib": (size(home) - before) / 2**20,
     }
 
 
@@ -95,10 +95,10 @@ def table(report: dict[str, Any]) -> str:
     ]
     for row in report["rows"]:
         lines.append(
-            f"| {row['notebook']} | {row['seconds']:.0f} | {row['seconds_again']:.0f} | {row['bytes'] / 2**20:.1f} |"
+            f"| {row['page']} | {row['seconds']:.0f} | {row['seconds_again']:.0f} | {row['store_mib']:.1f} |"
         )
-    total = [sum(row[name] for row in report["rows"]) for name in ("seconds", "seconds_again", "bytes")]
-    lines.append(f"| all | {total[0]:.0f} | {total[1]:.0f} | {total[2] / 2**20:.1f} |")
+    total = [sum(row[name] for row in report["rows"]) for name in ("seconds", "seconds_again", "store_mib")]
+    lines.append(f"| all | {total[0]:.0f} | {total[1]:.0f} | {total[2]:.1f} |")
     return "\n".join(lines) + "\n"
 
 
