@@ -112,7 +112,8 @@ def test_nothing_is_loaded_from_another_host(site: Path) -> None:
 
 
 def test_formulas_are_set_by_our_own_mathjax(site: Path) -> None:
-    for path, page in pages(site).items():
+    soups = pages(site)
+    for path, page in soups.items():
         if page.select(".math"):
             scripts = [
                 str(script["src"]) for script in page.select("script[src]") if "mathjax" in str(script["src"])
@@ -122,13 +123,14 @@ def test_formulas_are_set_by_our_own_mathjax(site: Path) -> None:
                 site / "mathjax/tex-svg-full.js"
             ).resolve()
     assert "Apache License" in (site / "mathjax" / "LICENSE").read_text()
-    assert pages(site)[site / "book" / "intro.html"].select(".math")
+    assert soups[site / "book" / "intro.html"].select(".math")
 
 
 def test_parameters_are_one_closed_block(site: Path) -> None:
+    soups = pages(site)
     for page in book._pages(ROOT):
         if page.suffix == ".ipynb":
-            soup = pages(site)[site / page.with_suffix(".html")]
+            soup = soups[site / page.with_suffix(".html")]
             blocks = [block for block in soup.select("details") if book._PARAMETERS_TITLE in block.text]
             assert len(blocks) == 1
             assert blocks[0].select_one("[open]") is None
