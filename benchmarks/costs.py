@@ -37,11 +37,11 @@ def size(folder: Path) -> int:
 
 def measure(notebook: Path, profile: str, home: Path) -> dict[str, Any]:
     """Execute one notebook twice; seconds of both, peak memory of the first, MiB that it added to the store."""
-    before, seconds = size(home), []
+    before, seconds = size(home) if home.exists() else 0, []
     variables = {**os.environ, "LOTPERM_HOME": str(home)}
     for _ in range(2):
         begin = time.perf_counter()
-        command = [sys.executable, "-c", _EXECUTE, str(notebook), str(home / "executed.ipynb"), profile]
+        command = [sys.executable, "-c", _EXECUTE, str(notebook), str(home.with_suffix(".ipynb")), profile]
         subprocess.run(command, check=True, env=variables, cwd=ROOT)
         seconds.append(time.perf_counter() - begin)
     return {
@@ -63,20 +63,19 @@ def main() -> None:
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     if options.quick:
         notebooks = [path for path in notebooks if path.stem.startswith("04")]
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for notebook in notebooks:
-            rows.append(measure(notebook, profile, Path(folder)))
-            print(f"{notebook.stem}: {rows[-1]['seconds']:.0f} s", file=sys.stderr)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    report = {
-        "what": f"the notebooks at the profile {profile}, in this order, from an empty store",
-        "command": f"python benchmarks/costs.py --profile {profile}",
-        "rows": rows,
-        "peak_mib": peak,
-        "machine": environment(),
-    }
-    write_report(options.out / "costs", report, table(report))
+            rows.append(measure(notebook, profile, Path(folder) / "home"))
+            # After every page: what was measured isn't lost if it is stopped.
+            report = {
+                "what": f"the notebooks at the profile {profile}, in this order, from an empty store",
+                "command": f"python benchmarks/costs.py --profile {profile}",
+                "rows": rows,
+                "peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+                "machine": environment(),
+            }
+            write_report(options.out / "costs", report, table(report))
 
 
 def table(report: dict[str, Any]) -> str:
