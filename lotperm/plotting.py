@@ -147,8 +147,7 @@ def final_comparison(results: Results, *, title: str) -> Figure:
         ax.annotate(
             f"{mean:.1f}", (x, mean), (10, 4), textcoords="offset points", color=colour, fontweight="bold"
         )
-    dense = np.concatenate([results.values(m, 0.0, None).to_numpy() for m in ("dense_a", "dense_b")])
-    ax.axhline(100 * dense.mean(), color="#555555", linestyle=":", label=f"dense: {100 * dense.mean():.1f}")
+    _dense_line(ax, results, "dense: {:.1f}")
     ax.set_xticks(range(3), [METHODS[arm][0] for arm in arms])
     ax.set(ylabel="test accuracy (%)", xlim=(-0.4, 2.6), title=title)
     ax.legend()
@@ -479,9 +478,11 @@ def _line(
     ax.fill_between(x, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0)
 
 
-def _dense_line(ax: Axes, results: Results) -> None:
+def _dense_line(ax: Axes, results: Results, label: str = "dense") -> None:
+    """Dotted, at the mean accuracy of all dense networks in percent, which `label` may format."""
     dense = np.concatenate([results.values(m, 0.0, None).to_numpy() for m in ("dense_a", "dense_b")])
-    ax.axhline(100 * dense.mean(), color="#555555", linestyle=":", label="dense")
+    mean = 100 * dense.mean()
+    ax.axhline(mean, color="#555555", linestyle=":", label=label.format(mean))
 
 
 def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
@@ -625,6 +626,8 @@ def diversity(table: pd.DataFrame, *, title: str) -> Figure:
 REPAIR_WORDS = {"none": "nothing repaired", "bn": "batch norm reset", "repair": "REPAIR"}
 """What is done to interpolated networks -> words."""
 
+_LINES = (("as trained", "#d55e00", "A to B"), ("permuted", "#009e73", "π(A) to B"))
+
 
 def connectivity(table: pd.DataFrame, metric: str, *, title: str) -> Figure:
     """Loss or accuracy along the lines from A and from π(A) to B: a panel a repair, mean over seeds and 95 % interval.
@@ -641,10 +644,7 @@ def connectivity(table: pd.DataFrame, metric: str, *, title: str) -> Figure:
     )
     scale = 100 if metric == "accuracy" else 1
     for ax, repair in zip(axes[0], repairs, strict=True):
-        for ends, colour, words in (
-            ("as trained", "#d55e00", "A to B"),
-            ("permuted", "#009e73", "π(A) to B"),
-        ):
+        for ends, colour, words in _LINES:
             part = table[(table["repair"] == repair) & (table["ends"] == ends)]
             lines = part.pivot_table(index="alpha", columns="seed", values=metric)
             means, halves = scale * np.array([interval(row) for row in lines.to_numpy()]).T
@@ -674,10 +674,7 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
         1, len(repairs), figsize=(8, 3.1), layout="constrained", sharey=True, squeeze=False
     )
     for ax, repair in zip(axes[0], repairs, strict=True):
-        for ends, colour, words in (
-            ("as trained", "#d55e00", "A to B"),
-            ("permuted", "#009e73", "π(A) to B"),
-        ):
+        for ends, colour, words in _LINES:
             part = found[(found["repair"] == repair) & (found["ends"] == ends)]
             groups = {at: 100 * group["barrier"].to_numpy() for at, group in part.groupby(x)}
             means, halves = np.array([interval(values) for values in groups.values()]).T
