@@ -3,6 +3,8 @@
 VENV    ?= .venv
 PROFILE ?= live
 UV       = uv==0.9.30
+# As many tests at once as there are cores, each in a process with one thread: more threads would wait for each other.
+PYTEST   = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile
 BIN      = $(VENV)/bin
 READY    = $(VENV)/.ready
 
@@ -23,7 +25,7 @@ $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV) \
 	  || { echo "$(PYTHON) can't make a virtual environment. On Debian and Ubuntu, install the package python3-venv."; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'
-	VIRTUAL_ENV='$(abspath $(VENV))' $(BIN)/uv pip install -r requirements.txt
+	VIRTUAL_ENV='$(abspath $(VENV))' $(BIN)/uv pip install --compile-bytecode -r requirements.txt
 	VIRTUAL_ENV='$(abspath $(VENV))' $(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $@
 
@@ -36,7 +38,7 @@ pdf: $(READY)  ## the same, and the whole book as one PDF; Chromium or Chrome pr
 	@echo "The book: file://$(CURDIR)/_build/book.pdf"
 
 test: lint nbval  ## lint, check the notebooks, run all tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 lint: $(READY)  ## ruff, mypy, and the order of imports
 	$(BIN)/ruff check
@@ -47,7 +49,7 @@ lint: $(READY)  ## ruff, mypy, and the order of imports
 # An empty store, so that the numbers are computed, not remembered.
 nbval: $(READY)
 	rm -rf _build/nbval
-	LOTPERM_HOME='$(CURDIR)/_build/nbval' $(BIN)/pytest -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+	LOTPERM_HOME='$(CURDIR)/_build/nbval' $(PYTEST) -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
 
 bench: $(READY)  ## measure the fast paths against plain ones, side by side
 	for name in training matching barrier costs; do $(BIN)/python benchmarks/$$name.py || exit 1; done

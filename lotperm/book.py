@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -155,12 +156,21 @@ def _with_parameters(nb: NotebookNode, notebook: Path, values: Mapping[str, Any]
 
 
 def executed_key(notebook: Path, parameters: Mapping[str, Any]) -> str:
-    """What an executed notebook depends on, as one sha256: its cells, all its parameters and `source_hash`."""
+    """What an executed notebook depends on, as one sha256.
+
+    These are its cells, all its parameters, `source_hash`, and the numbers that stand beside its own: the files in
+    ``book/paper`` and ``book/results`` of its repository.
+    """
     values = checked_parameters(notebook, parameters)
     cells = [
         [cell.cell_type, cell.source] for cell in _with_parameters(_read(notebook), notebook, values).cells
     ]
-    return sha256_json({"cells": cells, "parameters": values, "source_hash": source_hash()})
+    prose = notebook.resolve().parents[1] / "book"
+    tables = {
+        str(path.relative_to(prose)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted([*prose.glob("paper/*.csv"), *prose.glob("results/**/*.json")])
+    }
+    return sha256_json({"cells": cells, "parameters": values, "source_hash": source_hash(), "tables": tables})
 
 
 def execute(
@@ -349,6 +359,7 @@ def build(
     parameters: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
     progress: bool = True,
+    jobs: int = 1,
 ) -> Path:
     """Execute what changed and build the site, every warning an error.
 
@@ -359,6 +370,7 @@ def build(
     root : the folder with ``_config.yml``, ``_toc.yml``, ``book/`` and ``notebooks/``; the cells run in it
     parameters : other parameters, each given to the notebooks that have one of that name
     validate, progress : as in `execute`
+    jobs : notebooks executed at once. Give each its share of the cores, with ``OMP_NUM_THREADS``.
 
     Returns
     -------
@@ -394,8 +406,14 @@ def build(
     with FileLock(out / ".lock"):
         sources = {page: root / page for page in (Path("_config.yml"), Path("_toc.yml"), *pages)}
         sources |= {path.relative_to(root): path for path in (root / "book").rglob("[!.]*") if path.is_file()}
-        for page in notebooks:
-            sources[page] = execute_cached(root / page, profile, given[page], cwd=root, progress=progress)
+
+        def executed(page: Path) -> Path:
+            return execute_cached(root / page, profile, given[page], cwd=root, progress=progress)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            # One at a time stays in this thread, where Ctrl-C stops a notebook at once.
+            done = map(executed, notebooks) if jobs == 1 else pool.map(executed, notebooks)
+            sources |= zip(notebooks, done, strict=True)
         for panel in sorted((Path(__file__).parent / "js").glob("*.html")):
             whole = out / "panels" / panel.name
             write_atomic(whole, inline_scripts(panel).encode())

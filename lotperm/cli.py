@@ -152,9 +152,12 @@ def build_book(
     profile: ProfileOption = "live",
     out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("_build"),
     pdf: Annotated[bool, typer.Option("--pdf", help="Also print the book, with Chromium or Chrome.")] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Notebooks executed at once; set OMP_NUM_THREADS to each one's cores.")
+    ] = 1,
 ) -> None:
     """Execute the notebooks that changed and build the site; every warning is an error."""
-    index = book.build(profile, out, validate=_validate)
+    index = book.build(profile, out, validate=_validate, jobs=jobs)
     rich.print(f"Built {index}")
     if pdf:
         rich.print(f"Printed {book.pdf(out)}")

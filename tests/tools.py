@@ -6,8 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
+
+from filelock import FileLock
 
 from lotperm.book import find_browser
 
@@ -25,6 +28,11 @@ def chromium() -> str:
     """
     if found := find_browser():
         return found
+    with FileLock(Path(tempfile.gettempdir()) / "lotperm-chromium.lock"):  # several processes share the tests
+        return find_browser() or _install()
+
+
+def _install() -> str:
     tried = []
     for command in _installations():
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

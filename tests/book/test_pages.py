@@ -133,11 +133,13 @@ def test_the_page_of_the_package_lists_what_it_exports(site: Path) -> None:
     assert modules == set(re.findall(r"automodule:: lotperm\.(\w+)", (ROOT / "book" / "api.md").read_text()))
 
 
-def test_a_second_build_executes_nothing_and_is_quick(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_build_executes_nothing_and_is_quick(
+    site: Path, site_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     executed = nbformat.read((site.parent / "src" / NOTEBOOKS[0]).with_suffix(".ipynb"), as_version=4)
     monkeypatch.setattr(book, "source_hash", lambda: executed.metadata.lotperm.source_hash)
     monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("executed again"))
-    monkeypatch.setenv("LOTPERM_HOME", str(site.parent.parent / "home"))
+    monkeypatch.setenv("LOTPERM_HOME", str(site_store))
     start = time.perf_counter()
     book.build("smoke", site.parent, root=ROOT, progress=False)
     assert time.perf_counter() - start < 30  # seconds

@@ -336,6 +336,33 @@ def test_the_key_follows_cells_parameters_and_package(
     assert key != book.executed_key(notebook, {})
 
 
+@pytest.mark.parametrize("table", ["paper/fig5.csv", "results/cifar10/results.json", "results/barrier.json"])
+def test_a_page_is_made_anew_when_a_recorded_number_changes(tmp_path: Path, table: str) -> None:
+    notebook, path = tiny_notebook(tmp_path / "notebooks" / "n.ipynb"), tmp_path / "book" / table
+    before = book.executed_key(notebook, {})
+    path.parent.mkdir(parents=True)
+    path.write_text("76.6")
+    written = book.executed_key(notebook, {})
+    path.write_text("76.7")
+    assert len({before, written, book.executed_key(notebook, {})}) == 3
+
+
+def test_notebooks_are_executed_at_once(tmp_path: Path) -> None:
+    """Two pages that each wait for the other's file end only if both run."""
+    root = small_book(tmp_path)
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/04_method\n  - file: notebooks/05_other\n"
+    )
+    for name, mine, other in (("04_method", "one", "two"), ("05_other", "two", "one")):
+        wait = (
+            f"import time\nfrom pathlib import Path\nPath('{mine}').touch()\nend = time.monotonic() + 60\n"
+            f"while not Path('{other}').exists():\n    assert time.monotonic() < end\n    time.sleep(0.01)"
+        )
+        tiny_notebook(root / "notebooks" / f"{name}.ipynb", last=wait)
+    index = book.build("smoke", tmp_path / "out", root=root, progress=False, jobs=2)
+    assert (index.parent / "notebooks" / "05_other.html").exists()
+
+
 def test_an_error_of_ours_keeps_its_exit_code(tmp_path: Path) -> None:
     last = "from lotperm.errors import DivergedError\nraise DivergedError('loss is nan at step 3')"
     notebook = tiny_notebook(tmp_path / "n.ipynb", last=last)
