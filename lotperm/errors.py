@@ -47,7 +47,7 @@ class OutOfMemoryError(LotpermError):
 
 
 class PreemptedError(LotpermError):
-    """The process was asked to stop (SIGTERM, SIGUSR2); state was saved at an epoch boundary."""
+    """The process was asked to stop (SIGTERM, SIGUSR2), or its time is used up; the state was saved after a step."""
 
     exit_code = 143
 

@@ -19,7 +19,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from lotperm.config import Recipe, Seeds
 from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
-from lotperm.errors import DivergedError, ParameterError, UnsupportedModelError
+from lotperm.errors import DivergedError, ParameterError, PreemptedError, UnsupportedModelError
 from lotperm.models import Weights
 from lotperm.threads import keep_freed_memory, workers
 
@@ -391,12 +391,14 @@ class Runtime:
     compile : compile the training step with torch.compile; pays off from a minute of training on
     members : how many networks go through one forward pass at the most, to bound memory; None: all
     progress : makes progress bars; None: silent
+    stop : asked after every step of training; True ends the run there with `PreemptedError`, its state saved
     """
 
     device: str = "cpu"
     compile: bool = False
     members: int | None = None
     progress: Progress | None = None
+    stop: Callable[[], bool] | None = None
 
 
 @dataclass
@@ -480,8 +482,8 @@ def train(
     save_at : epochs whose weights are kept: 0 is the start (masked), k is after exactly k epochs
     evaluate_at : epochs after which the test split is evaluated; None: only the last
     runtime : device, compilation, how many at once, progress bars
-    checkpoints : where to keep the state of the run about every `checkpoint_seconds`, at the end of an epoch; a run
-        that finds a state there goes on from it, with the same result as an unbroken run
+    checkpoints : where to keep the state of the run about every `checkpoint_seconds`; a run that finds a state there
+        goes on from it, with the same result as an unbroken run
     label : words for the progress bar
 
     Returns
@@ -493,7 +495,9 @@ def train(
     ParameterError
         If the numbers of weights, seeds and masks differ, or the batch is larger than the training set.
     DivergedError
-        If a loss is NaN or infinite; found at the end of the epoch, naming the step.
+        If a loss is NaN or infinite, naming the step, or weights are. Found before they are saved or evaluated.
+    PreemptedError
+        If `Runtime.stop` said so; the same call goes on from there.
     """
     runtime = runtime or Runtime()
     masks = masks if masks is not None else [None] * len(weights)
@@ -509,39 +513,54 @@ def train(
     runs = [_Run(model, weights[p], data, recipe, seeds[p], masks[p], runtime) for p in parts]
     done = Trained(weights=[], checkpoints={}, train_loss=[], evaluations={})
     found = checkpoints.latest() if checkpoints is not None else None
-    first = 0
+    epoch = 0
     if found is not None:
-        done, first = _restore(runs, *found)
-    saved = time.monotonic()
+        done, epoch = _restore(runs, *found)
+    if epoch == 0 and not any(run.step for run in runs):
+        _note(done, runs, 0, save_at, evaluate_at)
+    stop, saved = runtime.stop or (lambda: False), time.monotonic()
 
-    def note(epoch: int) -> None:
-        if epoch in save_at:
-            done.checkpoints[epoch] = _weights(runs)
-        if epoch in evaluate_at:
-            done.evaluations[epoch] = _beside([run.evaluate() for run in runs])
+    def pause() -> bool:
+        return stop() or (checkpoints is not None and time.monotonic() - saved > checkpoint_seconds)
 
-    if first == 0:
-        note(0)
     images = sum(run.images_per_epoch for run in runs)
-    bar = runtime.progress(label, (epochs - first) * images) if runtime.progress else None
+    seen = epoch * images + sum(run.step * run.images_per_epoch // run.steps for run in runs)
+    bar = runtime.progress(label, epochs * images - seen) if runtime.progress else None
     with contextlib.closing(bar) if bar is not None else contextlib.nullcontext(), workers(threads) as each:
-        for epoch in range(first, epochs):
-            losses = each(partial(_Run.epoch, epoch=epoch, bar=bar), runs)
-            done.train_loss.append([loss for part in losses for loss in part])
-            note(epoch + 1)
-            if bar is not None:
-                bar.set_postfix_str(
-                    f"epoch {epoch + 1}/{epochs}, loss {sum(done.train_loss[-1]) / len(weights):.3f}"
-                )
-            if (
-                checkpoints is not None
-                and epoch + 1 < epochs
-                and time.monotonic() - saved > checkpoint_seconds
-            ):
-                checkpoints.checkpoint(*_state(runs, done, epoch + 1))
+        while epoch < epochs:
+            each(partial(_Run.advance, epoch=epoch, pause=pause, bar=bar), runs)
+            for run in runs:
+                run.check_finite(epoch)
+            if all(run.step == run.steps for run in runs):
+                done.train_loss.append([loss for run in runs for loss in run.finish_epoch()])
+                epoch += 1
+                _note(done, runs, epoch, save_at, evaluate_at)
+                if bar is not None:
+                    mean = sum(done.train_loss[-1]) / len(weights)
+                    bar.set_postfix_str(f"epoch {epoch}/{epochs}, loss {mean:.3f}")
+            if epoch == epochs:
+                break
+            stopping = stop()
+            if checkpoints is not None and (stopping or time.monotonic() - saved > checkpoint_seconds):
+                checkpoints.checkpoint(*_state(runs, done, epoch))
                 saved = time.monotonic()
+            if stopping:
+                kept = "Its state is saved" if checkpoints is not None else "Its state isn't kept"
+                raise PreemptedError(
+                    f"{label} was stopped in epoch {epoch + 1} of {epochs}. {kept}: run it again."
+                )
     done.weights = _weights(runs)
     return done
+
+
+def _note(
+    done: Trained, runs: Sequence[_Run], epoch: int, save_at: Collection[int], evaluate_at: Collection[int]
+) -> None:
+    """Keep and evaluate the weights after an epoch, where that was asked for."""
+    if epoch in save_at:
+        done.checkpoints[epoch] = _weights(runs)
+    if epoch in evaluate_at:
+        done.evaluations[epoch] = _beside([run.evaluate() for run in runs])
 
 
 def _split(count: int, runtime: Runtime) -> tuple[list[slice], int]:
@@ -567,7 +586,7 @@ def _beside(parts: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]
 
 
 def _state(runs: Sequence[_Run], done: Trained, epoch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything that `_restore` needs to go on after an epoch."""
+    """Everything that `_restore` needs to go on with an epoch, counted from 0, that may have begun."""
     tensors = {f"run-{i}/{name}": t.cpu() for i, run in enumerate(runs) for name, t in run.tensors().items()}
     for saved, states in done.checkpoints.items():
         for name in states[0]:
@@ -575,6 +594,7 @@ def _state(runs: Sequence[_Run], done: Trained, epoch: int) -> tuple[dict[str, T
     info = {
         "epoch": epoch,
         "parts": [run.networks.members for run in runs],
+        "steps": [run.step for run in runs],
         "saved": sorted(done.checkpoints),
         "train_loss": done.train_loss,
         "evaluations": {str(e): metrics for e, metrics in done.evaluations.items()},
@@ -588,10 +608,10 @@ def _restore(
     """Take up the state that `_state` gave; returns what was done and the epoch to go on with."""
     parts = [run.networks.members for run in runs]
     if info["parts"] != parts:
-        return Trained(
-            [], {}, [], {}
-        ), 0  # another number of threads splits the members otherwise: start anew
+        # Another number of threads splits the members otherwise: start anew.
+        return Trained(weights=[], checkpoints={}, train_loss=[], evaluations={}), 0
     for i, run in enumerate(runs):
+        run.step = info["steps"][i]
         for name, tensor in run.tensors().items():
             tensor.copy_(tensors[f"run-{i}/{name}"])
     checkpoints = {}
@@ -642,6 +662,8 @@ class _Run:
             )
         self.steps = size // recipe.batch_size
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
+        self.step = 0
+        self.losses = torch.zeros(self.steps, len(weights), device=self.networks.flat.device)
         self.program: Callable[..., Tensor] | None = None
 
     # --- one step -----------------------------------------------------------------------------------
@@ -722,10 +744,20 @@ class _Run:
 
     # --- one epoch ----------------------------------------------------------------------------------
 
-    def epoch(self, epoch: int, bar: ProgressBar | None) -> list[float]:
-        """Train on every full batch once; returns each member's mean loss."""
+    def advance(self, epoch: int, pause: Callable[[], bool], bar: ProgressBar | None) -> None:
+        """Train on the full batches of an epoch that are left, until `pause`; at least on one."""
         self.networks.module.train()
         self.lr.fill_(learning_rate(self.recipe, epoch))
+        for inputs, targets in self._batches(epoch, self.step):
+            self.losses[self.step] = self.update(inputs, targets)
+            self.step += 1
+            if bar is not None:
+                bar.update(targets.numel())
+            if pause():
+                return
+
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs (B, M, C, ...) and targets (M, B) of every step of an epoch, from a first one on."""
         train, batch = self.data.train, self.recipe.batch_size
         size = len(train.targets)
         # (N, M): a batch's rows are contiguous, and (B, M, C, ...) is the layout that convolutions want.
@@ -734,28 +766,37 @@ class _Run:
         if self.recipe.augment != "none":
             each = [draw_augmentation(size, s.augment, epoch, self.recipe.augment) for s in self.seeds]
             draws = [torch.stack(kind, 1).to(self.runtime.device) for kind in zip(*each, strict=True)]
-        losses = torch.zeros(self.steps, len(self.seeds), device=self.runtime.device)
         # Examples are gathered for several steps at once: fewer, larger operations.
         block = max(1, _BLOCK_VALUES // (batch * len(self.seeds) * train.inputs[0].numel()))
-        for first in range(0, self.steps, block):
-            rows = order[first * batch : min(first + block, self.steps) * batch]
+        for start in range(first, self.steps, block):
+            rows = order[start * batch : min(start + block, self.steps) * batch]
             inputs = train.inputs[rows]
             if draws:
                 inputs = augment(inputs, *(kind.gather(0, rows) for kind in draws))
             inputs = normalize(inputs, self.data, self.networks.flat.dtype)
             targets = train.targets[rows].unflatten(0, (-1, batch)).transpose(1, 2).contiguous()
-            for step, (x, y) in enumerate(zip(inputs.split(batch), targets, strict=True), first):
-                losses[step] = self.update(x, y)
-                if bar is not None:
-                    bar.update(y.numel())
-        finite = torch.isfinite(losses).all(1)
+            yield from zip(inputs.split(batch), targets, strict=True)
+
+    def check_finite(self, epoch: int) -> None:
+        """Raise `DivergedError` if a loss of this epoch, or a weight, is NaN or infinite."""
+        finite = torch.isfinite(self.losses).all(1)
         if not bool(finite.all()):
-            step = int((~finite).nonzero()[0])
-            raise DivergedError(
-                f"loss is not finite at step {epoch * self.steps + step} (epoch {epoch + 1}, lr={float(self.lr):g}). "
-                "Nothing of this epoch was kept. Lower lr."
-            )
-        return [float(x) for x in losses.double().mean(0)]
+            what, step = "loss is", int((~finite).nonzero()[0])
+        elif not bool(torch.isfinite(self.networks.flat).all()):
+            what, step = "weights are", self.step - 1
+        else:
+            return
+        raise DivergedError(
+            f"{what} not finite at step {epoch * self.steps + step} (epoch {epoch + 1}, lr={float(self.lr):g}). "
+            "What was saved before is intact. Lower lr."
+        )
+
+    def finish_epoch(self) -> list[float]:
+        """Each member's mean loss of the epoch that was trained; the next one starts at its first step."""
+        means = [float(x) for x in self.losses.double().mean(0)]
+        self.step = 0
+        self.losses.zero_()
+        return means
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, list[float]]:
@@ -764,9 +805,9 @@ class _Run:
             return evaluate_stack(self.networks, self.data.test, self.data)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that training changes: networks and optimizer, not copied."""
+        """The tensors that training changes: networks, optimizer and this epoch's losses, not copied."""
         with torch.no_grad():
-            return {**self.networks.module.state_dict(), "velocity": self.velocity}
+            return {**self.networks.module.state_dict(), "velocity": self.velocity, "losses": self.losses}
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Training M networks at once against training one at a time with plain PyTorch."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from lotperm.config import Recipe, Seeds
 from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
-from lotperm.errors import DivergedError, ParameterError, UnsupportedModelError
+from lotperm.errors import DivergedError, ParameterError, PreemptedError, UnsupportedModelError
 from lotperm.masks import full_mask, magnitude_prune, prunable_parameters
 from lotperm.models import build, initialize
 from lotperm.training import Runtime, StackedNetworks, draw_order, learning_rate, stack, train
@@ -202,10 +203,11 @@ def test_a_broken_run_ends_like_an_unbroken_one(name, shape):
     starts, seeds = [initialize(make, i) for i in range(3)], [Seeds.of("t", i) for i in range(3)]
     options = {"save_at": (1, 4), "evaluate_at": (2, 5), "checkpoint_seconds": 0.0}
     whole = train(make(), starts, data, recipe, seeds, **options)
-    notebook = Notebook(breaks=3)
+    notebook = Notebook(breaks=8)  # in the middle of an epoch
     with pytest.raises(Interrupted):
         train(make(), starts, data, recipe, seeds, checkpoints=notebook, **options)
-    assert notebook.kept[1]["epoch"] == 3
+    assert notebook.kept[1]["epoch"] > 0
+    assert max(notebook.kept[1]["steps"]) > 0
     notebook.breaks = None
     resumed = train(make(), starts, data, recipe, seeds, checkpoints=notebook, **options)
     assert all(distance(a, b) == 0 for a, b in zip(whole.weights, resumed.weights, strict=True))
@@ -214,6 +216,41 @@ def test_a_broken_run_ends_like_an_unbroken_one(name, shape):
     assert resumed.checkpoints.keys() == whole.checkpoints.keys()
     for epoch, states in whole.checkpoints.items():
         assert all(distance(a, b) == 0 for a, b in zip(states, resumed.checkpoints[epoch], strict=True))
+
+
+@pytest.mark.parametrize("together", [None, 1])
+def test_a_stopped_run_goes_on_from_the_very_step(together):
+    data, make = toy(SIGNAL), factory("mlp", SIGNAL)
+    recipe = Recipe(epochs=3, lr=0.05, batch_size=32)
+    starts, seeds = [initialize(make, i) for i in range(3)], [Seeds.of("t", i) for i in range(3)]
+    whole = train(make(), starts, data, recipe, seeds, save_at=(0, 2), evaluate_at=(0, 3))
+    notebook, stops = Notebook(breaks=None), 0
+    while True:
+        asked = itertools.count()
+        runtime = Runtime(members=together, stop=lambda asked=asked: next(asked) >= 2)
+        try:
+            resumed = train(
+                make(), starts, data, recipe, seeds, save_at=(0, 2), evaluate_at=(0, 3), runtime=runtime,
+                checkpoints=notebook, checkpoint_seconds=1e9,
+            )  # fmt: skip
+        except PreemptedError:
+            stops += 1
+        else:
+            break
+    assert stops >= 2
+    assert all(distance(a, b) == 0 for a, b in zip(whole.weights, resumed.weights, strict=True))
+    assert (whole.train_loss, whole.evaluations) == (resumed.train_loss, resumed.evaluations)
+    for epoch, states in whole.checkpoints.items():
+        assert all(distance(a, b) == 0 for a, b in zip(states, resumed.checkpoints[epoch], strict=True))
+
+
+def test_weights_that_diverge_in_the_last_step_are_found():
+    data, make = toy(SIGNAL), factory("mlp", SIGNAL)
+    size = len(data.train.targets)
+    recipe = Recipe(epochs=1, lr=1e38, batch_size=size)  # one step: its loss is that of the start
+    start = {name: tensor * 1e3 for name, tensor in initialize(make, 0).items()}
+    with pytest.raises(DivergedError, match="weights are not finite at step 0"):
+        train(make(), [start], data, recipe, [Seeds.of("t", 0)])
 
 
 def test_compiled_and_bfloat16_steps_learn_the_same():
