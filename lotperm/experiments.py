@@ -73,7 +73,7 @@ def _curves(trained: Trained) -> Plain:
     }
 
 
-_CURVE_POINTS = 20
+_CURVE_POINTS = 10
 """About so many times during a training the test split is evaluated."""
 
 
