@@ -388,8 +388,10 @@ class Runtime:
     Attributes
     ----------
     device : "cpu" or "cuda"
-    compile : compile the training step with torch.compile; pays off from a minute of training on
-    members : how many networks go through one forward pass at the most, to bound memory; None: all
+    compile : compile the training step; pays off from a minute of training on. On CUDA it becomes a CUDA graph, without
+        which one small network is bound by the launches of its kernels
+    members : how many networks go through one forward pass at the most, to bound memory; None: all, but on CUDA one,
+        if there are convolutions: those of several networks would be grouped ones, which are slow there
     progress : makes progress bars; None: silent
     stop : asked after every step of training; True ends the run there with `PreemptedError`, its state saved
     """
@@ -509,7 +511,7 @@ def train(
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
     data = data.to(runtime.device)
     keep_freed_memory()
-    parts, threads = _split(len(weights), runtime)
+    parts, threads = _split(model, len(weights), runtime)
     runs = [_Run(model, weights[p], data, recipe, seeds[p], masks[p], runtime) for p in parts]
     done = Trained(weights=[], checkpoints={}, train_loss=[], evaluations={})
     found = checkpoints.latest() if checkpoints is not None else None
@@ -526,10 +528,20 @@ def train(
     images = sum(run.images_per_epoch for run in runs)
     seen = epoch * images + sum(run.step * run.images_per_epoch // run.steps for run in runs)
     bar = runtime.progress(label, epochs * images - seen) if runtime.progress else None
-    with contextlib.closing(bar) if bar is not None else contextlib.nullcontext(), workers(threads) as each:
+    with contextlib.ExitStack() as resources:
+        if bar is not None:
+            resources.enter_context(contextlib.closing(bar))
+        # CUDA's fastest convolutions, until the end of this call.
+        resources.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+        torch.backends.cudnn.benchmark = True
+        each = resources.enter_context(workers(threads))
+        if epoch < epochs:
+            for run in runs:
+                run.prepare()
         while epoch < epochs:
             each(partial(_Run.advance, epoch=epoch, pause=pause, bar=bar), runs)
             for run in runs:
+                run.join()
                 run.check_finite(epoch)
             if all(run.step == run.steps for run in runs):
                 done.train_loss.append([loss for run in runs for loss in run.finish_epoch()])
@@ -563,15 +575,25 @@ def _note(
         done.evaluations[epoch] = _beside([run.evaluate() for run in runs])
 
 
-def _split(count: int, runtime: Runtime) -> tuple[list[slice], int]:
+_STREAMS = 16
+"""How many parts a CUDA device trains at the same time, each in a stream of its own."""
+
+
+def _split(model: nn.Module, count: int, runtime: Runtime) -> tuple[list[slice], int]:
     """Which members run together, and how many such parts at a time.
 
     On the CPU two Python threads train half of the members each (see `threads`); more would wait for Python's lock.
-    A compiled step is few operations: all threads share it.
+    A compiled step is few operations: all threads share it. On CUDA every part has a stream of its own.
     """
-    many = torch.device(runtime.device).type == "cpu" and not runtime.compile
-    threads = min(count, torch.get_num_threads(), 2) if many else 1
-    parts = max(threads, math.ceil(count / (runtime.members or count)))
+    cuda = torch.device(runtime.device).type == "cuda"
+    convolutions = any(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in model.modules())
+    together = runtime.members or (1 if cuda and convolutions else count)
+    parts = math.ceil(count / together)
+    if cuda:
+        threads = min(parts, _STREAMS)
+    else:
+        threads = 1 if runtime.compile else min(count, torch.get_num_threads(), 2)
+        parts = max(threads, parts)
     bounds = [count * i // parts for i in range(parts + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(bounds)], threads
 
@@ -664,24 +686,78 @@ class _Run:
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
         self.step = 0
         self.losses = torch.zeros(self.steps, len(weights), device=self.networks.flat.device)
-        self.program: Callable[..., Tensor] | None = None
+        self.program: Callable[[Tensor, Tensor], Tensor] | None = None
+        cuda = self.networks.flat.is_cuda
+        self.stream = torch.cuda.Stream(self.networks.flat.device) if cuda else None
 
     # --- one step -----------------------------------------------------------------------------------
 
     def update(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step of every member, from (B, M, C, ...) and (M, B); returns the losses (M,) before it."""
-        networks = self.networks
-        if self.runtime.compile:
-            arguments = (inputs, targets, self.lr, *self.state)
-            if self.program is None:
-                self.program = self._compile(arguments)
+        if self.program is not None:
             with torch.no_grad():
-                return self.program(*arguments)
+                return self.program(inputs, targets)
+        networks = self.networks
         parameters = list(networks.module.parameters())
         losses, gradients = self._differentiate(networks.module, parameters, inputs, targets)
         gradient = torch.cat([g.flatten() for g in gradients])
         self._descend(self.lr, [gradient], [networks.flat], [self.velocity], [self.mask])
         return losses
+
+    def prepare(self) -> None:
+        """Compile the step, if that is wanted, before the first one; changes no weights."""
+        if not self.runtime.compile or self.program is not None:
+            return
+        self.networks.module.train()
+        batch, count = self.recipe.batch_size, len(self.seeds)
+        shape = (batch, count, *self.data.train.inputs.shape[1:])
+        inputs = self.networks.flat.new_zeros(shape)
+        targets = self.data.train.targets.new_zeros(count, batch)
+        step = self._compile((inputs, targets, self.lr, *self.state))
+        if self.stream is None:
+            self.program = lambda x, y: step(x, y, self.lr, *self.state)
+        else:
+            self.program = self._capture(
+                partial(step, inputs, targets, self.lr, *self.state), inputs, targets
+            )
+
+    def _capture(
+        self, step: Callable[[], Tensor], inputs: Tensor, targets: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """A step as a CUDA graph: all its kernels start with one call. It reads what is in `inputs` and `targets`."""
+        before = [tensor.clone() for tensor in self.state]
+        with self._own_stream(), torch.no_grad():
+            for _ in range(3):  # kernels are chosen and memory is taken before the capture
+                step()
+            for tensor, value in zip(self.state, before, strict=True):
+                tensor.copy_(value)
+        self.join()
+        graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(graph, stream=self.stream):
+            losses = step()
+
+        def replay(x: Tensor, y: Tensor) -> Tensor:
+            inputs.copy_(x)
+            targets.copy_(y)
+            graph.replay()
+            return losses
+
+        return replay
+
+    @contextlib.contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """On CUDA, queue work behind what was queued so far, in this run's own stream; see `join`."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.default_stream(self.stream.device))
+        with torch.cuda.stream(self.stream):
+            yield
+
+    def join(self) -> None:
+        """What is queued from here on waits for this run's own stream."""
+        if self.stream is not None:
+            torch.cuda.default_stream(self.stream.device).wait_stream(self.stream)
 
     def _compile(self, arguments: Sequence[Tensor]) -> Callable[..., Tensor]:
         """The step as one compiled program, for this run's shapes and with all of its tensors as arguments.
@@ -739,7 +815,9 @@ class _Run:
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.recipe.precision == "bfloat16":
-            return torch.autocast(torch.device(self.runtime.device).type, torch.bfloat16)
+            # Every weight is used once a step: a cache of casts would only be in the way of a CUDA graph.
+            device = torch.device(self.runtime.device).type
+            return torch.autocast(device, torch.bfloat16, cache_enabled=False)
         return contextlib.nullcontext()
 
     # --- one epoch ----------------------------------------------------------------------------------
@@ -747,14 +825,15 @@ class _Run:
     def advance(self, epoch: int, pause: Callable[[], bool], bar: ProgressBar | None) -> None:
         """Train on the full batches of an epoch that are left, until `pause`; at least on one."""
         self.networks.module.train()
-        self.lr.fill_(learning_rate(self.recipe, epoch))
-        for inputs, targets in self._batches(epoch, self.step):
-            self.losses[self.step] = self.update(inputs, targets)
-            self.step += 1
-            if bar is not None:
-                bar.update(targets.numel())
-            if pause():
-                return
+        with self._own_stream():
+            self.lr.fill_(learning_rate(self.recipe, epoch))
+            for inputs, targets in self._batches(epoch, self.step):
+                self.losses[self.step] = self.update(inputs, targets)
+                self.step += 1
+                if bar is not None:
+                    bar.update(targets.numel())
+                if pause():
+                    return
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs (B, M, C, ...) and targets (M, B) of every step of an epoch, from a first one on."""
