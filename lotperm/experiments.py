@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lotperm.config import ARMS, Experiment, Recipe, Seeds
-from lotperm.data import Dataset, load, normalize
+from lotperm.data import Dataset, info, load, normalize
 from lotperm.errors import ParameterError
 from lotperm.evaluation import (
     REPAIRS,
@@ -93,12 +93,16 @@ class Work:
     epochs : of each of them
     train_images : examples that go forward and backward, all networks and epochs counted
     forward_images : examples that only go forward: evaluation, matching, barriers
+    kept : networks whose weights the store keeps, each time that they are kept counted
+    masks : masks that it keeps
     """
 
     networks: int = 0
     epochs: int = 0
     train_images: int = 0
     forward_images: int = 0
+    kept: int = 0
+    masks: int = 0
 
 
 @dataclass(eq=False)
@@ -111,6 +115,7 @@ class Task:
     after : the tasks whose results it uses
     label : what it does, in words
     work : how much it computes
+    experiment : what it is a stage of; if several share it, one of them
     """
 
     name: str
@@ -118,6 +123,7 @@ class Task:
     after: tuple[Task, ...]
     label: str
     work: Work
+    experiment: Experiment
     _store: Store
     _compute: Callable[[Workspace], StageResult]
     _stage: Stage | None = None
@@ -126,6 +132,10 @@ class Task:
     def key(self) -> str:
         """The key of the stage (64 hex digits), known before it is computed."""
         return stage_key(self.name, self.config)
+
+    def exists(self) -> bool:
+        """Whether the store has the stage; a look at its folder, nothing is verified."""
+        return self._stage is not None or self._store.exists(self.name, self.config)
 
     def done(self) -> bool:
         """Whether the store has the stage, whole."""
@@ -229,11 +239,10 @@ class Pipeline:
 
     def build(self) -> nn.Module:
         """A new network of the experiment's architecture."""
-        config = self.experiment.model
+        config, of = self.experiment.model, info(self.experiment.data)
         return build(
-            config.name, input_shape=self.data.input_shape, classes=self.data.classes, width=config.width,
-            hidden=config.hidden or (1,),
-        )  # fmt: skip
+            config.name, input_shape=of.shape, classes=of.classes, width=config.width, hidden=config.hidden or (1,)
+        )
 
     # --- stages -------------------------------------------------------------------------------------
 
@@ -242,17 +251,17 @@ class Pipeline:
         after: Iterable[Task] = (),
     ) -> Task:  # fmt: skip
         """A task, always the same one for the same name and configuration."""
-        task = Task(name, config, tuple(after), label, work, self.store, compute)
+        task = Task(name, config, tuple(after), label, work, self.experiment, self.store, compute)
         return self._tasks.setdefault(task.key, task)
 
     def _work(self, networks: int, recipe: Recipe, evaluations: int = 1, matches: int = 0) -> Work:
         """The work of a training stage; `matches` pairs of networks are compared besides."""
-        train, test = len(self.data.train.targets), len(self.data.test.targets)
-        steps = train // recipe.batch_size
-        samples = min(train, self.experiment.matching.samples or train)
+        of = info(self.experiment.data)
+        steps = of.train // recipe.batch_size
+        samples = min(of.train, self.experiment.matching.samples or of.train)
         return Work(
             networks, recipe.epochs, networks * recipe.epochs * steps * recipe.batch_size,
-            networks * evaluations * test + 2 * matches * samples,
+            networks * evaluations * of.test + 2 * matches * samples, kept=networks,
         )  # fmt: skip
 
     def _base(self) -> Plain:
@@ -629,7 +638,7 @@ class Pipeline:
 
         lines = 2 * len(seeds) * len(alphas)
         repaired = sum(repair != "none" for repair in repairs)
-        images = lines * (len(repairs) * len(self.data.test.targets) + repaired * statistics)
+        images = lines * (len(repairs) * info(experiment.data).test + repaired * statistics)
         after = [dense.stage, match, *([pruned] if pruned else [])]
         work = Work(forward_images=images)
         return self._task("connectivity", config, compute, "loss along the line from A to B", work, after)

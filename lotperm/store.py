@@ -337,6 +337,10 @@ class Store:
             Workspace(self.root / "work" / path.name, key).clear()
         return stage
 
+    def exists(self, name: str, config: Mapping[str, JSON]) -> bool:
+        """Whether there is a folder of the finished stage; unlike `find`, nothing in it is read."""
+        return self._locate(name, config)[0].exists()
+
     def stage(
         self, name: str, config: Mapping[str, JSON], compute: Callable[[Workspace], StageResult]
     ) -> Stage:
