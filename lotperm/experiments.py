@@ -83,6 +83,13 @@ def _some(epochs: int, at_most: int) -> list[int]:
     return sorted({*range(0, epochs + 1, step), epochs})
 
 
+def kept_epochs(experiment: Experiment) -> list[int]:
+    """Epochs after which the dense networks' weights are kept: `Experiment.keep`, or about 40 and the rewind epochs."""
+    if experiment.keep is not None:
+        return list(experiment.keep)
+    return sorted({*_some(experiment.dense.epochs, 40), *experiment.rewind_epochs})
+
+
 @dataclass(frozen=True)
 class Work:
     """What a stage computes.
@@ -209,6 +216,7 @@ class Pipeline:
     experiment : what to compute
     store : where results are kept; None: the default store
     runtime : how to compute
+    data : the experiment's data set if it is loaded already, to be shared
 
     Raises
     ------
@@ -217,9 +225,12 @@ class Pipeline:
     """
 
     def __init__(
-        self, experiment: Experiment, store: Store | None = None, runtime: Runtime | None = None
-    ) -> None:
+        self, experiment: Experiment, store: Store | None = None, runtime: Runtime | None = None,
+        data: Dataset | None = None,
+    ) -> None:  # fmt: skip
         self.experiment = experiment
+        if data is not None:
+            self.data = data
         self.store = store or Store.default()
         self.runtime = runtime or Runtime()
         self.model = self.build()
@@ -286,16 +297,13 @@ class Pipeline:
         )  # fmt: skip
 
     def dense(self) -> DensePair:
-        """Train A and B of every replicate, and keep their weights at about 40 epochs for rewinding."""
-        experiment = self.experiment
-        grid = _some(experiment.dense.epochs, 40)
-        odd = sorted(set(experiment.rewind_epochs) - set(grid))
-        config = {
-            **self._base(),
-            "recipe": _plain(experiment.dense),
-            "seeds": list(experiment.seeds),
-            "also_keep": odd,
-        }
+        """Train A and B of every replicate, and keep their weights at some epochs (`kept_epochs`) for rewinding."""
+        experiment, kept = self.experiment, kept_epochs(self.experiment)
+        config = {**self._base(), "recipe": _plain(experiment.dense), "seeds": list(experiment.seeds)}
+        if experiment.keep is None:
+            config["also_keep"] = sorted(set(kept) - set(_some(experiment.dense.epochs, 40)))
+        else:
+            config["keep"] = kept
 
         def compute(workspace: Workspace) -> StageResult:
             start = [
@@ -305,7 +313,7 @@ class Pipeline:
             ]
             trained = self._train(
                 workspace, start, experiment.dense, ("dense_a", "dense_b"), label,
-                save_at=[*grid, *odd], evaluate_at=evaluate_at,
+                save_at=kept, evaluate_at=evaluate_at,
             )  # fmt: skip
             return self._result(trained)
 
@@ -469,12 +477,14 @@ class Pipeline:
 
     def early_task(self, sparsity: float, rewind_epoch: int, epochs: Sequence[int]) -> Task:
         """The task behind `early_matching`."""
-        experiment = self.experiment
+        experiment, kept = self.experiment, kept_epochs(self.experiment)
         for t in epochs:
             if not 0 <= t <= experiment.dense.epochs:
                 raise ParameterError(
                     f"matching epoch {t} isn't within training: expected 0 <= t <= {experiment.dense.epochs}."
                 )
+            if t not in kept:
+                raise ParameterError(f"matching epoch {t} isn't kept; kept are {', '.join(map(str, kept))}.")
         dense, imp = self.dense(), self.imp_rounds(sparsity, rewind_epoch)[-1]
         recipe = experiment.sparse_recipe(rewind_epoch)
         config = {
