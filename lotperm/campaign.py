@@ -26,16 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lotperm.config import PARAMETERS, DataConfig, Experiment
-from lotperm.data import Dataset, load
+from lotperm.config import PARAMETERS, Experiment
 from lotperm.errors import ParameterError, StorageError, unknown_name
 from lotperm.evaluation import REPAIRS
-from lotperm.experiments import Pipeline, Task, chain, kept_epochs
+from lotperm.experiments import Datasets, Pipeline, Task, chain, kept_epochs
 from lotperm.store import Store
 from lotperm.training import Runtime
 
 Plain = dict[str, Any]
-Datasets = dict[DataConfig, Dataset]
 
 KINDS: dict[str, Plain] = {
     "table": {},
@@ -71,13 +69,7 @@ class Entry:
     def pipelines(
         self, store: Store, runtime: Runtime | None = None, datasets: Datasets | None = None
     ) -> list[Pipeline]:
-        """A pipeline for each experiment; data sets are loaded once if `datasets` is handed on.
-
-        Raises
-        ------
-        StorageError
-            If a data set isn't there.
-        """
+        """A pipeline for each experiment; data sets are loaded when they are needed, once if `datasets` is handed on."""
         runtime = runtime or Runtime()
         runtime = dataclasses.replace(
             runtime,
@@ -85,10 +77,7 @@ class Entry:
             members=runtime.members or self.options.get("members"),
         )
         datasets = {} if datasets is None else datasets
-        for e in self.experiments:
-            if e.data not in datasets:
-                datasets[e.data] = load(e.data.name, train_size=e.data.train_size, test_size=e.data.test_size)
-        return [Pipeline(e, store, runtime, datasets[e.data]) for e in self.experiments]
+        return [Pipeline(e, store, runtime, datasets) for e in self.experiments]
 
     def own_tasks(self, pipeline: Pipeline) -> list[Task]:
         """The tasks of one of the pipelines that this entry is about; those before them are in `tasks`."""
@@ -178,13 +167,7 @@ class Campaign:
         return dataclasses.replace(self, entries=tuple(e for e in self.entries if e.name in names))
 
     def tasks(self, store: Store, runtime: Runtime | None = None) -> list[Task]:
-        """The tasks of all entries in order, each once.
-
-        Raises
-        ------
-        StorageError
-            If a data set isn't there.
-        """
+        """The tasks of all entries in order, each once; the data needn't be there."""
         datasets: Datasets = {}
         return chain(task for entry in self.entries for task in entry.tasks(store, runtime, datasets))
 

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lotperm.config import ARMS, Experiment, Recipe, Seeds
+from lotperm.config import ARMS, DataConfig, Experiment, Recipe, Seeds
 from lotperm.data import Dataset, info, load, normalize
 from lotperm.errors import ParameterError
 from lotperm.evaluation import (
@@ -47,6 +47,7 @@ from lotperm.store import Stage, StageResult, Store, Workspace, stage_key, write
 from lotperm.training import Runtime, Trained, train
 
 Plain = dict[str, Any]
+Datasets = dict[DataConfig, Dataset]
 
 
 def _plain(config: Any) -> Plain:
@@ -216,31 +217,45 @@ class Pipeline:
     experiment : what to compute
     store : where results are kept; None: the default store
     runtime : how to compute
-    data : the experiment's data set if it is loaded already, to be shared
+    datasets : data sets that are loaded already; what is loaded here is added, to be shared with other pipelines
 
     Raises
     ------
-    ParameterError, StorageError
-        If the network has no form for the data, or the data set isn't there: before anything trains.
+    ParameterError
+        If the network has no form for the data.
     """
 
     def __init__(
         self, experiment: Experiment, store: Store | None = None, runtime: Runtime | None = None,
-        data: Dataset | None = None,
+        datasets: Datasets | None = None,
     ) -> None:  # fmt: skip
         self.experiment = experiment
-        if data is not None:
-            self.data = data
         self.store = store or Store.default()
         self.runtime = runtime or Runtime()
-        self.model = self.build()
+        self._datasets = {} if datasets is None else datasets
         self._tasks: dict[str, Task] = {}
+        # Whether the network has a form for the data is known by shapes alone, at no cost.
+        with torch.device("meta"):
+            self.build()
 
     @cached_property
     def data(self) -> Dataset:
-        """The data set, loaded when it is first needed."""
+        """The data set, loaded when it is first needed: stages can be planned where it isn't.
+
+        Raises
+        ------
+        StorageError
+            If it isn't there.
+        """
         config = self.experiment.data
-        return load(config.name, train_size=config.train_size, test_size=config.test_size)
+        if config not in self._datasets:
+            self._datasets[config] = load(config.name, train_size=config.train_size, test_size=config.test_size)
+        return self._datasets[config]
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """A network of the experiment's architecture, for its form; its weights mean nothing."""
+        return self.build()
 
     @cached_property
     def spec(self) -> PermutationSpec:
@@ -319,6 +334,7 @@ class Pipeline:
 
         evaluate_at, label = _some(experiment.dense.epochs, _CURVE_POINTS), "dense A and B"
         work = self._work(2 * len(experiment.seeds), experiment.dense, len(evaluate_at))
+        work = dataclasses.replace(work, kept=work.networks * (len(kept) + 1))
         return DensePair(self._task("dense", config, compute, label, work), len(experiment.seeds))
 
     def imp_rounds(self, sparsity: float, rewind_epoch: int) -> list[Task]:
@@ -363,7 +379,7 @@ class Pipeline:
                 trained = self._train(workspace, start, recipe, (f"imp_{number}",), label, masks=masks)
                 return self._result(trained, files={"mask": _pack(masks)})
 
-            work = self._work(len(experiment.seeds), recipe)
+            work = dataclasses.replace(self._work(len(experiment.seeds), recipe), masks=len(experiment.seeds))
             stages.append(self._task("imp", config, compute, label, work, [before or dense.stage]))
         return stages
 

@@ -255,7 +255,7 @@ def measure(
     def timed(steps: int) -> float:
         data = Dataset("noise", noise(steps * recipe.batch_size), noise(1), of.classes, channels, channels)
         began = time.perf_counter()
-        train(pipeline.skeleton, start, data, recipe, seeds, until=1, evaluate_at=(), runtime=runtime)
+        train(pipeline.model, start, data, recipe, seeds, until=1, evaluate_at=(), runtime=runtime)
         return time.perf_counter() - began
 
     timed(1)
