@@ -20,16 +20,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pandas as pd
+
 from lotperm.config import PARAMETERS, Experiment
-from lotperm.errors import ParameterError, StorageError, unknown_name
+from lotperm.data import load
+from lotperm.errors import ParameterError, PreemptedError, StorageError, unknown_name
 from lotperm.evaluation import REPAIRS
-from lotperm.experiments import Datasets, Pipeline, Task, chain, kept_epochs
+from lotperm.experiments import (
+    Datasets,
+    Pipeline,
+    Task,
+    chain,
+    kept_epochs,
+    provenance,
+    records,
+    save_record,
+)
 from lotperm.store import Store
 from lotperm.training import Runtime
 
@@ -65,6 +79,18 @@ class Entry:
     kind: str
     experiments: tuple[Experiment, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def lacking(self, datasets: Datasets) -> str | None:
+        """Load the data sets that aren't in `datasets` yet; why that failed, or None."""
+        try:
+            for e in self.experiments:
+                if e.data not in datasets:
+                    datasets[e.data] = load(
+                        e.data.name, train_size=e.data.train_size, test_size=e.data.test_size
+                    )
+        except StorageError as error:
+            return str(error)
+        return None
 
     def pipelines(
         self, store: Store, runtime: Runtime | None = None, datasets: Datasets | None = None
@@ -170,6 +196,188 @@ class Campaign:
         """The tasks of all entries in order, each once; the data needn't be there."""
         datasets: Datasets = {}
         return chain(task for entry in self.entries for task in entry.tasks(store, runtime, datasets))
+
+
+# --- computing --------------------------------------------------------------------------------------
+
+
+class Stop:
+    """Asked after every step of training: whether the time is used up, or somebody asked to stop.
+
+    Parameters
+    ----------
+    minutes : of the budget, counted from now; None: no limit
+
+    Attributes
+    ----------
+    asked : set by whoever wants an end, a signal's handler for one
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        if minutes is not None and not 0 <= minutes < math.inf:
+            raise ParameterError(f"the budget is {minutes} minutes; expected a number of 0 or more.")
+        self.asked = False
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def __call__(self) -> bool:
+        """Whether to stop now."""
+        return self.asked or (self._deadline is not None and time.monotonic() > self._deadline)
+
+
+def run(
+    campaign: Campaign,
+    store: Store,
+    runtime: Runtime,
+    results: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, str]:
+    """Compute what the store lacks, in order, and record every entry as it finishes.
+
+    Parameters
+    ----------
+    campaign, store : what, and where stages are kept
+    runtime : how; its `Runtime.stop` ends the run after a step, and the same call goes on from there
+    results : folder to record in; None: the campaign's
+    say : told in one line what begins and what is finished
+
+    Returns
+    -------
+    dict
+        Entries that were skipped because a data set isn't there -> why.
+
+    Raises
+    ------
+    PreemptedError
+        If it was stopped.
+    """
+    results = campaign.results if results is None else results
+    stop = runtime.stop or (lambda: False)
+    datasets: Datasets = {}
+    skipped: dict[str, str] = {}
+    for entry in campaign.entries:
+        if lacking := entry.lacking(datasets):
+            if lacking not in skipped.values():
+                say(lacking)
+            skipped[entry.name] = lacking
+            continue
+        pipelines = entry.pipelines(store, runtime, datasets)
+        for pipeline in pipelines:
+            for task in chain(entry.own_tasks(pipeline)):
+                if task.done():
+                    continue
+                if stop():
+                    raise PreemptedError(
+                        f"stopped before {task.label} of {entry.name}. Run it again to go on."
+                    )
+                say(f"{entry.name}: {task.label}")
+                task.run()
+        for pipeline in pipelines:
+            say(f"{entry.name}: recorded in {record(entry, pipeline, results)}")
+    return skipped
+
+
+def record(entry: Entry, pipeline: Pipeline, results: Path) -> Path:
+    """Write the finished results of one of an entry's experiments, for the book (see `lotperm.reference.recorded`).
+
+    The folder is named for the entry, and for the width if the entry has several.
+    """
+    several = len(entry.experiments) > 1
+    folder = results / (f"{entry.name}_x{pipeline.experiment.model.width:g}" if several else entry.name)
+    if entry.kind == "table":
+        pipeline.run().save(folder)
+        return folder
+    e, o = pipeline.experiment, entry.options
+    if entry.kind == "connectivity":
+        table = pipeline.connectivity(o["alphas"], o["repairs"], replicates=o["replicates"])
+    else:
+        parts = []
+        for sparsity, k in ((sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs):
+            if entry.kind == "early":
+                part = pipeline.early_matching(sparsity, k, o["match_epochs"])
+            else:
+                part = pipeline.diversity(sparsity, k)
+            part.insert(0, "sparsity", sparsity)
+            part.insert(1, "rewind_epoch", k)
+            parts.append(part)
+        table = pd.concat(parts, ignore_index=True)
+    content = {
+        "kind": entry.kind, "experiment": e.to_dict(),
+        "options": {key: value for key, value in o.items() if key not in _RUNTIME},
+        "summary": records(table), "stages": provenance(chain(entry.own_tasks(pipeline))),
+    }  # fmt: skip
+    save_record(folder, content, {"results": table})
+    return folder
+
+
+# --- reports ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage of a campaign is.
+
+    Attributes
+    ----------
+    entry : name of the first entry that needs it
+    label : what it does
+    state : "done", "in progress" or "missing"
+    epoch, epochs : whole epochs that are trained, as of its last checkpoint, and all of them
+    images_left : examples that are still to be trained on, all networks counted
+    seconds_left : at the rate of the finished stages of the same network; None if there is none, or nothing to train
+    seconds : that a finished stage took
+    """
+
+    entry: str
+    label: str
+    state: str
+    epoch: int
+    epochs: int
+    images_left: int
+    seconds_left: float | None
+    seconds: float | None
+
+
+def status(campaign: Campaign, store: Store) -> tuple[list[Progress], dict[str, str]]:
+    """How far every stage of a campaign is, each under the first entry that needs it; changes nothing.
+
+    Returns
+    -------
+    stages, skipped
+        The latter as `run`: entries whose data set isn't there.
+    """
+    datasets: Datasets = {}
+    seen: set[str] = set()
+    found: list[tuple[Entry, Task, Any]] = []
+    skipped: dict[str, str] = {}
+    work: dict[Any, list[float]] = {}
+    for entry in campaign.entries:
+        if lacking := entry.lacking(datasets):
+            skipped[entry.name] = lacking
+            continue
+        for pipeline in entry.pipelines(store, None, datasets):
+            e = pipeline.experiment
+            network = (e.data.name, e.model, e.dense.precision)
+            for task in chain(entry.own_tasks(pipeline)):
+                if task.key not in seen:
+                    seen.add(task.key)
+                    found.append((entry, task, network))
+                    if task.done() and task.work.train_images:
+                        total = work.setdefault(network, [0, 0])
+                        total[0] += task.work.train_images
+                        total[1] += task.meta["seconds"]
+    stages = []
+    for entry, task, network in found:
+        epochs, images = task.work.epochs, task.work.train_images
+        done = task.done()
+        info = None if done else store.workspace(task.name, task.key).peek()
+        epoch = epochs if done else int(info["epoch"]) if info else 0
+        left = 0 if done else images - (images * epoch // epochs if epochs else 0)
+        rate = work.get(network)
+        state = "done" if done else "in progress" if info else "missing"
+        time_left = left * rate[1] / rate[0] if left and rate else None
+        took = task.meta["seconds"] if done else None
+        stages.append(Progress(entry.name, task.label, state, epoch, epochs, left, time_left, took))
+    return stages, skipped
 
 
 # --- reading the file -------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,18 +22,20 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lotperm import __version__, book, data, masks, matching, models, training
+from lotperm import campaign as campaigns
 from lotperm.config import PARAMETERS, Experiment
 from lotperm.errors import (
     IntegrityError,
     LotpermError,
     OutOfMemoryError,
     ParameterError,
+    PreemptedError,
     StorageError,
     unknown_name,
 )
 from lotperm.experiments import Pipeline
 from lotperm.permutation import PermutationSpec, permute
-from lotperm.store import load_tensors, save_tensors
+from lotperm.store import Store, load_tensors, save_tensors
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -42,6 +46,12 @@ app = typer.Typer(
 )  # fmt: skip
 data_app = typer.Typer(no_args_is_help=True, help="List, fetch and verify data sets.")
 app.add_typer(data_app, name="data")
+campaign_app = typer.Typer(
+    no_args_is_help=True, help="Compute a list of experiments in slices, and record them."
+)
+app.add_typer(campaign_app, name="campaign")
+store_app = typer.Typer(no_args_is_help=True, help="What is computed, and how it travels to another machine.")
+app.add_typer(store_app, name="store")
 
 Parameters = Annotated[
     list[str] | None,
@@ -205,6 +215,135 @@ def data_fetch(
 def data_verify(name: Annotated[str, typer.Argument(help="A data set that was fetched.")]) -> None:
     """Check a stored data set against its checksums."""
     rich.print(f"{name}: verified, sha256 of the content {data.verify(name)}")
+
+
+# --- campaigns and the store ------------------------------------------------------------------------
+
+CampaignFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A campaign: .yaml, or the same as .json.")
+]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="This entry only. Repeat it.")]
+
+
+@campaign_app.command("run")
+def campaign_run(
+    file: CampaignFile,
+    budget_minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes, at a step; the same command goes on.")
+    ] = None,
+    only: Only = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to record in; default: the campaign's, book/results.")
+    ] = None,
+    device: Device = "auto",
+    compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
+    members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
+) -> None:
+    """Compute what is missing, in order, and record every entry as it finishes.
+
+    Ends with 0 when all is done or the budget is used up, with 143 after a signal: the same command goes on.
+    """
+    stop = campaigns.Stop(budget_minutes)
+    chosen, store = campaigns.Campaign.load(file).only(only), Store.default()
+    bar = training.tqdm_bar if sys.stderr.isatty() else None
+    runtime = training.Runtime(_device(device), compile, members, bar, stop)
+    with _stopped_by_signals(stop):
+        try:
+            skipped = campaigns.run(chosen, store, runtime, out, _say)
+        except PreemptedError as error:
+            if stop.asked:
+                raise
+            _say(f"The budget is used up: {error}")
+            _say(_left(*campaigns.status(chosen, store)))
+            return
+    if skipped:
+        raise StorageError(f"not computed, as a data set isn't here: {', '.join(skipped)}. The rest is done.")
+    _say("All entries are done.")
+
+
+def _say(line: str) -> None:
+    """A line of a log: not wrapped, and there at once."""
+    print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: campaigns.Stop) -> Iterator[None]:
+    """Make the signals of a batch system, and Ctrl-C, a request to stop at the next step."""
+
+    def ask(number: int, frame: object) -> None:
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    asked = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+    before = {number: signal.signal(number, ask) for number in asked}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _left(stages: list[campaigns.Progress], skipped: Mapping[str, str]) -> str:
+    left = [stage for stage in stages if stage.state != "done"]
+    times = [stage.seconds_left for stage in left if stage.images_left]
+    known = sum(seconds for seconds in times if seconds is not None)
+    about = f", about {_duration(known)}" if times and None not in times else ""
+    lacking = f"; without data: {', '.join(skipped)}" if skipped else ""
+    images = sum(stage.images_left for stage in left)
+    return f"Left: {len(left)} of {len(stages)} stages, {images:,} training images{about}{lacking}."
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else (
+        f"{seconds / 3600:.1f} h"
+    )  # fmt: skip
+
+
+@campaign_app.command("status")
+def campaign_status(
+    file: CampaignFile,
+    only: Only = None,
+    every: Annotated[
+        bool, typer.Option("--stages", help="Also the stages that are done or missing.")
+    ] = False,
+) -> None:
+    """Show what is done, in progress and missing, and how long the rest takes at the rate seen so far."""
+    chosen, store = campaigns.Campaign.load(file).only(only), Store.default()
+    stages, skipped = campaigns.status(chosen, store)
+    table = Table(title=f"Campaign {chosen.name}")
+    for column in ("entry", "stage", "state", "images left", "time left", "took"):
+        table.add_column(column, overflow="fold")
+    for entry in chosen.entries:
+        own = [stage for stage in stages if stage.entry == entry.name]
+        done = sum(stage.state == "done" for stage in own)
+        left = sum(stage.images_left for stage in own)
+        times = [stage.seconds_left for stage in own if stage.images_left]
+        total = None if None in times or not times else sum(t for t in times if t is not None)
+        state = (
+            "data missing"
+            if entry.name in skipped
+            else "done"
+            if done == len(own)
+            else f"{done} of {len(own)} done"
+        )
+        took = _duration(sum(stage.seconds for stage in own if stage.seconds is not None)) if done else ""
+        table.add_row(entry.name, entry.kind, state, f"{left:,}", _duration(total), took)
+        for stage in own:
+            if every or stage.state == "in progress":
+                state = (
+                    f"epoch {stage.epoch} of {stage.epochs}" if stage.state == "in progress" else stage.state
+                )
+                table.add_row(
+                    "", stage.label, state, f"{stage.images_left:,}", _duration(stage.seconds_left),
+                    _duration(stage.seconds),
+                )  # fmt: skip
+    rich.print(table)
+    _say(_left(stages, skipped))
+    for reason in dict.fromkeys(skipped.values()):
+        _say(reason)
 
 
 # --- files of one's own -----------------------------------------------------------------------------

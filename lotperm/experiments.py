@@ -121,6 +121,7 @@ class Task:
     ----------
     name, config : of the stage, which they identify
     after : the tasks whose results it uses
+    reads : key of such a task -> the files of it that are read: what must be at hand to compute this one
     label : what it does, in words
     work : how much it computes
     experiment : what it is a stage of; if several share it, one of them
@@ -129,6 +130,7 @@ class Task:
     name: str
     config: Plain
     after: tuple[Task, ...]
+    reads: Mapping[str, tuple[str, ...]]
     label: str
     work: Work
     experiment: Experiment
@@ -174,6 +176,11 @@ class Task:
         return self.run().meta
 
 
+def _epoch_file(epoch: int) -> str:
+    """The file of a dense stage with the weights after an epoch."""
+    return f"epoch-{epoch:04d}"
+
+
 def chain(tasks: Iterable[Task]) -> list[Task]:
     """The tasks and all those that they come after, each once, in an order in which they can be computed."""
     found: dict[str, Task] = {}
@@ -204,7 +211,7 @@ class DensePair:
 
     def weights(self, epoch: int | str = "final") -> tuple[list[Weights], list[Weights]]:
         """(A, B) after an epoch that was kept, or "final": one state dict a replicate each."""
-        file = "final" if epoch == "final" else f"epoch-{epoch:04d}"
+        file = epoch if isinstance(epoch, str) else _epoch_file(epoch)
         states = _unpack(self.stage.load(file))
         return states[: self.replicates], states[self.replicates :]
 
@@ -249,7 +256,9 @@ class Pipeline:
         """
         config = self.experiment.data
         if config not in self._datasets:
-            self._datasets[config] = load(config.name, train_size=config.train_size, test_size=config.test_size)
+            self._datasets[config] = load(
+                config.name, train_size=config.train_size, test_size=config.test_size
+            )
         return self._datasets[config]
 
     @cached_property
@@ -267,17 +276,25 @@ class Pipeline:
         """A new network of the experiment's architecture."""
         config, of = self.experiment.model, info(self.experiment.data)
         return build(
-            config.name, input_shape=of.shape, classes=of.classes, width=config.width, hidden=config.hidden or (1,)
+            config.name,
+            input_shape=of.shape,
+            classes=of.classes,
+            width=config.width,
+            hidden=config.hidden or (1,),
         )
 
     # --- stages -------------------------------------------------------------------------------------
 
     def _task(
         self, name: str, config: Plain, compute: Callable[[Workspace], StageResult], label: str, work: Work,
-        after: Iterable[Task] = (),
+        reads: Sequence[tuple[Task, Iterable[str]]] = (),
     ) -> Task:  # fmt: skip
-        """A task, always the same one for the same name and configuration."""
-        task = Task(name, config, tuple(after), label, work, self.experiment, self.store, compute)
+        """A task, always the same one for the same name and configuration; `reads`: files of tasks before it."""
+        files = {before.key: tuple(dict.fromkeys(names)) for before, names in reads}
+        task = Task(
+            name, config, tuple(before for before, _ in reads), files, label, work, self.experiment, self.store,
+            compute,
+        )  # fmt: skip
         return self._tasks.setdefault(task.key, task)
 
     def _work(self, networks: int, recipe: Recipe, evaluations: int = 1, matches: int = 0) -> Work:
@@ -305,11 +322,17 @@ class Pipeline:
     def _result(self, trained: Trained, files: Mapping[str, dict[str, Tensor]] | None = None) -> StageResult:
         files = {**(files or {}), "final": _pack(trained.weights)}
         for epoch, states in trained.checkpoints.items():
-            files[f"epoch-{epoch:04d}"] = _pack(states)
-        return StageResult(
-            tensors=files, results=_curves(trained),
-            meta={"device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile},
-        )  # fmt: skip
+            files[_epoch_file(epoch)] = _pack(states)
+        return StageResult(tensors=files, results=_curves(trained), meta=self._meta())
+
+    def _meta(self) -> Plain:
+        """How a stage is computed, for its notes."""
+        meta = {
+            "device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile,
+        }  # fmt: skip
+        if torch.device(self.runtime.device).type == "cuda":
+            meta["gpu"] = torch.cuda.get_device_name()
+        return meta
 
     def dense(self) -> DensePair:
         """Train A and B of every replicate, and keep their weights at some epochs (`kept_epochs`) for rewinding."""
@@ -380,7 +403,11 @@ class Pipeline:
                 return self._result(trained, files={"mask": _pack(masks)})
 
             work = dataclasses.replace(self._work(len(experiment.seeds), recipe), masks=len(experiment.seeds))
-            stages.append(self._task("imp", config, compute, label, work, [before or dense.stage]))
+            reads = [(before, ("final", "mask"))] if before else [(dense.stage, ("final",))]
+            if rewinding:
+                old = ("final", _epoch_file(rewind_epoch)) if before is None else (_epoch_file(rewind_epoch),)
+                reads = [*([] if before is None else reads), (dense.stage, old)]
+            stages.append(self._task("imp", config, compute, label, work, reads))
         return stages
 
     def masks(self, sparsity: float, rewind_epoch: int) -> list[Mask]:
@@ -412,11 +439,11 @@ class Pipeline:
         def compute(workspace: Workspace) -> StageResult:
             found = [self.match_pair(a, b) for a, b in zip(*dense.weights(), strict=True)]
             scores = [{"matched": m.scores, "identity": m.identity_scores} for m in found]
-            return StageResult(tensors={"permutation": _pack(found)}, results={"scores": scores})
+            return StageResult({"scores": scores}, {"permutation": _pack(found)}, self._meta())
 
         pairs = 0 if config.matching == "weight" else len(self.experiment.seeds)
         work = self._work(0, self.experiment.dense, matches=pairs)
-        return self._task("match", key, compute, "match A to B", work, [dense.stage])
+        return self._task("match", key, compute, "match A to B", work, [(dense.stage, ["final"])])
 
     def match_pair(
         self, weights_a: Weights, weights_b: Weights, *, keep_correlations: bool = False
@@ -460,7 +487,10 @@ class Pipeline:
         evaluate_at = _some(recipe.epochs, _CURVE_POINTS)
         label = f"sparse arms, sparsity {sparsity:g}, k = {rewind_epoch}"
         work = self._work(len(ARMS) * len(experiment.seeds), recipe, len(evaluate_at))
-        return self._task("sparse", config, compute, label, work, [dense.stage, imp, match])
+        reads = [
+            (dense.stage, [_epoch_file(rewind_epoch)]), (imp, ["mask"]), (match, ["permutation"]),
+        ]  # fmt: skip
+        return self._task("sparse", config, compute, label, work, reads)
 
     # --- further questions --------------------------------------------------------------------------
 
@@ -524,7 +554,10 @@ class Pipeline:
         label = f"early matching, sparsity {sparsity:g}, k = {rewind_epoch}"
         networks = len(epochs) * len(experiment.seeds)
         work = self._work(networks, recipe, matches=networks)
-        return self._task("early", config, compute, label, work, [dense.stage, imp])
+        reads = [
+            (dense.stage, ["final", *map(_epoch_file, (rewind_epoch, *epochs))]), (imp, ["mask"]),
+        ]  # fmt: skip
+        return self._task("early", config, compute, label, work, reads)
 
     def diversity(self, sparsity: float, rewind_epoch: int) -> pd.DataFrame:
         """How different are the networks that a method makes, and what does their ensemble gain? (The paper's Table 1.)
@@ -580,7 +613,10 @@ class Pipeline:
         label = f"diversity, sparsity {sparsity:g}, k = {rewind_epoch}"
         # Every row's members predict the test split once more.
         work = self._work(3 * len(seeds), recipe, evaluations=3, matches=len(seeds))
-        return self._task("diversity", config, compute, label, work, [dense.stage, imp, arms])
+        reads = [
+            (dense.stage, ["final", _epoch_file(rewind_epoch)]), (imp, ["mask"]), (arms, ["final"]),
+        ]  # fmt: skip
+        return self._task("diversity", config, compute, label, work, reads)
 
     def _diversity(self, members: Sequence[Weights]) -> Plain:
         targets = self.data.test.targets.cpu()
@@ -660,14 +696,18 @@ class Pipeline:
                             statistics=inputs,
                         )
                         rows += [{"seed": seed, "ends": ends, **row} for row in curve.to_dict("records")]
-            return StageResult(tensors={}, results={"rows": rows})
+            return StageResult({"rows": rows}, {}, self._meta())
 
         lines = 2 * len(seeds) * len(alphas)
         repaired = sum(repair != "none" for repair in repairs)
         images = lines * (len(repairs) * info(experiment.data).test + repaired * statistics)
-        after = [dense.stage, match, *([pruned] if pruned else [])]
+        reads = [
+            (dense.stage, ["final"]),
+            (match, ["permutation"]),
+            *([(pruned, ["final"])] if pruned else []),
+        ]
         work = Work(forward_images=images)
-        return self._task("connectivity", config, compute, "loss along the line from A to B", work, after)
+        return self._task("connectivity", config, compute, "loss along the line from A to B", work, reads)
 
     def _network(self, weights: Weights) -> nn.Module:
         model = self.build().to(self.runtime.device)
@@ -688,11 +728,9 @@ class Pipeline:
         """Compute or load every stage and gather the results."""
         rows: list[Plain] = []
         curves: list[Plain] = []
-        used: dict[str, Plain] = {}
         seeds = self.experiment.seeds
 
         def gather(stage: Task, methods: Sequence[str], sparsity: float, k: int | None) -> None:
-            used[stage.key] = {"stage": stage.name, "key": stage.key, **stage.meta}
             evaluations = {int(e): metrics for e, metrics in stage.results["evaluations"].items()}
             last = max(evaluations)
             for i, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
@@ -713,7 +751,12 @@ class Pipeline:
         table, curve_table = pd.DataFrame(rows), pd.DataFrame(curves)
         for frame in (table, curve_table):
             frame["rewind_epoch"] = frame["rewind_epoch"].astype("Int64")
-        return Results(self.experiment, table, curve_table, list(used.values()))
+        return Results(self.experiment, table, curve_table, provenance(self.tasks()))
+
+
+def provenance(tasks: Iterable[Task]) -> list[Plain]:
+    """Name, key and meta (device, versions, source hash, seconds, …) of finished tasks."""
+    return [{"stage": task.name, "key": task.key, **task.meta} for task in tasks]
 
 
 @dataclass(frozen=True)
@@ -816,24 +859,35 @@ class Results:
         """Write ``results.csv``, ``curves.csv``, ``results.json`` (configuration, provenance) and ``summary.md``."""
         folder = Path(folder)
         write_atomic(folder / "summary.md", self.markdown().encode())
-        for name, frame in (("results", self.table), ("curves", self.curves)):
-            write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
         content = {
+            "kind": "table",
             "experiment": self.experiment.to_dict(),
-            "summary": _records(self.summary()),
-            "comparisons": _records(self.comparisons()),
+            "summary": records(self.summary()),
+            "comparisons": records(self.comparisons()),
             "stages": self.stages,
         }
-        write_atomic(
-            folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-        )
+        save_record(folder, content, {"results": self.table, "curves": self.curves})
+
+
+def save_record(folder: Path, content: Plain, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write what is recorded of a run: each table as CSV, then ``results.json``, which says what it is and whence.
+
+    Parameters
+    ----------
+    folder : of the run; made if it isn't there
+    content : plain JSON data with ``kind``, ``experiment``, ``summary`` and ``stages`` at the least
+    tables : name without suffix -> tidy table
+    """
+    for name, frame in tables.items():
+        write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+    write_atomic(folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _percent(row: Mapping[Any, Any]) -> str:
     return f"{100 * row['mean']:.2f} ± {100 * row['half_width']:.2f}"
 
 
-def _records(frame: pd.DataFrame) -> list[Plain]:
+def records(frame: pd.DataFrame) -> list[Plain]:
     """Rows as plain JSON data; what is missing or NaN becomes null."""
     records: list[Plain] = json.loads(frame.to_json(orient="records", double_precision=15))
     return records
