@@ -95,7 +95,7 @@ class Entry:
     def pipelines(
         self, store: Store, runtime: Runtime | None = None, datasets: Datasets | None = None
     ) -> list[Pipeline]:
-        """A pipeline for each experiment; data sets are loaded when they are needed, once if `datasets` is handed on."""
+        """A pipeline for each experiment; data are loaded when they are needed, once if `datasets` is handed on."""
         runtime = runtime or Runtime()
         runtime = dataclasses.replace(
             runtime,

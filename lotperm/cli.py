@@ -21,8 +21,9 @@ from rich.markdown import Markdown
 from rich.table import Table
 from torch import Tensor, nn
 
-from lotperm import __version__, book, data, masks, matching, models, training
+from lotperm import __version__, book, data, masks, matching, models, sweep, training
 from lotperm import campaign as campaigns
+from lotperm import plan as plans
 from lotperm.config import PARAMETERS, Experiment
 from lotperm.errors import (
     IntegrityError,
@@ -50,6 +51,23 @@ campaign_app = typer.Typer(
     no_args_is_help=True, help="Compute a list of experiments in slices, and record them."
 )
 app.add_typer(campaign_app, name="campaign")
+
+
+class _RunByDefault(typer.core.TyperGroup):
+    """A group in which a name that is no command of it is what ``run`` takes."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        if arguments and arguments[0] not in (*self.commands, "--help"):
+            arguments = ["run", *arguments]
+        return super().parse_args(context, arguments)
+
+
+sweep_app = typer.Typer(
+    cls=_RunByDefault, no_args_is_help=True,
+    help="Compute a campaign as jobs on a Slurm cluster, or in processes here. `lotperm sweep FILE` is "
+    "`lotperm sweep run FILE`.",
+)  # fmt: skip
+app.add_typer(sweep_app, name="sweep")
 store_app = typer.Typer(no_args_is_help=True, help="What is computed, and how it travels to another machine.")
 app.add_typer(store_app, name="store")
 
@@ -67,13 +85,15 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there 
 NOTEBOOKS = Path("notebooks")
 
 
-def _parsed(parameters: list[str] | None) -> dict[str, Any]:
+def _parsed(parameters: list[str] | None, option: str = "-p") -> dict[str, Any]:
     """NAME=VALUE pairs; a value is a Python literal (0.9, [0, 1], None) or else text."""
     found: dict[str, Any] = {}
     for pair in parameters or []:
         name, equals, text = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise ParameterError(f"-p {pair!r} is not of the form NAME=VALUE, for example -p sparsity=0.9.")
+        if not equals or not name.replace("-", "_").isidentifier():
+            raise ParameterError(
+                f"{option} {pair!r} is not of the form NAME=VALUE, for example -p sparsity=0.9."
+            )
         if name in found:
             raise ParameterError(f"parameter {name!r} is given twice.")
         try:
@@ -344,6 +364,132 @@ def campaign_status(
     _say(_left(stages, skipped))
     for reason in dict.fromkeys(skipped.values()):
         _say(reason)
+
+
+# --- plans and sweeps -------------------------------------------------------------------------------
+
+
+@app.command()
+def plan(
+    what: Annotated[
+        str, typer.Argument(help="A figure (resnet20_cifar10, figure5, …), or a campaign's file.")
+    ],
+    parameter: Parameters = None,
+    profile: ProfileOption = "paper",
+    gpu: Annotated[str, typer.Option(help=f"Device: {', '.join(plans.DEVICES)}.")] = "h100",
+    members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this machine's speed: a few steps of each network.")
+    ] = False,
+) -> None:
+    """Show what a figure or a campaign will cost before anything runs: images, FLOPs, hours, memory, disk."""
+    if what.endswith((".yaml", ".yml", ".json")):
+        if parameter:
+            raise ParameterError("-p goes with a figure; a campaign's parameters stand in its file.")
+        parts = plans.campaign(campaigns.Campaign.load(Path(what)))
+    else:
+        parts = [plans.figure(what, **{"profile": profile, **_parsed(parameter)})]
+    estimator = plans.Estimator(gpu, members=members)
+    if measure:
+        device = "cpu" if gpu == "cpu" else _device("cuda")
+        estimator = plans.measured(parts, estimator, training.Runtime(device, members=members))
+    found = plans.plan(parts, estimator)
+    _columns(f"{found.title} on {estimator.device.words}", found.rows(), under="network")
+    _columns("What sharing stages saves", found.comparison())
+    _columns("How the cost of the first network grows", plans.growth(parts[0], estimator))
+    for note in found.notes:
+        _say(note)
+
+
+def _columns(title: str, rows: list[dict[str, str]], under: str | None = None) -> None:
+    """A table that isn't wrapped; the column `under` becomes lines of its own."""
+    names = [name for name in rows[0] if name != under]
+    width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
+
+    def line(row: Mapping[str, str]) -> str:
+        first, *others = names
+        cells = [row[first].ljust(width[first]), *(row[name].rjust(width[name]) for name in others)]
+        return "  ".join(cells).rstrip()
+
+    _say(f"{title}\n\n{line({name: name for name in names})}")
+    for row, before in zip(rows, [None, *rows[:-1]], strict=True):
+        if under and row[under] and (before is None or before[under] != row[under]):
+            _say(row[under])
+        _say(line(row))
+    _say("")
+
+
+def _table(title: str, rows: list[dict[str, str]]) -> None:
+    table = Table(title=title)
+    for column in rows[0] if rows else ():
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    rich.print(table)
+
+
+@sweep_app.command("run")
+def sweep_run(
+    file: CampaignFile,
+    cluster: Annotated[str, typer.Option(help="slurm, or local: processes on this machine.")] = "local",
+    partition: Annotated[str | None, typer.Option(help="Partition of Slurm.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs for each job; default on Slurm: 1.")] = None,
+    time: Annotated[
+        int | None,
+        typer.Option(min=1, help="Minutes until a job goes into the queue again; default on Slurm: 240."),
+    ] = None,
+    array_parallelism: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs of an array, or processes here, at once; default: 64, or 1 here."),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm", metavar="NAME=VALUE", help="Another option of sbatch, as account=x. Repeat it."
+        ),
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, max=4, help="Tries again of a stage that failed.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Folder to record in; default: the campaign's.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for Slurm until all is done.")] = False,
+    device: Device = "auto",
+    compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
+    members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
+) -> None:
+    """Submit what a campaign lacks as jobs, each stage once, and record its tables at the end.
+
+    The same command again submits what is still missing.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda"))
+    here = cluster == "local"
+    options = sweep.Options(
+        cluster, array_parallelism or (1 if here else 64), time, gpus, partition,
+        {name.replace("_", "-"): str(value) for name, value in _parsed(slurm, "--slurm").items()}, retries,
+        {"device": device, "compile": compile, "members": members}, out,
+    )  # fmt: skip
+    started = sweep.submit(file, Store.default(), options)
+    stages = sum(len(job.tasks) for job in started.jobs)
+    _say(f"{stages} stages in {len(started.jobs)} jobs; logs: {started.folder / 'logs'}")
+    if not (here or wait):
+        _say(
+            f"Jobs {', '.join(str(h.job_id) for h in started.handles)}. How far: lotperm sweep status {file}"
+        )
+        return
+    try:
+        started.wait(_say)
+    except KeyboardInterrupt:
+        if here:
+            started.cancel()
+        raise
+
+
+@sweep_app.command("status")
+def sweep_status(file: CampaignFile) -> None:
+    """Show where every stage of a campaign's sweep is: done, in the queue, the epoch it reached, or why it failed."""
+    rows = sweep.status(file, Store.default())
+    _table(f"Sweep of {file}", [{**row, "log": Path(row["log"]).name} for row in rows])
+    done = sum(row["state"] == "done" for row in rows)
+    _say(f"{done} of {len(rows)} stages are done. Logs: {sweep.folder_of(file, Store.default()) / 'logs'}")
 
 
 # --- files of one's own -----------------------------------------------------------------------------

@@ -1,274 +1,46 @@
 """What experiments will cost, before anything runs and without their data: images, FLOPs, hours, memory, disk.
 
-The stages are those that would be computed (`Pipeline.tasks`), so that what is shared is counted once. The arithmetic
-of a network is measured on PyTorch's meta device at its true input shape. Hours come from a speed that was measured
-for this network on this device (``book/results/throughput.json``, or `measure`); where there is none they are an
-estimate by roofline (Williams et al. 2009), given as a range, whose assumptions are named with the result.
+The stages are those that would be computed (`Pipeline.tasks`), so that what is shared is counted once. Hours come from
+a speed that was measured for this network on this device (``book/results``, or `measured`); where there is none they
+are an estimate by roofline, given as a range, whose assumptions are named with the result (`lotperm.costs`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from lotperm.config import DataConfig, Experiment, ModelConfig, Seeds
-from lotperm.data import Dataset, Split, info
-from lotperm.errors import StorageError, unknown_name
+from lotperm.campaign import Campaign
+from lotperm.config import Experiment
+from lotperm.costs import (
+    ASSUMPTIONS,
+    DEVICES,
+    LAUNCH_SECONDS,
+    LAUNCHES,
+    PASSES,
+    SHARE,
+    TRAIN_FACTOR,
+    Speed,
+    measure,
+    network,
+    recorded_speeds,
+)  # fmt: skip
+from lotperm.data import info
+from lotperm.errors import unknown_name
 from lotperm.experiments import Pipeline, Task, chain
-from lotperm.masks import prunable_parameters
-from lotperm.models import build, initialize
-from lotperm.reference import book_folder
 from lotperm.store import Store
-from lotperm.training import Runtime, train
+from lotperm.training import Runtime
 
-TRAIN_FACTOR = 3
-"""A training image costs three forward passes: one forward, and two products of the same size backward."""
 _GROUPS = {
     "dense": "dense A and B", "imp": "IMP rounds", "match": "matching", "sparse": "sparse arms",
     "early": "early matching", "diversity": "diversity", "connectivity": "connectivity",
 }  # fmt: skip
-
-
-# --- networks and devices ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Network:
-    """What one image costs in a network, and what its weights take.
-
-    Attributes
-    ----------
-    parameters, prunable : numbers of weights, and of those that may be pruned
-    state_bytes : of its weights and buffers in a file
-    layers : convolutions and linear layers
-    forward_flops : of one image, a multiplication and an addition counted as two
-    outputs : values that these layers put out for one image
-    saved : values that the backward pass needs of one image
-    largest : values of its largest activation
-    """
-
-    parameters: int
-    prunable: int
-    state_bytes: int
-    layers: int
-    forward_flops: int
-    outputs: int
-    saved: int
-    largest: int
-
-
-@cache
-def network(model: ModelConfig, data: DataConfig, prunable: str = "paper") -> Network:
-    """Measure a network on the meta device, which knows shapes and computes nothing.
-
-    Raises
-    ------
-    ParameterError
-        If the network has no form for the data.
-    """
-    of = info(data)
-    with torch.device("meta"):
-        net = build(
-            model.name,
-            input_shape=of.shape,
-            classes=of.classes,
-            width=model.width,
-            hidden=model.hidden or (1,),
-        )
-    state = net.state_dict()
-    outputs, largest, layers = 0, 0, 0
-
-    def seen(module: nn.Module, _: Any, result: Tensor) -> None:
-        nonlocal outputs, largest, layers
-        largest = max(largest, result.numel())
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-            outputs, layers = outputs + result.numel(), layers + 1
-
-    hooks = [m.register_forward_hook(seen) for m in net.modules() if not list(m.children())]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.eval()(torch.empty(1, *of.shape, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    # Two images: batch norm refuses one where nothing else is left to average over.
-    weights = {p.untyped_storage()._cdata for p in net.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in weights:
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = net.train()(torch.empty(2, *of.shape, device="meta"))
-    names = prunable_parameters(net, "all" if prunable == "all" else "paper")
-    found = Network(
-        parameters=sum(p.numel() for p in net.parameters()),
-        prunable=sum(state[name].numel() for name in names),
-        state_bytes=sum(t.numel() * t.itemsize for t in state.values()),
-        layers=layers,
-        forward_flops=int(counter.get_total_flops()),
-        outputs=outputs,
-        saved=sum(t.numel() for t in kept.values()) // 2,
-        largest=largest,
-    )
-    del result
-    return found
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device as the roofline sees it.
-
-    Attributes
-    ----------
-    words : its name in full
-    flops : peak FLOP/s at each precision of a recipe; empty: no estimate can be made
-    bandwidth : bytes/s of its memory
-    memory : bytes of it
-    source : where these figures come from
-    """
-
-    words: str
-    flops: Mapping[str, float]
-    bandwidth: float
-    memory: float
-    source: str
-
-
-_TF32 = "float32: TF32 in convolutions, PyTorch's default, as published"
-DEVICES: Mapping[str, Device] = {
-    "h100": Device(
-        "NVIDIA H100", {"bfloat16": 798e12, "float32": 494e12}, 3.0e12, 80e9,
-        f"bfloat16 and memory as seen on such a card; {_TF32}",
-    ),
-    "h200": Device(
-        "NVIDIA H200", {"bfloat16": 798e12, "float32": 494e12}, 4.8e12, 141e9,
-        f"bfloat16 as seen on an H100; memory as published; {_TF32}",
-    ),
-    "a100": Device(
-        "NVIDIA A100", {"bfloat16": 312e12, "float32": 156e12}, 2.0e12, 80e9, f"as published; {_TF32}"
-    ),
-    "cpu": Device("CPU", {}, 0.0, math.inf, "none: its speed must be measured"),
-}  # fmt: skip
-
-PASSES = 13
-"""How often a training step reads or writes as many values as the layers put out (assumption of the roofline)."""
-LAUNCHES, LAUNCH_SECONDS = 7, 3e-6
-"""Kernels of a step for each layer, and seconds that the shortest one takes (assumption): what binds small networks."""
-SHARE = (0.4, 0.6)
-"""Share of the roofline that training reaches (assumption; 0.38 to 0.67 in comparable code)."""
-ASSUMPTIONS = (
-    f"Estimated hours: the larger of arithmetic at the device's peak, {PASSES} passes over all layers' outputs at its "
-    f"memory's rate, and {LAUNCHES} kernels a layer and step of {LAUNCH_SECONDS * 1e6:g} µs, of which "
-    f"{100 * SHARE[0]:.0f} to {100 * SHARE[1]:.0f} % is reached. A forward image costs a third of a training image. "
-    "Correlations, assignments, files and starting up are not counted."
-)
-
-
-# --- measured speeds --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Speed:
-    """A measured speed of training.
-
-    Attributes
-    ----------
-    device : a name of `DEVICES`
-    model, width, hidden, input_shape, precision : of the network
-    members : networks trained at once
-    images_per_second : training images, all members counted
-    source : what measured it, where and when
-    """
-
-    device: str
-    model: str
-    width: float
-    hidden: tuple[int, ...]
-    input_shape: tuple[int, ...]
-    precision: str
-    members: int
-    images_per_second: float
-    source: str
-
-    def fits(self, device: str, experiment: Experiment) -> bool:
-        """Whether it is of this device and this experiment's network."""
-        e = experiment
-        return (self.device, self.model, self.width, self.hidden, self.input_shape, self.precision) == (
-            device, e.model.name, e.model.width, e.model.hidden, info(e.data).shape, e.dense.precision
-        )  # fmt: skip
-
-
-def recorded_speeds() -> list[Speed]:
-    """The rows of ``book/results/throughput.json``; none without the repository."""
-    try:
-        path = book_folder() / "results" / "throughput.json"
-    except StorageError:
-        return []
-    if not path.exists():
-        return []
-    names = {field.name for field in dataclasses.fields(Speed)}
-    return [
-        Speed(**{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in row.items() if name in names
-        })
-        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
-    ]  # fmt: skip
-
-
-def measure(
-    experiment: Experiment, members: int, device: str, runtime: Runtime | None = None, *, seconds: float = 2.0
-) -> Speed:
-    """Train networks for a few steps, on noise in the shape of the data, and time it.
-
-    Parameters
-    ----------
-    experiment : whose network and recipe
-    members : networks trained at once
-    device : the name under which the speed is kept, e.g. ``"cpu"``
-    runtime : how to compute
-    seconds : about how long to measure, after as much warming up as one step is
-    """
-    of, recipe = info(experiment.data), experiment.dense
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(examples: int) -> Split:
-        inputs = torch.randint(256, (examples, *of.shape), dtype=torch.uint8, generator=generator)
-        return Split(inputs, torch.randint(of.classes, (examples,), generator=generator))
-
-    channels = torch.full((of.shape[0],), 0.5)
-    pipeline = Pipeline(experiment)
-    start = [initialize(pipeline.build, i) for i in range(members)]
-    seeds = [Seeds.of("speed", i) for i in range(members)]
-
-    def timed(steps: int) -> float:
-        data = Dataset("noise", noise(steps * recipe.batch_size), noise(1), of.classes, channels, channels)
-        began = time.perf_counter()
-        train(pipeline.model, start, data, recipe, seeds, until=1, evaluate_at=(), runtime=runtime)
-        return time.perf_counter() - began
-
-    timed(1)
-    steps = max(2, min(200, round(seconds / timed(1))))
-    rate = steps * recipe.batch_size * members / timed(steps)
-    e = experiment
-    where = f"measured now, {steps} steps, PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
-    return Speed(
-        device, e.model.name, e.model.width, e.model.hidden, of.shape, recipe.precision, members, rate, where
-    )
-
-
-# --- the plan ---------------------------------------------------------------------------------------
+_NAMES = {"figure5": "resnet20_cifar10", "table1": "diversity"}
+"""What the paper calls some figures."""
 
 
 @dataclass(frozen=True)
@@ -292,13 +64,14 @@ class Part:
 
 
 def figure(name: str, **parameters: Any) -> Part:
-    """A figure of the book with the stages that its notebook computes.
+    """A figure of the book, or of the paper (figure5, table1), with the stages that its notebook computes.
 
     Raises
     ------
     ParameterError
         As `Experiment.for_figure`.
     """
+    name = _NAMES.get(name, name)
     experiments = Experiment.for_figure(name, **parameters)
 
     def own(pipeline: Pipeline) -> list[Task]:
@@ -325,6 +98,11 @@ def figure(name: str, **parameters: Any) -> Part:
         return asked
 
     return Part(name, tuple(experiments), own)
+
+
+def campaign(content: Campaign) -> list[Part]:
+    """The entries of a campaign."""
+    return [Part(entry.name, entry.experiments, entry.own_tasks) for entry in content.entries]
 
 
 @dataclass(frozen=True)
@@ -443,6 +221,22 @@ class Estimator:
         return total
 
 
+def measured(parts: Sequence[Part], estimator: Estimator, runtime: Runtime) -> Estimator:
+    """The estimator with the speed of every network of some parts, measured now on this machine.
+
+    One speed a network, with the fewest networks at once that any of its stages trains.
+    """
+    fewest: dict[tuple[Any, ...], tuple[int, Experiment]] = {}
+    for part in parts:
+        for task in chain(part.tasks(Store.default())):
+            e, count = task.experiment, min(task.work.networks, estimator.members or task.work.networks)
+            key = (e.data.name, e.model, e.dense.precision)
+            if count and (key not in fewest or count < fewest[key][0]):
+                fewest[key] = (count, e)
+    speeds = [measure(e, count, estimator.name, runtime) for count, e in fewest.values()]
+    return Estimator(estimator.name, speeds, estimator.members)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What something will cost.
@@ -509,13 +303,24 @@ def _bytes(value: float) -> str:
     return f"{value:,.1f} TB"
 
 
+def _count(value: int) -> str:
+    """A number in thousands, millions or billions, three digits of it."""
+    if value < 100_000:
+        return f"{value:,}"
+    short = float(value)
+    for unit in ("k", "M", "G"):
+        short /= 1000
+        if short < 999.5:
+            return f"{short:.3g} {unit}"
+    return f"{short:,.0f} G"
+
+
 def _row(line: Line) -> dict[str, str]:
     return {
-        "network": line.network, "stages of": line.group, "stages": f"{line.stages:,}",
-        "networks": f"{line.networks:,}", "epochs": f"{line.epochs:,}",
-        "training images": f"{line.train_images:,}", "forward images": f"{line.forward_images:,}",
-        "FLOP": _flop(line.flops), "hours": hours(line), "device memory": _bytes(line.device_bytes),
-        "host memory": _bytes(line.host_bytes), "disk": _bytes(line.disk_bytes),
+        "network": line.network, "stages of": line.group, "stages": _count(line.stages),
+        "networks": _count(line.networks), "epochs": _count(line.epochs), "trained": _count(line.train_images),
+        "forward": _count(line.forward_images), "FLOP": _flop(line.flops), "hours": hours(line),
+        "device": _bytes(line.device_bytes), "host": _bytes(line.host_bytes), "disk": _bytes(line.disk_bytes),
     }  # fmt: skip
 
 
@@ -593,7 +398,7 @@ def _notes(tasks: Sequence[Task], estimator: Estimator) -> list[str]:
         notes.append(ASSUMPTIONS)
     elif guessed:
         notes.append(f"Not measured on {device.words}: {'; '.join(guessed)}. Measure it: --measure.")
-    for task, line in zip(tasks, lines, strict=True):
+    for task, line in sorted(zip(tasks, lines, strict=True), key=lambda x: -x[1].device_bytes)[:1]:
         if line.device_bytes > device.memory:
             at_once = estimator.members or task.work.networks
             fits = next(
@@ -605,12 +410,16 @@ def _notes(tasks: Sequence[Task], estimator: Estimator) -> list[str]:
                 f"{line.network}, {line.group}: {_bytes(line.device_bytes)} is more than the device has "
                 f"({_bytes(device.memory)}); {hint}."
             )
-            break
+    notes.append(
+        "Device memory: weights, momentum, mask, gradients and activations of the networks trained at once, and the "
+        "data. Host memory: the weights that a stage keeps, once; writing a checkpoint takes several times as much for "
+        "a moment. Keeping fewer epochs of the dense networks (`keep` in a campaign) lowers it, and the disk."
+    )
     return notes
 
 
 def growth(part: Part, estimator: Estimator, store: Store | None = None) -> list[dict[str, str]]:
-    """How the cost of a part's first experiment grows: one more seed, rewind point and round of pruning, twice the width.
+    """How the cost of a part's first experiment grows: one more seed, rewind point or round of pruning, twice as wide.
 
     Seeds are trained together, so a seed that is added later is a new experiment: plan for all of them at once.
 
@@ -621,23 +430,22 @@ def growth(part: Part, estimator: Estimator, store: Store | None = None) -> list
     """
     store = store or Store.default()
     e = part.experiments[0]
-    k = next((k for k in range(0, e.dense.epochs, 5) if k not in e.rewind_epochs), None)
+    others = set(range(0, e.dense.epochs, max(1, e.dense.epochs // 40))) - set(e.rewind_epochs)
+    k = min(others, key=lambda k: (abs(k - max(e.rewind_epochs)), k), default=None)
     deeper = 1 - (1 - max(e.sparsities)) * (1 - e.pruning.fraction)
+    change = partial(dataclasses.replace, e)
+    wider = dataclasses.replace(e.model, width=2 * e.model.width)
     changed = {
         f"first network alone: {_name(e)}": e,
-        "one more seed": dataclasses.replace(e, seeds=(*e.seeds, max(e.seeds) + 1)),
-        f"one more sparsity, a round beyond the last ({deeper:.3f})": dataclasses.replace(
-            e, sparsities=(*e.sparsities, deeper)
+        "one more seed": change(seeds=(*e.seeds, max(e.seeds) + 1)),
+        f"one more sparsity, a round beyond the last ({deeper:.3f})": change(
+            sparsities=(*e.sparsities, deeper)
         ),
-        "twice the width": dataclasses.replace(
-            e, model=dataclasses.replace(e.model, width=2 * e.model.width)
-        ),
+        "twice the width": change(model=wider),
     }
     if k is not None:
-        again = {"rewind_epochs": tuple(sorted({*e.rewind_epochs, k}))}
-        if getattr(e, "keep", None) is not None:
-            again["keep"] = tuple(sorted({*e.keep, k}))
-        changed[f"one more rewind point (k = {k})"] = dataclasses.replace(e, **again)
+        kept = None if e.keep is None else (*e.keep, k)
+        changed[f"one more rewind point (k = {k})"] = change(rewind_epochs=(*e.rewind_epochs, k), keep=kept)
     rows, first = [], None
     for what, experiment in changed.items():
         own = dataclasses.replace(part, experiments=(experiment,)).tasks(store)
@@ -645,6 +453,7 @@ def growth(part: Part, estimator: Estimator, store: Store | None = None) -> list
         first = first or line
         more = "" if line is first else f"+{100 * (line.flops / first.flops - 1):.0f} %"
         rows.append({
-            "what": what, "epochs": f"{line.epochs:,}", "FLOP": _flop(line.flops), "hours": hours(line), "more": more,
+            "what": what, "epochs": f"{line.epochs:,}", "FLOP": _flop(line.flops), "hours": hours(line),
+            "more FLOP": more,
         })  # fmt: skip
     return rows
