@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from lotperm import distributed
 from lotperm.config import ARMS, Experiment, Recipe, Seeds
 from lotperm.data import Dataset, load, normalize
 from lotperm.errors import ParameterError
@@ -125,7 +126,10 @@ class Pipeline:
     def data(self) -> Dataset:
         """The data set, loaded when it is first needed."""
         config = self.experiment.data
-        return load(config.name, train_size=config.train_size, test_size=config.test_size)
+        # What has to be made on disk, rank 0 makes.
+        return distributed.in_turn(
+            lambda: load(config.name, train_size=config.train_size, test_size=config.test_size)
+        )
 
     @cached_property
     def spec(self) -> PermutationSpec:
@@ -161,7 +165,8 @@ class Pipeline:
             files[f"epoch-{epoch:04d}"] = _pack(states)
         return StageResult(
             tensors=files, results=_curves(trained),
-            meta={"device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile},
+            meta={"device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile,
+                  "ranks": distributed.world_size()},
         )  # fmt: skip
 
     def dense(self) -> DensePair:

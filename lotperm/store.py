@@ -32,6 +32,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lotperm import distributed
 from lotperm.config import SCHEMA, canonical_json, sha256_json
 from lotperm.errors import IntegrityError, ParameterError, StorageError
 
@@ -342,6 +343,9 @@ class Store:
     ) -> Stage:
         """Load a stage, or compute it once, whoever else asks for it at the same time.
 
+        In a job of several ranks (`lotperm.distributed`) all of them call this and `compute`; rank 0 alone looks for
+        the stage, holds its lock and writes it.
+
         Parameters
         ----------
         name : the kind of stage: lower case, digits, ``_``
@@ -353,23 +357,31 @@ class Store:
         StorageError
             If it must be computed and the folder can't be written: before `compute` is called.
         """
-        if (found := self.find(name, config)) is not None:
+        found = distributed.once(lambda: self.find(name, config))
+        if found is not None:
             return found
         path, key = self._locate(name, config)
-        with self._lock(path.name):
+
+        def look() -> Stage | None:
             try:
-                stage = _load_stage(path, key)
+                return _load_stage(path, key)
             except IntegrityError as error:
                 move_aside(path, f"{error} Stage {name!r} is computed again")
-                stage = None
-            if stage is not None:
-                return stage
+                return None
+
+        with self._lock(path.name):
+            if (found := distributed.once(look)) is not None:
+                return found
             workspace = Workspace(self.root / "work" / path.name, key)
             result = compute(workspace)
-            meta = {**_provenance(workspace.seconds), **result.meta}
-            _write_stage(path, name, key, dict(config), result, meta)
-            workspace.clear()
-            stage = _load_stage(path, key)
+
+            def write() -> Stage | None:
+                meta = {**_provenance(workspace.seconds), **result.meta}
+                _write_stage(path, name, key, dict(config), result, meta)
+                workspace.clear()
+                return _load_stage(path, key)
+
+            stage = distributed.once(write)
         if stage is None:
             raise StorageError(
                 f"{path} vanished while it was written. Does another program delete the store?"
@@ -384,20 +396,31 @@ class Store:
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of one stage; the system frees it when its owner dies."""
-        probe = self.root / "stages" / f".{name}.probe"
-        with _storage_errors("write to", self.root):
-            for folder in ("stages", "work", "locks"):
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
-            # Only writing tells whether one can write; it must not come out after hours of training.
-            probe.touch()
-            probe.unlink(missing_ok=True)
-            lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
+        """Hold the lock of one stage, on rank 0; the system frees it when its owner dies."""
+        lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
+
+        def acquire(timeout: float) -> bool:
+            with _storage_errors("write to", self.root), contextlib.suppress(filelock.Timeout):
+                lock.acquire(timeout=timeout)
+            return lock.is_locked
+
+        def begin() -> bool:
+            probe = self.root / "stages" / f".{name}.probe"
+            with _storage_errors("write to", self.root):
+                for folder in ("stages", "work", "locks"):
+                    (self.root / folder).mkdir(parents=True, exist_ok=True)
+                # Only writing tells whether one can write; it must not come out after hours of training.
+                probe.touch()
+                probe.unlink(missing_ok=True)
+            free = acquire(0)
+            if not free:
                 _log.info("waiting for another process that computes %s", name)
-                lock.acquire()
+            return free
+
+        # Asked for again each minute, so that the other ranks' patience doesn't end.
+        held = distributed.once(begin)
+        while not held:
+            held = distributed.once(lambda: acquire(60))
         try:
             yield
         finally:
