@@ -730,6 +730,10 @@ class _Run:
 
     def _parallel(self) -> nn.Module:
         """The stack with its gradients averaged over the ranks."""
+        for parameter in self.networks.module.parameters():
+            parameter.grad = torch.zeros_like(
+                parameter
+            )  # laid out as DDP wants it, and added to from here on
         parallel = DistributedDataParallel(self.networks.module, gradient_as_bucket_view=True)
         parallel.broadcast_buffers = False  # statistics are equal on all ranks anyway
         # DDP rearranges the gradients after its first step, and with them the order of sums over three ranks or more.
@@ -798,8 +802,7 @@ class _Run:
         losses = each.view(targets.shape).mean(1)
         if self.parallel is None:
             return losses.detach(), torch.autograd.grad(losses.sum(), parameters)
-        for parameter in parameters:
-            parameter.grad = None
+        self.parallel.zero_grad(set_to_none=False)
         losses.sum().backward()  # runs the hooks that average the gradients, which autograd.grad doesn't
         return losses.detach(), tuple(cast(Tensor, parameter.grad) for parameter in parameters)
 
