@@ -85,10 +85,16 @@ def rank() -> int:
     return dist.get_rank() if _joined() else 0
 
 
+def share(count: int) -> slice:
+    """This rank's part of so many things in a row: all parts together are the whole, their sizes differ by 1 at most."""
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
+
+
 def once(function: Callable[[], T]) -> T:
     """Call a function on rank 0 alone; all ranks return what it returned, or raise the `LotpermError` it raised.
 
-    What it returns goes through pickle, so tensors must be on the CPU.
+    What it returns goes through pickle, so tensors must be on the CPU. The function itself must not call anything that
+    all ranks must call.
     """
     if world_size() == 1:
         return function()

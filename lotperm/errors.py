@@ -49,7 +49,7 @@ class OutOfMemoryError(LotpermError):
 class RankLostError(LotpermError):
     """Another process of a job with several (see `lotperm.distributed`) ended or doesn't answer any more."""
 
-    exit_code = 7
+    exit_code = 8
 
 
 class PreemptedError(LotpermError):

@@ -327,16 +327,23 @@ class Store:
         return cls(home())
 
     def find(self, name: str, config: Mapping[str, JSON]) -> Stage | None:
-        """The stage if it is finished and whole, else None. Changes nothing, takes no lock."""
+        """The stage if it is finished and whole, else None. Changes nothing, takes no lock.
+
+        Of several ranks (`lotperm.distributed`) all must ask, and all get what rank 0 finds.
+        """
         path, key = self._locate(name, config)
-        try:
-            stage = _load_stage(path, key)
-        except (IntegrityError, StorageError):
-            return None
-        if stage is not None:
-            # A process killed between the two leaves progress of a stage that is finished.
-            Workspace(self.root / "work" / path.name, key).clear()
-        return stage
+
+        def look() -> Stage | None:
+            try:
+                stage = _load_stage(path, key)
+            except (IntegrityError, StorageError):
+                return None
+            if stage is not None:
+                # A process killed between the two leaves progress of a stage that is finished.
+                Workspace(self.root / "work" / path.name, key).clear()
+            return stage
+
+        return distributed.once(look)
 
     def stage(
         self, name: str, config: Mapping[str, JSON], compute: Callable[[Workspace], StageResult]
@@ -357,8 +364,7 @@ class Store:
         StorageError
             If it must be computed and the folder can't be written: before `compute` is called.
         """
-        found = distributed.once(lambda: self.find(name, config))
-        if found is not None:
+        if (found := self.find(name, config)) is not None:
             return found
         path, key = self._locate(name, config)
 

@@ -719,8 +719,7 @@ class _Run:
             )
         if self.ranks > 1 and runtime.compile:
             raise ParameterError("a compiled step can't be shared by several processes. Leave compile out.")
-        own = recipe.batch_size // self.ranks
-        self.share = slice(distributed.rank() * own, (distributed.rank() + 1) * own)
+        self.share = distributed.share(recipe.batch_size)
         self.parallel = self._parallel() if self.ranks > 1 else None
         self.steps = size // recipe.batch_size
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
@@ -919,7 +918,7 @@ def evaluate_stack(
 ) -> dict[str, list[float]]:
     """Accuracy and mean cross-entropy of M networks on a split; every example weighs the same.
 
-    Several ranks, which must all call this, take turns with the batches; their counts are added up.
+    Several ranks, which must all call this, take a part of the split each; their counts are added up.
 
     Parameters
     ----------
@@ -936,10 +935,8 @@ def evaluate_stack(
     networks.module.eval()
     hits = torch.zeros(networks.members, dtype=torch.long, device=networks.flat.device)
     loss = torch.zeros(networks.members, dtype=torch.double, device=networks.flat.device)
-    ranks = distributed.world_size()
-    batch = min(batch, math.ceil(len(split.targets) / ranks))
-    batches = list(zip(split.inputs.split(batch), split.targets.split(batch), strict=True))
-    for inputs, targets in batches[distributed.rank() :: ranks]:
+    own = distributed.share(len(split.targets))
+    for inputs, targets in zip(split.inputs[own].split(batch), split.targets[own].split(batch), strict=True):
         x = normalize(inputs, data, networks.flat.dtype)
         logits = networks.module(x.unsqueeze(1).expand(-1, networks.members, *x.shape[1:])).float()
         hits += (logits.argmax(2) == targets).sum(1)
