@@ -521,6 +521,7 @@ _TWIN: dict[str, Any] = {
 _SMALL: dict[str, Any] = {
     "dataset": "cifar10", "model": "resnet8", "seeds": (0, 1, 2), "epochs": 16, "rewind_epoch": (2, 4),
     "finetune_epochs": 2, "sparsity": (0.8, 0.9, 0.95, 0.97), "match_samples": 10_000, "train_size": 10_000,
+    "widths": (0.5,),
 }  # fmt: skip
 _REWIND_EPOCHS = (0, 5, 10, 15, 20, 25, 50, 75, 100)
 

@@ -4,14 +4,15 @@
                       └─> match A to B ─────────────┴─> sparse arms: lth, permuted, naive ──> results
 
 Every stage is a `lotperm.store` stage: keyed by its configuration and the keys of the stages before it, computed
-once, shared by every figure that needs it. All replicates (seeds) of a stage are trained together.
+once, shared by every figure that needs it. All replicates (seeds) of a stage are trained together. A stage is first
+a `Task`: what will be computed is known, with its key and its work, before anything is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +44,7 @@ from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters,
 from lotperm.matching import Matching, match_activations, match_weights
 from lotperm.models import Weights, build, initialize
 from lotperm.permutation import PermutationSpec, permute
-from lotperm.store import Stage, StageResult, Store, Workspace, write_atomic
+from lotperm.store import Stage, StageResult, Store, Workspace, stage_key, write_atomic
 from lotperm.training import Runtime, Trained, train
 
 Plain = dict[str, Any]
@@ -73,10 +74,102 @@ def _curves(trained: Trained) -> Plain:
     }
 
 
+_CURVE_POINTS = 10
+"""About so many times during a training the test split is evaluated."""
+
+
 def _some(epochs: int, at_most: int) -> list[int]:
     """Evenly spaced epochs from 0, about `at_most`, the last included."""
     step = max(1, -(-epochs // at_most))
     return sorted({*range(0, epochs + 1, step), epochs})
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage computes.
+
+    Attributes
+    ----------
+    networks : networks trained
+    epochs : of each of them
+    train_images : examples that go forward and backward, all networks and epochs counted
+    forward_images : examples that only go forward: evaluation, matching, barriers
+    """
+
+    networks: int = 0
+    epochs: int = 0
+    train_images: int = 0
+    forward_images: int = 0
+
+
+@dataclass(eq=False)
+class Task:
+    """A stage of an experiment, computed or not.
+
+    Attributes
+    ----------
+    name, config : of the stage, which they identify
+    after : the tasks whose results it uses
+    label : what it does, in words
+    work : how much it computes
+    """
+
+    name: str
+    config: Plain
+    after: tuple[Task, ...]
+    label: str
+    work: Work
+    _store: Store
+    _compute: Callable[[Workspace], StageResult]
+    _stage: Stage | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """The key of the stage (64 hex digits), known before it is computed."""
+        return stage_key(self.name, self.config)
+
+    def done(self) -> bool:
+        """Whether the store has the stage, whole."""
+        return self._stage is not None or self._store.find(self.name, self.config) is not None
+
+    def run(self) -> Stage:
+        """The finished stage: loaded, or else computed, those before it first."""
+        if self._stage is None and (found := self._store.find(self.name, self.config)) is not None:
+            self._stage = found
+        if self._stage is None:
+            for task in self.after:
+                task.run()
+            self._stage = self._store.stage(self.name, self.config, self._compute)
+        return self._stage
+
+    def load(self, file: str) -> dict[str, Tensor]:
+        """The tensors of one file of the finished stage."""
+        return self.run().load(file)
+
+    @property
+    def results(self) -> Plain:
+        """The small results of the finished stage."""
+        return self.run().results
+
+    @property
+    def meta(self) -> Plain:
+        """Where and when the finished stage was computed."""
+        return self.run().meta
+
+
+def chain(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks and all those that they come after, each once, in an order in which they can be computed."""
+    found: dict[str, Task] = {}
+
+    def add(task: Task) -> None:
+        if task.key not in found:
+            for before in task.after:
+                add(before)
+            found[task.key] = task
+
+    for task in tasks:
+        add(task)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -85,11 +178,11 @@ class DensePair:
 
     Attributes
     ----------
-    stage : where they are stored
+    stage : the task behind them
     replicates : number of seeds
     """
 
-    stage: Stage
+    stage: Task
     replicates: int
 
     def weights(self, epoch: int | str = "final") -> tuple[list[Weights], list[Weights]]:
@@ -121,6 +214,7 @@ class Pipeline:
         self.store = store or Store.default()
         self.runtime = runtime or Runtime()
         self.model = self.build()
+        self._tasks: dict[str, Task] = {}
 
     @cached_property
     def data(self) -> Dataset:
@@ -146,6 +240,24 @@ class Pipeline:
         )  # fmt: skip
 
     # --- stages -------------------------------------------------------------------------------------
+
+    def _task(
+        self, name: str, config: Plain, compute: Callable[[Workspace], StageResult], label: str, work: Work,
+        after: Iterable[Task] = (),
+    ) -> Task:  # fmt: skip
+        """A task, always the same one for the same name and configuration."""
+        task = Task(name, config, tuple(after), label, work, self.store, compute)
+        return self._tasks.setdefault(task.key, task)
+
+    def _work(self, networks: int, recipe: Recipe, evaluations: int = 1, matches: int = 0) -> Work:
+        """The work of a training stage; `matches` pairs of networks are compared besides."""
+        train, test = len(self.data.train.targets), len(self.data.test.targets)
+        steps = train // recipe.batch_size
+        samples = min(train, self.experiment.matching.samples or train)
+        return Work(
+            networks, recipe.epochs, networks * recipe.epochs * steps * recipe.batch_size,
+            networks * evaluations * test + 2 * matches * samples,
+        )  # fmt: skip
 
     def _base(self) -> Plain:
         return {"data": _plain(self.experiment.data), "model": _plain(self.experiment.model)}
@@ -188,14 +300,16 @@ class Pipeline:
                 for seed in experiment.seeds
             ]
             trained = self._train(
-                workspace, start, experiment.dense, ("dense_a", "dense_b"), "dense A and B",
-                save_at=[*grid, *odd], evaluate_at=_some(experiment.dense.epochs, 20),
+                workspace, start, experiment.dense, ("dense_a", "dense_b"), label,
+                save_at=[*grid, *odd], evaluate_at=evaluate_at,
             )  # fmt: skip
             return self._result(trained)
 
-        return DensePair(self.store.stage("dense", config, compute), len(experiment.seeds))
+        evaluate_at, label = _some(experiment.dense.epochs, _CURVE_POINTS), "dense A and B"
+        work = self._work(2 * len(experiment.seeds), experiment.dense, len(evaluate_at))
+        return DensePair(self._task("dense", config, compute, label, work), len(experiment.seeds))
 
-    def imp_rounds(self, sparsity: float, rewind_epoch: int) -> list[Stage]:
+    def imp_rounds(self, sparsity: float, rewind_epoch: int) -> list[Task]:
         """Iterative magnitude pruning of A to a sparsity: one stage a round, each with its mask and weights.
 
         The mask of a round is found before its training, so the last stage's mask is the ticket and its weights
@@ -206,9 +320,10 @@ class Pipeline:
         rewinding = pruning.imp == "rewind"
         recipe = experiment.sparse_recipe(rewind_epoch) if rewinding else pruning.finetune
         targets = round_sparsities(sparsity, pruning.fraction)
-        stages: list[Stage] = []
+        stages: list[Task] = []
         for number, target in enumerate(targets, 1):
             before = stages[-1] if stages else None
+            label = f"IMP round {number}/{len(targets)}, sparsity {target:.3f}"
             config = {
                 "dense": dense.stage.key, "before": before.key if before else None, "sparsity": target,
                 "recipe": _plain(recipe), "rewind_epoch": rewind_epoch if rewinding else None,
@@ -219,7 +334,8 @@ class Pipeline:
                 workspace: Workspace,
                 number: int = number,
                 target: float = target,
-                before: Stage | None = before,
+                before: Task | None = before,
+                label: str = label,
             ) -> StageResult:
                 if before is None:
                     weights = dense.weights()[0]
@@ -232,11 +348,11 @@ class Pipeline:
                     for w, m in zip(weights, masks, strict=True)
                 ]
                 start = dense.weights(rewind_epoch)[0] if rewinding else weights
-                label = f"IMP round {number}/{len(targets)}, sparsity {target:.3f}"
                 trained = self._train(workspace, start, recipe, (f"imp_{number}",), label, masks=masks)
                 return self._result(trained, files={"mask": _pack(masks)})
 
-            stages.append(self.store.stage("imp", config, compute))
+            work = self._work(len(experiment.seeds), recipe)
+            stages.append(self._task("imp", config, compute, label, work, [before or dense.stage]))
         return stages
 
     def masks(self, sparsity: float, rewind_epoch: int) -> list[Mask]:
@@ -256,7 +372,7 @@ class Pipeline:
         stage = self.match_stage()
         return _unpack(stage.load("permutation")), stage.results["scores"]
 
-    def match_stage(self) -> Stage:
+    def match_stage(self) -> Task:
         """The stage behind `match`."""
         config = self.experiment.matching
         dense = self.dense()
@@ -270,7 +386,9 @@ class Pipeline:
             scores = [{"matched": m.scores, "identity": m.identity_scores} for m in found]
             return StageResult(tensors={"permutation": _pack(found)}, results={"scores": scores})
 
-        return self.store.stage("match", key, compute)
+        pairs = 0 if config.matching == "weight" else len(self.experiment.seeds)
+        work = self._work(0, self.experiment.dense, matches=pairs)
+        return self._task("match", key, compute, "match A to B", work, [dense.stage])
 
     def match_pair(
         self, weights_a: Weights, weights_b: Weights, *, keep_correlations: bool = False
@@ -289,7 +407,7 @@ class Pipeline:
         inputs = self.data.train.inputs[: self.experiment.matching.samples]
         return (normalize(part, self.data) for part in inputs.split(batch))
 
-    def sparse(self, sparsity: float, rewind_epoch: int) -> Stage:
+    def sparse(self, sparsity: float, rewind_epoch: int) -> Task:
         """Train the three sparse arms of every replicate; weights and curves in the order arm, seed."""
         experiment = self.experiment
         dense, imp, match = self.dense(), self.imp_rounds(sparsity, rewind_epoch)[-1], self.match_stage()
@@ -307,12 +425,14 @@ class Pipeline:
             # Permuted and naive differ in the mask alone: same weights, same order of the same examples.
             trained = self._train(
                 workspace, [w for arm in ARMS for w in start[arm][0]], recipe, ("sparse_a", "sparse_b", "sparse_b"),
-                f"sparse arms, sparsity {sparsity:g}, k = {rewind_epoch}",
-                masks=[m for arm in ARMS for m in start[arm][1]], evaluate_at=_some(recipe.epochs, 20),
+                label, masks=[m for arm in ARMS for m in start[arm][1]], evaluate_at=evaluate_at,
             )  # fmt: skip
             return self._result(trained)
 
-        return self.store.stage("sparse", config, compute)
+        evaluate_at = _some(recipe.epochs, _CURVE_POINTS)
+        label = f"sparse arms, sparsity {sparsity:g}, k = {rewind_epoch}"
+        work = self._work(len(ARMS) * len(experiment.seeds), recipe, len(evaluate_at))
+        return self._task("sparse", config, compute, label, work, [dense.stage, imp, match])
 
     # --- further questions --------------------------------------------------------------------------
 
@@ -333,6 +453,18 @@ class Pipeline:
             One row per seed, matching epoch and metric (``test_accuracy``, a fraction; ``score``, the mean correlation
             of the matched units): columns seed, matching_epoch, metric, value.
         """
+        experiment = self.experiment
+        task = self.early_task(sparsity, rewind_epoch, epochs)
+        last = str(experiment.sparse_recipe(rewind_epoch).epochs)
+        accuracy = task.results["evaluations"][last]["accuracy"]
+        rows = []
+        for i, (t, seed) in enumerate((t, s) for t in epochs for s in experiment.seeds):
+            for metric, values in (("test_accuracy", accuracy), ("score", task.results["scores"])):
+                rows.append({"seed": seed, "matching_epoch": t, "metric": metric, "value": values[i]})
+        return pd.DataFrame(rows)
+
+    def early_task(self, sparsity: float, rewind_epoch: int, epochs: Sequence[int]) -> Task:
+        """The task behind `early_matching`."""
         experiment = self.experiment
         for t in epochs:
             if not 0 <= t <= experiment.dense.epochs:
@@ -355,18 +487,14 @@ class Pipeline:
                 moved += [permute(m, self.spec, p) for m, p in zip(masks, found, strict=True)]
                 scores += [sum(m.scores.values()) / len(m.scores) for m in found]
             trained = self._train(
-                workspace, start * len(epochs), recipe, ("sparse_b",) * len(epochs),
-                f"early matching, sparsity {sparsity:g}, k = {rewind_epoch}", masks=moved,
-            )  # fmt: skip
+                workspace, start * len(epochs), recipe, ("sparse_b",) * len(epochs), label, masks=moved
+            )
             return dataclasses.replace(self._result(trained), results={**_curves(trained), "scores": scores})
 
-        stage = self.store.stage("early", config, compute)
-        accuracy = stage.results["evaluations"][str(recipe.epochs)]["accuracy"]
-        rows = []
-        for i, (t, seed) in enumerate((t, s) for t in epochs for s in experiment.seeds):
-            for metric, values in (("test_accuracy", accuracy), ("score", stage.results["scores"])):
-                rows.append({"seed": seed, "matching_epoch": t, "metric": metric, "value": values[i]})
-        return pd.DataFrame(rows)
+        label = f"early matching, sparsity {sparsity:g}, k = {rewind_epoch}"
+        networks = len(epochs) * len(experiment.seeds)
+        work = self._work(networks, recipe, matches=networks)
+        return self._task("early", config, compute, label, work, [dense.stage, imp])
 
     def diversity(self, sparsity: float, rewind_epoch: int) -> pd.DataFrame:
         """How different are the networks that a method makes, and what does their ensemble gain? (The paper's Table 1.)
@@ -387,6 +515,10 @@ class Pipeline:
         ParameterError
             With fewer than two seeds.
         """
+        return pd.DataFrame(self.diversity_task(sparsity, rewind_epoch).results["rows"])
+
+    def diversity_task(self, sparsity: float, rewind_epoch: int) -> Task:
+        """The task behind `diversity`."""
         experiment, seeds = self.experiment, self.experiment.seeds
         if len(seeds) < 2:
             raise ParameterError("diversity compares networks with each other: give two seeds or more.")
@@ -405,8 +537,8 @@ class Pipeline:
             mask = _unpack(imp.load("mask"))[0]
             moved = [permute(mask, self.spec, self.match_pair(final_a[0], b)) for b in final_b]
             trained = self._train(
-                workspace, [start_a[0]] * count + start_b * 2, recipe, ("ensemble_a", "sparse_b", "sparse_b"),
-                f"diversity, sparsity {sparsity:g}, k = {rewind_epoch}", masks=[mask] * count + moved + [mask] * count,
+                workspace, [start_a[0]] * count + start_b * 2, recipe, ("ensemble_a", "sparse_b", "sparse_b"), label,
+                masks=[mask] * count + moved + [mask] * count,
             )  # fmt: skip
             groups = {
                 "dense": final_b, "imp": _unpack(arms.load("final"))[:count], "lth": trained.weights[:count],
@@ -415,7 +547,10 @@ class Pipeline:
             rows = [{"method": method, **self._diversity(members)} for method, members in groups.items()]
             return dataclasses.replace(self._result(trained), results={"rows": rows})
 
-        return pd.DataFrame(self.store.stage("diversity", config, compute).results["rows"])
+        label = f"diversity, sparsity {sparsity:g}, k = {rewind_epoch}"
+        # Every row's members predict the test split once more.
+        work = self._work(3 * len(seeds), recipe, evaluations=3, matches=len(seeds))
+        return self._task("diversity", config, compute, label, work, [dense.stage, imp, arms])
 
     def _diversity(self, members: Sequence[Weights]) -> Plain:
         targets = self.data.test.targets.cpu()
@@ -452,6 +587,16 @@ class Pipeline:
         DataFrame
             Columns seed, ends ("as trained" or "permuted"), alpha, repair, loss (nats), accuracy (fraction).
         """
+        task = self.connectivity_task(
+            alphas, repairs, replicates=replicates, round_number=round_number, statistics=statistics
+        )
+        return pd.DataFrame(task.results["rows"]).drop(columns="split")
+
+    def connectivity_task(
+        self, alphas: Sequence[float], repairs: Sequence[Repair] = REPAIRS, *, replicates: int | None = None,
+        round_number: int = 0, statistics: int = 2_000,
+    ) -> Task:  # fmt: skip
+        """The task behind `connectivity`, which says what the parameters are."""
         experiment, dense, match = self.experiment, self.dense(), self.match_stage()
         seeds = experiment.seeds[:replicates]
         pruned = None
@@ -487,8 +632,12 @@ class Pipeline:
                         rows += [{"seed": seed, "ends": ends, **row} for row in curve.to_dict("records")]
             return StageResult(tensors={}, results={"rows": rows})
 
-        frame = pd.DataFrame(self.store.stage("connectivity", config, compute).results["rows"])
-        return frame.drop(columns="split")
+        lines = 2 * len(seeds) * len(alphas)
+        repaired = sum(repair != "none" for repair in repairs)
+        images = lines * (len(repairs) * len(self.data.test.targets) + repaired * statistics)
+        after = [dense.stage, match, *([pruned] if pruned else [])]
+        work = Work(forward_images=images)
+        return self._task("connectivity", config, compute, "loss along the line from A to B", work, after)
 
     def _network(self, weights: Weights) -> nn.Module:
         model = self.build().to(self.runtime.device)
@@ -500,6 +649,11 @@ class Pipeline:
 
     # --- results ------------------------------------------------------------------------------------
 
+    def tasks(self) -> list[Task]:
+        """The tasks behind `run`, in an order in which they can be computed; nothing is computed by asking."""
+        e = self.experiment
+        return chain(self.sparse(sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs)
+
     def run(self) -> Results:
         """Compute or load every stage and gather the results."""
         rows: list[Plain] = []
@@ -507,7 +661,7 @@ class Pipeline:
         used: dict[str, Plain] = {}
         seeds = self.experiment.seeds
 
-        def gather(stage: Stage, methods: Sequence[str], sparsity: float, k: int | None) -> None:
+        def gather(stage: Task, methods: Sequence[str], sparsity: float, k: int | None) -> None:
             used[stage.key] = {"stage": stage.name, "key": stage.key, **stage.meta}
             evaluations = {int(e): metrics for e, metrics in stage.results["evaluations"].items()}
             last = max(evaluations)

@@ -10,6 +10,7 @@ from lotperm import Experiment, Pipeline, Store, permute, run
 from lotperm.config import ARMS
 from lotperm.errors import StorageError
 from lotperm.masks import apply_mask, kept_after
+from lotperm.training import Runtime
 
 TINY = {
     "profile": "smoke", "train_size": 300, "test_size": 100, "epochs": 3, "rewind_epoch": 1, "finetune_epochs": 1,
@@ -221,3 +222,43 @@ def test_one_seed_gives_no_interval_but_a_result(store):
     results = tiny(store, seeds=1).run()
     assert results.summary()["half_width"].isna().all()
     json.dumps(results.experiment.to_dict())
+
+
+def test_tasks_are_known_before_anything_is_computed(store):
+    pipeline = tiny(store, sparsity=[0.3, 0.36])
+    tasks = pipeline.tasks()
+    assert not (store.root / "stages").exists()
+    assert not any(task.done() for task in tasks)
+    assert [task.name for task in tasks] == ["dense", "imp", "imp", "match", "sparse", "imp", "sparse"]
+    assert all(before in tasks[:i] for i, task in enumerate(tasks) for before in task.after)
+    pipeline.run()
+    again = tiny(store, sparsity=[0.3, 0.36])
+    assert [task.key for task in again.tasks()] == [task.key for task in tasks]
+    assert all(task.done() for task in again.tasks())
+    assert len(stage_names(store)) == len(tasks)
+
+
+def test_the_work_of_a_task_is_what_was_trained(store):
+    counted = []
+
+    class Bar:
+        def update(self, n):
+            counted[-1] += n
+
+        def set_postfix_str(self, s):
+            pass
+
+        def close(self):
+            pass
+
+    def bar(label, images):
+        counted.append(0)
+        return Bar()
+
+    pipeline = Pipeline(tiny(store).experiment, store, Runtime(progress=bar))
+    tasks = pipeline.tasks()
+    pipeline.run()
+    trained = [task.work.train_images for task in tasks if task.work.networks]
+    assert counted == trained
+    assert tasks[0].work.networks == 4
+    assert tasks[0].work.epochs == 3
