@@ -86,7 +86,7 @@ def rank() -> int:
 
 
 def share(count: int) -> slice:
-    """This rank's part of so many things in a row: all parts together are the whole, their sizes differ by 1 at most."""
+    """This rank's part of so many things in a row; the parts are as equal as can be and in the order of the ranks."""
     return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
