@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -62,9 +63,10 @@ def processes(device: str, timeout: datetime.timedelta = PATIENCE) -> Iterator[N
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
+            reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0].rstrip(".")
             raise RankLostError(
-                f"rank {rank()} of {ranks} lost touch with another one: {str(error).splitlines()[0]} "
-                "What was saved is intact: run it again, with any number of processes."
+                f"rank {rank()} of {ranks} lost touch with another one: {reason}. What was saved is intact: run it "
+                "again, with any number of processes."
             ) from error
         raise
     # Only after success: with a lost rank, saying goodbye would wait for it.
