@@ -21,11 +21,12 @@ from rich.markdown import Markdown
 from rich.table import Table
 from torch import Tensor, nn
 
-from lotperm import __version__, book, data, masks, matching, models, sweep, training
+from lotperm import __version__, book, data, distributed, masks, matching, models, sweep, training
 from lotperm import campaign as campaigns
 from lotperm import plan as plans
 from lotperm.config import PARAMETERS, Experiment
 from lotperm.errors import (
+    DivergedError,
     IntegrityError,
     LotpermError,
     OutOfMemoryError,
@@ -128,15 +129,20 @@ def experiment(
     """Run the whole method without a notebook and write a tidy table.
 
     Dense A and B, the ticket of A, A aligned to B, the mask permuted, three sparse arms.
+
+    On several GPUs or cores: `torchrun --nproc-per-node 4 -m lotperm experiment …`, with the same options.
     """
     chosen = Experiment.from_parameters(**{"profile": profile, **_parsed(parameter)})
     if threads:
         torch.set_num_threads(threads)
-    runtime = training.Runtime(_device(device), compile, members, training.tqdm_bar)
-    results = Pipeline(chosen, runtime=runtime).run()
-    results.save(out)
-    rich.print(Markdown(results.markdown()))
-    rich.print(f"Wrote results.csv, curves.csv, results.json and summary.md to {out}")
+    with distributed.processes(_device(device)):
+        leads = distributed.rank() == 0
+        runtime = training.Runtime(_device(device), compile, members, training.tqdm_bar if leads else None)
+        results = Pipeline(chosen, runtime=runtime).run()
+        distributed.once(lambda: results.save(out))
+    if leads:
+        rich.print(Markdown(results.markdown()))
+        rich.print(f"Wrote results.csv, curves.csv, results.json and summary.md to {out}")
 
 
 @app.command()
@@ -657,5 +663,7 @@ def main() -> None:
 def _fail(error: Exception, code: int, debug: bool) -> None:
     if debug or os.environ.get("LOTPERM_DEBUG"):
         raise error
-    print(f"lotperm: error: {error}", file=sys.stderr)
+    # These are the same on all ranks: one line is enough.
+    if distributed.rank() == 0 or not isinstance(error, DivergedError | ParameterError | PreemptedError):
+        print(f"lotperm: error: {error}", file=sys.stderr)
     sys.exit(code)

@@ -46,6 +46,12 @@ class OutOfMemoryError(LotpermError):
     exit_code = 6
 
 
+class RankLostError(LotpermError):
+    """Another process of a job with several (see `lotperm.distributed`) ended or doesn't answer any more."""
+
+    exit_code = 8
+
+
 class PreemptedError(LotpermError):
     """The process was asked to stop (SIGTERM, SIGUSR2), or its time is used up; the state was saved after a step."""
 

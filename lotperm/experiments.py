@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from lotperm import distributed
 from lotperm.config import ARMS, DataConfig, Experiment, Recipe, Seeds
 from lotperm.data import Dataset, info, load, normalize
 from lotperm.errors import ParameterError
@@ -256,8 +257,9 @@ class Pipeline:
         """
         config = self.experiment.data
         if config not in self._datasets:
-            self._datasets[config] = load(
-                config.name, train_size=config.train_size, test_size=config.test_size
+            # What has to be made on disk, rank 0 makes.
+            self._datasets[config] = distributed.in_turn(
+                lambda: load(config.name, train_size=config.train_size, test_size=config.test_size)
             )
         return self._datasets[config]
 
@@ -329,6 +331,7 @@ class Pipeline:
         """How a stage is computed, for its notes."""
         meta = {
             "device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile,
+            "ranks": distributed.world_size(),
         }  # fmt: skip
         if torch.device(self.runtime.device).type == "cuda":
             meta["gpu"] = torch.cuda.get_device_name()

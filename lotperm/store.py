@@ -32,6 +32,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lotperm import distributed
 from lotperm.config import SCHEMA, canonical_json, sha256_json
 from lotperm.errors import IntegrityError, ParameterError, StorageError
 
@@ -351,16 +352,23 @@ class Store:
         return cls(home())
 
     def find(self, name: str, config: Mapping[str, JSON]) -> Stage | None:
-        """The stage if it is finished and whole, else None. Changes nothing, takes no lock."""
+        """The stage if it is finished and whole, else None. Changes nothing, takes no lock.
+
+        Of several ranks (`lotperm.distributed`) all must ask, and all get what rank 0 finds.
+        """
         path, key = self._locate(name, config)
-        try:
-            stage = _load_stage(path, key)
-        except (IntegrityError, StorageError):
-            return None
-        if stage is not None:
-            # A process killed between the two leaves progress of a stage that is finished.
-            Workspace(self.root / "work" / path.name, key).clear()
-        return stage
+
+        def look() -> Stage | None:
+            try:
+                stage = _load_stage(path, key)
+            except (IntegrityError, StorageError):
+                return None
+            if stage is not None:
+                # A process killed between the two leaves progress of a stage that is finished.
+                Workspace(self.root / "work" / path.name, key).clear()
+            return stage
+
+        return distributed.once(look)
 
     def exists(self, name: str, config: Mapping[str, JSON]) -> bool:
         """Whether there is a folder of the finished stage; unlike `find`, nothing in it is read."""
@@ -370,6 +378,9 @@ class Store:
         self, name: str, config: Mapping[str, JSON], compute: Callable[[Workspace], StageResult]
     ) -> Stage:
         """Load a stage, or compute it once, whoever else asks for it at the same time.
+
+        In a job of several ranks (`lotperm.distributed`) all of them call this and `compute`; rank 0 alone looks for
+        the stage, holds its lock and writes it.
 
         Parameters
         ----------
@@ -385,20 +396,27 @@ class Store:
         if (found := self.find(name, config)) is not None:
             return found
         path, key = self._locate(name, config)
-        with self._lock(path.name):
+
+        def look() -> Stage | None:
             try:
-                stage = _load_stage(path, key)
+                return _load_stage(path, key)
             except IntegrityError as error:
                 move_aside(path, f"{error} Stage {name!r} is computed again")
-                stage = None
-            if stage is not None:
-                return stage
+                return None
+
+        with self._lock(path.name):
+            if (found := distributed.once(look)) is not None:
+                return found
             workspace = Workspace(self.root / "work" / path.name, key)
             result = compute(workspace)
-            meta = {**_provenance(workspace.seconds), **result.meta}
-            _write_stage(path, name, key, dict(config), result, meta)
-            workspace.clear()
-            stage = _load_stage(path, key)
+
+            def write() -> Stage | None:
+                meta = {**_provenance(workspace.seconds), **result.meta}
+                _write_stage(path, name, key, dict(config), result, meta)
+                workspace.clear()
+                return _load_stage(path, key)
+
+            stage = distributed.once(write)
         if stage is None:
             raise StorageError(
                 f"{path} vanished while it was written. Does another program delete the store?"
@@ -511,23 +529,37 @@ class Store:
 
     @contextlib.contextmanager
     def _lock(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the lock of one stage; the system frees it when its owner dies. Yields False if it isn't to be had."""
-        probe = self.root / "stages" / f".{name}.probe"
-        with _storage_errors("write to", self.root):
-            for folder in ("stages", "work", "locks"):
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
-            # Only writing tells whether one can write; it must not come out after hours of training.
-            probe.touch()
-            probe.unlink(missing_ok=True)
-            lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                if not wait:
-                    yield False
-                    return
+        """Hold the lock of one stage, on rank 0; the system frees it when its owner dies.
+
+        Yields False if it isn't to be had and one doesn't want to `wait`.
+        """
+        lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
+
+        def acquire(timeout: float) -> bool:
+            with _storage_errors("write to", self.root), contextlib.suppress(filelock.Timeout):
+                lock.acquire(timeout=timeout)
+            return lock.is_locked
+
+        def begin() -> bool:
+            probe = self.root / "stages" / f".{name}.probe"
+            with _storage_errors("write to", self.root):
+                for folder in ("stages", "work", "locks"):
+                    (self.root / folder).mkdir(parents=True, exist_ok=True)
+                # Only writing tells whether one can write; it must not come out after hours of training.
+                probe.touch()
+                probe.unlink(missing_ok=True)
+            free = acquire(0)
+            if not free and wait:
                 _log.info("waiting for another process that computes %s", name)
-                lock.acquire()
+            return free
+
+        # Asked for again each minute, so that the other ranks' patience doesn't end.
+        held = distributed.once(begin)
+        if not held and not wait:
+            yield False
+            return
+        while not held:
+            held = distributed.once(lambda: acquire(60))
         try:
             yield True
         finally:
