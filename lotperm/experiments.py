@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lotperm.config import ARMS, Experiment, Recipe, Seeds
-from lotperm.data import Dataset, load, normalize
+from lotperm.data import Batches, Dataset, Split, first, identity, load, normalize
 from lotperm.errors import ParameterError
 from lotperm.evaluation import (
     REPAIRS,
@@ -125,7 +125,10 @@ class Pipeline:
     def data(self) -> Dataset:
         """The data set, loaded when it is first needed."""
         config = self.experiment.data
-        return load(config.name, train_size=config.train_size, test_size=config.test_size)
+        return load(
+            config.name, train_size=config.train_size, test_size=config.test_size, image_size=config.image_size,
+            resize_size=config.resize_size,
+        )  # fmt: skip
 
     @cached_property
     def spec(self) -> PermutationSpec:
@@ -144,7 +147,7 @@ class Pipeline:
     # --- stages -------------------------------------------------------------------------------------
 
     def _base(self) -> Plain:
-        return {"data": _plain(self.experiment.data), "model": _plain(self.experiment.model)}
+        return {"data": identity(self.experiment.data, self.data), "model": _plain(self.experiment.model)}
 
     def _train(self, workspace: Workspace, start: Sequence[Weights], recipe: Recipe, networks: Sequence[str],
                label: str, **options: Any) -> Trained:  # fmt: skip
@@ -281,8 +284,7 @@ class Pipeline:
 
     def match_batches(self, batch: int = 500) -> Iterable[Tensor]:
         """The training inputs that activations are compared on: normalized, not augmented (B, C, *spatial)."""
-        inputs = self.data.train.inputs[: self.experiment.matching.samples]
-        return (normalize(part, self.data) for part in inputs.split(batch))
+        return self._batches(first(self.data.train, self.experiment.matching.samples), batch).inputs()
 
     def sparse(self, sparsity: float, rewind_epoch: int) -> Stage:
         """Train the three sparse arms of every replicate; weights and curves in the order arm, seed."""
@@ -414,7 +416,12 @@ class Pipeline:
 
     def _diversity(self, members: Sequence[Weights]) -> Plain:
         targets = self.data.test.targets.cpu()
-        probs = np.stack([probabilities(self._network(weights), self._test_inputs()) for weights in members])
+        probs = np.stack(
+            [
+                probabilities(self._network(weights), self._batches(self.data.test).inputs())
+                for weights in members
+            ]
+        )
         accuracy = (probs.argmax(2) == targets.numpy()).mean(1)
         mean, half_width = interval(accuracy)
         return {
@@ -463,8 +470,9 @@ class Pipeline:
             weights_a, weights_b = dense.weights()
             if pruned is not None:
                 weights_a = _unpack(pruned.load("final"))
-            test = list(zip(self._test_inputs(), self.data.test.targets.split(500), strict=True))
-            inputs = normalize(self.data.train.inputs[:statistics], self.data).split(500)
+            batches = self._batches(self.data.test)
+            test = batches if self.data.streamed else list(batches)
+            inputs = list(self._batches(first(self.data.train, statistics)).inputs())
             rows = []
             for i, (seed, permutation) in enumerate(zip(seeds, self.match(), strict=False)):
                 moved = permute(weights_a[i], self.spec, permutation)
@@ -490,8 +498,8 @@ class Pipeline:
         model.load_state_dict(weights)
         return model
 
-    def _test_inputs(self, batch: int = 500) -> list[Tensor]:
-        return [normalize(part, self.data) for part in self.data.test.inputs.split(batch)]
+    def _batches(self, split: Split, size: int = 500) -> Batches:
+        return Batches(self.data, split, size, self.runtime.readers)
 
     # --- results ------------------------------------------------------------------------------------
 
@@ -508,7 +516,7 @@ class Pipeline:
             last = max(evaluations)
             for i, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
                 who = {"seed": seed, "method": method, "sparsity": sparsity, "rewind_epoch": k}
-                for metric in ("accuracy", "loss"):
+                for metric in evaluations[last]:
                     rows.append({**who, "metric": f"test_{metric}", "value": evaluations[last][metric][i]})
                     for epoch, metrics in sorted(evaluations.items()):
                         row = {**who, "epoch": epoch, "metric": f"test_{metric}", "value": metrics[metric][i]}

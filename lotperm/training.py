@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lotperm.config import Recipe, Seeds
-from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
+from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize, raw_batches
 from lotperm.errors import DivergedError, ParameterError, PreemptedError, UnsupportedModelError
+from lotperm.imagefolder import ImageFiles, stream
 from lotperm.models import Weights
 from lotperm.threads import keep_freed_memory, workers
 
@@ -390,6 +392,11 @@ class Runtime:
     device : "cpu" or "cuda"
     compile : compile the training step with torch.compile; pays off from a minute of training on
     members : how many networks go through one forward pass at the most, to bound memory; None: all
+    microbatch : examples of a batch that each network takes at a time, to bound memory; None: all. Gradients are
+        summed, so a step is the same up to rounding, with one exception: batch norm takes the statistics of each part,
+        as if the batch were that small, and its running averages move once for each part
+    workers : processes that read an image folder, for each part of the members; None: none on the CPU, where they
+        would take the cores from training, else as many as there are cores, 16 at the most. No result depends on it
     progress : makes progress bars; None: silent
     stop : asked after every step of training; True ends the run there with `PreemptedError`, its state saved
     """
@@ -397,8 +404,17 @@ class Runtime:
     device: str = "cpu"
     compile: bool = False
     members: int | None = None
+    microbatch: int | None = None
+    workers: int | None = None
     progress: Progress | None = None
     stop: Callable[[], bool] | None = None
+
+    @property
+    def readers(self) -> int:
+        """`workers`, or what it stands for."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if torch.device(self.device).type == "cpu" else min(os.cpu_count() or 1, 16)
 
 
 @dataclass
@@ -410,7 +426,8 @@ class Trained:
     weights : final state dicts, on the CPU
     checkpoints : epoch -> state dicts after exactly so many epochs
     train_loss : mean training loss of each epoch, as seen in passing: [epoch][member]
-    evaluations : epoch -> {"accuracy", "loss"} on the test split -> value of each member
+    evaluations : epoch -> {"accuracy", "loss"} on the test split -> value of each member; of image folders with more
+        than five classes also "top5"
     """
 
     weights: list[Weights]
@@ -493,7 +510,8 @@ def train(
     Raises
     ------
     ParameterError
-        If the numbers of weights, seeds and masks differ, or the batch is larger than the training set.
+        If the numbers of weights, seeds and masks differ, the batch is larger than the training set, or the
+        augmentation isn't one for such inputs.
     DivergedError
         If a loss is NaN or infinite, naming the step, or weights are. Found before they are saved or evaluated.
     PreemptedError
@@ -660,6 +678,13 @@ class _Run:
             raise ParameterError(
                 f"batch_size is {recipe.batch_size}, but the training set has {size} examples."
             )
+        kinds = ("none", "flip_resized_crop") if data.streamed else ("none", "crop", "flip_crop")
+        if recipe.augment not in kinds:
+            raise ParameterError(
+                f"augment is {recipe.augment!r}; expected {' or '.join(kinds)} on {data.name}."
+            )
+        if runtime.microbatch is not None and runtime.microbatch < 1:
+            raise ParameterError(f"microbatch is {runtime.microbatch}; expected 1 or more.")
         self.steps = size // recipe.batch_size
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
         self.step = 0
@@ -714,14 +739,29 @@ class _Run:
         inputs: Tensor,
         targets: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Each member's mean cross-entropy (M,), and the gradient of every parameter."""
-        with self._autocast():
-            logits = forward(inputs)
-        each = F.cross_entropy(
-            logits.to(self.networks.flat.dtype).flatten(0, 1), targets.flatten(), reduction="none"
-        )
-        losses = each.view(targets.shape).mean(1)
-        return losses.detach(), torch.autograd.grad(losses.sum(), parameters)
+        """Each member's mean cross-entropy (M,), and the gradient of every parameter, microbatch by microbatch."""
+        size = len(inputs)
+        at_once = min(self.runtime.microbatch or size, size)
+        total: tuple[Tensor, tuple[Tensor, ...]] | None = None
+        for x, y in zip(inputs.split(at_once), targets.split(at_once, 1), strict=True):
+            with self._autocast():
+                logits = forward(x)
+            each = F.cross_entropy(
+                logits.to(self.networks.flat.dtype).flatten(0, 1), y.flatten(), reduction="none"
+            )
+            losses = each.view(y.shape).mean(1)
+            if at_once < size:
+                losses = losses * (len(x) / size)
+            gradients = torch.autograd.grad(losses.sum(), parameters)
+            found = (losses.detach(), gradients)
+            if total is not None:
+                found = (
+                    total[0] + found[0],
+                    tuple(a + b for a, b in zip(total[1], gradients, strict=True)),
+                )
+            total = found
+        assert total is not None
+        return total
 
     @torch.no_grad()
     def _descend(
@@ -758,24 +798,49 @@ class _Run:
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs (B, M, C, ...) and targets (M, B) of every step of an epoch, from a first one on."""
-        train, batch = self.data.train, self.recipe.batch_size
-        size = len(train.targets)
+        rows = self._rows(epoch)[first : self.steps]
+        if isinstance(self.data.train.inputs, ImageFiles):
+            return self._stream(self.data.train.inputs, rows, epoch)
+        return self._gather(self.data.train.inputs, rows, epoch)
+
+    def _rows(self, epoch: int) -> Tensor:
+        """Which examples every step of an epoch takes: int64 (steps, B, M), on the CPU."""
         # (N, M): a batch's rows are contiguous, and (B, M, C, ...) is the layout that convolutions want.
-        order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1).to(self.runtime.device)
+        size, batch = len(self.data.train), self.recipe.batch_size
+        order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1)
+        return order[: self.steps * batch].unflatten(0, (self.steps, batch))
+
+    def _gather(self, examples: Tensor, rows: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of what is in memory, from rows (S, B, M)."""
+        train, batch, rows = self.data.train, rows.shape[1], rows.to(self.runtime.device)
         draws: list[Tensor] = []
         if self.recipe.augment != "none":
-            each = [draw_augmentation(size, s.augment, epoch, self.recipe.augment) for s in self.seeds]
+            each = [draw_augmentation(len(train), s.augment, epoch, self.recipe.augment) for s in self.seeds]
             draws = [torch.stack(kind, 1).to(self.runtime.device) for kind in zip(*each, strict=True)]
         # Examples are gathered for several steps at once: fewer, larger operations.
-        block = max(1, _BLOCK_VALUES // (batch * len(self.seeds) * train.inputs[0].numel()))
-        for start in range(first, self.steps, block):
-            rows = order[start * batch : min(start + block, self.steps) * batch]
-            inputs = train.inputs[rows]
+        block = max(1, _BLOCK_VALUES // (batch * len(self.seeds) * examples[0].numel()))
+        for start in range(0, len(rows), block):
+            some = rows[start : start + block]
+            flat = some.flatten(0, 1)
+            inputs = examples[flat]
             if draws:
-                inputs = augment(inputs, *(kind.gather(0, rows) for kind in draws))
+                inputs = augment(inputs, *(kind.gather(0, flat) for kind in draws))
             inputs = normalize(inputs, self.data, self.networks.flat.dtype)
-            targets = train.targets[rows].unflatten(0, (-1, batch)).transpose(1, 2).contiguous()
+            targets = train.targets[some].transpose(1, 2).contiguous()
             yield from zip(inputs.split(batch), targets, strict=True)
+
+    def _stream(self, files: ImageFiles, rows: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an image folder, from rows (S, B, M); each member has its own picture of every example."""
+        device = self.networks.flat.device
+        seeds = [s.augment for s in self.seeds] if self.recipe.augment != "none" else None
+        pin = device.type == "cuda"
+        steps = list(rows)
+        images = stream(files, steps, seeds=seeds, epoch=epoch, workers=self.runtime.readers, pin=pin)
+        for some, pixels in zip(steps, images, strict=True):
+            targets = self.data.train.targets[some.to(device)].T.contiguous()
+            # As bytes, while the step before computes: a quarter of what floats would be.
+            inputs = pixels.to(device, non_blocking=pin)
+            yield normalize(inputs, self.data, self.networks.flat.dtype), targets
 
     def check_finite(self, epoch: int) -> None:
         """Raise `DivergedError` if a loss of this epoch, or a weight, is NaN or infinite."""
@@ -800,9 +865,9 @@ class _Run:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, list[float]]:
-        """Accuracy and mean loss of every member on the test split."""
+        """Accuracy and mean loss of every member on the test split; see `evaluate_stack`."""
         with self._autocast():
-            return evaluate_stack(self.networks, self.data.test, self.data)
+            return evaluate_stack(self.networks, self.data.test, self.data, workers=self.runtime.readers)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that training changes: networks, optimizer and this epoch's losses, not copied."""
@@ -812,29 +877,37 @@ class _Run:
 
 @torch.no_grad()
 def evaluate_stack(
-    networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000
+    networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000, workers: int = 0
 ) -> dict[str, list[float]]:
     """Accuracy and mean cross-entropy of M networks on a split; every example weighs the same.
 
     Parameters
     ----------
     networks : the stack
-    split : inputs (N, C, *spatial) and targets (N,), on the stack's device
+    split : inputs (N, C, *spatial) and targets (N,), on the stack's device; or the files of an image folder
     data : the data set that the split belongs to, for its mean and standard deviation
-    batch : examples per forward pass
+    batch : examples per forward pass, fewer of large images
+    workers : processes that read files
 
     Returns
     -------
     dict
-        ``{"accuracy": [M fractions], "loss": [M nats]}``.
+        ``{"accuracy": [M fractions], "loss": [M nats]}``; of image folders with more than five classes also ``"top5"``:
+        how often the target is among the five largest logits, as is usual for ImageNet.
     """
     networks.module.eval()
-    hits = torch.zeros(networks.members, dtype=torch.long, device=networks.flat.device)
-    loss = torch.zeros(networks.members, dtype=torch.double, device=networks.flat.device)
-    for inputs, targets in zip(split.inputs.split(batch), split.targets.split(batch), strict=True):
-        x = normalize(inputs, data, networks.flat.dtype)
+    device = networks.flat.device
+    hits, hits5 = torch.zeros(2, networks.members, dtype=torch.long, device=device)
+    loss = torch.zeros(networks.members, dtype=torch.double, device=device)
+    top5 = data.streamed and data.classes > 5
+    for inputs, targets in raw_batches(split, batch, workers, pin=device.type == "cuda"):
+        x = normalize(inputs.to(device, non_blocking=True), data, networks.flat.dtype)
         logits = networks.module(x.unsqueeze(1).expand(-1, networks.members, *x.shape[1:])).float()
         hits += (logits.argmax(2) == targets).sum(1)
+        if top5:
+            hits5 += (logits.topk(5).indices == targets[:, None]).sum((1, 2))
         each = F.cross_entropy(logits.flatten(0, 1), targets.repeat(networks.members), reduction="none")
         loss += each.view(networks.members, -1).double().sum(1)
-    return {"accuracy": (hits / len(split.targets)).tolist(), "loss": (loss / len(split.targets)).tolist()}
+    size = len(split)
+    found = {"accuracy": (hits / size).tolist(), "loss": (loss / size).tolist()}
+    return {**found, "top5": (hits5 / size).tolist()} if top5 else found

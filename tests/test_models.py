@@ -67,4 +67,4 @@ def test_errors():
     with pytest.raises(ParameterError, match="halves its input five times"):
         build("vgg11", input_shape=(1, 28, 28), classes=10)
     with pytest.raises(ParameterError, match="RGB images"):
-        build("resnet50", input_shape=(3, 32, 32), classes=10)
+        build("resnet50", input_shape=(3, 16, 16), classes=10)
