@@ -569,8 +569,9 @@ _IMAGES: dict[str, Any] = {
 _IMAGENET: dict[str, Any] = {
     "dataset": "imagefolder", "model": "resnet50", "image_size": 224, "resize_size": 256,
     "augment": "flip_resized_crop", "epochs": 90, "lr": 0.04, "sparse_lr": 0.04, "weight_decay": 1e-4,
-    "batch_size": 256, "schedule": "step", "milestones": (31, 62), "warmup_epochs": 5, "finetune_epochs": 20, "finetune_lr": 0.002,
-    "finetune_schedule": "constant", "match_samples": 50_000, "seeds": (0,),
+    "batch_size": 256, "schedule": "step", "milestones": (31, 62), "warmup_epochs": 5,
+    "finetune_epochs": 20, "finetune_lr": 0.002, "finetune_schedule": "constant",
+    "match_samples": 50_000, "seeds": (0,),
 }  # fmt: skip
 _FILES: dict[str, Any] = {
     "model": "resnet50", "width": 0.25, "image_size": 32, "resize_size": 32, "augment": "flip_resized_crop",

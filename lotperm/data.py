@@ -424,6 +424,8 @@ def _subset(split: Split, size: int | None, what: str) -> Split:
         return split
     if not 0 < size < len(split):
         raise ParameterError(f"{what} is {size}; expected 1 to {len(split)}.")
+    if isinstance(split.inputs, ImageFiles):  # listed in such an order already
+        return first(split, size)
     chosen = taking_turns(split.targets)[:size]
     return Split(split.inputs[chosen], split.targets[chosen])
 
