@@ -79,6 +79,10 @@ class ImageFiles:
         """Where an image lies."""
         return self.folder / os.fsdecode(self.names[row])
 
+    def class_name(self, row: int) -> str:
+        """The folder that an image lies in."""
+        return self.path(row).parent.name
+
     def open(self, row: int) -> Image.Image:
         """Decode one image, as RGB.
 
