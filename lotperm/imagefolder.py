@@ -119,7 +119,7 @@ class ImageFiles:
         """
         rows = torch.arange(len(self)) if rows is None else rows
         images = [self._centre(self.open(row)) for row in rows.flatten().tolist()]
-        return torch.stack(images).unflatten(0, rows.shape)
+        return torch.stack(images).view(*rows.shape, *self.shape[1:])
 
     def read_augmented(self, rows: Tensor, seeds: Sequence[int], epoch: int) -> Tensor:
         """Images as training sees them: a random crop, resized, and a flip for every second one.
@@ -140,7 +140,7 @@ class ImageFiles:
             for each in rows.tolist()
             for row, seed in zip(each, seeds, strict=True)
         ]
-        return torch.stack(images).unflatten(0, rows.shape)
+        return torch.stack(images).view(*rows.shape, *self.shape[1:])
 
     def _centre(self, image: Image.Image) -> Tensor:
         from torchvision.transforms.v2 import functional
