@@ -660,7 +660,7 @@ FIGURES: dict[str, dict[str, dict[str, Any]]] = {
                  "widths": (0.125,)},
         "desktop": {**_FILES, "dataset": "cifar10_png", "seeds": (0, 1, 2), "epochs": 16, "rewind_epoch": (2,),
                     "schedule": "step", "milestones": (6, 11), "warmup_epochs": 1, "batch_size": 64,
-                    "finetune_epochs": 2, "train_size": 10_000, "sparsity": (0.8, 0.9), "widths": (0.25,)},
+                    "finetune_epochs": 2, "train_size": 5_000, "sparsity": (0.8, 0.9), "widths": (0.25,)},
         "paper": {**_IMAGENET, "rewind_epoch": (20,)},
     },
 }  # fmt: skip

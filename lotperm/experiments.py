@@ -162,10 +162,12 @@ class Pipeline:
         files = {**(files or {}), "final": _pack(trained.weights)}
         for epoch, states in trained.checkpoints.items():
             files[f"epoch-{epoch:04d}"] = _pack(states)
-        return StageResult(
-            tensors=files, results=_curves(trained),
-            meta={"device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile},
-        )  # fmt: skip
+        meta: Plain = {
+            "device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile
+        }  # fmt: skip
+        if self.runtime.microbatch is not None:  # batch norm feels it
+            meta["microbatch"] = self.runtime.microbatch
+        return StageResult(tensors=files, results=_curves(trained), meta=meta)
 
     def dense(self) -> DensePair:
         """Train A and B of every replicate, and keep their weights at about 40 epochs for rewinding."""

@@ -838,7 +838,7 @@ class _Run:
         images = stream(files, steps, seeds=seeds, epoch=epoch, workers=self.runtime.readers, pin=pin)
         for some, pixels in zip(steps, images, strict=True):
             targets = self.data.train.targets[some.to(device)].T.contiguous()
-            # As bytes, while the step before computes: a quarter of what floats would be.
+            # As bytes, a quarter of what floats would be, and without waiting for the copy: the next batch is read.
             inputs = pixels.to(device, non_blocking=pin)
             yield normalize(inputs, self.data, self.networks.flat.dtype), targets
 
