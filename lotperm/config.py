@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ SCHEMA = 1
 
 Profile = Literal["smoke", "live", "desktop", "paper"]
 Schedule = Literal["cosine", "constant", "step"]
-Augment = Literal["none", "crop", "flip_crop"]
+Augment = Literal["none", "crop", "flip_crop", "flip_resized_crop"]
 Prunable = Literal["paper", "all"]
 Scope = Literal["global", "layerwise"]
 ImpMethod = Literal["finetune", "rewind"]
@@ -28,7 +29,9 @@ Matcher = Literal["activation", "weight"]
 MatchPoint = Literal["last", "penultimate"]
 Precision = Literal["float32", "bfloat16"]
 
-DATASETS = ("mnist1d", "fashion_mnist", "cifar10", "cifar100", "svhn")
+IMAGE_FOLDERS = ("imagefolder", "picture_crops", "cifar10_png")
+"""Data sets that are files of images, read while they are used (`lotperm.imagefolder`)."""
+DATASETS = ("mnist1d", "fashion_mnist", "cifar10", "cifar100", "svhn", *IMAGE_FOLDERS)
 ARMS = ("lth", "permuted", "naive")
 
 
@@ -110,8 +113,10 @@ class Recipe:
     momentum, weight_decay : of SGD; the decay is on every parameter, norms and biases included
     batch_size : the last partial batch of an epoch is dropped
     schedule : "cosine" to 0, "constant", or "step": × `gamma` at each of `milestones`; constant within an epoch
+    milestones : epochs, ascending; for "step" alone
     warmup_epochs : linear warm-up
-    augment : "none", "crop" (random crop after padding by 4), or "flip_crop"
+    augment : "none", "crop" (random crop after padding by 4), "flip_crop", or, for image folders,
+        "flip_resized_crop" (a random part of the image, resized)
     precision : "float32", or "bfloat16": products under autocast, weights and statistics in float32
     """
 
@@ -140,22 +145,55 @@ class Recipe:
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         _check(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or more")
         _check_choice("schedule", self.schedule, get_args(Schedule))
+        rising = all(a < b for a, b in itertools.pairwise((0, *self.milestones)))
+        _check(rising, "milestones", self.milestones, "ascending epochs from 1 on")
+        _check(
+            bool(self.milestones) == (self.schedule == "step"),
+            "milestones",
+            self.milestones,
+            "epochs with schedule 'step', none with others",
+        )
+        _check(math.isfinite(self.gamma) and self.gamma > 0, "gamma", self.gamma, "a number above 0")
         _check_choice("augment", self.augment, get_args(Augment))
         _check_choice("precision", self.precision, get_args(Precision))
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data set, and how much of it: None is all, a number a class-balanced subset."""
+    """Which data set, and how much of it: None is all, a number a class-balanced subset.
+
+    Attributes
+    ----------
+    name, train_size, test_size : which, and how many examples
+    image_size : of an image folder: height and width of what a network sees, in pixels; None: 224
+    resize_size : of an image folder: the short side before the centre is cut out; None: 256/224 of `image_size`
+    """
 
     name: str
     train_size: int | None = None
     test_size: int | None = None
+    image_size: int | None = None
+    resize_size: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("dataset", self.name, DATASETS)
         for label, size in (("train_size", self.train_size), ("test_size", self.test_size)):
             _check(size is None or size >= 1, label, size, "1 or more, or nothing for all")
+        for label, size in (("image_size", self.image_size), ("resize_size", self.resize_size)):
+            _check(
+                size is None or self.name in IMAGE_FOLDERS,
+                label,
+                size,
+                f"nothing: {self.name} has a size of its own",
+            )
+            _check(size is None or 8 <= size <= 4096, label, size, "8 to 4096 pixels")
+        if self.image_size is not None and self.resize_size is not None:
+            _check(
+                self.resize_size >= self.image_size,
+                "resize_size",
+                self.resize_size,
+                f"{self.image_size} or more",
+            )
 
 
 @dataclass(frozen=True)
@@ -287,6 +325,14 @@ class Experiment:
             self.sparse_lr,
             "a number above 0",
         )
+        streamed, kinds = self.data.name in IMAGE_FOLDERS, ("none", "flip_resized_crop")
+        fits = self.dense.augment in kinds if streamed else self.dense.augment != "flip_resized_crop"
+        _check(
+            fits,
+            "augment",
+            self.dense.augment,
+            f"{' or '.join(kinds) if streamed else 'none, crop or flip_crop'} on {self.data.name}",
+        )
 
     def sparse_recipe(self, rewind_epoch: int) -> Recipe:
         """Recipe of a sparse arm: the schedule starts anew over the epochs that remain after epoch k."""
@@ -321,15 +367,23 @@ class Experiment:
         p = {**_defaults(profile, given.get("dataset")), **given}
         dense = Recipe(
             epochs=p["epochs"], lr=p["lr"], momentum=p["momentum"], weight_decay=p["weight_decay"],
-            batch_size=p["batch_size"], augment=p["augment"], precision=p["precision"],
+            batch_size=p["batch_size"], augment=p["augment"], precision=p["precision"], schedule=p["schedule"],
+            milestones=p["milestones"], gamma=p["gamma"], warmup_epochs=p["warmup_epochs"],
         )  # fmt: skip
         # Plain SGD: the authors' code doesn't pass its momentum and weight decay on to these rounds.
         finetune = replace(
-            dense, epochs=p["finetune_epochs"], lr=p["finetune_lr"], momentum=0.0, weight_decay=0.0
-        )
+            dense, epochs=p["finetune_epochs"], lr=p["finetune_lr"], momentum=0.0, weight_decay=0.0,
+            schedule=p["finetune_schedule"], milestones=(), warmup_epochs=0,
+        )  # fmt: skip
         return cls(
             profile=profile,
-            data=DataConfig(p["dataset"], p.get("train_size"), p.get("test_size")),
+            data=DataConfig(
+                p["dataset"],
+                p.get("train_size"),
+                p.get("test_size"),
+                p.get("image_size"),
+                p.get("resize_size"),
+            ),
             model=ModelConfig(p["model"], p["width"], p["hidden"] if p["model"] == "mlp" else ()),
             dense=dense,
             sparse_lr=p["sparse_lr"],
@@ -440,6 +494,10 @@ PARAMETERS: dict[str, Parameter] = {
         "a whole number", _integer, "train on a class-balanced subset of so many examples"
     ),
     "test_size": Parameter("a whole number", _integer, "test on a class-balanced subset of so many examples"),
+    "image_size": Parameter("a whole number", _integer, "pixels a side of the images of an image folder"),
+    "resize_size": Parameter(
+        "a whole number", _integer, "short side of an image of a folder before its centre is cut out"
+    ),
     "model": Parameter("text", _text, "mlp, resnet8, resnet20, resnet50 or vgg11"),
     "width": Parameter("a number", _number, "multiplies the channels, or the hidden widths of the mlp"),
     "hidden": Parameter("a list of whole numbers", _several(_integer), "hidden widths of the mlp"),
@@ -456,7 +514,19 @@ PARAMETERS: dict[str, Parameter] = {
     "momentum": Parameter("a number", _number, "momentum of SGD"),
     "weight_decay": Parameter("a number", _number, "weight decay of SGD"),
     "batch_size": Parameter("a whole number", _integer, "examples per step"),
-    "augment": Parameter("text", _text, "none, crop or flip_crop"),
+    "schedule": Parameter(
+        "text", _text, "cosine, constant or step: of the dense networks and the sparse arms"
+    ),
+    "milestones": Parameter(
+        "a list of whole numbers",
+        _several(_integer),
+        "epochs at which the schedule 'step' multiplies by gamma",
+    ),
+    "gamma": Parameter("a number", _number, "factor of the schedule 'step'"),
+    "warmup_epochs": Parameter("a whole number", _integer, "epochs of linear warm-up"),
+    "augment": Parameter(
+        "text", _text, "none, crop or flip_crop; for image folders none or flip_resized_crop"
+    ),
     "precision": Parameter("text", _text, "float32, or bfloat16 for the products"),
     "imp": Parameter("text", _text, "finetune (the paper's) or rewind, after each pruning"),
     "prune_fraction": Parameter(
@@ -464,6 +534,7 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "finetune_epochs": Parameter("a whole number", _integer, "epochs of each IMP round"),
     "finetune_lr": Parameter("a number", _number, "peak learning rate of each IMP round"),
+    "finetune_schedule": Parameter("text", _text, "cosine or constant: of each IMP round"),
     "scope": Parameter("text", _text, "global or layerwise pruning"),
     "prunable": Parameter("text", _text, "paper (not the shortcut convs) or all"),
     "matching": Parameter("text", _text, "activation or weight"),
@@ -476,6 +547,7 @@ _COMMON: dict[str, Any] = {
     "width": 1.0, "hidden": (128, 128), "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 128, "augment": "none",
     "precision": "float32", "imp": "finetune", "prune_fraction": 0.2, "scope": "global", "prunable": "paper",
     "matching": "activation", "match_points": "last", "lr": 0.08, "sparse_lr": 0.02, "finetune_lr": 0.01,
+    "schedule": "cosine", "milestones": (), "gamma": 0.1, "warmup_epochs": 0, "finetune_schedule": "cosine",
 }  # fmt: skip
 
 _PROFILES: dict[str, dict[str, Any]] = {
@@ -503,7 +575,23 @@ _IMAGES: dict[str, Any] = {
     "augment": "flip_crop",
     "match_samples": 2_000,
 }
+# ResNet50 on ImageNet: what the paper's protocol says, and, below its scale, the same shape of a schedule.
+_IMAGENET: dict[str, Any] = {
+    "dataset": "imagefolder", "model": "resnet50", "image_size": 224, "resize_size": 256,
+    "augment": "flip_resized_crop", "epochs": 90, "lr": 0.04, "sparse_lr": 0.04, "weight_decay": 1e-4,
+    "batch_size": 256, "schedule": "step", "milestones": (31, 62), "warmup_epochs": 5,
+    "finetune_epochs": 20, "finetune_lr": 0.002, "finetune_schedule": "constant",
+    "match_samples": 50_000, "seeds": (0,),
+}  # fmt: skip
+_FILES: dict[str, Any] = {
+    "model": "resnet50", "width": 0.25, "image_size": 32, "resize_size": 32, "augment": "flip_resized_crop",
+    "batch_size": 32, "lr": 0.04, "sparse_lr": 0.04, "weight_decay": 1e-4, "finetune_schedule": "constant",
+    "match_samples": 2_000,
+}  # fmt: skip
 _DATASETS: dict[str, dict[str, Any]] = {
+    "imagefolder": {**_FILES, "image_size": 64, "resize_size": 73},
+    "picture_crops": {**_FILES, "match_samples": None},
+    "cifar10_png": _FILES,
     "mnist1d": {"model": "mlp", "augment": "none", "match_samples": None},
     "fashion_mnist": {"model": "mlp", "hidden": (256, 256), "match_samples": 10_000},
     "cifar10": _IMAGES,
@@ -532,6 +620,10 @@ _SMALL: dict[str, Any] = {
     "dataset": "cifar10", "model": "resnet8", "seeds": (0, 1, 2), "epochs": 16, "rewind_epoch": (2, 4),
     "finetune_epochs": 2, "sparsity": (0.8, 0.9, 0.95, 0.97), "match_samples": 10_000, "train_size": 10_000,
     "widths": (0.5,),
+}  # fmt: skip
+# ResNet50 from files: a narrow one on crops of a few pictures, and on CIFAR-10 as files.
+_CROPS: dict[str, Any] = {
+    **_FILES, "dataset": "picture_crops", "match_samples": None, "schedule": "step", "warmup_epochs": 1,
 }  # fmt: skip
 _REWIND_EPOCHS = (0, 5, 10, 15, 20, 25, 50, 75, 100)
 
@@ -570,6 +662,18 @@ FIGURES: dict[str, dict[str, dict[str, Any]]] = {
         "smoke": _TINY, "live": {**_TWIN, "rewind_epoch": (3,)}, "desktop": {**_SMALL, "widths": (0.5, 1.0, 2.0)},
         "paper": {"widths": (1.0, 2.0, 4.0, 8.0), "sparsity": (0.9,)},
     },
+    "resnet50_imagenet": {
+        "smoke": {**_CROPS, "train_size": 64, "test_size": 48, "seeds": (0, 1), "epochs": 2, "rewind_epoch": (1,),
+                  "milestones": (1,), "batch_size": 16, "finetune_epochs": 1, "prune_fraction": 0.5,
+                  "sparsity": (0.5,), "widths": (0.0625,)},
+        "live": {**_CROPS, "seeds": (0, 1, 2, 3, 4), "epochs": 16, "rewind_epoch": (4,), "milestones": (7, 12),
+                 "finetune_epochs": 2, "finetune_lr": 0.01, "prune_fraction": 0.5, "sparsity": (0.8,),
+                 "widths": (0.125,)},
+        "desktop": {**_FILES, "dataset": "cifar10_png", "seeds": (0, 1, 2), "epochs": 16, "rewind_epoch": (2,),
+                    "schedule": "step", "milestones": (6, 11), "warmup_epochs": 1, "batch_size": 64,
+                    "finetune_epochs": 2, "train_size": 5_000, "sparsity": (0.8, 0.9), "widths": (0.25,)},
+        "paper": {**_IMAGENET, "rewind_epoch": (20,)},
+    },
 }  # fmt: skip
 """Figure -> profile -> parameters that it asks for, over the profile's own; ``widths`` are those of the network."""
 
@@ -582,9 +686,11 @@ def _defaults(profile: str, dataset: str | None) -> dict[str, Any]:
         return defaults
     _check_choice("dataset", dataset, DATASETS)
     defaults["dataset"] = dataset
+    if profile == "paper" and dataset in IMAGE_FOLDERS:
+        return {**defaults, **_IMAGENET, "dataset": dataset}
     if profile == "paper":
         # The paper's protocol: SVHN without flips; the others as they stand.
         return {**defaults, "augment": "crop"} if dataset == "svhn" else defaults
-    if dataset != "mnist1d":
+    if dataset not in ("mnist1d", "picture_crops", "imagefolder"):
         defaults |= _SUBSETS[profile]
     return defaults | _DATASETS[dataset]
