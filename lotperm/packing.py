@@ -264,8 +264,9 @@ def _verify(path: Path) -> tuple[dict[str, _Place], list[dict[str, Any]]]:
                 place = _Place(path, file.tell(), packed, raw)
                 _unzip(file.read(packed), sha, raw)
                 places[sha] = place
-            if file.tell() != size:
-                raise ValueError(f"it has {size} bytes; expected {file.tell()}")
+            expected = len(_MAGIC) + 8 + length + sum(packed for _, packed, _ in header["chunks"])
+            if size != expected:
+                raise ValueError(f"it has {size} bytes; expected {expected}")
         for item in header["items"]:
             names = item["files"].keys()
             if not (
@@ -288,7 +289,10 @@ def _unzip(data: bytes, sha: str, raw: int) -> bytes:
     if not 0 <= raw <= _CHUNK:
         raise ValueError(f"a chunk claims {raw} bytes")
     if len(data) != raw:
-        data = zlib.decompressobj().decompress(data, _CHUNK + 1)
+        stream = zlib.decompressobj()
+        data = stream.decompress(data, _CHUNK + 1)
+        if not stream.eof or stream.unused_data:
+            raise ValueError(f"chunk {sha[:16]} is cut or followed by something else")
     if len(data) != raw or hashlib.sha256(data).hexdigest() != sha:
         raise ValueError(f"chunk {sha[:16]} doesn't have the content that it claims")
     return data
