@@ -105,7 +105,7 @@ def pack(store: Store, items: Iterable[Item], folder: Path, max_bytes: int = 16 
                 for name, source in files.items()
             }
             contents.append({"name": item.name, "key": item.key, "files": listed})
-    base = canonical_json({"chunks": [], "items": contents, "sha256": "0" * 64})
+    base = canonical_json({"body": "0" * 64, "chunks": [], "items": contents, "sha256": "0" * 64})
     fixed = len(_MAGIC) + 8 + len(base)
     written: list[Path] = []
     chunks: list[list[Any]] = []
@@ -173,7 +173,7 @@ def _remember(
 
 
 def _write(folder: Path, items: list[dict[str, Any]], chunks: list[list[Any]], body: list[bytes]) -> Path:
-    content = {"chunks": chunks, "items": items}
+    content = {"body": hashlib.sha256(b"".join(body)).hexdigest(), "chunks": chunks, "items": items}
     seal = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     header = canonical_json({**content, "sha256": seal}).encode()
     data = b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *body])
@@ -259,11 +259,16 @@ def _verify(path: Path) -> tuple[dict[str, _Place], list[dict[str, Any]]]:
                 raise ValueError("its header doesn't have the checksum that it claims")
             if text != canonical_json({**header, "sha256": seal}).encode():
                 raise ValueError("its header was changed")
-            places = {}
+            places, body = {}, hashlib.sha256()
             for sha, packed, raw in header["chunks"]:
                 place = _Place(path, file.tell(), packed, raw)
-                _unzip(file.read(packed), sha, raw)
+                data = file.read(packed)
+                body.update(data)
+                _unzip(data, sha, raw)
                 places[sha] = place
+            # Compressed data have bits that change nothing; a changed one is damage all the same.
+            if body.hexdigest() != header["body"]:
+                raise ValueError("its chunks don't have the checksum that it claims")
             expected = len(_MAGIC) + 8 + length + sum(packed for _, packed, _ in header["chunks"])
             if size != expected:
                 raise ValueError(f"it has {size} bytes; expected {expected}")
