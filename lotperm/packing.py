@@ -96,6 +96,10 @@ def pack(store: Store, items: Iterable[Item], folder: Path, max_bytes: int = 16 
     ParameterError
         If `max_bytes` is too little for a pack's header and one chunk.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make folder {folder}: {error.strerror or error}.") from error
     contents: list[dict[str, Any]] = []
     sources: dict[str, tuple[Path | bytes, int]] = {}  # sha256 of a chunk -> file, or its content, and offset
     for item in items:

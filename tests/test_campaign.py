@@ -414,35 +414,35 @@ def test_pack_and_unpack_by_command(command, unbroken, monkeypatch, tmp_path):
     assert command("store", "pack", "--out", tmp_path / "packs", "--max-mib", 0.001)[0] == 2
 
 
-def test_a_signal_stops_it_at_a_step_and_it_goes_on(tmp_path):
-    """Twice in a row, with a signal between, as on a machine that is taken away."""
-    load("mnist1d")
-    entry = {"name": "one", "profile": "smoke", "epochs": 30, "train_size": 1000, "finetune_epochs": 1, "keep": [2],
-             "seeds": 2, "sparsity": 0.3}  # fmt: skip
-    path = write(tmp_path / "c.json", entry)
-    tables = []
-    for home, interrupted in (("a", True), ("b", False)):
-        environment = {
-            **os.environ, "LOTPERM_DATA": str(Path(os.environ["LOTPERM_HOME"]) / "data"),
-            "LOTPERM_HOME": str(tmp_path / home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        arguments = [sys.executable, "-m", "lotperm", "campaign", "run", path, "--device", "cpu", "--out"]
-        options = {"env": environment, "cwd": ROOT, "text": True, "stdout": -1, "stderr": -1}
-        if interrupted:
-            process = subprocess.Popen([*arguments, tmp_path / home], **options)
-            assert process.stdout is not None
-            for line in process.stdout:
-                if "dense A and B" in line:
-                    process.send_signal(signal.SIGTERM)
-                    break
-            _, err = process.communicate()
-            assert process.returncode == 143, err
-            assert re.fullmatch(r"lotperm: error: [^\n]+ run it again\.\n", err), err
-            assert list((tmp_path / home / "work").glob("dense-*/checkpoint-*"))
-        done = subprocess.run([*arguments, tmp_path / home], check=False, **options)
-        assert done.returncode == 0, done.stderr
-        tables.append(done_in(tmp_path / home))
-    assert tables[0] == tables[1] and tables[0].keys() == {"one"}
+def test_a_signal_stops_it_at_a_step_and_it_goes_on(unbroken, tmp_path):
+    store, results, _ = unbroken
+    environment = {**os.environ, "LOTPERM_DATA": str(store.root / "data"), "LOTPERM_HOME": str(tmp_path / "home"),
+                   "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # fmt: skip
+    arguments = [
+        sys.executable,
+        "-m",
+        "lotperm",
+        "campaign",
+        "run",
+        FOLDER / "smoke.yaml",
+        "--only",
+        "smoke_table",
+    ]
+    arguments += ["--device", "cpu", "--out", tmp_path / "results"]
+    options = {"env": environment, "cwd": ROOT, "text": True, "stdout": -1, "stderr": -1}
+    process = subprocess.Popen(arguments, **options)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "dense A and B" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    _, err = process.communicate()
+    assert process.returncode == 143, err
+    assert re.fullmatch(r"lotperm: error: [^\n]+ [Rr]un it again[^\n]*\n", err), err
+    assert done_in(tmp_path / "results") == {}
+    done = subprocess.run(arguments, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert done_in(tmp_path / "results")["smoke_table"] == done_in(results)["smoke_table"]
 
 
 _WITHOUT = """
@@ -542,3 +542,65 @@ def test_chapters_show_them(book, notebook, cell, words):
                 break
     found = str(list(names["rows"])) if "10_" in notebook else names["both"].to_string()
     assert words in found
+
+
+# --- the page that explains it ----------------------------------------------------------------------
+
+PAGE = (ROOT / "book" / "reproduce.md").read_text()
+
+
+def test_the_page_names_every_command_and_no_other():
+    import typer
+
+    def names(group, path):
+        for name, command in group.commands.items():
+            yield from (
+                names(command, [*path, name]) if hasattr(command, "commands") else [" ".join([*path, name])]
+            )
+
+    named = set(re.findall(r"^\| `lotperm ([a-z ]+)` \|", PAGE, re.M))
+    assert named == set(names(typer.main.get_command(cli.app), []))
+
+
+def test_the_campaign_on_the_page_is_valid(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    (tmp_path / "mine.yaml").write_text(text)
+    campaign = Campaign.load(tmp_path / "mine.yaml")
+    assert {entry.kind for entry in campaign.entries} == set(KINDS)
+
+
+def test_the_slice_on_the_page_twice_with_a_kill_between(unbroken, tmp_path):
+    """The commands of the page, at the size of the smoke campaign, ended by force in the middle of one."""
+    (block,) = [text for text in re.findall(r"```sh\n(.*?)```", PAGE, re.S) if "if [ -d packs ]" in text]
+    smaller = [
+        ("campaigns/paper.json", str(FOLDER / "smoke.json")), ("--device cuda --compile", "--device cpu"),
+        ("python -m", f"{sys.executable} -m"),
+    ]  # fmt: skip
+    for old, new in smaller:
+        assert old in block
+        block = block.replace(old, new)
+    store, results, _ = unbroken
+    for number, limits in enumerate((["--budget-minutes 0.05"], ["--budget-minutes 9"])):
+        # Each slice on a machine of its own: a new store, and the packs of the one before.
+        folder = tmp_path / f"machine-{number}"
+        folder.mkdir()
+        if number:
+            shutil.copytree(tmp_path / f"machine-{number - 1}" / "slice" / "packs", folder / "packs")
+        environment = {**os.environ, "LOTPERM_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT),
+                       "LOTPERM_DATA": str(store.root / "data"), "OMP_NUM_THREADS": "1"}  # fmt: skip
+        commands = block.replace("--budget-minutes 9", limits[0])
+        options = {"cwd": folder, "env": environment, "text": True, "stdout": -1, "stderr": -1}
+        if number:
+            # The first try is killed without warning, once some stages are done.
+            begin = commands.splitlines()[:2]
+            process = subprocess.Popen(["sh", "-ec", "\n".join([begin[0], "exec " + begin[1]])], **options)
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "sparse arms" in line:
+                    process.kill()
+                    break
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL
+        done = subprocess.run(["sh", "-ec", commands], check=False, **options)
+        assert done.returncode == 0, done.stderr
+    assert done_in(folder / "slice" / "results") == done_in(results)
