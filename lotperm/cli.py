@@ -21,7 +21,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from torch import Tensor, nn
 
-from lotperm import __version__, book, data, distributed, masks, matching, models, sweep, training
+from lotperm import __version__, book, data, distributed, masks, matching, models, packing, sweep, training
 from lotperm import campaign as campaigns
 from lotperm import plan as plans
 from lotperm.config import DATASETS, PARAMETERS, Experiment
@@ -268,7 +268,10 @@ def campaign_run(
         Path | None, typer.Option(help="Folder to record in; default: the campaign's, book/results.")
     ] = None,
     device: Device = "auto",
-    compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
+    compile: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the training step; else as the file says."),
+    ] = None,
     members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
 ) -> None:
     """Compute what is missing, in order, and record every entry as it finishes.
@@ -277,8 +280,10 @@ def campaign_run(
     """
     stop = campaigns.Stop(budget_minutes)
     chosen, store = campaigns.Campaign.load(file).only(only), Store.default()
+    if compile is not None:
+        chosen = chosen.set(compile=compile)
     bar = training.tqdm_bar if sys.stderr.isatty() else None
-    runtime = training.Runtime(_device(device), compile, members, progress=bar, stop=stop)
+    runtime = training.Runtime(_device(device), members=members, progress=bar, stop=stop)
     with _stopped_by_signals(stop):
         try:
             skipped = campaigns.run(chosen, store, runtime, out, _say)
@@ -354,13 +359,11 @@ def campaign_status(
         left = sum(stage.images_left for stage in own)
         times = [stage.seconds_left for stage in own if stage.images_left]
         total = None if None in times or not times else sum(t for t in times if t is not None)
-        state = (
-            "data missing"
-            if entry.name in skipped
-            else "done"
-            if done == len(own)
-            else f"{done} of {len(own)} done"
-        )
+        state = "done" if done == len(own) else f"{done} of {len(own)} done"
+        if entry.name in skipped:
+            state = "data missing"
+        elif not own:
+            state = "the same stages as above"
         took = _duration(sum(stage.seconds for stage in own if stage.seconds is not None)) if done else ""
         table.add_row(entry.name, entry.kind, state, f"{left:,}", _duration(total), took)
         for stage in own:
@@ -502,6 +505,68 @@ def sweep_status(file: CampaignFile) -> None:
     _table(f"Sweep of {file}", [{**row, "log": Path(row["log"]).name} for row in rows])
     done = sum(row["state"] == "done" for row in rows)
     _say(f"{done} of {len(rows)} stages are done. Logs: {sweep.folder_of(file, Store.default()) / 'logs'}")
+
+
+@store_app.command("list")
+def store_list() -> None:
+    """Show the finished stages, those in progress, and what was damaged and moved aside."""
+    store = Store.default()
+    table = Table(title=f"Store {store.root}")
+    for column in ("stage", "state", "MiB", "took"):
+        table.add_column(column, overflow="fold")
+    total = 0
+    for stage in store.stages():
+        size = sum(file["bytes"] for file in stage.files.values())
+        state = f"done, without {len(stage.left_out)} files" if stage.left_out else "done"
+        table.add_row(stage.path.name, state, f"{size / 2**20:.1f}", _duration(stage.meta["seconds"]))
+        total += size
+    for folder in sorted((store.root / "work").glob("*")):
+        size = sum(path.stat().st_size for path in folder.glob("checkpoint-*"))
+        if size:
+            table.add_row(folder.name, "in progress", f"{size / 2**20:.1f}", "")
+    damaged = sorted(store.root.glob("*/*.corrupt")) + sorted(store.root.glob("work/*/*.corrupt"))
+    for path in damaged:
+        table.add_row(str(path.relative_to(store.root)), "damaged, moved aside", "", "")
+    rich.print(table)
+    _say(f"{total / 2**20:,.1f} MiB in finished stages.")
+
+
+@store_app.command("pack")
+def store_pack(
+    out: Annotated[Path, typer.Option(help="Folder for the packs.")],
+    campaign: Annotated[
+        Path | None, typer.Option(help="Only what this campaign still needs; else everything.")
+    ] = None,
+    max_mib: Annotated[float, typer.Option(help="Size of a pack at the most, in MiB.")] = 16,
+) -> None:
+    """Write what is computed, and the checkpoints of what is in progress, into files that can travel."""
+    store = Store.default()
+    items = (
+        campaigns.needed(campaigns.Campaign.load(campaign), store) if campaign else packing.everything(store)
+    )
+    packs = packing.pack(store, items, out, int(max_mib * 2**20))
+    size = sum(path.stat().st_size for path in packs)
+    _say(f"Wrote {len(packs)} packs, {size / 2**20:,.1f} MiB, to {out}")
+
+
+@store_app.command("unpack")
+def store_unpack(
+    packs: Annotated[list[Path], typer.Argument(help="Packs, or folders of them.")],
+) -> None:
+    """Verify packs and put into the store what isn't there yet."""
+    files = [
+        file for path in packs for file in (sorted(path.glob("pack-*.bin")) if path.is_dir() else [path])
+    ]
+    done = packing.unpack(Store.default(), files)
+    counts = (
+        ", ".join(f"{number} {outcome}" for outcome, number in sorted(done.counts.items()))
+        or "nothing in them"
+    )
+    _say(f"Read {len(files)} packs: {counts}")
+    if done.problems:
+        raise IntegrityError(
+            f"{len(done.problems)} problems; the rest was unpacked. {' '.join(done.problems)}"
+        )
 
 
 # --- files of one's own -----------------------------------------------------------------------------

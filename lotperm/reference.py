@@ -75,29 +75,44 @@ class Recorded:
     Attributes
     ----------
     name : of its folder
+    kind : "table", "early", "diversity" or "connectivity" (see `lotperm.campaign.KINDS`)
     experiment : what was run, as plain data (`Experiment.to_dict`)
-    summary : as `Results.summary`
+    summary : of a table as `Results.summary`; of the other kinds all rows, as in ``results.csv``
     how : device, versions, source hash of the last stage
     """
 
     name: str
+    kind: str
     experiment: dict[str, Any]
     summary: pd.DataFrame
     how: dict[str, Any]
 
+    @property
+    def label(self) -> str:
+        """What stands over its numbers: that they are recorded, of what, and at which profile."""
+        e = self.experiment
+        return f"recorded, {e['data']['name']}, {e['model']['name']}×{e['model']['width']:g}, {e['profile']}"
 
-def recorded(dataset: str, model: str | None = None, width: float | None = None) -> list[Recorded]:
-    """The recorded runs on a data set, of a network and a width if these are given; sorted by name."""
+
+def recorded(
+    dataset: str | None = None, model: str | None = None, width: float | None = None, *, kind: str = "table"
+) -> list[Recorded]:
+    """The recorded runs of a kind, on a data set, of a network and a width if these are given; sorted by name."""
     found = []
     for path in sorted((book_folder() / "results").glob("*/results.json")):
         content = json.loads(path.read_text())
-        e = content["experiment"]
-        if e["data"]["name"] != dataset or model not in (None, e["model"]["name"]):
+        e, its_kind = content["experiment"], content.get("kind", "table")
+        if (
+            its_kind != kind
+            or dataset not in (None, e["data"]["name"])
+            or model not in (None, e["model"]["name"])
+        ):
             continue
         if width is None or e["model"]["width"] == width:
             summary = pd.DataFrame(content["summary"])
-            summary["rewind_epoch"] = summary["rewind_epoch"].astype("Int64")
-            found.append(Recorded(path.parent.name, e, summary, content["stages"][-1]))
+            if "rewind_epoch" in summary:
+                summary["rewind_epoch"] = summary["rewind_epoch"].astype("Int64")
+            found.append(Recorded(path.parent.name, kind, e, summary, content["stages"][-1]))
     return found
 
 

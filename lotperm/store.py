@@ -306,6 +306,19 @@ class Workspace:
         number = int(older[-1].stem.removeprefix("checkpoint-")) + 1 if older else 0
         return self.path / f"checkpoint-{number:08d}.safetensors"
 
+    def newest(self) -> bytes | None:
+        """The bytes of the newest good checkpoint, or None; its owner may be writing the next one."""
+        for _ in range(3):
+            paths = self._checkpoints()
+            for path in reversed(paths):
+                with contextlib.suppress(IntegrityError, StorageError, *_MALFORMED):
+                    data = _read(path)
+                    if _decode(data, path, checked=True)[1]["key"] == self._key:
+                        return data
+            if paths == self._checkpoints():
+                break
+        return None
+
     def peek(self) -> JSON | None:
         """What the newest checkpoint says of itself (its info), for reports: neither verified nor changed."""
         for path in reversed(self._checkpoints()):
@@ -423,13 +436,18 @@ class Store:
             )
         return stage
 
+    def load(self, name: str, key: str) -> Stage | None:
+        """The stage of a key if it is finished and whole, else None."""
+        with contextlib.suppress(IntegrityError, StorageError):
+            return _load_stage(self._folder(name, key), key)
+        return None
+
     def stages(self) -> Iterator[Stage]:
         """All finished stages that are whole, sorted by folder."""
         for file in sorted((self.root / "stages").glob("[!.]*/stage.json")):
             with contextlib.suppress(IntegrityError, StorageError):
                 name, key = _identity(file)
-                stage = _load_stage(file.parent, key)
-                if stage is not None and file.parent == self._folder(name, key):
+                if file.parent == self._folder(name, key) and (stage := _load_stage(file.parent, key)):
                     yield stage
 
     def workspace(self, name: str, key: str) -> Workspace:
@@ -475,9 +493,10 @@ class Store:
             wanted = [file for file in new.files if file in old.left_out] if same else []
             for file in wanted:
                 os.replace(folder / file, path / file)
-            if wanted:
-                left = [file for file in old.left_out if file not in wanted]
+            if left := [file for file in old.left_out if file not in wanted]:
                 write_atomic(path / LEFT_OUT, canonical_json(left).encode())
+            else:
+                (path / LEFT_OUT).unlink(missing_ok=True)
             return "completed" if wanted else "present"
 
     def adopt_checkpoint(self, name: str, key: str, data: bytes) -> str:
