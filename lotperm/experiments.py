@@ -10,6 +10,7 @@ once, shared by every figure that needs it. All replicates (seeds) of a stage ar
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters,
 from lotperm.matching import Matching, match_activations, match_weights
 from lotperm.models import Weights, build, initialize
 from lotperm.permutation import PermutationSpec, permute
-from lotperm.store import Stage, StageResult, Store, Workspace, write_atomic
+from lotperm.store import Stage, StageResult, Store, Workspace, seal, write_atomic
 from lotperm.training import Runtime, Trained, train
 
 Plain = dict[str, Any]
@@ -626,18 +627,19 @@ class Results:
     def save(self, folder: Path | str) -> None:
         """Write ``results.csv``, ``curves.csv``, ``results.json`` (configuration, provenance) and ``summary.md``."""
         folder = Path(folder)
-        write_atomic(folder / "summary.md", self.markdown().encode())
+        files = {"summary.md": self.markdown().encode()}
         for name, frame in (("results", self.table), ("curves", self.curves)):
-            write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+            files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
         content = {
             "experiment": self.experiment.to_dict(),
             "summary": _records(self.summary()),
             "comparisons": _records(self.comparisons()),
             "stages": self.stages,
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
-        write_atomic(
-            folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-        )
+        # It comes last and names the others' checksums: files of two runs are never taken for one.
+        for name, data in {**files, "results.json": seal(content)}.items():
+            write_atomic(folder / name, data)
 
 
 def _percent(row: Mapping[Any, Any]) -> str:

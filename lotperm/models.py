@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lotperm.config import MODELS
 from lotperm.errors import ParameterError, unknown_name
 
 Weights = dict[str, Tensor]
@@ -153,9 +154,6 @@ class VGG11(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of inputs (B, in_channels, *spatial)."""
         return self.classifier(torch.flatten(self.features(x), 1))
-
-
-MODELS = ("mlp", "resnet8", "resnet20", "resnet50", "vgg11")
 
 
 def build(
