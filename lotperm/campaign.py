@@ -210,26 +210,21 @@ class Campaign:
 
 
 class Stop:
-    """Asked after every step of training: whether the time is used up, or somebody asked to stop.
+    """Asked after every step of training: whether the time is used up.
 
     Parameters
     ----------
     minutes : of the budget, counted from now; None: no limit
-
-    Attributes
-    ----------
-    asked : set by whoever wants an end, a signal's handler for one
     """
 
     def __init__(self, minutes: float | None = None) -> None:
         if minutes is not None and not 0 <= minutes < math.inf:
             raise ParameterError(f"the budget is {minutes} minutes; expected a number of 0 or more.")
-        self.asked = False
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def __call__(self) -> bool:
         """Whether to stop now."""
-        return self.asked or (self._deadline is not None and time.monotonic() > self._deadline)
+        return self._deadline is not None and time.monotonic() > self._deadline
 
 
 def run(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from lotperm.errors import ParameterError, unknown_name
+from lotperm.errors import ParameterError, shown, unknown_name
 
 SCHEMA = 1
 """Version of what the configurations mean; a change of meaning without a change of name raises it."""
@@ -29,10 +29,18 @@ Matcher = Literal["activation", "weight"]
 MatchPoint = Literal["last", "penultimate"]
 Precision = Literal["float32", "bfloat16"]
 
+MODELS = ("mlp", "resnet8", "resnet20", "resnet50", "vgg11")
 IMAGE_FOLDERS = ("imagefolder", "picture_crops", "cifar10_png")
 """Data sets that are files of images, read while they are used (`lotperm.imagefolder`)."""
 DATASETS = ("mnist1d", "fashion_mnist", "cifar10", "cifar100", "svhn", *IMAGE_FOLDERS)
 ARMS = ("lth", "permuted", "naive")
+
+# Bounds far beyond any experiment: what is past them is a slip, and would end in an endless loop or no memory.
+MAX_ITEMS = 1_000  # of a list: seeds, sparsities, rewind epochs, widths, hidden layers
+MAX_WIDTH = 1_000
+MAX_HIDDEN = 1_000_000
+MAX_ROUNDS = 1_000
+_MAX_INTEGER = 2**63 - 1
 
 
 def canonical_json(value: Any) -> str:
@@ -94,7 +102,14 @@ class Seeds:
 
 def _check(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise ParameterError(f"{name} is {value!r}; expected {expected}.")
+        raise ParameterError(f"{name} is {shown(value)}; expected {expected}.")
+
+
+def _parse(config: Any, **fields: str) -> None:
+    """Check the types of fields, and give them their proper one; each by the rule of the parameter named."""
+    for field_, parameter in fields.items():
+        value = getattr(config, field_)
+        object.__setattr__(config, field_, PARAMETERS[parameter].parse(parameter, value))
 
 
 def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -133,6 +148,10 @@ class Recipe:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        _parse(
+            self, epochs="epochs", lr="lr", momentum="momentum", weight_decay="weight_decay",
+            batch_size="batch_size", augment="augment", precision="precision",
+        )  # fmt: skip
         _check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         _check(math.isfinite(self.lr) and self.lr > 0, "lr", self.lr, "a finite number above 0")
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
@@ -176,7 +195,9 @@ class DataConfig:
     resize_size: int | None = None
 
     def __post_init__(self) -> None:
+        _parse(self, name="dataset")
         _check_choice("dataset", self.name, DATASETS)
+        _parse(self, **{n: n for n in ("train_size", "test_size") if getattr(self, n) is not None})
         for label, size in (("train_size", self.train_size), ("test_size", self.test_size)):
             _check(size is None or size >= 1, label, size, "1 or more, or nothing for all")
         for label, size in (("image_size", self.image_size), ("resize_size", self.resize_size)):
@@ -205,8 +226,18 @@ class ModelConfig:
     hidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(math.isfinite(self.width) and self.width > 0, "width", self.width, "a finite number above 0")
-        _check(all(h >= 1 for h in self.hidden), "hidden", self.hidden, "positive widths")
+        _parse(self, name="model", width="width", hidden="hidden")
+        _check_choice("model", self.name, MODELS)
+        _check(
+            0 < self.width <= MAX_WIDTH, "width", self.width, f"a number above 0, {MAX_WIDTH:,} at the most"
+        )
+        _check(
+            all(1 <= h <= MAX_HIDDEN for h in self.hidden),
+            "hidden",
+            self.hidden,
+            f"widths of 1 to {MAX_HIDDEN:,}",
+        )
+        _check(bool(self.hidden) or self.name != "mlp", "hidden", self.hidden, "at least one width")
 
 
 @dataclass(frozen=True)
@@ -230,6 +261,7 @@ class PruningConfig:
     prunable: Prunable = "paper"
 
     def __post_init__(self) -> None:
+        _parse(self, imp="imp", fraction="prune_fraction", scope="scope", prunable="prunable")
         _check(0 < self.fraction < 1, "prune_fraction", self.fraction, "0 < prune_fraction < 1")
         _check_choice("imp", self.imp, get_args(ImpMethod))
         _check_choice("scope", self.scope, get_args(Scope))
@@ -253,6 +285,9 @@ class MatchingConfig:
     points: MatchPoint = "last"
 
     def __post_init__(self) -> None:
+        _parse(self, matching="matching", points="match_points")
+        if self.samples is not None:
+            _parse(self, samples="match_samples")
         _check_choice("matching", self.matching, get_args(Matcher))
         _check_choice("match_points", self.points, get_args(MatchPoint))
         _check(
@@ -294,10 +329,21 @@ class Experiment:
     keep: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        _parse(
+            self, profile="profile", sparse_lr="sparse_lr", sparsities="sparsity", rewind_epochs="rewind_epoch",
+            seeds="seeds",
+        )  # fmt: skip
         _check_choice("profile", self.profile, get_args(Profile))
         _check(bool(self.sparsities), "sparsity", self.sparsities, "at least one number")
         for sparsity in self.sparsities:
             _check(0 < sparsity < 1, "sparsity", sparsity, "0 < sparsity < 1, the fraction removed")
+        rounds = math.log(1 - max(self.sparsities)) / math.log1p(-self.pruning.fraction)
+        _check(
+            rounds <= MAX_ROUNDS,
+            "prune_fraction",
+            self.pruning.fraction,
+            f"{MAX_ROUNDS:,} rounds of IMP at the most",
+        )
         _check(bool(self.rewind_epochs), "rewind_epoch", self.rewind_epochs, "at least one number")
         for k in self.rewind_epochs:
             _check(
@@ -361,6 +407,11 @@ class Experiment:
         for name in parameters:
             if name not in PARAMETERS:
                 raise unknown_name("parameter", name, PARAMETERS)
+        if parameters.get("widths") is not None:
+            raise ParameterError(
+                f"widths is {shown(parameters['widths'])}, but this is one experiment, of one width: give width. Only "
+                "the pages that compare networks take widths."
+            )
         given = {n: PARAMETERS[n].parse(n, v) for n, v in parameters.items() if v is not None}
         profile = given.pop("profile", "live")
         _check_choice("profile", profile, get_args(Profile))
@@ -414,7 +465,9 @@ class Experiment:
         if figure not in FIGURES:
             raise unknown_name("figure", figure, FIGURES)
         given = {name: value for name, value in parameters.items() if value is not None}
-        profile = given.get("profile", "live")
+        if widths is not None and "width" in given:
+            raise ParameterError("width and widths are both given: expected one of them.")
+        profile = PARAMETERS["profile"].parse("profile", given.get("profile", "live"))
         _check_choice("profile", profile, get_args(Profile))
         own = FIGURES[figure][profile]
         if "dataset" in given and given["dataset"] != own.get("dataset", _PROFILES[profile]["dataset"]):
@@ -422,7 +475,9 @@ class Experiment:
         merged = {**own, **given}
         default = merged.pop("widths", 1.0)
         chosen = widths if widths is not None else given.get("width", default)
-        several = PARAMETERS["sparsity"].parse("widths", chosen)
+        several = PARAMETERS["widths"].parse("widths", chosen)
+        _check(bool(several), "widths", several, "at least one number")
+        _check(len(set(several)) == len(several), "widths", several, "no number twice")
         return [cls.from_parameters(**{**merged, "width": width}) for width in several]
 
 
@@ -450,12 +505,14 @@ class Parameter:
         try:
             return self.convert(value)
         except (TypeError, ValueError, OverflowError):
-            raise ParameterError(f"{name} is {value!r}; expected {self.kind}.") from None
+            raise ParameterError(f"{name} is {shown(value)}; expected {self.kind}.") from None
 
 
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
         raise TypeError
+    if abs(value) > _MAX_INTEGER:
+        raise ValueError
     return int(value)
 
 
@@ -473,16 +530,22 @@ def _text(value: Any) -> str:
 
 def _several(convert: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     def one_or_more(value: Any) -> tuple[Any, ...]:
-        items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        return tuple(convert(item) for item in items)
+        return tuple(convert(item) for item in _items(value))
 
     return one_or_more
 
 
+def _items(value: Any) -> Sequence[Any]:
+    items = value if isinstance(value, list | tuple) else [value]
+    if len(items) > MAX_ITEMS:
+        raise ValueError
+    return items
+
+
 def _seed_list(value: Any) -> tuple[int, ...]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_integer(item) for item in value)
-    if (count := _integer(value)) < 1:
+    if isinstance(value, list | tuple):
+        return tuple(_integer(item) for item in _items(value))
+    if not 1 <= (count := _integer(value)) <= MAX_ITEMS:
         raise ValueError
     return tuple(range(count))
 
@@ -500,8 +563,13 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "model": Parameter("text", _text, "mlp, resnet8, resnet20, resnet50 or vgg11"),
     "width": Parameter("a number", _number, "multiplies the channels, or the hidden widths of the mlp"),
+    "widths": Parameter(
+        "a number, or a list of numbers",
+        _several(_number),
+        "in place of width on the pages that compare networks: one experiment each",
+    ),
     "hidden": Parameter("a list of whole numbers", _several(_integer), "hidden widths of the mlp"),
-    "seeds": Parameter("a count, or a list of whole numbers", _seed_list, "replicates"),
+    "seeds": Parameter(f"a count up to {MAX_ITEMS:,}, or a list of whole numbers", _seed_list, "replicates"),
     "sparsity": Parameter(
         "a number, or a list of numbers", _several(_number), "fraction of the weights removed"
     ),

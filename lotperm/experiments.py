@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters,
 from lotperm.matching import Matching, match_activations, match_weights
 from lotperm.models import Weights, build, initialize
 from lotperm.permutation import PermutationSpec, permute
-from lotperm.store import Stage, StageResult, Store, Workspace, stage_key, write_atomic
+from lotperm.store import Stage, StageResult, Store, Workspace, seal, stage_key, write_atomic
 from lotperm.training import Runtime, Trained, train
 
 Plain = dict[str, Any]
@@ -889,7 +890,6 @@ class Results:
     def save(self, folder: Path | str) -> None:
         """Write ``results.csv``, ``curves.csv``, ``results.json`` (configuration, provenance) and ``summary.md``."""
         folder = Path(folder)
-        write_atomic(folder / "summary.md", self.markdown().encode())
         content = {
             "kind": "table",
             "experiment": self.experiment.to_dict(),
@@ -897,21 +897,30 @@ class Results:
             "comparisons": records(self.comparisons()),
             "stages": self.stages,
         }
-        save_record(folder, content, {"results": self.table, "curves": self.curves})
+        tables = {"results": self.table, "curves": self.curves}
+        save_record(folder, content, tables, {"summary.md": self.markdown()})
 
 
-def save_record(folder: Path, content: Plain, tables: Mapping[str, pd.DataFrame]) -> None:
+def save_record(
+    folder: Path, content: Plain, tables: Mapping[str, pd.DataFrame], texts: Mapping[str, str] | None = None
+) -> None:
     """Write what is recorded of a run: each table as CSV, then ``results.json``, which says what it is and whence.
+
+    That comes last and names the others' checksums: files of two runs are never taken for one.
 
     Parameters
     ----------
     folder : of the run; made if it isn't there
     content : plain JSON data with ``kind``, ``experiment``, ``summary`` and ``stages`` at the least
     tables : name without suffix -> tidy table
+    texts : file name -> text, to stand beside them
     """
+    files = {name: text.encode() for name, text in (texts or {}).items()}
     for name, frame in tables.items():
-        write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    write_atomic(folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
+    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    for name, data in {**files, "results.json": seal({**content, "files": checksums})}.items():
+        write_atomic(folder / name, data)
 
 
 def _percent(row: Mapping[Any, Any]) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lotperm.config import MODELS
 from lotperm.errors import ParameterError, unknown_name
 
 Weights = dict[str, Tensor]
@@ -183,9 +184,6 @@ def _resnet50(classes: int, width: float) -> nn.Module:
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     return NarrowResNet50()
-
-
-MODELS = ("mlp", "resnet8", "resnet20", "resnet50", "vgg11")
 
 
 def build(
