@@ -244,7 +244,9 @@ class Pipeline:
         self.runtime = runtime or Runtime()
         self._datasets = {} if datasets is None else datasets
         self._tasks: dict[str, Task] = {}
-        # Whether the network has a form for the data is known by shapes alone, at no cost.
+        # Whether the network has a form for the data is known by shapes alone, at no cost. They are asked for before:
+        # an image folder has to be listed.
+        _ = self._info
         with torch.device("meta"):
             self.build()
 
