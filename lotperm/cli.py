@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +21,9 @@ from rich.markdown import Markdown
 from rich.table import Table
 from torch import Tensor, nn
 
-from lotperm import __version__, book, data, distributed, masks, matching, models, training
+from lotperm import __version__, book, data, distributed, masks, matching, models, sweep, training
+from lotperm import campaign as campaigns
+from lotperm import plan as plans
 from lotperm.config import PARAMETERS, Experiment
 from lotperm.errors import (
     DivergedError,
@@ -33,7 +37,7 @@ from lotperm.errors import (
 )
 from lotperm.experiments import Pipeline
 from lotperm.permutation import PermutationSpec, permute
-from lotperm.store import load_tensors, save_tensors
+from lotperm.store import Store, load_tensors, save_tensors
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -44,6 +48,29 @@ app = typer.Typer(
 )  # fmt: skip
 data_app = typer.Typer(no_args_is_help=True, help="List, fetch and verify data sets.")
 app.add_typer(data_app, name="data")
+campaign_app = typer.Typer(
+    no_args_is_help=True, help="Compute a list of experiments in slices, and record them."
+)
+app.add_typer(campaign_app, name="campaign")
+
+
+class _RunByDefault(typer.core.TyperGroup):
+    """A group in which a name that is no command of it is what ``run`` takes."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        if arguments and arguments[0] not in (*self.commands, "--help"):
+            arguments = ["run", *arguments]
+        return super().parse_args(context, arguments)
+
+
+sweep_app = typer.Typer(
+    cls=_RunByDefault, no_args_is_help=True,
+    help="Compute a campaign as jobs on a Slurm cluster, or in processes here. `lotperm sweep FILE` is "
+    "`lotperm sweep run FILE`.",
+)  # fmt: skip
+app.add_typer(sweep_app, name="sweep")
+store_app = typer.Typer(no_args_is_help=True, help="What is computed, and how it travels to another machine.")
+app.add_typer(store_app, name="store")
 
 Parameters = Annotated[
     list[str] | None,
@@ -59,13 +86,15 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there 
 NOTEBOOKS = Path("notebooks")
 
 
-def _parsed(parameters: list[str] | None) -> dict[str, Any]:
+def _parsed(parameters: list[str] | None, option: str = "-p") -> dict[str, Any]:
     """NAME=VALUE pairs; a value is a Python literal (0.9, [0, 1], None) or else text."""
     found: dict[str, Any] = {}
     for pair in parameters or []:
         name, equals, text = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise ParameterError(f"-p {pair!r} is not of the form NAME=VALUE, for example -p sparsity=0.9.")
+        if not equals or not name.replace("-", "_").isidentifier():
+            raise ParameterError(
+                f"{option} {pair!r} is not of the form NAME=VALUE, for example -p sparsity=0.9."
+            )
         if name in found:
             raise ParameterError(f"parameter {name!r} is given twice.")
         try:
@@ -212,6 +241,261 @@ def data_fetch(
 def data_verify(name: Annotated[str, typer.Argument(help="A data set that was fetched.")]) -> None:
     """Check a stored data set against its checksums."""
     rich.print(f"{name}: verified, sha256 of the content {data.verify(name)}")
+
+
+# --- campaigns and the store ------------------------------------------------------------------------
+
+CampaignFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A campaign: .yaml, or the same as .json.")
+]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="This entry only. Repeat it.")]
+
+
+@campaign_app.command("run")
+def campaign_run(
+    file: CampaignFile,
+    budget_minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes, at a step; the same command goes on.")
+    ] = None,
+    only: Only = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to record in; default: the campaign's, book/results.")
+    ] = None,
+    device: Device = "auto",
+    compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
+    members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
+) -> None:
+    """Compute what is missing, in order, and record every entry as it finishes.
+
+    Ends with 0 when all is done or the budget is used up, with 143 after a signal: the same command goes on.
+    """
+    stop = campaigns.Stop(budget_minutes)
+    chosen, store = campaigns.Campaign.load(file).only(only), Store.default()
+    bar = training.tqdm_bar if sys.stderr.isatty() else None
+    runtime = training.Runtime(_device(device), compile, members, bar, stop)
+    with _stopped_by_signals(stop):
+        try:
+            skipped = campaigns.run(chosen, store, runtime, out, _say)
+        except PreemptedError as error:
+            if stop.asked:
+                raise
+            _say(f"The budget is used up: {error}")
+            _say(_left(*campaigns.status(chosen, store)))
+            return
+    if skipped:
+        raise StorageError(f"not computed, as a data set isn't here: {', '.join(skipped)}. The rest is done.")
+    _say("All entries are done.")
+
+
+def _say(line: str) -> None:
+    """A line of a log: not wrapped, and there at once."""
+    print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: campaigns.Stop) -> Iterator[None]:
+    """Make the signals of a batch system, and Ctrl-C, a request to stop at the next step."""
+
+    def ask(number: int, frame: object) -> None:
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    asked = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+    before = {number: signal.signal(number, ask) for number in asked}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _left(stages: list[campaigns.Progress], skipped: Mapping[str, str]) -> str:
+    left = [stage for stage in stages if stage.state != "done"]
+    times = [stage.seconds_left for stage in left if stage.images_left]
+    known = sum(seconds for seconds in times if seconds is not None)
+    about = f", about {_duration(known)}" if times and None not in times else ""
+    lacking = f"; without data: {', '.join(skipped)}" if skipped else ""
+    images = sum(stage.images_left for stage in left)
+    return f"Left: {len(left)} of {len(stages)} stages, {images:,} training images{about}{lacking}."
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else (
+        f"{seconds / 3600:.1f} h"
+    )  # fmt: skip
+
+
+@campaign_app.command("status")
+def campaign_status(
+    file: CampaignFile,
+    only: Only = None,
+    every: Annotated[
+        bool, typer.Option("--stages", help="Also the stages that are done or missing.")
+    ] = False,
+) -> None:
+    """Show what is done, in progress and missing, and how long the rest takes at the rate seen so far."""
+    chosen, store = campaigns.Campaign.load(file).only(only), Store.default()
+    stages, skipped = campaigns.status(chosen, store)
+    table = Table(title=f"Campaign {chosen.name}")
+    for column in ("entry", "stage", "state", "images left", "time left", "took"):
+        table.add_column(column, overflow="fold")
+    for entry in chosen.entries:
+        own = [stage for stage in stages if stage.entry == entry.name]
+        done = sum(stage.state == "done" for stage in own)
+        left = sum(stage.images_left for stage in own)
+        times = [stage.seconds_left for stage in own if stage.images_left]
+        total = None if None in times or not times else sum(t for t in times if t is not None)
+        state = (
+            "data missing"
+            if entry.name in skipped
+            else "done"
+            if done == len(own)
+            else f"{done} of {len(own)} done"
+        )
+        took = _duration(sum(stage.seconds for stage in own if stage.seconds is not None)) if done else ""
+        table.add_row(entry.name, entry.kind, state, f"{left:,}", _duration(total), took)
+        for stage in own:
+            if every or stage.state == "in progress":
+                state = (
+                    f"epoch {stage.epoch} of {stage.epochs}" if stage.state == "in progress" else stage.state
+                )
+                table.add_row(
+                    "", stage.label, state, f"{stage.images_left:,}", _duration(stage.seconds_left),
+                    _duration(stage.seconds),
+                )  # fmt: skip
+    rich.print(table)
+    _say(_left(stages, skipped))
+    for reason in dict.fromkeys(skipped.values()):
+        _say(reason)
+
+
+# --- plans and sweeps -------------------------------------------------------------------------------
+
+
+@app.command()
+def plan(
+    what: Annotated[
+        str, typer.Argument(help="A figure (resnet20_cifar10, figure5, …), or a campaign's file.")
+    ],
+    parameter: Parameters = None,
+    profile: ProfileOption = "paper",
+    gpu: Annotated[str, typer.Option(help=f"Device: {', '.join(plans.DEVICES)}.")] = "h100",
+    members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this machine's speed: a few steps of each network.")
+    ] = False,
+) -> None:
+    """Show what a figure or a campaign will cost before anything runs: images, FLOPs, hours, memory, disk."""
+    if what.endswith((".yaml", ".yml", ".json")):
+        if parameter:
+            raise ParameterError("-p goes with a figure; a campaign's parameters stand in its file.")
+        parts = plans.campaign(campaigns.Campaign.load(Path(what)))
+    else:
+        parts = [plans.figure(what, **{"profile": profile, **_parsed(parameter)})]
+    estimator = plans.Estimator(gpu, members=members)
+    if measure:
+        device = "cpu" if gpu == "cpu" else _device("cuda")
+        estimator = plans.measured(parts, estimator, training.Runtime(device, members=members))
+    found = plans.plan(parts, estimator)
+    _columns(f"{found.title} on {estimator.device.words}", found.rows(), under="network")
+    _columns("What sharing stages saves", found.comparison())
+    _columns("How the cost of the first network grows", plans.growth(parts[0], estimator))
+    for note in found.notes:
+        _say(note)
+
+
+def _columns(title: str, rows: list[dict[str, str]], under: str | None = None) -> None:
+    """A table that isn't wrapped; the column `under` becomes lines of its own."""
+    names = [name for name in rows[0] if name != under]
+    width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
+
+    def line(row: Mapping[str, str]) -> str:
+        first, *others = names
+        cells = [row[first].ljust(width[first]), *(row[name].rjust(width[name]) for name in others)]
+        return "  ".join(cells).rstrip()
+
+    _say(f"{title}\n\n{line({name: name for name in names})}")
+    for row, before in zip(rows, [None, *rows[:-1]], strict=True):
+        if under and row[under] and (before is None or before[under] != row[under]):
+            _say(row[under])
+        _say(line(row))
+    _say("")
+
+
+def _table(title: str, rows: list[dict[str, str]]) -> None:
+    table = Table(title=title)
+    for column in rows[0] if rows else ():
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    rich.print(table)
+
+
+@sweep_app.command("run")
+def sweep_run(
+    file: CampaignFile,
+    cluster: Annotated[str, typer.Option(help="slurm, or local: processes on this machine.")] = "local",
+    partition: Annotated[str | None, typer.Option(help="Partition of Slurm.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs for each job; default on Slurm: 1.")] = None,
+    time: Annotated[
+        int | None,
+        typer.Option(min=1, help="Minutes until a job goes into the queue again; default on Slurm: 240."),
+    ] = None,
+    array_parallelism: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs of an array, or processes here, at once; default: 64, or 1 here."),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm", metavar="NAME=VALUE", help="Another option of sbatch, as account=x. Repeat it."
+        ),
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, max=4, help="Tries again of a stage that failed.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Folder to record in; default: the campaign's.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for Slurm until all is done.")] = False,
+    device: Device = "auto",
+    compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
+    members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
+) -> None:
+    """Submit what a campaign lacks as jobs, each stage once, and record its tables at the end.
+
+    The same command again submits what is still missing.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda"))
+    here = cluster == "local"
+    options = sweep.Options(
+        cluster, array_parallelism or (1 if here else 64), time, gpus, partition,
+        {name.replace("_", "-"): str(value) for name, value in _parsed(slurm, "--slurm").items()}, retries,
+        {"device": device, "compile": compile, "members": members}, out,
+    )  # fmt: skip
+    started = sweep.submit(file, Store.default(), options)
+    stages = sum(len(job.tasks) for job in started.jobs)
+    _say(f"{stages} stages in {len(started.jobs)} jobs; logs: {started.folder / 'logs'}")
+    if not (here or wait):
+        _say(
+            f"Jobs {', '.join(str(h.job_id) for h in started.handles)}. How far: lotperm sweep status {file}"
+        )
+        return
+    try:
+        started.wait(_say)
+    except KeyboardInterrupt:
+        if here:
+            started.cancel()
+        raise
+
+
+@sweep_app.command("status")
+def sweep_status(file: CampaignFile) -> None:
+    """Show where every stage of a campaign's sweep is: done, in the queue, the epoch it reached, or why it failed."""
+    rows = sweep.status(file, Store.default())
+    _table(f"Sweep of {file}", [{**row, "log": Path(row["log"]).name} for row in rows])
+    done = sum(row["state"] == "done" for row in rows)
+    _say(f"{done} of {len(rows)} stages are done. Logs: {sweep.folder_of(file, Store.default()) / 'logs'}")
 
 
 # --- files of one's own -----------------------------------------------------------------------------

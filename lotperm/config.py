@@ -239,6 +239,8 @@ class Experiment:
     sparsities : fractions removed, each a mask of its own
     rewind_epochs : k, each 0 <= k < dense.epochs
     seeds : one replicate each: its own A, B, mask, permutation and arms
+    keep : epochs after which the dense networks' weights are kept, for rewinding and early matching; None: about 40
+        evenly spaced ones, and the rewind epochs. Fewer make results and checkpoints small enough to travel
     """
 
     profile: Profile
@@ -251,6 +253,7 @@ class Experiment:
     sparsities: tuple[float, ...]
     rewind_epochs: tuple[int, ...]
     seeds: tuple[int, ...]
+    keep: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_choice("profile", self.profile, get_args(Profile))
@@ -271,6 +274,13 @@ class Experiment:
             ("seeds", self.seeds), ("sparsity", self.sparsities), ("rewind_epoch", self.rewind_epochs)
         ):  # fmt: skip
             _check(len(set(values)) == len(values), label, values, "no number twice")
+        if self.keep is not None:
+            # In order, so that the same epochs are the same stage.
+            object.__setattr__(self, "keep", tuple(sorted(set(self.keep))))
+            for k in self.keep:
+                _check(0 <= k <= self.dense.epochs, "keep", k, f"0 <= keep <= epochs ({self.dense.epochs})")
+            for k in self.rewind_epochs:
+                _check(k in self.keep, "keep", self.keep, f"every rewind epoch, {k} too")
         _check(
             math.isfinite(self.sparse_lr) and self.sparse_lr > 0,
             "sparse_lr",

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lotperm import store
-from lotperm.config import Augment, derive_seed
+from lotperm.config import Augment, DataConfig, derive_seed
 from lotperm.errors import IntegrityError, ParameterError, StorageError, unknown_name
 
 Raw = dict[str, Tensor]
@@ -188,6 +188,45 @@ def available(*, home: Path | None = None) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a data set without having it.
+
+    Attributes
+    ----------
+    shape : (C, *spatial) of one example
+    classes : number of classes
+    train, test : examples in each split
+    bytes : of both splits in memory
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    train: int
+    test: int
+    bytes: int
+
+
+def info(config: DataConfig) -> Info:
+    """Shape and sizes of a data set, which needn't be here: to build a network for it, and to plan.
+
+    Raises
+    ------
+    ParameterError
+        If a subset is larger than the data set.
+    """
+    spec = _spec(config.name)
+    sizes = []
+    for what, size, all_of_it in (
+        ("train_size", config.train_size, spec.n_train), ("test_size", config.test_size, spec.n_test)
+    ):  # fmt: skip
+        if size is not None and not 0 < size <= all_of_it:
+            raise ParameterError(f"{what} of {config.name} is {size}; expected 1 to {all_of_it}.")
+        sizes.append(size or all_of_it)
+    item = math.prod(spec.shape) * spec.dtype.itemsize + 8
+    return Info(spec.shape, spec.classes, sizes[0], sizes[1], sum(sizes) * item)
 
 
 def normalize(inputs: Tensor, dataset: Dataset, dtype: torch.dtype = torch.float32) -> Tensor:

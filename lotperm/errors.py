@@ -58,6 +58,12 @@ class PreemptedError(LotpermError):
     exit_code = 143
 
 
+class SweepError(LotpermError):
+    """Stages of a sweep failed, each as often as it may be tried."""
+
+    exit_code = 7
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ParameterError:
     """An error for a name that doesn't exist, with the nearest valid one.
 

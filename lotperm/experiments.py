@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from lotperm import distributed
-from lotperm.config import ARMS, Experiment, Recipe, Seeds
-from lotperm.data import Dataset, load, normalize
+from lotperm.config import ARMS, DataConfig, Experiment, Recipe, Seeds
+from lotperm.data import Dataset, info, load, normalize
 from lotperm.errors import ParameterError
 from lotperm.evaluation import (
     REPAIRS,
@@ -48,6 +48,7 @@ from lotperm.store import Stage, StageResult, Store, Workspace, stage_key, write
 from lotperm.training import Runtime, Trained, train
 
 Plain = dict[str, Any]
+Datasets = dict[DataConfig, Dataset]
 
 
 def _plain(config: Any) -> Plain:
@@ -84,6 +85,13 @@ def _some(epochs: int, at_most: int) -> list[int]:
     return sorted({*range(0, epochs + 1, step), epochs})
 
 
+def kept_epochs(experiment: Experiment) -> list[int]:
+    """Epochs after which the dense networks' weights are kept: `Experiment.keep`, or about 40 and the rewind epochs."""
+    if experiment.keep is not None:
+        return list(experiment.keep)
+    return sorted({*_some(experiment.dense.epochs, 40), *experiment.rewind_epochs})
+
+
 @dataclass(frozen=True)
 class Work:
     """What a stage computes.
@@ -94,12 +102,16 @@ class Work:
     epochs : of each of them
     train_images : examples that go forward and backward, all networks and epochs counted
     forward_images : examples that only go forward: evaluation, matching, barriers
+    kept : networks whose weights the store keeps, each time that they are kept counted
+    masks : masks that it keeps
     """
 
     networks: int = 0
     epochs: int = 0
     train_images: int = 0
     forward_images: int = 0
+    kept: int = 0
+    masks: int = 0
 
 
 @dataclass(eq=False)
@@ -110,15 +122,19 @@ class Task:
     ----------
     name, config : of the stage, which they identify
     after : the tasks whose results it uses
+    reads : key of such a task -> the files of it that are read: what must be at hand to compute this one
     label : what it does, in words
     work : how much it computes
+    experiment : what it is a stage of; if several share it, one of them
     """
 
     name: str
     config: Plain
     after: tuple[Task, ...]
+    reads: Mapping[str, tuple[str, ...]]
     label: str
     work: Work
+    experiment: Experiment
     _store: Store
     _compute: Callable[[Workspace], StageResult]
     _stage: Stage | None = None
@@ -127,6 +143,10 @@ class Task:
     def key(self) -> str:
         """The key of the stage (64 hex digits), known before it is computed."""
         return stage_key(self.name, self.config)
+
+    def exists(self) -> bool:
+        """Whether the store has the stage; a look at its folder, nothing is verified."""
+        return self._stage is not None or self._store.exists(self.name, self.config)
 
     def done(self) -> bool:
         """Whether the store has the stage, whole."""
@@ -155,6 +175,11 @@ class Task:
     def meta(self) -> Plain:
         """Where and when the finished stage was computed."""
         return self.run().meta
+
+
+def _epoch_file(epoch: int) -> str:
+    """The file of a dense stage with the weights after an epoch."""
+    return f"epoch-{epoch:04d}"
 
 
 def chain(tasks: Iterable[Task]) -> list[Task]:
@@ -187,7 +212,7 @@ class DensePair:
 
     def weights(self, epoch: int | str = "final") -> tuple[list[Weights], list[Weights]]:
         """(A, B) after an epoch that was kept, or "final": one state dict a replicate each."""
-        file = "final" if epoch == "final" else f"epoch-{epoch:04d}"
+        file = epoch if isinstance(epoch, str) else _epoch_file(epoch)
         states = _unpack(self.stage.load(file))
         return states[: self.replicates], states[self.replicates :]
 
@@ -200,30 +225,48 @@ class Pipeline:
     experiment : what to compute
     store : where results are kept; None: the default store
     runtime : how to compute
+    datasets : data sets that are loaded already; what is loaded here is added, to be shared with other pipelines
 
     Raises
     ------
-    ParameterError, StorageError
-        If the network has no form for the data, or the data set isn't there: before anything trains.
+    ParameterError
+        If the network has no form for the data.
     """
 
     def __init__(
-        self, experiment: Experiment, store: Store | None = None, runtime: Runtime | None = None
-    ) -> None:
+        self, experiment: Experiment, store: Store | None = None, runtime: Runtime | None = None,
+        datasets: Datasets | None = None,
+    ) -> None:  # fmt: skip
         self.experiment = experiment
         self.store = store or Store.default()
         self.runtime = runtime or Runtime()
-        self.model = self.build()
+        self._datasets = {} if datasets is None else datasets
         self._tasks: dict[str, Task] = {}
+        # Whether the network has a form for the data is known by shapes alone, at no cost.
+        with torch.device("meta"):
+            self.build()
 
     @cached_property
     def data(self) -> Dataset:
-        """The data set, loaded when it is first needed."""
+        """The data set, loaded when it is first needed: stages can be planned where it isn't.
+
+        Raises
+        ------
+        StorageError
+            If it isn't there.
+        """
         config = self.experiment.data
-        # What has to be made on disk, rank 0 makes.
-        return distributed.in_turn(
-            lambda: load(config.name, train_size=config.train_size, test_size=config.test_size)
-        )
+        if config not in self._datasets:
+            # What has to be made on disk, rank 0 makes.
+            self._datasets[config] = distributed.in_turn(
+                lambda: load(config.name, train_size=config.train_size, test_size=config.test_size)
+            )
+        return self._datasets[config]
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """A network of the experiment's architecture, for its form; its weights mean nothing."""
+        return self.build()
 
     @cached_property
     def spec(self) -> PermutationSpec:
@@ -233,30 +276,37 @@ class Pipeline:
 
     def build(self) -> nn.Module:
         """A new network of the experiment's architecture."""
-        config = self.experiment.model
+        config, of = self.experiment.model, info(self.experiment.data)
         return build(
-            config.name, input_shape=self.data.input_shape, classes=self.data.classes, width=config.width,
+            config.name,
+            input_shape=of.shape,
+            classes=of.classes,
+            width=config.width,
             hidden=config.hidden or (1,),
-        )  # fmt: skip
+        )
 
     # --- stages -------------------------------------------------------------------------------------
 
     def _task(
         self, name: str, config: Plain, compute: Callable[[Workspace], StageResult], label: str, work: Work,
-        after: Iterable[Task] = (),
+        reads: Sequence[tuple[Task, Iterable[str]]] = (),
     ) -> Task:  # fmt: skip
-        """A task, always the same one for the same name and configuration."""
-        task = Task(name, config, tuple(after), label, work, self.store, compute)
+        """A task, always the same one for the same name and configuration; `reads`: files of tasks before it."""
+        files = {before.key: tuple(dict.fromkeys(names)) for before, names in reads}
+        task = Task(
+            name, config, tuple(before for before, _ in reads), files, label, work, self.experiment, self.store,
+            compute,
+        )  # fmt: skip
         return self._tasks.setdefault(task.key, task)
 
     def _work(self, networks: int, recipe: Recipe, evaluations: int = 1, matches: int = 0) -> Work:
         """The work of a training stage; `matches` pairs of networks are compared besides."""
-        train, test = len(self.data.train.targets), len(self.data.test.targets)
-        steps = train // recipe.batch_size
-        samples = min(train, self.experiment.matching.samples or train)
+        of = info(self.experiment.data)
+        steps = of.train // recipe.batch_size
+        samples = min(of.train, self.experiment.matching.samples or of.train)
         return Work(
             networks, recipe.epochs, networks * recipe.epochs * steps * recipe.batch_size,
-            networks * evaluations * test + 2 * matches * samples,
+            networks * evaluations * of.test + 2 * matches * samples, kept=networks,
         )  # fmt: skip
 
     def _base(self) -> Plain:
@@ -274,24 +324,27 @@ class Pipeline:
     def _result(self, trained: Trained, files: Mapping[str, dict[str, Tensor]] | None = None) -> StageResult:
         files = {**(files or {}), "final": _pack(trained.weights)}
         for epoch, states in trained.checkpoints.items():
-            files[f"epoch-{epoch:04d}"] = _pack(states)
-        return StageResult(
-            tensors=files, results=_curves(trained),
-            meta={"device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile,
-                  "ranks": distributed.world_size()},
-        )  # fmt: skip
+            files[_epoch_file(epoch)] = _pack(states)
+        return StageResult(tensors=files, results=_curves(trained), meta=self._meta())
+
+    def _meta(self) -> Plain:
+        """How a stage is computed, for its notes."""
+        meta = {
+            "device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile,
+            "ranks": distributed.world_size(),
+        }  # fmt: skip
+        if torch.device(self.runtime.device).type == "cuda":
+            meta["gpu"] = torch.cuda.get_device_name()
+        return meta
 
     def dense(self) -> DensePair:
-        """Train A and B of every replicate, and keep their weights at about 40 epochs for rewinding."""
-        experiment = self.experiment
-        grid = _some(experiment.dense.epochs, 40)
-        odd = sorted(set(experiment.rewind_epochs) - set(grid))
-        config = {
-            **self._base(),
-            "recipe": _plain(experiment.dense),
-            "seeds": list(experiment.seeds),
-            "also_keep": odd,
-        }
+        """Train A and B of every replicate, and keep their weights at some epochs (`kept_epochs`) for rewinding."""
+        experiment, kept = self.experiment, kept_epochs(self.experiment)
+        config = {**self._base(), "recipe": _plain(experiment.dense), "seeds": list(experiment.seeds)}
+        if experiment.keep is None:
+            config["also_keep"] = sorted(set(kept) - set(_some(experiment.dense.epochs, 40)))
+        else:
+            config["keep"] = kept
 
         def compute(workspace: Workspace) -> StageResult:
             start = [
@@ -301,12 +354,13 @@ class Pipeline:
             ]
             trained = self._train(
                 workspace, start, experiment.dense, ("dense_a", "dense_b"), label,
-                save_at=[*grid, *odd], evaluate_at=evaluate_at,
+                save_at=kept, evaluate_at=evaluate_at,
             )  # fmt: skip
             return self._result(trained)
 
         evaluate_at, label = _some(experiment.dense.epochs, _CURVE_POINTS), "dense A and B"
         work = self._work(2 * len(experiment.seeds), experiment.dense, len(evaluate_at))
+        work = dataclasses.replace(work, kept=work.networks * (len(kept) + 1))
         return DensePair(self._task("dense", config, compute, label, work), len(experiment.seeds))
 
     def imp_rounds(self, sparsity: float, rewind_epoch: int) -> list[Task]:
@@ -351,8 +405,12 @@ class Pipeline:
                 trained = self._train(workspace, start, recipe, (f"imp_{number}",), label, masks=masks)
                 return self._result(trained, files={"mask": _pack(masks)})
 
-            work = self._work(len(experiment.seeds), recipe)
-            stages.append(self._task("imp", config, compute, label, work, [before or dense.stage]))
+            work = dataclasses.replace(self._work(len(experiment.seeds), recipe), masks=len(experiment.seeds))
+            reads = [(before, ("final", "mask"))] if before else [(dense.stage, ("final",))]
+            if rewinding:
+                old = ("final", _epoch_file(rewind_epoch)) if before is None else (_epoch_file(rewind_epoch),)
+                reads = [*([] if before is None else reads), (dense.stage, old)]
+            stages.append(self._task("imp", config, compute, label, work, reads))
         return stages
 
     def masks(self, sparsity: float, rewind_epoch: int) -> list[Mask]:
@@ -384,11 +442,11 @@ class Pipeline:
         def compute(workspace: Workspace) -> StageResult:
             found = [self.match_pair(a, b) for a, b in zip(*dense.weights(), strict=True)]
             scores = [{"matched": m.scores, "identity": m.identity_scores} for m in found]
-            return StageResult(tensors={"permutation": _pack(found)}, results={"scores": scores})
+            return StageResult({"scores": scores}, {"permutation": _pack(found)}, self._meta())
 
         pairs = 0 if config.matching == "weight" else len(self.experiment.seeds)
         work = self._work(0, self.experiment.dense, matches=pairs)
-        return self._task("match", key, compute, "match A to B", work, [dense.stage])
+        return self._task("match", key, compute, "match A to B", work, [(dense.stage, ["final"])])
 
     def match_pair(
         self, weights_a: Weights, weights_b: Weights, *, keep_correlations: bool = False
@@ -432,7 +490,10 @@ class Pipeline:
         evaluate_at = _some(recipe.epochs, _CURVE_POINTS)
         label = f"sparse arms, sparsity {sparsity:g}, k = {rewind_epoch}"
         work = self._work(len(ARMS) * len(experiment.seeds), recipe, len(evaluate_at))
-        return self._task("sparse", config, compute, label, work, [dense.stage, imp, match])
+        reads = [
+            (dense.stage, [_epoch_file(rewind_epoch)]), (imp, ["mask"]), (match, ["permutation"]),
+        ]  # fmt: skip
+        return self._task("sparse", config, compute, label, work, reads)
 
     # --- further questions --------------------------------------------------------------------------
 
@@ -465,12 +526,14 @@ class Pipeline:
 
     def early_task(self, sparsity: float, rewind_epoch: int, epochs: Sequence[int]) -> Task:
         """The task behind `early_matching`."""
-        experiment = self.experiment
+        experiment, kept = self.experiment, kept_epochs(self.experiment)
         for t in epochs:
             if not 0 <= t <= experiment.dense.epochs:
                 raise ParameterError(
                     f"matching epoch {t} isn't within training: expected 0 <= t <= {experiment.dense.epochs}."
                 )
+            if t not in kept:
+                raise ParameterError(f"matching epoch {t} isn't kept; kept are {', '.join(map(str, kept))}.")
         dense, imp = self.dense(), self.imp_rounds(sparsity, rewind_epoch)[-1]
         recipe = experiment.sparse_recipe(rewind_epoch)
         config = {
@@ -494,7 +557,10 @@ class Pipeline:
         label = f"early matching, sparsity {sparsity:g}, k = {rewind_epoch}"
         networks = len(epochs) * len(experiment.seeds)
         work = self._work(networks, recipe, matches=networks)
-        return self._task("early", config, compute, label, work, [dense.stage, imp])
+        reads = [
+            (dense.stage, ["final", *map(_epoch_file, (rewind_epoch, *epochs))]), (imp, ["mask"]),
+        ]  # fmt: skip
+        return self._task("early", config, compute, label, work, reads)
 
     def diversity(self, sparsity: float, rewind_epoch: int) -> pd.DataFrame:
         """How different are the networks that a method makes, and what does their ensemble gain? (The paper's Table 1.)
@@ -550,7 +616,10 @@ class Pipeline:
         label = f"diversity, sparsity {sparsity:g}, k = {rewind_epoch}"
         # Every row's members predict the test split once more.
         work = self._work(3 * len(seeds), recipe, evaluations=3, matches=len(seeds))
-        return self._task("diversity", config, compute, label, work, [dense.stage, imp, arms])
+        reads = [
+            (dense.stage, ["final", _epoch_file(rewind_epoch)]), (imp, ["mask"]), (arms, ["final"]),
+        ]  # fmt: skip
+        return self._task("diversity", config, compute, label, work, reads)
 
     def _diversity(self, members: Sequence[Weights]) -> Plain:
         targets = self.data.test.targets.cpu()
@@ -630,14 +699,18 @@ class Pipeline:
                             statistics=inputs,
                         )
                         rows += [{"seed": seed, "ends": ends, **row} for row in curve.to_dict("records")]
-            return StageResult(tensors={}, results={"rows": rows})
+            return StageResult({"rows": rows}, {}, self._meta())
 
         lines = 2 * len(seeds) * len(alphas)
         repaired = sum(repair != "none" for repair in repairs)
-        images = lines * (len(repairs) * len(self.data.test.targets) + repaired * statistics)
-        after = [dense.stage, match, *([pruned] if pruned else [])]
+        images = lines * (len(repairs) * info(experiment.data).test + repaired * statistics)
+        reads = [
+            (dense.stage, ["final"]),
+            (match, ["permutation"]),
+            *([(pruned, ["final"])] if pruned else []),
+        ]
         work = Work(forward_images=images)
-        return self._task("connectivity", config, compute, "loss along the line from A to B", work, after)
+        return self._task("connectivity", config, compute, "loss along the line from A to B", work, reads)
 
     def _network(self, weights: Weights) -> nn.Module:
         model = self.build().to(self.runtime.device)
@@ -658,11 +731,9 @@ class Pipeline:
         """Compute or load every stage and gather the results."""
         rows: list[Plain] = []
         curves: list[Plain] = []
-        used: dict[str, Plain] = {}
         seeds = self.experiment.seeds
 
         def gather(stage: Task, methods: Sequence[str], sparsity: float, k: int | None) -> None:
-            used[stage.key] = {"stage": stage.name, "key": stage.key, **stage.meta}
             evaluations = {int(e): metrics for e, metrics in stage.results["evaluations"].items()}
             last = max(evaluations)
             for i, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
@@ -683,7 +754,12 @@ class Pipeline:
         table, curve_table = pd.DataFrame(rows), pd.DataFrame(curves)
         for frame in (table, curve_table):
             frame["rewind_epoch"] = frame["rewind_epoch"].astype("Int64")
-        return Results(self.experiment, table, curve_table, list(used.values()))
+        return Results(self.experiment, table, curve_table, provenance(self.tasks()))
+
+
+def provenance(tasks: Iterable[Task]) -> list[Plain]:
+    """Name, key and meta (device, versions, source hash, seconds, …) of finished tasks."""
+    return [{"stage": task.name, "key": task.key, **task.meta} for task in tasks]
 
 
 @dataclass(frozen=True)
@@ -786,24 +862,35 @@ class Results:
         """Write ``results.csv``, ``curves.csv``, ``results.json`` (configuration, provenance) and ``summary.md``."""
         folder = Path(folder)
         write_atomic(folder / "summary.md", self.markdown().encode())
-        for name, frame in (("results", self.table), ("curves", self.curves)):
-            write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
         content = {
+            "kind": "table",
             "experiment": self.experiment.to_dict(),
-            "summary": _records(self.summary()),
-            "comparisons": _records(self.comparisons()),
+            "summary": records(self.summary()),
+            "comparisons": records(self.comparisons()),
             "stages": self.stages,
         }
-        write_atomic(
-            folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-        )
+        save_record(folder, content, {"results": self.table, "curves": self.curves})
+
+
+def save_record(folder: Path, content: Plain, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write what is recorded of a run: each table as CSV, then ``results.json``, which says what it is and whence.
+
+    Parameters
+    ----------
+    folder : of the run; made if it isn't there
+    content : plain JSON data with ``kind``, ``experiment``, ``summary`` and ``stages`` at the least
+    tables : name without suffix -> tidy table
+    """
+    for name, frame in tables.items():
+        write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+    write_atomic(folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _percent(row: Mapping[Any, Any]) -> str:
     return f"{100 * row['mean']:.2f} ± {100 * row['half_width']:.2f}"
 
 
-def _records(frame: pd.DataFrame) -> list[Plain]:
+def records(frame: pd.DataFrame) -> list[Plain]:
     """Rows as plain JSON data; what is missing or NaN becomes null."""
     records: list[Plain] = json.loads(frame.to_json(orient="records", double_precision=15))
     return records

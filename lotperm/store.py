@@ -40,7 +40,12 @@ MAX_HEADER_BYTES = 100_000_000
 _BLANK = b"0" * 64
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
 _MALFORMED = (ValueError, KeyError, AttributeError, TypeError, RecursionError, safetensors.SafetensorError)
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.safetensors")
 _log = logging.getLogger(__name__)
+
+LEFT_OUT = "left-out.json"
+"""In the folder of a stage that was packed without all of its files: the names of the others."""
 
 JSON = Any
 """None, bool, int, finite float, str, and lists and string-keyed dicts of these."""
@@ -227,7 +232,8 @@ class Stage:
     """A finished stage, verified when it was found.
 
     results, config : as given; meta : created (UTC), seconds, versions, host and what the function added
-    files : file name -> {"sha256", "bytes"}
+    files : file name -> {"sha256", "bytes"}, of those that are here
+    left_out : names of the files that were left behind when the stage was packed for another machine
     """
 
     name: str
@@ -237,9 +243,15 @@ class Stage:
     results: dict[str, JSON]
     meta: dict[str, JSON]
     files: dict[str, JSON]
+    left_out: tuple[str, ...] = ()
 
     def load(self, file: str) -> dict[str, Tensor]:
         """The CPU tensors of one file (name without suffix), verified again on the bytes that are used."""
+        if f"{file}.safetensors" in self.left_out:
+            raise StorageError(
+                f"{self.path} has no {file}.safetensors: it was left out when the stage was packed. Unpack a pack that "
+                "has it, or delete this folder to compute the stage again."
+            )
         if f"{file}.safetensors" not in self.files:
             names = ", ".join(self.files) or "none"
             raise ParameterError(f"stage {self.name!r} has no file {file!r}. It has: {names}.")
@@ -282,12 +294,25 @@ class Workspace:
         older = self._checkpoints()
         for path in self.path.glob(".*.tmp"):  # left by a killed process: the lock is ours
             path.unlink(missing_ok=True)
-        number = int(older[-1].stem.removeprefix("checkpoint-")) + 1 if older else 0
         notes = {"key": self._key, "info": canonical_json(info), "seconds": repr(self.seconds)}
-        save_tensors(self.path / f"checkpoint-{number:08d}.safetensors", tensors, notes)
+        save_tensors(self.next(), tensors, notes)
         with _storage_errors("tidy up", self.path):
             for path in older[:-1]:
                 path.unlink(missing_ok=True)
+
+    def next(self) -> Path:
+        """The file of the next checkpoint."""
+        older = self._checkpoints()
+        number = int(older[-1].stem.removeprefix("checkpoint-")) + 1 if older else 0
+        return self.path / f"checkpoint-{number:08d}.safetensors"
+
+    def peek(self) -> JSON | None:
+        """What the newest checkpoint says of itself (its info), for reports: neither verified nor changed."""
+        for path in reversed(self._checkpoints()):
+            with contextlib.suppress(OSError, *_MALFORMED), open(path, "rb") as file:
+                length = min(int.from_bytes(file.read(8), "little"), MAX_HEADER_BYTES)
+                return json.loads(json.loads(file.read(length))["__metadata__"]["info"])
+        return None
 
     def latest(self) -> tuple[dict[str, Tensor], JSON] | None:
         """The newest good checkpoint as (tensors, info), or None. Corrupt ones are moved aside."""
@@ -345,6 +370,10 @@ class Store:
 
         return distributed.once(look)
 
+    def exists(self, name: str, config: Mapping[str, JSON]) -> bool:
+        """Whether there is a folder of the finished stage; unlike `find`, nothing in it is read."""
+        return self._locate(name, config)[0].exists()
+
     def stage(
         self, name: str, config: Mapping[str, JSON], compute: Callable[[Workspace], StageResult]
     ) -> Stage:
@@ -394,15 +423,116 @@ class Store:
             )
         return stage
 
+    def stages(self) -> Iterator[Stage]:
+        """All finished stages that are whole, sorted by folder."""
+        for file in sorted((self.root / "stages").glob("[!.]*/stage.json")):
+            with contextlib.suppress(IntegrityError, StorageError):
+                name, key = _identity(file)
+                stage = _load_stage(file.parent, key)
+                if stage is not None and file.parent == self._folder(name, key):
+                    yield stage
+
+    def workspace(self, name: str, key: str) -> Workspace:
+        """Where the progress of a stage is kept; only the one who holds its lock may write there."""
+        return Workspace(self.root / "work" / self._folder(name, key).name, key)
+
+    def adopt(self, folder: Path) -> str:
+        """Take over a finished stage that was computed elsewhere; one that is here and whole is never replaced.
+
+        Parameters
+        ----------
+        folder : the stage's files, in this store's file system; moved, or left where it is. Files that its
+            ``stage.json`` names and that aren't there must be listed in its ``left-out.json``
+
+        Returns
+        -------
+        str
+            "added"; "completed", if the one that is here lacked files; "present"; or "busy": a process computes it.
+
+        Raises
+        ------
+        IntegrityError
+            If a file isn't what ``stage.json`` says, or that isn't what its key says: nothing was taken over.
+        """
+        name, key = _identity(folder / "stage.json")
+        path, new = self._folder(name, key), _load_stage(folder, key)
+        assert new is not None
+        with self._lock(path.name, wait=False) as mine, _storage_errors("write", path):
+            if not mine:
+                return "busy"
+            try:
+                old = _load_stage(path, key)
+            except IntegrityError as error:
+                move_aside(path, f"{error} It is replaced")
+                old = None
+            if old is None:
+                os.rename(folder, path)
+                _sync_folder(path.parent)
+                self.workspace(name, key).clear()
+                return "added"
+            # The same stage computed on another machine may differ in its last bits: the two aren't mixed.
+            same = (folder / "stage.json").read_bytes() == (path / "stage.json").read_bytes()
+            wanted = [file for file in new.files if file in old.left_out] if same else []
+            for file in wanted:
+                os.replace(folder / file, path / file)
+            if wanted:
+                left = [file for file in old.left_out if file not in wanted]
+                write_atomic(path / LEFT_OUT, canonical_json(left).encode())
+            return "completed" if wanted else "present"
+
+    def adopt_checkpoint(self, name: str, key: str, data: bytes) -> str:
+        """Take over the progress of a stage that another machine began, if it is further than what is here.
+
+        Parameters
+        ----------
+        name, key : of the stage
+        data : a checkpoint file
+
+        Returns
+        -------
+        str
+            As `adopt`.
+
+        Raises
+        ------
+        IntegrityError
+            If it is corrupt or another stage's.
+        """
+        path, workspace = self._folder(name, key), self.workspace(name, key)
+        where = workspace.path / "checkpoint"
+        try:
+            notes = _decode(data, where, checked=True)[1]
+            _compare(where, notes["key"], key)
+            info = json.loads(notes["info"])
+        except _MALFORMED as error:
+            raise IntegrityError(f"{where} is corrupt or not a checkpoint: {error!r}.") from error
+        with self._lock(path.name, wait=False) as mine:
+            if not mine:
+                return "busy"
+            with contextlib.suppress(IntegrityError):
+                if _load_stage(path, key) is not None:
+                    return "present"
+            old = workspace.latest()
+            if old is not None and _progress(old[1]) >= _progress(info):
+                return "present"
+            write_atomic(workspace.next(), data)
+            return "added"
+
     def _locate(self, name: str, config: Mapping[str, JSON]) -> tuple[Path, str]:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        if not _NAME.fullmatch(name):
             raise ParameterError(f"stage name {name!r} must be lower case letters, digits and '_'.")
         key = stage_key(name, config)
-        return self.root / "stages" / f"{name}-{key[:16]}", key
+        return self._folder(name, key), key
+
+    def _folder(self, name: str, key: str) -> Path:
+        return self.root / "stages" / f"{name}-{key[:16]}"
 
     @contextlib.contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of one stage, on rank 0; the system frees it when its owner dies."""
+    def _lock(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold the lock of one stage, on rank 0; the system frees it when its owner dies.
+
+        Yields False if it isn't to be had and one doesn't want to `wait`.
+        """
         lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
 
         def acquire(timeout: float) -> bool:
@@ -419,16 +549,19 @@ class Store:
                 probe.touch()
                 probe.unlink(missing_ok=True)
             free = acquire(0)
-            if not free:
+            if not free and wait:
                 _log.info("waiting for another process that computes %s", name)
             return free
 
         # Asked for again each minute, so that the other ranks' patience doesn't end.
         held = distributed.once(begin)
+        if not held and not wait:
+            yield False
+            return
         while not held:
             held = distributed.once(lambda: acquire(60))
         try:
-            yield
+            yield True
         finally:
             lock.release()
 
@@ -436,6 +569,23 @@ class Store:
 def stage_key(name: str, config: Mapping[str, JSON]) -> str:
     """The key (64 hex digits) of a stage: what other stages put into their config to depend on it."""
     return sha256_json({"stage": name, "schema": SCHEMA, "config": dict(config)})
+
+
+def _identity(file: Path) -> tuple[str, str]:
+    """Name and key of the stage that a ``stage.json`` describes: the key is that of its config."""
+    try:
+        content = json.loads(file.read_bytes())
+        name, key = content["stage"], stage_key(content["stage"], content["config"])
+        if not _NAME.fullmatch(name) or not all(_FILE.fullmatch(f) for f in content["files"]):
+            raise ValueError("no such names")
+    except (OSError, ParameterError, *_MALFORMED) as error:
+        raise IntegrityError(f"{file} is corrupt or not of a stage: {error!r}.") from error
+    return name, key
+
+
+def _progress(info: JSON) -> tuple[int, int]:
+    """How far a training is, from its checkpoint's notes."""
+    return info["epoch"], sum(info["steps"])
 
 
 def _compare(path: Path, got: str, expected: str) -> None:
@@ -510,7 +660,11 @@ def _load_stage(path: Path, key: str) -> Stage | None:
         # Byte for byte, so that not even a space can differ.
         _compare(file, hashlib.sha256(raw).hexdigest(), hashlib.sha256(_seal(content)).hexdigest())
         _compare(file, content["key"], key)
-        for name, expected in content["files"].items():
+        left_out = _left_out(path)
+        for name, expected in list(content["files"].items()):
+            if name in left_out:
+                del content["files"][name]
+                continue
             with open(path / name, "rb") as stream:
                 _compare(path / name, hashlib.file_digest(stream, "sha256").hexdigest(), expected["sha256"])
     except (FileNotFoundError, NotADirectoryError, *_MALFORMED) as error:
@@ -520,5 +674,20 @@ def _load_stage(path: Path, key: str) -> Stage | None:
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}.") from error
     return Stage(
-        content["stage"], key, path, content["config"], content["results"], content["meta"], content["files"]
+        content["stage"],
+        key,
+        path,
+        content["config"],
+        content["results"],
+        content["meta"],
+        content["files"],
+        left_out,
     )
+
+
+def _left_out(path: Path) -> tuple[str, ...]:
+    """The files that a stage is allowed to lack; one that came since the list was written isn't missing."""
+    if not (path / LEFT_OUT).exists():
+        return ()
+    names = json.loads((path / LEFT_OUT).read_bytes())
+    return tuple(name for name in names if not (path / name).exists())

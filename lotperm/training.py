@@ -420,8 +420,10 @@ class Runtime:
     Attributes
     ----------
     device : "cpu" or "cuda"
-    compile : compile the training step with torch.compile; pays off from a minute of training on
-    members : how many networks go through one forward pass at the most, to bound memory; None: all
+    compile : compile the training step; pays off from a minute of training on. On CUDA it becomes a CUDA graph, without
+        which one small network is bound by the launches of its kernels
+    members : how many networks go through one forward pass at the most, to bound memory; None: all, but on CUDA one,
+        if there are convolutions: those of several networks would be grouped ones, which are slow there
     progress : makes progress bars; None: silent
     stop : asked after every step of training; True ends the run there with `PreemptedError`, its state saved
     """
@@ -547,7 +549,7 @@ def train(
     found = distributed.once(checkpoints.latest) if checkpoints is not None else None
     if found is not None and len(found[1].get("steps", ())) != len(weights):
         found = None  # of an older version
-    parts, threads = _split(len(weights), runtime, found[1]["steps"] if found else None)
+    parts, threads = _split(model, len(weights), runtime, found[1]["steps"] if found else None)
     runs = [_Run(model, weights[p], data, recipe, seeds[p], masks[p], runtime) for p in parts]
     done = Trained(weights=[], checkpoints={}, train_loss=[], evaluations={})
     epoch = 0
@@ -566,10 +568,20 @@ def train(
     images = sum(run.images_per_epoch for run in runs)
     seen = epoch * images + sum(run.step * run.images_per_epoch // run.steps for run in runs)
     bar = runtime.progress(label, epochs * images - seen) if runtime.progress else None
-    with contextlib.closing(bar) if bar is not None else contextlib.nullcontext(), workers(threads) as each:
+    with contextlib.ExitStack() as resources:
+        if bar is not None:
+            resources.enter_context(contextlib.closing(bar))
+        # CUDA's fastest convolutions, until the end of this call.
+        resources.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+        torch.backends.cudnn.benchmark = True
+        each = resources.enter_context(workers(threads))
+        if epoch < epochs:
+            for run in runs:
+                run.prepare()
         while epoch < epochs:
             each(partial(_Run.advance, epoch=epoch, pause=pause, bar=bar), runs)
             for run in runs:
+                run.join()
                 run.check_finite(epoch)
             if all(run.step == run.steps for run in runs):
                 done.train_loss.append([loss for run in runs for loss in run.finish_epoch()])
@@ -603,18 +615,30 @@ def _note(
         done.evaluations[epoch] = _beside([run.evaluate() for run in runs])
 
 
-def _split(count: int, runtime: Runtime, steps: Sequence[int] | None = None) -> tuple[list[slice], int]:
+_STREAMS = 16
+"""How many parts a CUDA device trains at the same time, each in a stream of its own."""
+
+
+def _split(
+    model: nn.Module, count: int, runtime: Runtime, steps: Sequence[int] | None = None
+) -> tuple[list[slice], int]:
     """Which members run together, and how many such parts at a time.
 
     On the CPU two Python threads train half of the members each (see `threads`); more would wait for Python's lock.
-    A compiled step is few operations: all threads share it. With several ranks there is one thread, since all ranks
-    must exchange gradients in one order. Members that a checkpoint left at different `steps` of an epoch stay apart.
+    A compiled step is few operations: all threads share it. On CUDA every part has a stream of its own. With several
+    ranks there is one thread, since all ranks must exchange gradients in one order. Members that a checkpoint left at
+    different `steps` of an epoch stay apart.
     """
-    many = (
-        torch.device(runtime.device).type == "cpu" and not runtime.compile and distributed.world_size() == 1
-    )
-    threads = min(count, torch.get_num_threads(), 2) if many else 1
-    parts = max(threads, math.ceil(count / (runtime.members or count)))
+    cuda = torch.device(runtime.device).type == "cuda"
+    convolutions = any(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in model.modules())
+    parts = math.ceil(count / (runtime.members or (1 if cuda and convolutions else count)))
+    if distributed.world_size() > 1:
+        threads = 1
+    elif cuda:
+        threads = min(parts, _STREAMS)
+    else:
+        threads = 1 if runtime.compile else min(count, torch.get_num_threads(), 2)
+        parts = max(threads, parts)
     bounds = {count * i // parts for i in range(parts + 1)}
     if steps is not None:
         bounds |= {m for m in range(1, count) if steps[m] != steps[m - 1]}
@@ -725,7 +749,9 @@ class _Run:
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
         self.step = 0
         self.losses = torch.zeros(self.steps, len(weights), device=self.networks.flat.device)
-        self.program: Callable[..., Tensor] | None = None
+        self.program: Callable[[Tensor, Tensor], Tensor] | None = None
+        cuda = self.networks.flat.is_cuda
+        self.stream = torch.cuda.Stream(self.networks.flat.device) if cuda else None
 
     def _parallel(self) -> nn.Module:
         """The stack with its gradients averaged over the ranks."""
@@ -747,19 +773,71 @@ class _Run:
 
     def update(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step of every member, from (B, M, C, ...) and (M, B); returns the losses (M,) before it."""
-        networks = self.networks
-        if self.runtime.compile:
-            arguments = (inputs, targets, self.lr, *self.state)
-            if self.program is None:
-                self.program = self._compile(arguments)
+        if self.program is not None:
             with torch.no_grad():
-                return self.program(*arguments)
+                return self.program(inputs, targets)
+        networks = self.networks
         parameters = list(networks.module.parameters())
         forward = networks.module if self.parallel is None else self.parallel
         losses, gradients = self._differentiate(forward, parameters, inputs, targets)
         gradient = torch.cat([g.flatten() for g in gradients])
         self._descend(self.lr, [gradient], [networks.flat], [self.velocity], [self.mask])
         return losses
+
+    def prepare(self) -> None:
+        """Compile the step, if that is wanted, before the first one; changes no weights."""
+        if not self.runtime.compile or self.program is not None:
+            return
+        self.networks.module.train()
+        batch, count = self.recipe.batch_size, len(self.seeds)
+        shape = (batch, count, *self.data.train.inputs.shape[1:])
+        inputs = self.networks.flat.new_zeros(shape)
+        targets = self.data.train.targets.new_zeros(count, batch)
+        step = self._compile((inputs, targets, self.lr, *self.state))
+        if self.stream is None:
+            self.program = lambda x, y: step(x, y, self.lr, *self.state)
+        else:
+            self.program = self._capture(
+                partial(step, inputs, targets, self.lr, *self.state), inputs, targets
+            )
+
+    def _capture(
+        self, step: Callable[[], Tensor], inputs: Tensor, targets: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """A step as a CUDA graph: all its kernels start with one call. It reads what is in `inputs` and `targets`."""
+        before = [tensor.clone() for tensor in self.state]
+        with self._own_stream(), torch.no_grad():
+            for _ in range(3):  # kernels are chosen and memory is taken before the capture
+                step()
+            for tensor, value in zip(self.state, before, strict=True):
+                tensor.copy_(value)
+        self.join()
+        graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(graph, stream=self.stream):
+            losses = step()
+
+        def replay(x: Tensor, y: Tensor) -> Tensor:
+            inputs.copy_(x)
+            targets.copy_(y)
+            graph.replay()
+            return losses
+
+        return replay
+
+    @contextlib.contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """On CUDA, queue work behind what was queued so far, in this run's own stream; see `join`."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.default_stream(self.stream.device))
+        with torch.cuda.stream(self.stream):
+            yield
+
+    def join(self) -> None:
+        """What is queued from here on waits for this run's own stream."""
+        if self.stream is not None:
+            torch.cuda.default_stream(self.stream.device).wait_stream(self.stream)
 
     def _compile(self, arguments: Sequence[Tensor]) -> Callable[..., Tensor]:
         """The step as one compiled program, for this run's shapes and with all of its tensors as arguments.
@@ -821,7 +899,9 @@ class _Run:
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.recipe.precision == "bfloat16":
-            return torch.autocast(torch.device(self.runtime.device).type, torch.bfloat16)
+            # Every weight is used once a step: a cache of casts would only be in the way of a CUDA graph.
+            device = torch.device(self.runtime.device).type
+            return torch.autocast(device, torch.bfloat16, cache_enabled=False)
         return contextlib.nullcontext()
 
     # --- one epoch ----------------------------------------------------------------------------------
@@ -833,14 +913,15 @@ class _Run:
         """
         ask_every = _ASK_EVERY if self.ranks > 1 else 1
         self.networks.module.train()
-        self.lr.fill_(learning_rate(self.recipe, epoch))
-        for inputs, targets in self._batches(epoch, self.step):
-            self.losses[self.step] = self.update(inputs, targets)
-            self.step += 1
-            if bar is not None:
-                bar.update(targets.numel() * self.ranks)
-            if self.step % ask_every == 0 and pause():
-                return
+        with self._own_stream():
+            self.lr.fill_(learning_rate(self.recipe, epoch))
+            for inputs, targets in self._batches(epoch, self.step):
+                self.losses[self.step] = self.update(inputs, targets)
+                self.step += 1
+                if bar is not None:
+                    bar.update(targets.numel() * self.ranks)
+                if self.step % ask_every == 0 and pause():
+                    return
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs (B, M, C, ...) and targets (M, B) of every step of an epoch, from a first one on.

@@ -215,7 +215,8 @@ def test_files_of_the_results(smoke, tmp_path):
 def test_a_missing_data_set_is_named_before_anything_trains(store, monkeypatch):
     monkeypatch.setattr("lotperm.experiments.train", _never)
     with pytest.raises(StorageError, match="lotperm data fetch cifar10"):
-        Pipeline(Experiment.from_parameters(dataset="cifar10", profile="smoke"), store)
+        Pipeline(Experiment.from_parameters(dataset="cifar10", profile="smoke"), store).run()
+    assert not (store.root / "stages").exists() or not stage_names(store)
 
 
 def test_one_seed_gives_no_interval_but_a_result(store):

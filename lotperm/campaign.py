@@ -1,0 +1,524 @@
+"""A campaign: experiments in order of worth, read from a file, computed in slices, recorded as they finish.
+
+A campaign file is YAML, or the same content as JSON:
+
+    name: desktop                      # the file's name if it isn't given
+    results: book/results              # where finished entries are recorded
+    defaults: {profile: desktop}       # parameters that every entry starts from
+    entries:
+      - name: resnet8_cifar10          # of the folder it is recorded in
+        kind: table                    # table, early, diversity or connectivity
+        figure: resnet20_cifar10       # its parameters at the profile; or flat parameters alone
+        sparsity: [0.8, 0.9]           # any flat parameter, see `lotperm parameters`
+
+An entry may also say ``widths`` (one experiment each, with a figure), ``keep`` (see `Experiment`), ``compile`` and
+``members`` (see `Runtime`; no part of a result's key), and what its kind asks for (`KINDS`). Everything is checked
+when the file is read, so that nothing is refused after hours of training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+
+from lotperm.config import PARAMETERS, Experiment
+from lotperm.data import load
+from lotperm.errors import ParameterError, PreemptedError, StorageError, unknown_name
+from lotperm.evaluation import REPAIRS
+from lotperm.experiments import (
+    Datasets,
+    Pipeline,
+    Task,
+    chain,
+    kept_epochs,
+    provenance,
+    records,
+    save_record,
+)
+from lotperm.store import Store
+from lotperm.training import Runtime
+
+Plain = dict[str, Any]
+
+KINDS: dict[str, Plain] = {
+    "table": {},
+    "early": {"match_epochs": None},
+    "diversity": {},
+    "connectivity": {"alphas": [i / 10 for i in range(11)], "repairs": list(REPAIRS), "replicates": None},
+}
+"""Kind of entry -> its own keys with their defaults. ``table``: the three arms at every sparsity and rewind epoch.
+The others are those of `Pipeline`: ``early`` (`Pipeline.early_matching`; without ``match_epochs`` every epoch that is
+kept), ``diversity``, ``connectivity``."""
+
+_RUNTIME = ("compile", "members")
+_ENTRY = ("name", "kind", "figure", "widths", "keep", *_RUNTIME)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item of a campaign.
+
+    Attributes
+    ----------
+    name : lower case letters, digits, ``_`` and ``-``
+    kind : one of `KINDS`
+    experiments : one, or one for each width
+    options : the keys of its kind, and ``compile`` and ``members`` if given
+    """
+
+    name: str
+    kind: str
+    experiments: tuple[Experiment, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def lacking(self, datasets: Datasets) -> str | None:
+        """Load the data sets that aren't in `datasets` yet; why that failed, or None."""
+        try:
+            for e in self.experiments:
+                if e.data not in datasets:
+                    datasets[e.data] = load(
+                        e.data.name, train_size=e.data.train_size, test_size=e.data.test_size
+                    )
+        except StorageError as error:
+            return str(error)
+        return None
+
+    def pipelines(
+        self, store: Store, runtime: Runtime | None = None, datasets: Datasets | None = None
+    ) -> list[Pipeline]:
+        """A pipeline for each experiment; data are loaded when they are needed, once if `datasets` is handed on."""
+        runtime = runtime or Runtime()
+        runtime = dataclasses.replace(
+            runtime,
+            compile=runtime.compile or self.options.get("compile", False),
+            members=runtime.members or self.options.get("members"),
+        )
+        datasets = {} if datasets is None else datasets
+        return [Pipeline(e, store, runtime, datasets) for e in self.experiments]
+
+    def own_tasks(self, pipeline: Pipeline) -> list[Task]:
+        """The tasks of one of the pipelines that this entry is about; those before them are in `tasks`."""
+        e, o = pipeline.experiment, self.options
+        cells = [(sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs]
+        if self.kind == "early":
+            return [pipeline.early_task(*cell, o["match_epochs"]) for cell in cells]
+        if self.kind == "diversity":
+            return [pipeline.diversity_task(*cell) for cell in cells]
+        if self.kind == "connectivity":
+            return [pipeline.connectivity_task(o["alphas"], o["repairs"], replicates=o["replicates"])]
+        return [pipeline.sparse(*cell) for cell in cells]
+
+    def tasks(
+        self, store: Store, runtime: Runtime | None = None, datasets: Datasets | None = None
+    ) -> list[Task]:
+        """All tasks of the entry in an order in which they can be computed; nothing is computed by asking."""
+        pipelines = self.pipelines(store, runtime, datasets)
+        return chain(task for pipeline in pipelines for task in self.own_tasks(pipeline))
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Experiments in order of worth.
+
+    Attributes
+    ----------
+    name : in words for reports
+    entries : in the order in which they are computed
+    results : folder that finished entries are recorded in
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    results: Path = Path("book/results")
+
+    @classmethod
+    def load(cls, path: Path | str) -> Campaign:
+        """Read a campaign file, ``.yaml``, ``.yml`` or ``.json``, and check every value in it.
+
+        Raises
+        ------
+        StorageError
+            If it can't be read.
+        ParameterError
+            For anything in it that makes no sense, naming the entry; nothing has been computed.
+        """
+        path = Path(path)
+        content = _parse(path)
+        where = f"campaign {path}"
+        _known(where, content, ("name", "results", "defaults", "entries"))
+        defaults, items = content.get("defaults") or {}, content.get("entries")
+        if not isinstance(defaults, Mapping):
+            raise ParameterError(f"{where}: defaults is {defaults!r}; expected parameters by name.")
+        if not isinstance(items, list) or not items:
+            raise ParameterError(f"{where} has no entries; expected a list of one or more.")
+        for key in ("name", "results"):
+            if key in content and not isinstance(content[key], str):
+                raise ParameterError(f"{where}: {key} is {content[key]!r}; expected text.")
+        entries: dict[str, Entry] = {}
+        for number, item in enumerate(items, 1):
+            label = f"{where}, entry {number}"
+            if not isinstance(item, Mapping):
+                raise ParameterError(f"{label} is {item!r}; expected keys and values.")
+            entry = _entry({**defaults, **item}, label)
+            if entry.name in entries:
+                raise ParameterError(f"{label}: the name {entry.name!r} is taken by another entry.")
+            for other in entries.values():
+                if (other.kind, other.experiments, other.options) == (
+                    entry.kind,
+                    entry.experiments,
+                    entry.options,
+                ):
+                    raise ParameterError(f"{label} ({entry.name}) computes the same as entry {other.name}.")
+            entries[entry.name] = entry
+        return cls(
+            content.get("name", path.stem), tuple(entries.values()), Path(content.get("results", cls.results))
+        )
+
+    def only(self, names: Sequence[str] | None) -> Campaign:
+        """The campaign with some of its entries; None: all."""
+        if not names:
+            return self
+        for name in names:
+            if name not in {entry.name for entry in self.entries}:
+                raise unknown_name("entry", name, [entry.name for entry in self.entries])
+        return dataclasses.replace(self, entries=tuple(e for e in self.entries if e.name in names))
+
+    def tasks(self, store: Store, runtime: Runtime | None = None) -> list[Task]:
+        """The tasks of all entries in order, each once; the data needn't be there."""
+        datasets: Datasets = {}
+        return chain(task for entry in self.entries for task in entry.tasks(store, runtime, datasets))
+
+
+# --- computing --------------------------------------------------------------------------------------
+
+
+class Stop:
+    """Asked after every step of training: whether the time is used up, or somebody asked to stop.
+
+    Parameters
+    ----------
+    minutes : of the budget, counted from now; None: no limit
+
+    Attributes
+    ----------
+    asked : set by whoever wants an end, a signal's handler for one
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        if minutes is not None and not 0 <= minutes < math.inf:
+            raise ParameterError(f"the budget is {minutes} minutes; expected a number of 0 or more.")
+        self.asked = False
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def __call__(self) -> bool:
+        """Whether to stop now."""
+        return self.asked or (self._deadline is not None and time.monotonic() > self._deadline)
+
+
+def run(
+    campaign: Campaign,
+    store: Store,
+    runtime: Runtime,
+    results: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, str]:
+    """Compute what the store lacks, in order, and record every entry as it finishes.
+
+    Parameters
+    ----------
+    campaign, store : what, and where stages are kept
+    runtime : how; its `Runtime.stop` ends the run after a step, and the same call goes on from there
+    results : folder to record in; None: the campaign's
+    say : told in one line what begins and what is finished
+
+    Returns
+    -------
+    dict
+        Entries that were skipped because a data set isn't there -> why.
+
+    Raises
+    ------
+    PreemptedError
+        If it was stopped.
+    """
+    results = campaign.results if results is None else results
+    stop = runtime.stop or (lambda: False)
+    datasets: Datasets = {}
+    skipped: dict[str, str] = {}
+    for entry in campaign.entries:
+        if lacking := entry.lacking(datasets):
+            if lacking not in skipped.values():
+                say(lacking)
+            skipped[entry.name] = lacking
+            continue
+        pipelines = entry.pipelines(store, runtime, datasets)
+        for pipeline in pipelines:
+            for task in chain(entry.own_tasks(pipeline)):
+                if task.done():
+                    continue
+                if stop():
+                    raise PreemptedError(
+                        f"stopped before {task.label} of {entry.name}. Run it again to go on."
+                    )
+                say(f"{entry.name}: {task.label}")
+                task.run()
+        for pipeline in pipelines:
+            say(f"{entry.name}: recorded in {record(entry, pipeline, results)}")
+    return skipped
+
+
+def record(entry: Entry, pipeline: Pipeline, results: Path) -> Path:
+    """Write the finished results of one of an entry's experiments, for the book (see `lotperm.reference.recorded`).
+
+    The folder is named for the entry, and for the width if the entry has several.
+    """
+    several = len(entry.experiments) > 1
+    folder = results / (f"{entry.name}_x{pipeline.experiment.model.width:g}" if several else entry.name)
+    if entry.kind == "table":
+        pipeline.run().save(folder)
+        return folder
+    e, o = pipeline.experiment, entry.options
+    if entry.kind == "connectivity":
+        table = pipeline.connectivity(o["alphas"], o["repairs"], replicates=o["replicates"])
+    else:
+        parts = []
+        for sparsity, k in ((sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs):
+            if entry.kind == "early":
+                part = pipeline.early_matching(sparsity, k, o["match_epochs"])
+            else:
+                part = pipeline.diversity(sparsity, k)
+            part.insert(0, "sparsity", sparsity)
+            part.insert(1, "rewind_epoch", k)
+            parts.append(part)
+        table = pd.concat(parts, ignore_index=True)
+    content = {
+        "kind": entry.kind, "experiment": e.to_dict(),
+        "options": {key: value for key, value in o.items() if key not in _RUNTIME},
+        "summary": records(table), "stages": provenance(chain(entry.own_tasks(pipeline))),
+    }  # fmt: skip
+    save_record(folder, content, {"results": table})
+    return folder
+
+
+# --- reports ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage of a campaign is.
+
+    Attributes
+    ----------
+    entry : name of the first entry that needs it
+    label : what it does
+    state : "done", "in progress" or "missing"
+    epoch, epochs : whole epochs that are trained, as of its last checkpoint, and all of them
+    images_left : examples that are still to be trained on, all networks counted
+    seconds_left : at the rate of the finished stages of the same network; None if there is none, or nothing to train
+    seconds : that a finished stage took
+    """
+
+    entry: str
+    label: str
+    state: str
+    epoch: int
+    epochs: int
+    images_left: int
+    seconds_left: float | None
+    seconds: float | None
+
+
+def status(campaign: Campaign, store: Store) -> tuple[list[Progress], dict[str, str]]:
+    """How far every stage of a campaign is, each under the first entry that needs it; changes nothing.
+
+    Returns
+    -------
+    stages, skipped
+        The latter as `run`: entries whose data set isn't there.
+    """
+    datasets: Datasets = {}
+    seen: set[str] = set()
+    found: list[tuple[Entry, Task, Any]] = []
+    skipped: dict[str, str] = {}
+    work: dict[Any, list[float]] = {}
+    for entry in campaign.entries:
+        if lacking := entry.lacking(datasets):
+            skipped[entry.name] = lacking
+            continue
+        for pipeline in entry.pipelines(store, None, datasets):
+            e = pipeline.experiment
+            network = (e.data.name, e.model, e.dense.precision)
+            for task in chain(entry.own_tasks(pipeline)):
+                if task.key not in seen:
+                    seen.add(task.key)
+                    found.append((entry, task, network))
+                    if task.done() and task.work.train_images:
+                        total = work.setdefault(network, [0, 0])
+                        total[0] += task.work.train_images
+                        total[1] += task.meta["seconds"]
+    stages = []
+    for entry, task, network in found:
+        epochs, images = task.work.epochs, task.work.train_images
+        done = task.done()
+        info = None if done else store.workspace(task.name, task.key).peek()
+        epoch = epochs if done else int(info["epoch"]) if info else 0
+        left = 0 if done else images - (images * epoch // epochs if epochs else 0)
+        rate = work.get(network)
+        state = "done" if done else "in progress" if info else "missing"
+        time_left = left * rate[1] / rate[0] if left and rate else None
+        took = task.meta["seconds"] if done else None
+        stages.append(Progress(entry.name, task.label, state, epoch, epochs, left, time_left, took))
+    return stages, skipped
+
+
+# --- reading the file -------------------------------------------------------------------------------
+
+
+def _parse(path: Path) -> Plain:
+    """The content of a campaign file; a key that stands twice is refused, as one of the values would be lost."""
+
+    def unique(pairs: Iterator[tuple[Any, Any]] | list[tuple[Any, Any]]) -> Plain:
+        found: Plain = {}
+        for key, value in pairs:
+            if key in found:
+                raise ParameterError(f"{path}: {key!r} stands twice in one place.")
+            found[key] = value
+        return found
+
+    def refuse(text: str) -> NoReturn:
+        raise ParameterError(f"{path} holds {text}; expected finite numbers.")
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot read campaign {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path} is not text in UTF-8: {error}.") from error
+    try:
+        if path.suffix == ".json":
+            content = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        elif path.suffix in (".yaml", ".yml"):
+            content = _yaml(text, path, unique)
+        else:
+            raise ParameterError(f"{path} is no campaign: expected a file .yaml, .yml or .json.")
+    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, ParameterError):
+            raise
+        raise ParameterError(f"{path} can't be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path} is no campaign: expected the keys name, defaults and entries.")
+    return content
+
+
+def _yaml(text: str, path: Path, unique: Any) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        beside = path.with_suffix(".json")
+        hint = f"Use {beside}" if beside.exists() else "Give the same content as a .json file"
+        raise ParameterError(
+            f"{path} is YAML, which needs PyYAML, and it isn't installed. {hint}, or: pip install pyyaml"
+        ) from None
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Plain:
+            self.flatten_mapping(node)
+            return unique(
+                (self.construct_object(key, deep=True), self.construct_object(value, deep=True))
+                for key, value in node.value
+            )
+
+    Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_mapping)
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _known(where: str, given: Mapping[Any, Any], keys: Sequence[str]) -> None:
+    for key in given:
+        if key not in keys:
+            raise ParameterError(f"{where}: {unknown_name('key', str(key), keys)}")
+
+
+def _entry(item: Plain, label: str) -> Entry:
+    """One entry, checked."""
+    name, kind = item.get("name"), item.get("kind", "table")
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise ParameterError(f"{label}: name is {name!r}; expected lower case letters, digits, '_' and '-'.")
+    label = f"{label} ({name})"
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ParameterError(f"{label}: {unknown_name('kind', str(kind), KINDS)}")
+    for other, keys in KINDS.items():
+        if other != kind and (odd := [key for key in keys if key in item]):
+            raise ParameterError(
+                f"{label}: {odd[0]!r} belongs to entries of kind {other!r}; this one is {kind!r}."
+            )
+    _known(label, item, (*_ENTRY, *KINDS[kind], *PARAMETERS))
+    parameters = {key: value for key, value in item.items() if key in PARAMETERS}
+    figure, widths = item.get("figure"), item.get("widths")
+    try:
+        if figure is None:
+            if widths is not None:
+                raise ParameterError("widths needs a figure; without one, give width.")
+            experiments = [Experiment.from_parameters(**parameters)]
+        else:
+            experiments = Experiment.for_figure(str(figure), widths=widths, **parameters)
+        if (keep := item.get("keep")) is not None:
+            kept = PARAMETERS["rewind_epoch"].parse("keep", keep)
+            experiments = [dataclasses.replace(e, keep=kept) for e in experiments]
+        options = {key: item.get(key, default) for key, default in KINDS[kind].items()}
+        options |= {key: item[key] for key in _RUNTIME if item.get(key) is not None}
+        for experiment in experiments:
+            _check_options(kind, options, experiment)
+    except ParameterError as error:
+        raise ParameterError(f"{label}: {error}") from None
+    return Entry(name, kind, tuple(experiments), options)
+
+
+def _check_options(kind: str, options: Plain, experiment: Experiment) -> None:
+    """Bring the options of an entry into their types, or refuse them."""
+    if not isinstance(options.get("compile", False), bool):
+        raise ParameterError(f"compile is {options['compile']!r}; expected true or false.")
+    for key in ("members", "replicates"):
+        if options.get(key) is not None:
+            options[key] = PARAMETERS["epochs"].parse(key, options[key])
+            if options[key] < 1:
+                raise ParameterError(f"{key} is {options[key]}; expected 1 or more.")
+    if kind == "early":
+        kept = kept_epochs(experiment)
+        given = options["match_epochs"] if options["match_epochs"] is not None else kept
+        options["match_epochs"] = list(PARAMETERS["rewind_epoch"].parse("match_epochs", given))
+        for t in options["match_epochs"]:
+            if t not in kept:
+                raise ParameterError(f"match_epochs has {t}; expected epochs that are kept: {kept}.")
+        _once("match_epochs", options["match_epochs"])
+    elif kind == "diversity" and len(experiment.seeds) < 2:
+        raise ParameterError("diversity compares networks with each other: give two seeds or more.")
+    elif kind == "connectivity":
+        options["alphas"] = list(PARAMETERS["sparsity"].parse("alphas", options["alphas"]))
+        if len(options["alphas"]) < 3 or not all(0 <= a <= 1 for a in options["alphas"]):
+            raise ParameterError(
+                f"alphas is {options['alphas']}; expected three numbers or more from 0 to 1."
+            )
+        repairs = options["repairs"]
+        options["repairs"] = list(repairs) if isinstance(repairs, list | tuple) else [repairs]
+        for repair in options["repairs"]:
+            if repair not in REPAIRS:
+                raise unknown_name("repair", str(repair), REPAIRS)
+        _once("alphas", options["alphas"])
+        _once("repairs", options["repairs"])
+
+
+def _once(name: str, values: Sequence[Any]) -> None:
+    if not values or len(set(values)) != len(values):
+        raise ParameterError(f"{name} is {values}; expected one value or more, none twice.")

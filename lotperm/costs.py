@@ -1,0 +1,255 @@
+"""What a network costs for each image, and how fast a device is: measured, or by roofline (Williams et al. 2009)."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lotperm.config import DataConfig, Experiment, ModelConfig, Seeds
+from lotperm.data import Dataset, Split, info
+from lotperm.errors import StorageError
+from lotperm.experiments import Pipeline
+from lotperm.masks import prunable_parameters
+from lotperm.models import build, initialize
+from lotperm.reference import book_folder
+from lotperm.training import Runtime, train
+
+TRAIN_FACTOR = 3
+"""A training image costs three forward passes: one forward, and two products of the same size backward."""
+
+
+# --- networks and devices ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Network:
+    """What one image costs in a network, and what its weights take.
+
+    Attributes
+    ----------
+    parameters, prunable : numbers of weights, and of those that may be pruned
+    state_bytes : of its weights and buffers in a file
+    layers : convolutions and linear layers
+    forward_flops : of one image, a multiplication and an addition counted as two
+    outputs : values that these layers put out for one image
+    saved : values that the backward pass needs of one image
+    largest : values of its largest activation
+    """
+
+    parameters: int
+    prunable: int
+    state_bytes: int
+    layers: int
+    forward_flops: int
+    outputs: int
+    saved: int
+    largest: int
+
+
+@cache
+def network(model: ModelConfig, data: DataConfig, prunable: str = "paper") -> Network:
+    """Measure a network on the meta device, which knows shapes and computes nothing.
+
+    Raises
+    ------
+    ParameterError
+        If the network has no form for the data.
+    """
+    of = info(data)
+    with torch.device("meta"):
+        net = build(
+            model.name,
+            input_shape=of.shape,
+            classes=of.classes,
+            width=model.width,
+            hidden=model.hidden or (1,),
+        )
+    state = net.state_dict()
+    outputs, largest, layers = 0, 0, 0
+
+    def seen(module: nn.Module, _: Any, result: Tensor) -> None:
+        nonlocal outputs, largest, layers
+        largest = max(largest, result.numel())
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+            outputs, layers = outputs + result.numel(), layers + 1
+
+    hooks = [m.register_forward_hook(seen) for m in net.modules() if not list(m.children())]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net.eval()(torch.empty(1, *of.shape, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    # Two images: batch norm refuses one where nothing else is left to average over.
+    weights = {p.untyped_storage()._cdata for p in net.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in weights:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = net.train()(torch.empty(2, *of.shape, device="meta"))
+    names = prunable_parameters(net, "all" if prunable == "all" else "paper")
+    found = Network(
+        parameters=sum(p.numel() for p in net.parameters()),
+        prunable=sum(state[name].numel() for name in names),
+        state_bytes=sum(t.numel() * t.itemsize for t in state.values()),
+        layers=layers,
+        forward_flops=int(counter.get_total_flops()),
+        outputs=outputs,
+        saved=sum(t.numel() for t in kept.values()) // 2,
+        largest=largest,
+    )
+    del result
+    return found
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as the roofline sees it.
+
+    Attributes
+    ----------
+    words : its name in full
+    flops : peak FLOP/s at each precision of a recipe; empty: no estimate can be made
+    bandwidth : bytes/s of its memory
+    memory : bytes of it
+    source : where these figures come from
+    """
+
+    words: str
+    flops: Mapping[str, float]
+    bandwidth: float
+    memory: float
+    source: str
+
+
+_TF32 = "float32: TF32 in convolutions, PyTorch's default, as published"
+DEVICES: Mapping[str, Device] = {
+    "h100": Device(
+        "NVIDIA H100", {"bfloat16": 798e12, "float32": 494e12}, 3.0e12, 80e9,
+        f"bfloat16 and memory as seen on such a card; {_TF32}",
+    ),
+    "h200": Device(
+        "NVIDIA H200", {"bfloat16": 798e12, "float32": 494e12}, 4.8e12, 141e9,
+        f"bfloat16 as seen on an H100; memory as published; {_TF32}",
+    ),
+    "a100": Device(
+        "NVIDIA A100", {"bfloat16": 312e12, "float32": 156e12}, 2.0e12, 80e9, f"as published; {_TF32}"
+    ),
+    "cpu": Device("CPU", {}, 0.0, math.inf, "none: its speed must be measured"),
+}  # fmt: skip
+
+PASSES = 13
+"""How often a training step reads or writes as many values as the layers put out (assumption of the roofline)."""
+LAUNCHES, LAUNCH_SECONDS = 7, 3e-6
+"""Kernels of a step for each layer, and seconds that the shortest one takes (assumption): what binds small networks."""
+SHARE = (0.4, 0.6)
+"""Share of the roofline that training reaches (assumption; 0.38 to 0.67 in comparable code)."""
+ASSUMPTIONS = (
+    f"Estimated hours: the larger of arithmetic at the device's peak, {PASSES} passes over all layers' outputs at its "
+    f"memory's rate, and {LAUNCHES} kernels a layer and step of {LAUNCH_SECONDS * 1e6:g} µs, of which "
+    f"{100 * SHARE[0]:.0f} to {100 * SHARE[1]:.0f} % is reached. A forward image costs a third of a training image. "
+    "Correlations, assignments, files and starting up are not counted."
+)
+
+
+# --- measured speeds --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A measured speed of training.
+
+    Attributes
+    ----------
+    device : a name of `DEVICES`
+    model, width, hidden, input_shape, precision : of the network
+    members : networks trained at once
+    images_per_second : training images, all members counted
+    source : what measured it, where and when
+    """
+
+    device: str
+    model: str
+    width: float
+    hidden: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    precision: str
+    members: int
+    images_per_second: float
+    source: str
+
+    def fits(self, device: str, experiment: Experiment) -> bool:
+        """Whether it is of this device and this experiment's network."""
+        e = experiment
+        return (self.device, self.model, self.width, self.hidden, self.input_shape, self.precision) == (
+            device, e.model.name, e.model.width, e.model.hidden, info(e.data).shape, e.dense.precision
+        )  # fmt: skip
+
+
+def recorded_speeds() -> list[Speed]:
+    """The rows of ``book/results/throughput.json``; none without the repository."""
+    try:
+        path = book_folder() / "results" / "throughput.json"
+    except StorageError:
+        return []
+    if not path.exists():
+        return []
+    speeds = []
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
+        speeds.append(Speed(**values))
+    return speeds
+
+
+def measure(
+    experiment: Experiment, members: int, device: str, runtime: Runtime | None = None, *, seconds: float = 2.0
+) -> Speed:
+    """Train networks for a few steps, on noise in the shape of the data, and time it.
+
+    Parameters
+    ----------
+    experiment : whose network and recipe
+    members : networks trained at once
+    device : the name under which the speed is kept, e.g. ``"cpu"``
+    runtime : how to compute
+    seconds : about how long to measure, after as much warming up as one step is
+    """
+    of, recipe = info(experiment.data), experiment.dense
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(examples: int) -> Split:
+        inputs = torch.randint(256, (examples, *of.shape), dtype=torch.uint8, generator=generator)
+        return Split(inputs, torch.randint(of.classes, (examples,), generator=generator))
+
+    channels = torch.full((of.shape[0],), 0.5)
+    pipeline = Pipeline(experiment)
+    start = [initialize(pipeline.build, i) for i in range(members)]
+    seeds = [Seeds.of("speed", i) for i in range(members)]
+
+    def timed(steps: int) -> float:
+        data = Dataset("noise", noise(steps * recipe.batch_size), noise(1), of.classes, channels, channels)
+        began = time.perf_counter()
+        train(pipeline.model, start, data, recipe, seeds, until=1, evaluate_at=(), runtime=runtime)
+        return time.perf_counter() - began
+
+    steps, took = 1, timed(1)
+    if took < 5 * seconds:
+        steps = max(2, min(200, round(seconds / timed(1))))
+        took = timed(steps)
+    rate = steps * recipe.batch_size * members / took
+    e = experiment
+    where = f"measured now, {steps} steps, PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
+    return Speed(
+        device, e.model.name, e.model.width, e.model.hidden, of.shape, recipe.precision, members, rate, where
+    )

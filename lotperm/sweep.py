@@ -1,0 +1,521 @@
+"""Sweeps: a campaign's stages as jobs, on a Slurm cluster or in processes here.
+
+What Slurm does is left to Slurm: it starts a job when those before it have ended well, keeps so many at once, and
+starts again what it took away. Here there is only what it can't know: which stages there are, which of them make one
+job, and that each is computed once (`lotperm.store`). submitit (Incubator of FAIR) writes the batch scripts, hands the
+jobs over, and requeues them.
+
+A job that is asked to stop (SIGUSR2: it is preempted, or its time is nearly over) finishes a step of training, saves
+its state and is put into the queue again, where it goes on to the same bits. A stage that fails is tried again in the
+same way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lotperm import campaign as campaigns
+from lotperm.campaign import Campaign
+from lotperm.errors import DivergedError, ParameterError, PreemptedError, StorageError, SweepError
+from lotperm.experiments import Task, chain
+from lotperm.store import Store, write_atomic
+from lotperm.training import Runtime
+
+Plain = dict[str, Any]
+_TIMEOUTS = 10_000
+"""A job may use up its time so often: each time it gets further."""
+_log = logging.getLogger(__name__)
+
+
+# --- stages into jobs -------------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """Tasks that one process computes, one after another.
+
+    Attributes
+    ----------
+    tasks : in order
+    after : numbers of the jobs that must be done before
+    """
+
+    tasks: list[Task] = field(default_factory=list)
+    after: set[int] = field(default_factory=set)
+
+
+def jobs(tasks: Iterable[Task]) -> list[Job]:
+    """Divide tasks that aren't computed yet into jobs, such that nothing waits that could run.
+
+    A task joins the job before it if it alone goes on from there (a chain, such as rounds of pruning), or if it trains
+    nothing (matching): that isn't worth a job.
+
+    Parameters
+    ----------
+    tasks : in an order in which they can be computed; those that the store has are left out
+
+    Returns
+    -------
+    list of Job
+        Each comes after those before it.
+    """
+    pending = {task.key: task for task in tasks if not task.exists()}
+    followers = dict.fromkeys(pending, 0)
+    for task in pending.values():
+        for before in task.after:
+            if before.key in pending and task.work.networks:
+                followers[before.key] += 1
+    found: list[Job] = []
+    place: dict[str, int] = {}
+    ancestors: list[set[int]] = []
+    for task in pending.values():
+        homes = {place[before.key] for before in task.after if before.key in place}
+        # The one that all the others are before of: whoever waits for it has waited for all.
+        last = next((home for home in homes if homes - {home} <= ancestors[home]), None)
+        trained = None if last is None else next(t for t in reversed(found[last].tasks) if t.work.networks)
+        alone = trained is not None and trained in task.after and followers[trained.key] == 1
+        if last is None or not (alone or not task.work.networks):
+            found.append(Job(after=homes))
+            ancestors.append(homes.union(*(ancestors[home] for home in homes)))
+            last = len(found) - 1
+        found[last].tasks.append(task)
+        place[task.key] = last
+    return found
+
+
+def arrays(found: Sequence[Job]) -> list[list[int]]:
+    """Numbers of the jobs that wait for the same ones, each group a job array; in an order to submit them in."""
+    groups: dict[frozenset[int], list[int]] = {}
+    for number, job in enumerate(found):
+        groups.setdefault(frozenset(job.after), []).append(number)
+    return list(groups.values())
+
+
+# --- what a job runs --------------------------------------------------------------------------------
+
+
+class Worker:
+    """What a process of a sweep runs: some jobs of a campaign, one after another.
+
+    Parameters
+    ----------
+    campaign : its file
+    store : folder of the store
+    folder : of the sweep
+    work : for each job the keys of its tasks
+    runtime : values for `Runtime`: device ("auto": cuda where there is one), compile, members
+    retries : how often a task that failed is tried again
+    """
+
+    def __init__(
+        self, campaign: Path, store: Path, folder: Path, work: Sequence[Sequence[str]], runtime: Plain, retries: int
+    ) -> None:  # fmt: skip
+        self.campaign, self.store, self.folder = campaign, store, folder
+        self.work, self.runtime, self.retries = work, runtime, retries
+        self.failures: dict[str, int] = {}
+
+    def checkpoint(self) -> Any:
+        """What submitit puts into the queue again: the same work; the store knows how far it is."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def __call__(self) -> None:
+        """Compute the tasks.
+
+        Raises
+        ------
+        SweepError
+            If some failed for good; they are noted in the sweep's folder.
+        """
+        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stdout)
+        logging.getLogger("lotperm").setLevel(logging.INFO)
+        # submitit's: it saves this object and requeues the job. It mustn't cut through a step, so it is called later.
+        requeue = signal.getsignal(signal.SIGUSR2)
+        asked: list[int] = []
+
+        def ask(number: int, frame: types.FrameType | None) -> None:
+            asked.append(number)
+
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, ask)
+        try:
+            failed = self._run(lambda: bool(asked), requeue)
+        except PreemptedError as error:
+            _log.info("%s", error)
+            if signal.SIGUSR2 in asked:
+                _again(requeue)
+            # SIGTERM alone: whoever cancels a job doesn't want it back, and Slurm itself requeues what it preempts.
+            sys.exit(error.exit_code)
+        if failed:
+            raise SweepError(f"{len(failed)} tasks failed: {', '.join(failed)}.")
+
+    def _run(self, stop: Callable[[], bool], requeue: Any) -> list[str]:
+        """Labels of the tasks that failed for good."""
+        device = self.runtime.get("device", "auto")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        runtime = Runtime(**{**self.runtime, "device": device}, stop=stop)
+        tasks = {t.key: t for t in Campaign.load(self.campaign).tasks(Store(self.store), runtime)}
+        failed = []
+        for task in (tasks[key] for keys in self.work for key in keys):
+            if stop():
+                raise PreemptedError(f"stopped before {task.label}")
+            if any(_failure(self.folder, before.key).exists() for before in chain([task])):
+                _log.info("not computed, as it or a stage before it failed: %s", task.label)
+                continue
+            _log.info("begins: %s", task.label)
+            try:
+                task.run()
+            except PreemptedError:
+                raise
+            except Exception as error:
+                # These come back however often one tries.
+                final = isinstance(error, ParameterError | DivergedError)
+                tried = self.failures[task.key] = self.failures.get(task.key, 0) + 1
+                _log.exception("failed, try %d of %d: %s", tried, self.retries + 1, task.label)
+                if not final and tried <= self.retries:
+                    _again(requeue)
+                failed.append(task.label)
+                note = {"label": task.label, "error": f"{type(error).__name__}: {error}", "tries": tried}
+                write_atomic(
+                    _failure(self.folder, task.key), json.dumps({**note, "log": _own_log()}).encode()
+                )
+            else:
+                _log.info("done: %s", task.label)
+        return failed
+
+
+def _again(requeue: Any) -> None:
+    """End this process and start it anew, as submitit does it on its signal; outside of submitit, just end."""
+    if callable(requeue):
+        requeue(signal.SIGUSR2, None)
+    sys.exit(PreemptedError.exit_code)
+
+
+def _own_log() -> str:
+    """Where this process writes its log, if submitit started it."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return ""
+    from submitit import JobEnvironment
+
+    return str(JobEnvironment().paths.stdout)
+
+
+class Collector:
+    """The last job of a sweep: record the tables, or name what failed.
+
+    Parameters
+    ----------
+    campaign, store, folder : as of `Worker`
+    results : folder to record in; None: the campaign's
+    """
+
+    def __init__(self, campaign: Path, store: Path, folder: Path, results: Path | None) -> None:
+        self.campaign, self.store, self.folder, self.results = campaign, store, folder, results
+
+    def __call__(self) -> None:
+        """Record; raises as `collect`."""
+        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
+        collect(Campaign.load(self.campaign), Store(self.store), self.folder, self.results, _log.info)
+
+
+def collect(
+    campaign: Campaign, store: Store, folder: Path, results: Path | None, say: Callable[[str], None]
+) -> None:
+    """Record the tables of a campaign whose stages are all there.
+
+    Raises
+    ------
+    SweepError
+        If stages are missing, naming the first that failed, why, and its log.
+    """
+    missing = [task for task in campaign.tasks(store) if not task.exists()]
+    if missing:
+        notes = failures(folder)
+        unknown = f"Nobody noted why: see the logs in {folder / 'logs'}."
+        first = f"{notes[0]['label']}: {notes[0]['error']} Its log: {notes[0]['log']}." if notes else unknown
+        raise SweepError(
+            f"{len(missing)} stages are missing, {len(notes)} of them failed. {first} What is done is kept; the same "
+            "command tries the rest again."
+        )
+    campaigns.run(campaign, store, Runtime(), results, say)
+
+
+def _failure(folder: Path, key: str) -> Path:
+    return folder / "failed" / f"{key[:16]}.json"
+
+
+def failures(folder: Path) -> list[Plain]:
+    """What failed for good in a sweep: label, error, tries and log of each, oldest first."""
+    paths = sorted((folder / "failed").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return [json.loads(path.read_text()) for path in paths]
+
+
+# --- submitting -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is run.
+
+    Attributes
+    ----------
+    cluster : "slurm" or "local"
+    at_once : jobs of an array at once; on "local", processes
+    minutes : that a job may take before it is put into the queue again; None: 240 on Slurm, no limit here
+    gpus : for each job; None: one on Slurm, here those that there are, dealt out to the processes
+    partition : of Slurm
+    slurm : further options of ``sbatch`` by name, e.g. ``{"account": "x", "mem": "32G"}``
+    retries : how often a stage that failed is tried again
+    runtime : as of `Worker`
+    results : folder to record in; None: the campaign's
+    """
+
+    cluster: str = "local"
+    at_once: int = 1
+    minutes: int | None = None
+    gpus: int | None = None
+    partition: str | None = None
+    slurm: Mapping[str, str] = field(default_factory=dict)
+    retries: int = 2
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    results: Path | None = None
+
+
+@dataclass
+class Sweep:
+    """A sweep that was submitted.
+
+    Attributes
+    ----------
+    campaign, store, folder : of what, and where
+    options : how
+    jobs : that were submitted
+    handles : submitit's jobs; on Slurm one for each of `jobs` and the one that collects
+    """
+
+    campaign: Campaign
+    store: Store
+    folder: Path
+    options: Options
+    jobs: list[Job]
+    handles: list[Any]
+
+    def alive(self) -> bool:
+        """Whether anything is running or will."""
+        if self.options.cluster == "slurm":
+            return bool(queue([handle.job_id for handle in self.handles]))
+        return not all(handle.done() for handle in self.handles)
+
+    def wait(self, say: Callable[[str], None], seconds: float = 2.0) -> None:
+        """Wait to the end, telling what is done; here, record the tables then.
+
+        Raises
+        ------
+        SweepError
+            As `collect`.
+        """
+        tasks = [task for job in self.jobs for task in job.tasks]
+        left, alive = tasks, True
+        while alive:
+            alive = self.alive()
+            for task in (task for task in left if task.exists()):
+                number = len(tasks) - len(left) + 1
+                say(f"done, {number} of {len(tasks)}: {task.label}")
+                left = [other for other in left if other is not task]
+            if alive:
+                time.sleep(seconds)
+        if self.options.cluster == "local":
+            collect(self.campaign, self.store, self.folder, self.options.results, say)
+        elif left:
+            collect(self.campaign, self.store, self.folder, self.options.results, lambda _: None)
+        else:
+            say(f"recorded; the log: {self.handles[-1].paths.stdout}")
+
+    def cancel(self) -> None:
+        """End what was started here."""
+        for handle in self.handles:
+            handle.cancel(check=False)
+
+
+def folder_of(path: Path, store: Store) -> Path:
+    """Where a campaign's sweep keeps its notes and logs."""
+    return (store.root / "sweeps" / path.stem).absolute()
+
+
+def submit(path: Path, store: Store, options: Options) -> Sweep:
+    """Submit what a campaign lacks.
+
+    Parameters
+    ----------
+    path : the campaign's file; jobs read a copy, so that it may be edited
+    store : in a file system that all nodes see
+    options : how
+
+    Raises
+    ------
+    ParameterError
+        If the campaign or an option makes no sense, there is no Slurm, or the campaign is in its queue already.
+    StorageError
+        If a data set isn't there: before anything is submitted.
+    """
+    if options.cluster not in ("slurm", "local"):
+        raise ParameterError(f"cluster is {options.cluster!r}; expected 'slurm' or 'local'.")
+    try:
+        import submitit
+    except ImportError:
+        raise ParameterError("sweeps need submitit: pip install 'lotperm[cluster]'.") from None
+    campaign, folder = Campaign.load(path), folder_of(path, store)
+    store = Store(store.root.absolute())
+    if options.cluster == "slurm" and (alive := queue(_noted(folder))):
+        raise ParameterError(f"{path} is in the queue already: jobs {', '.join(sorted(alive))}.")
+    for entry in campaign.entries:
+        if lacking := entry.lacking({}):
+            raise StorageError(lacking)
+    shutil.rmtree(folder / "failed", ignore_errors=True)
+    copy = folder / f"campaign{path.suffix}"
+    write_atomic(copy, path.read_bytes())
+    found = jobs(campaign.tasks(store))
+
+    def worker(numbers: Iterable[int]) -> Worker:
+        keys = [[task.key for task in found[number].tasks] for number in numbers]
+        return Worker(copy, store.root, folder, keys, dict(options.runtime), options.retries)
+
+    executor: Any
+    if options.cluster == "local":
+        executor = submitit.LocalExecutor(folder / "logs", max_num_timeout=_TIMEOUTS)
+        handles = _start_here(executor, found, worker, options)
+    else:
+        if not shutil.which("sbatch"):
+            raise ParameterError("there is no sbatch here, so no Slurm. Use --cluster local.")
+        executor = submitit.SlurmExecutor(folder / "logs", max_num_timeout=_TIMEOUTS)
+        last = Collector(copy, store.root, folder, options.results and options.results.absolute())
+        handles = _submit_to_slurm(executor, found, worker, last, options, path.stem)
+    ids = [str(handle.job_id) for handle in handles]
+    keys = [[task.key for task in job.tasks] for job in found]
+    note = {"cluster": options.cluster, "ids": ids, "jobs": keys, "after": [sorted(j.after) for j in found]}
+    write_atomic(folder / "sweep.json", (json.dumps(note, indent=1) + "\n").encode())
+    return Sweep(campaign, store, folder, options, found, handles)
+
+
+def _start_here(
+    executor: Any, found: Sequence[Job], worker: Callable[[Iterable[int]], Worker], options: Options
+) -> list[Any]:
+    """Start processes that share the jobs.
+
+    There is no queue here. Each process takes every so-manieth job, in order, then whatever is left; a task computes
+    those before it, or waits at the store's locks for the process that does. A lock is only held by who has all that he
+    needs, so nobody waits in a circle.
+    """
+    count = min(options.at_once, len(found))
+    cards = torch.cuda.device_count() if options.gpus is None else options.gpus
+    numbers, handles = range(len(found)), []
+    for first in range(count):
+        mine = numbers[first::count]
+        rest = [number for number in numbers if number not in mine]
+        minutes = options.minutes or 60 * 24 * 365
+        gpu = {"gpus_per_node": 1, "visible_gpus": [first % cards]} if cards else {"gpus_per_node": 0}
+        executor.update_parameters(timeout_min=minutes, **gpu)
+        handles.append(executor.submit(worker([*mine, *rest])))
+    return handles
+
+
+def _submit_to_slurm(
+    executor: Any, found: Sequence[Job], worker: Callable[[Iterable[int]], Worker], last: Collector, options: Options,
+    name: str,
+) -> list[Any]:  # fmt: skip
+    """Submit arrays of jobs that wait for those before them, and one job that waits for all."""
+    handles: list[Any] = [None] * len(found)
+    gpus = 1 if options.gpus is None else options.gpus
+    common = {
+        "job_name": name, "time": options.minutes or 240, "array_parallelism": options.at_once,
+        "partition": options.partition, "gpus_per_node": gpus or None,
+    }  # fmt: skip
+    # Jobs behind one that failed are taken out of the queue; otherwise they would stay there for ever.
+    further = {"requeue": True, "kill-on-invalid-dep": "yes", **options.slurm}
+    executor.update_parameters(
+        **{k: v for k, v in common.items() if v is not None}, additional_parameters=further
+    )
+    for group in arrays(found):
+        before = [handles[number].job_id for number in sorted(found[group[0]].after)]
+        executor.update_parameters(dependency="afterok:" + ":".join(before) if before else None)
+        for number, handle in zip(group, executor.submit_array([worker([n]) for n in group]), strict=True):
+            handles[number] = handle
+    ids = sorted({handle.job_id.partition("_")[0] for handle in handles})
+    dependency = "afterany:" + ":".join(ids) if ids else None
+    executor.update_parameters(dependency=dependency, gpus_per_node=None, job_name=f"{name}-collect")
+    return [*handles, executor.submit(last)]
+
+
+# --- progress ---------------------------------------------------------------------------------------
+
+
+def queue(ids: Iterable[str]) -> dict[str, str]:
+    """State and reason, as ``squeue`` says them, of those of some jobs that are in Slurm's queue."""
+    wanted = set(ids)
+    if not wanted or not shutil.which("squeue"):
+        return {}
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %r"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SweepError(f"squeue failed: {done.stderr.strip()}")
+    rows = (line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
+    return {job: state.strip() for job, state in rows if job in wanted}
+
+
+def _noted(folder: Path) -> list[str]:
+    """The ids of the last submission."""
+    try:
+        return list(json.loads((folder / "sweep.json").read_text())["ids"])
+    except FileNotFoundError:
+        return []
+
+
+def status(path: Path, store: Store) -> list[dict[str, str]]:
+    """Where every stage of a campaign's sweep is; changes nothing.
+
+    Returns
+    -------
+    list of dict
+        Text, one row a stage: entry, stage, state (done, epoch reached, failed, or what Slurm says), log.
+    """
+    folder = folder_of(path, store)
+    try:
+        note = json.loads((folder / "sweep.json").read_text())
+    except FileNotFoundError:
+        raise StorageError(f"{path} was not swept from here: there is no {folder}.") from None
+    where = {key: number for number, keys in enumerate(note["jobs"]) for key in keys}
+    slurm = note["cluster"] == "slurm"
+    states = queue(note["ids"]) if slurm else {}
+    rows: dict[str, dict[str, str]] = {}
+    for entry in Campaign.load(path).entries:
+        for task in entry.tasks(store):
+            state, log = "done" if task.exists() else "missing", ""
+            if state != "done":
+                if reached := store.workspace(task.name, task.key).peek():
+                    state = f"epoch {reached['epoch']} of {task.work.epochs}"
+                if (failed := _failure(folder, task.key)).exists():
+                    content = json.loads(failed.read_text())
+                    state, log = f"failed: {content['error']}", content["log"]
+                elif slurm and task.key in where:
+                    job = note["ids"][where[task.key]]
+                    state += f" ({states[job].lower()})" if job in states else " (not in the queue)"
+                    log = str(folder / "logs" / f"{job}_0_log.out")
+            row = {"entry": entry.name, "stage": task.label, "state": state, "log": log}
+            rows.setdefault(task.key, row)
+    return list(rows.values())
