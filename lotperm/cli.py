@@ -158,11 +158,11 @@ def experiment(
 
     On several GPUs or cores: `torchrun --nproc-per-node 4 -m lotperm experiment …`, with the same options.
     """
-    chosen = Experiment.from_parameters(**{"profile": profile, **_parsed(parameter)})
     if threads:
         torch.set_num_threads(threads)
     with distributed.processes(_device(device)):
         leads = distributed.rank() == 0
+        chosen = Experiment.from_parameters(**{"profile": profile, **_parsed(parameter)})
         bar = training.tqdm_bar if leads else None
         runtime = training.Runtime(_device(device), compile, members, microbatch, workers, bar, _stop.asked)
         results = Pipeline(chosen, runtime=runtime).run()

@@ -4,7 +4,9 @@
 know each other, and each takes its share of every training batch, of the evaluation and of the matching; whatever
 isn't shared out all of them compute alike. Rank 0 alone writes. In a single process nothing here does anything.
 
-A rule holds for all functions below: every rank must call them, in the same order.
+A program of one's own does the same with ``with processes("cuda"): run(experiment)``, started by torchrun.
+
+A rule holds for all that exchanges something: every rank must call it, in the same order.
 """
 
 from __future__ import annotations

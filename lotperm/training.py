@@ -643,8 +643,8 @@ def _split(
 
     On the CPU two Python threads train half of the members each (see `threads`); more would wait for Python's lock.
     A compiled step is few operations: all threads share it. On CUDA every part has a stream of its own. With several
-    ranks there is one thread, since all ranks must exchange gradients in one order. Members that a checkpoint left at
-    different `steps` of an epoch stay apart.
+    ranks there is one part at a time, since all must exchange gradients in one order. Members that a checkpoint left
+    at different `steps` of an epoch stay apart.
     """
     cuda = torch.device(runtime.device).type == "cuda"
     convolutions = any(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in model.modules())
@@ -774,8 +774,9 @@ class _Run:
         self.step = 0
         self.losses = torch.zeros(self.steps, len(weights), device=self.networks.flat.device)
         self.program: Callable[[Tensor, Tensor], Tensor] | None = None
-        cuda = self.networks.flat.is_cuda
-        self.stream = torch.cuda.Stream(self.networks.flat.device) if cuda else None
+        # With several ranks there is one part at a time, and DDP keeps to the stream in which it was made.
+        own_stream = self.networks.flat.is_cuda and self.ranks == 1
+        self.stream = torch.cuda.Stream(self.networks.flat.device) if own_stream else None
 
     def _parallel(self) -> DistributedDataParallel:
         """The stack with its gradients averaged over the ranks."""
