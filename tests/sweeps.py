@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +29,9 @@ def write(folder: Path, *entries: dict[str, Any]) -> Path:
     """A campaign file in a new folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "small.json"
-    path.write_text(json.dumps({"name": "small", "results": str(folder / "results"), "entries": list(entries)}))
+    path.write_text(
+        json.dumps({"name": "small", "results": str(folder / "results"), "entries": list(entries)})
+    )
     return path
 
 
@@ -48,26 +47,6 @@ def block(store: Store, path: Path, label: str) -> Path:
     lock = store.root / "locks" / f"{task.name}-{task.key[:16]}.lock"
     lock.mkdir(parents=True)
     return lock
-
-
-def start(*arguments: str | Path, store: Path) -> subprocess.Popen[str]:
-    """``lotperm sweep`` with a store of its own."""
-    command = [sys.executable, "-m", "lotperm", "sweep", *map(str, arguments)]
-    environment = {**os.environ, "LOTPERM_HOME": str(store)}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
-    """Exit code and output."""
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        raise AssertionError(f"not finished after {seconds} s: {output}") from None
-    return process.returncode, output
 
 
 def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
@@ -90,12 +69,6 @@ def logs(store: Path) -> str:
     """All that the jobs of a sweep said."""
     folder = store / "sweeps" / "small" / "logs"
     return "".join(path.read_text() for path in sorted(folder.glob("*_log.*")))
-
-
-def note(store: Path) -> dict[str, Any]:
-    """What a sweep noted when it was submitted."""
-    found: dict[str, Any] = json.loads((store / "sweeps" / "small" / "sweep.json").read_text())
-    return found
 
 
 def contents(store: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import sweeps
 
 from lotperm import Store, sweep
 from lotperm.campaign import Campaign
-from lotperm.errors import ParameterError, StorageError
+from lotperm.errors import ParameterError, StorageError, SweepError
 
 
 def labels(jobs):
@@ -43,50 +43,48 @@ def test_a_round_of_pruning_for_one_sparsity_alone_is_one_job(tmp_path):
 
 
 def test_two_processes_compute_every_stage_once(tmp_path):
-    path, store = sweeps.write(tmp_path, *sweeps.PAIR), tmp_path / "store"
-    code, output = sweeps.finish(sweeps.start(path, "--array-parallelism", "2", store=store))
-    assert code == 0, output
-    assert "6 stages in 4 jobs" in output
-    assert sweeps.contents(store) == sweeps.unbroken(path, tmp_path / "plain")
+    path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
+    said = []
+    sweep.submit(path, store, sweep.Options(at_once=2)).wait(said.append)
+    assert len(said) == 6 + 2
+    assert said[0] == "done, 1 of 6: dense A and B"
+    assert sweeps.contents(store.root) == sweeps.unbroken(path, tmp_path / "plain")
     for name in ("half", "more"):
-        tables = [folder / name / "results.csv" for folder in (tmp_path / "results", tmp_path / "plain" / "results")]
+        tables = [
+            folder / name / "results.csv" for folder in (tmp_path / "results", tmp_path / "plain" / "results")
+        ]
         assert tables[0].read_bytes() == tables[1].read_bytes()
-    rows = sweep.status(path, Store(store))
-    assert [row["state"] for row in rows] == ["done"] * 6
-    assert sweep.jobs(Campaign.load(path).tasks(Store(store))) == []
+    assert [row["state"] for row in sweep.status(path, store)] == ["done"] * 6
+    assert sweep.jobs(Campaign.load(path).tasks(store)) == []
 
 
 def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path):
-    path, store = sweeps.write(tmp_path, sweeps.LONG), tmp_path / "store"
-    running = sweeps.start(path, store=store)
-    stage = sweeps.until(lambda: sweeps.training(store))
-    (controller,) = sweeps.note(store)["ids"]
+    path, store = sweeps.write(tmp_path, sweeps.LONG), Store(tmp_path / "store")
+    running = sweep.submit(path, store, sweep.Options())
+    stage = sweeps.until(lambda: sweeps.training(store.root))
+    controller = running.handles[0].job_id
     (worker,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
     os.kill(int(worker), signal.SIGUSR2)
-    sweeps.until(lambda: list((store / "work" / stage).glob("checkpoint-*.safetensors")))
-    assert not (store / "stages" / stage).exists()
-    code, output = sweeps.finish(running)
-    assert code == 0, output
-    assert re.search(r"dense A and B was stopped in epoch \d+ of 150", sweeps.logs(store))
-    assert "Requeued job" in sweeps.logs(store)
-    assert sweeps.contents(store) == sweeps.unbroken(path, tmp_path / "plain")
+    sweeps.until(lambda: list((store.root / "work" / stage).glob("checkpoint-*.safetensors")))
+    assert not (store.root / "stages" / stage).exists()
+    running.wait(lambda line: None)
+    assert re.search(r"dense A and B was stopped in epoch \d+ of 150", sweeps.logs(store.root))
+    assert "Requeued job" in sweeps.logs(store.root)
+    assert sweeps.contents(store.root) == sweeps.unbroken(path, tmp_path / "plain")
 
 
 def test_what_fails_is_tried_again_and_then_named(tmp_path):
     path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
-    first = sweeps.block(store, path, "dense A and B")
     sweeps.block(store, path, "IMP round 2/2, sparsity 0.750")
-    running = sweeps.start(path, "--retries", "1", store=store.root)
-    sweeps.until(lambda: "failed, try 1 of 2: dense A and B" in sweeps.logs(store.root))
-    first.rmdir()
-    code, output = sweeps.finish(running)
-    assert code == 7, output
-    error = output.splitlines()[-1]
-    assert "2 stages are missing, 1 of them failed. IMP round 2/2, sparsity 0.750: StorageError:" in error
-    log = re.search(r"Its log: (\S+_log\.out)\.", error)
-    assert log
-    assert "failed, try 2 of 2: IMP round 2/2" in Path(log[1]).read_text()
-    assert "not computed, as it or a stage before it failed: sparse arms, sparsity 0.75" in Path(log[1]).read_text()
+    named = (
+        r"2 stages are missing, 1 of them failed\. IMP round 2/2, sparsity 0\.750: StorageError: .*_log\.out"
+    )
+    with pytest.raises(SweepError, match=named) as error:
+        sweep.submit(path, store, sweep.Options(retries=1)).wait(lambda line: None)
+    log = Path(re.search(r"Its log: (\S+_log\.out)\.", str(error.value))[1]).read_text()
+    assert "failed, try 1 of 2: IMP round 2/2" in log
+    assert "failed, try 2 of 2: IMP round 2/2" in log
+    assert "not computed, as it or a stage before it failed: sparse arms, sparsity 0.75" in log
     states = {row["stage"]: row["state"] for row in sweep.status(path, store)}
     assert states["dense A and B"] == states["sparse arms, sparsity 0.5, k = 1"] == "done"
     assert states["IMP round 2/2, sparsity 0.750"].startswith("failed: StorageError")
