@@ -12,7 +12,7 @@ READY    = $(VENV)/.ready
 PYTHON  ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
              $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help setup book pdf test lint nbval bench notebooks clean
+.PHONY: help setup book pdf test lint nbval slurm bench notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ lint: $(READY)  ## ruff, mypy, and the order of imports
 nbval: $(READY)
 	rm -rf _build/nbval
 	LOTPERM_HOME='$(CURDIR)/_build/nbval' $(PYTEST) -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+
+slurm: $(READY)  ## try sweeps with a real Slurm on this host, installed where it isn't (Debian, Ubuntu)
+	LOTPERM_PYTHON=$(BIN)/python OMP_NUM_THREADS=1 tests/slurm/run.sh
 
 bench: $(READY)  ## measure the fast paths against plain ones, side by side
 	for name in training matching resnet50_matching barrier costs; do $(BIN)/python benchmarks/$$name.py || exit 1; done

@@ -438,7 +438,7 @@ def _columns(title: str, rows: list[dict[str, str]], under: str | None = None) -
 
     _say(f"{title}\n\n{line({name: name for name in names})}")
     for row, before in zip(rows, [None, *rows[:-1]], strict=True):
-        if under and row[under] and (before is None or before[under] != row[under]):
+        if under and (before is None or before[under] != row[under]):
             _say(row[under])
         _say(line(row))
     _say("")

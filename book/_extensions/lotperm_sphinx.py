@@ -111,6 +111,60 @@ class Parameters(_Table):
         ]
 
 
+class Plans(_Table):
+    """What every figure costs at the paper's scale, on one H100: a row each."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        from lotperm.config import FIGURES
+
+        rows = []
+        for name in FIGURES:
+            found = _plan(self, name)
+            apart = {f"× {what}": f"{x.flops / found.total.flops:.1f}" for what, x in zip(
+                ("by sparsity", "by arm"), found.separately.values(), strict=True
+            )}  # fmt: skip
+            (row,) = found.rows()[-1:]
+            kept = {
+                key: row[key] for key in ("networks", "epochs", "trained", "FLOP", "hours", "device", "disk")
+            }
+            rows.append({"figure": f"`{name}`", **kept, **apart})
+        return rows
+
+
+class Plan(_Table):
+    """The stages of a figure at the paper's scale, on one H100; its options name the figure."""
+
+    option_spec = {**_Table.option_spec, "figure": str}  # noqa: RUF012
+
+    def rows(self) -> list[dict[str, Any]]:
+        rows = _plan(self, self.options["figure"]).rows()
+        left_out = ("stages", "forward", "host")
+        return [{key: text for key, text in row.items() if key not in left_out} for row in rows]
+
+
+class Growth(_Table):
+    """How the cost of a figure grows; its options name the figure."""
+
+    option_spec = {**_Table.option_spec, "figure": str}  # noqa: RUF012
+
+    def rows(self) -> list[dict[str, Any]]:
+        from lotperm import plan
+
+        _plan(self, self.options["figure"])
+        part = plan.figure(self.options["figure"], profile="paper")
+        return list(plan.growth(part, plan.Estimator("h100")))
+
+
+def _plan(table: _Table, figure: str) -> Any:
+    """A figure's plan; the page is made anew when what it rests on changes."""
+    from lotperm import config, costs, experiments, plan
+
+    for module in (config, costs, experiments, plan):
+        table.env.note_dependency(str(module.__file__))
+    table.env.note_dependency(str(Path(table.env.srcdir) / "book" / "results" / "throughput.json"))
+    return plan.plan([plan.figure(figure, profile="paper")], plan.Estimator("h100"))
+
+
 def _on_builder(app: Any) -> None:
     # An extension that registers nodes for singlehtml only hides all those that are registered for html.
     handlers = app.registry.translation_handlers
@@ -145,6 +199,9 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
     app.add_directive("costs", Costs)
     app.add_directive("parameters", Parameters)
+    app.add_directive("plans", Plans)
+    app.add_directive("plan", Plan)
+    app.add_directive("growth", Growth)
     app.connect("builder-inited", _on_builder)
     app.connect("build-finished", _on_finish)
     # After an edit of this file all pages are read again.

@@ -1,0 +1,79 @@
+"""What the tests of sweeps share: small campaigns, and whether two stores hold the same."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lotperm import Store
+from lotperm.campaign import Campaign, run
+from lotperm.training import Runtime
+
+TINY: dict[str, Any] = {
+    "profile": "smoke", "train_size": 300, "test_size": 100, "epochs": 3, "rewind_epoch": 1, "finetune_epochs": 1,
+    "hidden": [12], "seeds": 2, "prune_fraction": 0.5,
+}  # fmt: skip
+# Seconds of training, so that there is time to interrupt it, with few states to keep.
+LONG: dict[str, Any] = {
+    "name": "long", "kind": "connectivity", "profile": "smoke", "epochs": 150, "rewind_epoch": 1, "hidden": [32],
+    "seeds": 1, "alphas": [0, 0.5, 1], "repairs": "none", "keep": [0, 1, 150],
+}  # fmt: skip
+PAIR = [{**TINY, "name": "half", "sparsity": 0.5}, {**TINY, "name": "more", "sparsity": 0.75}]
+"""Two entries that share dense networks, matching and a round of pruning."""
+
+
+def write(folder: Path, *entries: dict[str, Any]) -> Path:
+    """A campaign file in a new folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "small.json"
+    path.write_text(
+        json.dumps({"name": "small", "results": str(folder / "results"), "entries": list(entries)})
+    )
+    return path
+
+
+def unbroken(path: Path, folder: Path) -> dict[str, bytes]:
+    """What a campaign gives that is computed in this process, without a sweep."""
+    run(Campaign.load(path), Store(folder / "store"), Runtime(), folder / "results")
+    return contents(folder / "store")
+
+
+def block(store: Store, path: Path, label: str) -> Path:
+    """Make every try at a stage fail: where its lock should be there is a folder."""
+    task = next(task for task in Campaign.load(path).tasks(store) if task.label == label)
+    lock = store.root / "locks" / f"{task.name}-{task.key[:16]}.lock"
+    lock.mkdir(parents=True)
+    return lock
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """What a condition gives as soon as it is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"gave up waiting for {condition}"
+        time.sleep(0.05)
+    return found
+
+
+def training(store: Path) -> str | None:
+    """Name of the dense stage if it is being computed, from a second after its begin on: then it trains."""
+    locks = [p for p in (store / "locks").glob("dense-*.lock") if not (store / "stages" / p.stem).exists()]
+    old = [path.stem for path in locks if time.time() - path.stat().st_mtime > 1]
+    return old[0] if old else None
+
+
+def logs(store: Path) -> str:
+    """All that the jobs of a sweep said."""
+    folder = store / "sweeps" / "small" / "logs"
+    return "".join(path.read_text() for path in sorted(folder.glob("*_log.*")))
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file of tensors of a store's stages."""
+    folder = store / "stages"
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*/*.safetensors"))
+    }
