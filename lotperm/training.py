@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lotperm import distributed
 from lotperm.config import Recipe, Seeds
-from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
+from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize, raw_batches
 from lotperm.errors import DivergedError, ParameterError, PreemptedError, UnsupportedModelError
+from lotperm.imagefolder import ImageFiles, stream
 from lotperm.models import Weights
 from lotperm.threads import keep_freed_memory, workers
 
@@ -424,6 +426,11 @@ class Runtime:
         which one small network is bound by the launches of its kernels
     members : how many networks go through one forward pass at the most, to bound memory; None: all, but on CUDA one,
         if there are convolutions: those of several networks would be grouped ones, which are slow there
+    microbatch : examples of a batch that each network takes at a time, to bound memory; None: all. Gradients are
+        summed, so a step is the same up to rounding, with one exception: batch norm takes the statistics of each part,
+        as if the batch were that small, and its running averages move once for each part
+    workers : processes that read an image folder, for each part of the members; None: none on the CPU, where they
+        would take the cores from training, else as many as there are cores, 16 at the most. No result depends on it
     progress : makes progress bars; None: silent
     stop : asked after every step of training; True ends the run there with `PreemptedError`, its state saved
     """
@@ -431,8 +438,17 @@ class Runtime:
     device: str = "cpu"
     compile: bool = False
     members: int | None = None
+    microbatch: int | None = None
+    workers: int | None = None
     progress: Progress | None = None
     stop: Callable[[], bool] | None = None
+
+    @property
+    def readers(self) -> int:
+        """`workers`, or what it stands for."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if torch.device(self.device).type == "cpu" else min(os.cpu_count() or 1, 16)
 
 
 @dataclass
@@ -444,7 +460,8 @@ class Trained:
     weights : final state dicts, on the CPU
     checkpoints : epoch -> state dicts after exactly so many epochs
     train_loss : mean training loss of each epoch, as seen in passing: [epoch][member]
-    evaluations : epoch -> {"accuracy", "loss"} on the test split -> value of each member
+    evaluations : epoch -> {"accuracy", "loss"} on the test split -> value of each member; of image folders with more
+        than five classes also "top5"
     """
 
     weights: list[Weights]
@@ -529,8 +546,8 @@ def train(
     Raises
     ------
     ParameterError
-        If the numbers of weights, seeds and masks differ, the batch is larger than the training set, or several ranks
-        can't share it equally.
+        If the numbers of weights, seeds and masks differ, the batch is larger than the training set, several ranks
+        can't share it equally, or the augmentation isn't one for such inputs.
     DivergedError
         If a loss is NaN or infinite, naming the step, or weights are. Found before they are saved or evaluated.
     PreemptedError
@@ -735,6 +752,13 @@ class _Run:
             raise ParameterError(
                 f"batch_size is {recipe.batch_size}, but the training set has {size} examples."
             )
+        kinds = ("none", "flip_resized_crop") if data.streamed else ("none", "crop", "flip_crop")
+        if recipe.augment not in kinds:
+            raise ParameterError(
+                f"augment is {recipe.augment!r}; expected {' or '.join(kinds)} on {data.name}."
+            )
+        if runtime.microbatch is not None and runtime.microbatch < 1:
+            raise ParameterError(f"microbatch is {runtime.microbatch}; expected 1 or more.")
         self.ranks = distributed.world_size()
         if recipe.batch_size % self.ranks:
             raise ParameterError(
@@ -754,7 +778,7 @@ class _Run:
         own_stream = self.networks.flat.is_cuda and self.ranks == 1
         self.stream = torch.cuda.Stream(self.networks.flat.device) if own_stream else None
 
-    def _parallel(self) -> nn.Module:
+    def _parallel(self) -> DistributedDataParallel:
         """The stack with its gradients averaged over the ranks."""
         for parameter in self.networks.module.parameters():
             parameter.grad = torch.zeros_like(
@@ -871,18 +895,43 @@ class _Run:
         inputs: Tensor,
         targets: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Each member's mean cross-entropy (M,) on this rank's share, and the whole batch's gradient."""
-        with self._autocast():
-            logits = forward(inputs)
-        each = F.cross_entropy(
-            logits.to(self.networks.flat.dtype).flatten(0, 1), targets.flatten(), reduction="none"
-        )
-        losses = each.view(targets.shape).mean(1)
-        if self.parallel is None:
-            return losses.detach(), torch.autograd.grad(losses.sum(), parameters)
-        self.parallel.zero_grad(set_to_none=False)
-        losses.sum().backward()  # runs the hooks that average the gradients, which autograd.grad doesn't
-        return losses.detach(), tuple(cast(Tensor, parameter.grad) for parameter in parameters)
+        """Each member's mean cross-entropy (M,) on this rank's share, and the whole batch's gradient.
+
+        Microbatches add up. With several ranks the gradients are averaged by the hooks that `backward` runs, after the
+        last one.
+        """
+        size = len(inputs)
+        parts = [
+            slice(i, i + (self.runtime.microbatch or size))
+            for i in range(0, size, self.runtime.microbatch or size)
+        ]
+        total: Tensor | None = None
+        gradients: tuple[Tensor, ...] = ()
+        if self.parallel is not None:
+            self.parallel.zero_grad(set_to_none=False)
+        for part in parts:
+            last = part is parts[-1]
+            waiting = contextlib.nullcontext() if self.parallel is None or last else self.parallel.no_sync()
+            with waiting:
+                with self._autocast():
+                    logits = forward(inputs[part])
+                y = targets[:, part]
+                each = F.cross_entropy(
+                    logits.to(self.networks.flat.dtype).flatten(0, 1), y.flatten(), reduction="none"
+                )
+                losses = each.view(y.shape).mean(1)
+                if len(parts) > 1:
+                    losses = losses * (y.shape[1] / size)
+                if self.parallel is not None:
+                    losses.sum().backward()
+                else:
+                    new = torch.autograd.grad(losses.sum(), parameters)
+                    gradients = tuple(map(torch.add, gradients, new)) if gradients else new
+            total = losses.detach() if total is None else total + losses.detach()
+        assert total is not None
+        if self.parallel is not None:
+            gradients = tuple(cast(Tensor, parameter.grad) for parameter in parameters)
+        return total, gradients
 
     @torch.no_grad()
     def _descend(
@@ -930,26 +979,49 @@ class _Run:
         B counts this rank's share of a batch. What is drawn belongs to the example, so it is the same on any number of
         ranks.
         """
-        train, batch = self.data.train, self.recipe.batch_size
-        size = len(train.targets)
+        rows = self._rows(epoch)[first : self.steps, self.share]
+        if isinstance(self.data.train.inputs, ImageFiles):
+            return self._stream(self.data.train.inputs, rows, epoch)
+        return self._gather(self.data.train.inputs, rows, epoch)
+
+    def _rows(self, epoch: int) -> Tensor:
+        """Which examples every step of an epoch takes: int64 (steps, B, M), on the CPU."""
         # (N, M): a batch's rows are contiguous, and (B, M, C, ...) is the layout that convolutions want.
-        order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1).to(self.runtime.device)
+        size, batch = len(self.data.train), self.recipe.batch_size
+        order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1)
+        return order[: self.steps * batch].unflatten(0, (self.steps, batch))
+
+    def _gather(self, examples: Tensor, rows: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of what is in memory, from rows (S, B, M)."""
+        train, batch, rows = self.data.train, rows.shape[1], rows.to(self.runtime.device)
         draws: list[Tensor] = []
         if self.recipe.augment != "none":
-            each = [draw_augmentation(size, s.augment, epoch, self.recipe.augment) for s in self.seeds]
+            each = [draw_augmentation(len(train), s.augment, epoch, self.recipe.augment) for s in self.seeds]
             draws = [torch.stack(kind, 1).to(self.runtime.device) for kind in zip(*each, strict=True)]
         # Examples are gathered for several steps at once: fewer, larger operations.
-        own = batch // self.ranks
-        block = max(1, _BLOCK_VALUES // (own * len(self.seeds) * train.inputs[0].numel()))
-        for start in range(first, self.steps, block):
-            rows = order[start * batch : min(start + block, self.steps) * batch]
-            rows = rows.unflatten(0, (-1, batch))[:, self.share].flatten(0, 1)
-            inputs = train.inputs[rows]
+        block = max(1, _BLOCK_VALUES // (batch * len(self.seeds) * examples[0].numel()))
+        for start in range(0, len(rows), block):
+            some = rows[start : start + block]
+            flat = some.flatten(0, 1)
+            inputs = examples[flat]
             if draws:
-                inputs = augment(inputs, *(kind.gather(0, rows) for kind in draws))
+                inputs = augment(inputs, *(kind.gather(0, flat) for kind in draws))
             inputs = normalize(inputs, self.data, self.networks.flat.dtype)
-            targets = train.targets[rows].unflatten(0, (-1, own)).transpose(1, 2).contiguous()
-            yield from zip(inputs.split(own), targets, strict=True)
+            targets = train.targets[some].transpose(1, 2).contiguous()
+            yield from zip(inputs.split(batch), targets, strict=True)
+
+    def _stream(self, files: ImageFiles, rows: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an image folder, from rows (S, B, M); each member has its own picture of every example."""
+        device = self.networks.flat.device
+        seeds = [s.augment for s in self.seeds] if self.recipe.augment != "none" else None
+        pin = device.type == "cuda"
+        steps = list(rows)
+        images = stream(files, steps, seeds=seeds, epoch=epoch, workers=self.runtime.readers, pin=pin)
+        for some, pixels in zip(steps, images, strict=True):
+            targets = self.data.train.targets[some.to(device)].T.contiguous()
+            # As bytes, a quarter of what floats would be, and without waiting for the copy: the next batch is read.
+            inputs = pixels.to(device, non_blocking=pin)
+            yield normalize(inputs, self.data, self.networks.flat.dtype), targets
 
     def check_finite(self, epoch: int) -> None:
         """Raise `DivergedError` if a loss of this epoch, or a weight, is NaN or infinite.
@@ -980,9 +1052,9 @@ class _Run:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, list[float]]:
-        """Accuracy and mean loss of every member on the test split."""
+        """Accuracy and mean loss of every member on the test split; see `evaluate_stack`."""
         with self._autocast():
-            return evaluate_stack(self.networks, self.data.test, self.data)
+            return evaluate_stack(self.networks, self.data.test, self.data, workers=self.runtime.readers)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that training changes, (M, ...), not copied: networks, optimizer and this epoch's losses."""
@@ -996,7 +1068,7 @@ class _Run:
 
 @torch.no_grad()
 def evaluate_stack(
-    networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000
+    networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000, workers: int = 0
 ) -> dict[str, list[float]]:
     """Accuracy and mean cross-entropy of M networks on a split; every example weighs the same.
 
@@ -1005,24 +1077,32 @@ def evaluate_stack(
     Parameters
     ----------
     networks : the stack
-    split : inputs (N, C, *spatial) and targets (N,), on the stack's device
+    split : inputs (N, C, *spatial) and targets (N,), on the stack's device; or the files of an image folder
     data : the data set that the split belongs to, for its mean and standard deviation
-    batch : examples per forward pass
+    batch : examples per forward pass, fewer of large images
+    workers : processes that read files
 
     Returns
     -------
     dict
-        ``{"accuracy": [M fractions], "loss": [M nats]}``.
+        ``{"accuracy": [M fractions], "loss": [M nats]}``; of image folders with more than five classes also ``"top5"``:
+        how often the target is among the five largest logits, as is usual for ImageNet.
     """
     networks.module.eval()
-    hits = torch.zeros(networks.members, dtype=torch.long, device=networks.flat.device)
-    loss = torch.zeros(networks.members, dtype=torch.double, device=networks.flat.device)
+    device = networks.flat.device
+    hits, hits5 = torch.zeros(2, networks.members, dtype=torch.long, device=device)
+    loss = torch.zeros(networks.members, dtype=torch.double, device=device)
+    top5 = data.streamed and data.classes > 5
     own = distributed.share(len(split.targets))
-    for inputs, targets in zip(split.inputs[own].split(batch), split.targets[own].split(batch), strict=True):
-        x = normalize(inputs, data, networks.flat.dtype)
+    mine = Split(split.inputs[own], split.targets[own])
+    for inputs, targets in raw_batches(mine, batch, workers, pin=device.type == "cuda"):
+        x = normalize(inputs.to(device, non_blocking=True), data, networks.flat.dtype)
         logits = networks.module(x.unsqueeze(1).expand(-1, networks.members, *x.shape[1:])).float()
         hits += (logits.argmax(2) == targets).sum(1)
+        if top5:
+            hits5 += (logits.topk(5).indices == targets[:, None]).sum((1, 2))
         each = F.cross_entropy(logits.flatten(0, 1), targets.repeat(networks.members), reduction="none")
         loss += each.view(networks.members, -1).double().sum(1)
-    hits, loss = distributed.total(hits), distributed.total(loss)
-    return {"accuracy": (hits / len(split.targets)).tolist(), "loss": (loss / len(split.targets)).tolist()}
+    size, hits, hits5, loss = len(split), *map(distributed.total, (hits, hits5, loss))
+    found = {"accuracy": (hits / size).tolist(), "loss": (loss / size).tolist()}
+    return {**found, "top5": (hits5 / size).tolist()} if top5 else found
