@@ -162,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for repeat in range(repeats):
         runs.append(measure(a, b, spec, images))
         print(f"repeat {repeat + 1}/{repeats}: {runs[-1]['seconds']:.1f} s", flush=True)
-    options = " --quick" if args.quick else f" --images {n} --size {size} --threads {args.threads}"
+    size_options = f" --images {n} --size {size} --repeats {repeats} --threads {args.threads}"
+    options = " --quick" if args.quick else size_options
     result = {
         "what": "activation matching of two ResNet50s, all groups in one pass",
         "command": f"python benchmarks/resnet50_matching.py{options}",

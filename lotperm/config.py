@@ -735,7 +735,7 @@ FIGURES: dict[str, dict[str, dict[str, Any]]] = {
                   "milestones": (1,), "batch_size": 16, "finetune_epochs": 1, "prune_fraction": 0.5,
                   "sparsity": (0.5,), "widths": (0.0625,)},
         "live": {**_CROPS, "seeds": (0, 1, 2, 3, 4), "epochs": 16, "rewind_epoch": (4,), "milestones": (7, 12),
-                 "finetune_epochs": 2, "finetune_lr": 0.01, "prune_fraction": 0.5, "sparsity": (0.8,),
+                 "finetune_epochs": 2, "finetune_lr": 0.01, "prune_fraction": 0.5, "sparsity": (0.9,),
                  "widths": (0.125,)},
         "desktop": {**_FILES, "dataset": "cifar10_png", "seeds": (0, 1, 2), "epochs": 16, "rewind_epoch": (2,),
                     "schedule": "step", "milestones": (6, 11), "warmup_epochs": 1, "batch_size": 64,

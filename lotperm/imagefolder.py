@@ -382,7 +382,7 @@ def check_images(images: ImageFiles) -> None:
 
 # --- a small folder that is always there --------------------------------------------------------------
 
-_TILE, _CROP, _CROPS = 64, 48, 6
+_TILE, _CROP, _CROPS = 64, 48, {"train": 6, "val": 3}
 
 
 def write_picture_crops(root: Path) -> None:
@@ -391,8 +391,8 @@ def write_picture_crops(root: Path) -> None:
     They are its sample data: a photograph (a portrait of Grace Hopper by the US Navy, in the public domain), an
     elevation map (of Jacksboro fault), and a slice of a magnetic resonance scan of a head. A class is a region of one
     of them: six of the photograph, two of the map, one of the scan. Each region is a grid of tiles of 64 pixels; like
-    the fields of a chessboard they are by turns for training and for validation, with 6 random crops of 48 pixels
-    each. So no pixel is in both splits.
+    the fields of a chessboard they are by turns for training, with 6 random crops of 48 pixels each, and for
+    validation, with 3. So no pixel is in both splits.
 
     Parameters
     ----------
@@ -411,7 +411,7 @@ def write_picture_crops(root: Path) -> None:
             folder = root / split / f"{picture}-{y * high // rows}{x * wide // columns}"
             folder.mkdir(parents=True, exist_ok=True)
             generator = torch.Generator().manual_seed(derive_seed("picture_crops", picture, int(y), int(x)))
-            corners = torch.randint(_TILE - _CROP + 1, (_CROPS, 2), generator=generator).tolist()
+            corners = torch.randint(_TILE - _CROP + 1, (_CROPS[split], 2), generator=generator).tolist()
             for number, (dy, dx) in enumerate(corners):
                 top, left = y * _TILE + dy, x * _TILE + dx
                 crop = Image.fromarray(pixels[top : top + _CROP, left : left + _CROP])
