@@ -1,7 +1,6 @@
 """Plans: their numbers are those that one counts by hand, and they need no data."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -249,10 +248,13 @@ def test_a_speed_is_measured_on_noise(monkeypatch):
     assert not found.fits("h100", e)
 
 
-def test_recorded_speeds_are_read(tmp_path, monkeypatch):
+def test_recorded_speeds_are_kept_and_read(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(costs, "book_folder", lambda: tmp_path)
     assert costs.recorded_speeds() == []
     one = Speed("h100", "mlp", 1.0, (128, 128), (1, 40), "float32", 8, 1e6, "a test")
-    (tmp_path / "results" / "throughput.json").write_text(json.dumps({"rows": [dataclasses.asdict(one)]}))
+    costs.record_speeds([one])
     assert costs.recorded_speeds() == [one]
+    faster, other = dataclasses.replace(one, images_per_second=2e6), dataclasses.replace(one, members=16)
+    costs.record_speeds([faster, other])
+    assert costs.recorded_speeds() == [faster, other]
