@@ -165,7 +165,7 @@ def test_growth(store):
     }
     assert rows["one more seed"]["more FLOP"] == "+33 %"
     assert int(rows["one more rewind point"]["epochs"].replace(",", "")) == 10_530 + 3 * 12 * 185
-    assert int(rows["one more sparsity"]["epochs"].replace(",", "")) == 10_530 + 3 * (2 * 50 - 50 + 3 * 180)
+    assert int(rows["one more sparsity"]["epochs"].replace(",", "")) == 10_530 + 3 * (2 * 50 + 3 * 180)
     assert rows["twice the width"]["epochs"] == "10,530"
 
 
