@@ -27,14 +27,17 @@ from filelock import FileLock
 
 from lotperm import errors
 from lotperm.config import Profile, sha256_json
-from lotperm.errors import LotpermError, ParameterError, StorageError, unknown_name
+from lotperm.errors import IntegrityError, LotpermError, ParameterError, StorageError, shown, unknown_name
 from lotperm.store import home, move_aside, source_hash, write_atomic
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-Validate = Callable[[dict[str, Any]], object]
-"""Checks values (ranges, choices) and raises `ParameterError`; is given all parameters, defaults included."""
+Validate = Callable[[Path, dict[str, Any]], object]
+"""Checks values (ranges, choices) and raises `ParameterError`; is given the notebook and all of its
+parameters, defaults included."""
+
+MAX_NOTEBOOK_BYTES = 100_000_000
 
 _PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _PARAMETERS_TITLE = "Parameters of this page"
@@ -72,12 +75,16 @@ def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[st
     for name in parameters:
         if name not in known:
             raise unknown_name("parameter", name, known)
-    return {
-        name: _conform(parameters[name], default, f"parameter {name!r} of {notebook.name}")
-        if name in parameters
-        else default
-        for name, default in known.items()
-    }
+    values = {}
+    for name, default in known.items():
+        where = f"parameter {name!r} of {notebook.name}"
+        try:
+            values[name] = _conform(parameters[name], default, where) if name in parameters else default
+        except RecursionError:
+            raise ParameterError(
+                f"{where} is nested too deeply: expected, for example, {default!r}."
+            ) from None
+    return values
 
 
 def _conform(value: Any, default: Any, where: str) -> Any:
@@ -99,7 +106,7 @@ def _conform(value: Any, default: Any, where: str) -> Any:
     if type(value) not in plain:
         expected = " or ".join(kind.__name__ for kind in plain)
         raise ParameterError(
-            f"{where} is {value!r} ({type(value).__name__}): expected {expected}, such as {default!r}."
+            f"{where} is {shown(value)} ({type(value).__name__}): expected {expected}, such as {default!r}."
         )
     return value
 
@@ -107,7 +114,13 @@ def _conform(value: Any, default: Any, where: str) -> Any:
 def _assignments(nb: NotebookNode, notebook: Path) -> dict[str, ast.expr]:
     """Parameter name -> the expression that the parameters cell assigns to it."""
     found: dict[str, ast.expr] = {}
-    for node in ast.parse(_parameters_cell(nb, notebook).source).body:
+    try:
+        body = ast.parse(_parameters_cell(nb, notebook).source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ParameterError(
+            f"the parameters cell of {notebook} is no Python: {shown(error)}. Mend it."
+        ) from error
+    for node in body:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value):
                 pass
@@ -216,7 +229,7 @@ def execute(
 
     values = checked_parameters(notebook, parameters or {})
     if validate is not None:
-        validate(values)
+        validate(notebook, values)
     nb = _with_parameters(_read(notebook), notebook, values)
     try:
         nb = papermill.execute_notebook(
@@ -231,7 +244,7 @@ def execute(
             ],  # it warns when it starts, that it listens on local ports
         )
     except papermill.PapermillExecutionError as error:
-        kind = getattr(errors, error.ename, LotpermError)
+        kind = errors.class_of(error.ename, error.evalue) or LotpermError
         message = error.evalue.strip().splitlines()[-1] if error.evalue.strip() else "no message"
         raise kind(f"{notebook}: cell {error.cell_index} failed: {error.ename}: {message}") from error
     except DeadKernelError as error:
@@ -282,7 +295,7 @@ def execute_cached(
     """
     values = checked_parameters(notebook, parameters or {})
     if validate is not None:
-        validate(values)
+        validate(notebook, values)
     out = home() / "book" / profile / f"{notebook.stem}-{executed_key(notebook, values)[:16]}.ipynb"
     digest = out.with_suffix(".sha256")
     if out.exists():
@@ -298,13 +311,26 @@ def _read(notebook: Path) -> NotebookNode:
     import nbformat
 
     try:
-        return nbformat.read(notebook, as_version=4)
+        if (size := notebook.stat().st_size) > MAX_NOTEBOOK_BYTES:
+            raise IntegrityError(
+                f"{notebook} has {size:,} bytes; expected {MAX_NOTEBOOK_BYTES:,} at the most. Clear its outputs."
+            )
+        nb = nbformat.read(notebook, as_version=4)
     except OSError as error:
         raise StorageError(
             f"cannot read the notebook {notebook}: {error.strerror or error}. Check the path."
         ) from error
-    except nbformat.reader.NotJSONError as error:
-        raise errors.IntegrityError(f"{notebook} is no notebook: it isn't valid JSON. Restore it.") from error
+    except IntegrityError:
+        raise
+    except Exception as error:  # whatever the reader of notebooks stumbles over
+        raise IntegrityError(f"{notebook} is no notebook: {type(error).__name__}. Restore it.") from error
+    kernel = nb.metadata.get("kernelspec", {})
+    language = kernel.get("language", nb.metadata.get("language_info", {}).get("name", "python"))
+    if language != "python" or not str(kernel.get("name", "python3")).startswith("python"):
+        raise IntegrityError(
+            f"{notebook} asks for the kernel {shown(kernel.get('name', language))}; expected python3. Nothing was run."
+        )
+    return nb
 
 
 def _tidy(nb: NotebookNode) -> None:
@@ -401,7 +427,7 @@ def build(
     for page in notebooks:  # all of them, before the first one runs
         values = checked_parameters(root / page, given[page])
         if validate is not None:
-            validate(values)
+            validate(root / page, values)
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
         sources = {page: root / page for page in (Path("_config.yml"), Path("_toc.yml"), *pages)}
@@ -410,10 +436,17 @@ def build(
         def executed(page: Path) -> Path:
             return execute_cached(root / page, profile, given[page], cwd=root, progress=progress)
 
-        with ThreadPoolExecutor(jobs) as pool:
-            # One at a time stays in this thread, where Ctrl-C stops a notebook at once.
-            done = map(executed, notebooks) if jobs == 1 else pool.map(executed, notebooks)
-            sources |= zip(notebooks, done, strict=True)
+        if jobs == 1:  # in this thread, where a signal ends a notebook and its kernel at once
+            sources |= {page: executed(page) for page in notebooks}
+        else:
+            pool = ThreadPoolExecutor(jobs)
+            try:
+                sources |= zip(notebooks, pool.map(executed, notebooks), strict=True)
+            except BaseException as error:
+                # No other notebook is begun; after a signal nobody waits for those that run.
+                pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+                raise
+            pool.shutdown()
         for panel in sorted((Path(__file__).parent / "js").glob("*.html")):
             whole = out / "panels" / panel.name
             write_atomic(whole, inline_scripts(panel).encode())

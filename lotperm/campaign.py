@@ -44,6 +44,7 @@ from lotperm.experiments import (
     records,
     save_record,
 )
+from lotperm.packing import Item
 from lotperm.store import Store
 from lotperm.training import Runtime
 
@@ -192,6 +193,13 @@ class Campaign:
                 raise unknown_name("entry", name, [entry.name for entry in self.entries])
         return dataclasses.replace(self, entries=tuple(e for e in self.entries if e.name in names))
 
+    def set(self, **options: Any) -> Campaign:
+        """The campaign with options such as ``compile`` set in every entry, over what its file says."""
+        return dataclasses.replace(
+            self,
+            entries=tuple(dataclasses.replace(e, options={**e.options, **options}) for e in self.entries),
+        )
+
     def tasks(self, store: Store, runtime: Runtime | None = None) -> list[Task]:
         """The tasks of all entries in order, each once; the data needn't be there."""
         datasets: Datasets = {}
@@ -202,26 +210,21 @@ class Campaign:
 
 
 class Stop:
-    """Asked after every step of training: whether the time is used up, or somebody asked to stop.
+    """Asked after every step of training: whether the time is used up.
 
     Parameters
     ----------
     minutes : of the budget, counted from now; None: no limit
-
-    Attributes
-    ----------
-    asked : set by whoever wants an end, a signal's handler for one
     """
 
     def __init__(self, minutes: float | None = None) -> None:
         if minutes is not None and not 0 <= minutes < math.inf:
             raise ParameterError(f"the budget is {minutes} minutes; expected a number of 0 or more.")
-        self.asked = False
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def __call__(self) -> bool:
         """Whether to stop now."""
-        return self.asked or (self._deadline is not None and time.monotonic() > self._deadline)
+        return self._deadline is not None and time.monotonic() > self._deadline
 
 
 def run(
@@ -300,6 +303,19 @@ def record(entry: Entry, pipeline: Pipeline, results: Path) -> Path:
             part.insert(1, "rewind_epoch", k)
             parts.append(part)
         table = pd.concat(parts, ignore_index=True)
+    # Stored results are sorted by name: what a row is about comes first.
+    about = [
+        "sparsity",
+        "rewind_epoch",
+        "seed",
+        "method",
+        "members",
+        "ends",
+        "repair",
+        "alpha",
+        "matching_epoch",
+    ]
+    table = table[[*(c for c in about if c in table), *(c for c in table if c not in about)]]
     content = {
         "kind": entry.kind, "experiment": e.to_dict(),
         "options": {key: value for key, value in o.items() if key not in _RUNTIME},
@@ -307,6 +323,22 @@ def record(entry: Entry, pipeline: Pipeline, results: Path) -> Path:
     }  # fmt: skip
     save_record(folder, content, {"results": table})
     return folder
+
+
+def needed(campaign: Campaign, store: Store) -> list[Item]:
+    """What must travel for a campaign to go on elsewhere: of what is done, results and the files still to be read.
+
+    Entries whose data set isn't here are left out: nothing of them can have been computed here.
+    """
+    datasets: Datasets = {}
+    here = [entry for entry in campaign.entries if not entry.lacking(datasets)]
+    tasks = chain(task for entry in here for task in entry.tasks(store, None, datasets))
+    reads: dict[str, set[str]] = {}
+    for task in tasks:
+        if not task.done():
+            for key, files in task.reads.items():
+                reads.setdefault(key, set()).update(files)
+    return [Item(task.name, task.key, frozenset(reads.get(task.key, ()))) for task in tasks]
 
 
 # --- reports ----------------------------------------------------------------------------------------

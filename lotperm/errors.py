@@ -46,6 +46,18 @@ class OutOfMemoryError(LotpermError):
     exit_code = 6
 
 
+class DeviceError(LotpermError):
+    """The GPU failed or was lost. What was saved before is intact."""
+
+    exit_code = 7
+
+
+class RankLostError(LotpermError):
+    """Another process of a job with several (see `lotperm.distributed`) ended or doesn't answer any more."""
+
+    exit_code = 8
+
+
 class PreemptedError(LotpermError):
     """The process was asked to stop (SIGTERM, SIGUSR2), or its time is used up; the state was saved after a step."""
 
@@ -55,7 +67,47 @@ class PreemptedError(LotpermError):
 class SweepError(LotpermError):
     """Stages of a sweep failed, each as often as it may be tried."""
 
-    exit_code = 7
+    exit_code = 9
+
+
+# What other libraries say, in exceptions of their own and in plain RuntimeErrors.
+_MEMORY = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "can't start new thread")
+_DEVICE = ("CUDA error", "CUDA driver error", "cuDNN error", "NCCL error", "HIP error")
+_STORAGE = ("No space left on device", "Read-only file system", "Disk quota exceeded", "File too large")
+
+
+def class_of(name: str, message: str) -> type[LotpermError] | None:
+    """The class that stands for an exception, given its name and message as a notebook reports them; None: a defect.
+
+    Parameters
+    ----------
+    name : of the exception's class, for example ``"MemoryError"``
+    message : its text
+
+    Returns
+    -------
+    type or None
+        The class of that name in this module; or that of memory, device or storage, if the message says so.
+    """
+    own = globals().get(name)
+    if isinstance(own, type) and issubclass(own, LotpermError):
+        return own
+    if "MemoryError" in name or any(words in message for words in _MEMORY):
+        return OutOfMemoryError
+    if any(words in message for words in _DEVICE):
+        return DeviceError
+    if any(words in message for words in _STORAGE):
+        return StorageError
+    return None
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: its repr, on one line and cut short."""
+    try:
+        text = " ".join(repr(value).splitlines())
+    except (ValueError, RecursionError):  # an int of more digits than Python writes; a list of great depth
+        return f"a {type(value).__name__} too long to be shown"
+    return text if len(text) <= 100 else f"{text[:70]}… ({len(text):,} characters)"
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ParameterError:
@@ -73,6 +125,6 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ParameterError:
         For the caller to raise.
     """
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ParameterError(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names)}.")
+    return ParameterError(f"unknown {kind} {shown(name)}.{hint} Valid: {', '.join(names)}.")

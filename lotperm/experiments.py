@@ -10,7 +10,9 @@ a `Task`: what will be computed is known, with its key and its work, before anyt
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +25,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lotperm.config import ARMS, DataConfig, Experiment, Recipe, Seeds
-from lotperm.data import Dataset, info, load, normalize
-from lotperm.errors import ParameterError
+from lotperm import distributed
+from lotperm.config import ARMS, IMAGE_FOLDERS, DataConfig, Experiment, Recipe, Seeds
+from lotperm.data import Batches, Dataset, Info, Split, first, identity, info, load, normalize
+from lotperm.errors import ParameterError, StorageError
 from lotperm.evaluation import (
     REPAIRS,
     Repair,
@@ -43,7 +46,7 @@ from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters,
 from lotperm.matching import Matching, match_activations, match_weights
 from lotperm.models import Weights, build, initialize
 from lotperm.permutation import PermutationSpec, permute
-from lotperm.store import Stage, StageResult, Store, Workspace, stage_key, write_atomic
+from lotperm.store import Stage, StageResult, Store, Workspace, seal, stage_key, write_atomic
 from lotperm.training import Runtime, Trained, train
 
 Plain = dict[str, Any]
@@ -74,7 +77,7 @@ def _curves(trained: Trained) -> Plain:
     }
 
 
-_CURVE_POINTS = 20
+_CURVE_POINTS = 10
 """About so many times during a training the test split is evaluated."""
 
 
@@ -241,7 +244,9 @@ class Pipeline:
         self.runtime = runtime or Runtime()
         self._datasets = {} if datasets is None else datasets
         self._tasks: dict[str, Task] = {}
-        # Whether the network has a form for the data is known by shapes alone, at no cost.
+        # Whether the network has a form for the data is known by shapes alone, at no cost. They are asked for before:
+        # an image folder has to be listed.
+        _ = self._info
         with torch.device("meta"):
             self.build()
 
@@ -256,10 +261,27 @@ class Pipeline:
         """
         config = self.experiment.data
         if config not in self._datasets:
-            self._datasets[config] = load(
-                config.name, train_size=config.train_size, test_size=config.test_size
+            # What has to be made on disk, rank 0 makes.
+            self._datasets[config] = distributed.in_turn(
+                lambda: load(
+                    config.name,
+                    train_size=config.train_size,
+                    test_size=config.test_size,
+                    image_size=config.image_size,
+                    resize_size=config.resize_size,
+                )
             )
         return self._datasets[config]
+
+    @cached_property
+    def _info(self) -> Info:
+        """Shape and sizes of the data. An image folder has to be looked at, if it is here."""
+        config = self.experiment.data
+        if config.name in IMAGE_FOLDERS:
+            with contextlib.suppress(StorageError):
+                of = self.data
+                return Info(of.input_shape, of.classes, len(of.train), len(of.test), bytes=0)
+        return info(config)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -274,7 +296,7 @@ class Pipeline:
 
     def build(self) -> nn.Module:
         """A new network of the experiment's architecture."""
-        config, of = self.experiment.model, info(self.experiment.data)
+        config, of = self.experiment.model, self._info
         return build(
             config.name,
             input_shape=of.shape,
@@ -299,7 +321,7 @@ class Pipeline:
 
     def _work(self, networks: int, recipe: Recipe, evaluations: int = 1, matches: int = 0) -> Work:
         """The work of a training stage; `matches` pairs of networks are compared besides."""
-        of = info(self.experiment.data)
+        of = self._info
         steps = of.train // recipe.batch_size
         samples = min(of.train, self.experiment.matching.samples or of.train)
         return Work(
@@ -308,7 +330,11 @@ class Pipeline:
         )  # fmt: skip
 
     def _base(self) -> Plain:
-        return {"data": _plain(self.experiment.data), "model": _plain(self.experiment.model)}
+        config, of = self.experiment.data, None
+        if config.name in IMAGE_FOLDERS:
+            with contextlib.suppress(StorageError):  # can be planned, but not computed
+                of = self.data
+        return {"data": identity(config, of), "model": _plain(self.experiment.model)}
 
     def _train(self, workspace: Workspace, start: Sequence[Weights], recipe: Recipe, networks: Sequence[str],
                label: str, **options: Any) -> Trained:  # fmt: skip
@@ -329,7 +355,10 @@ class Pipeline:
         """How a stage is computed, for its notes."""
         meta = {
             "device": self.runtime.device, "threads": torch.get_num_threads(), "compile": self.runtime.compile,
+            "ranks": distributed.world_size(),
         }  # fmt: skip
+        if self.runtime.microbatch is not None:  # batch norm feels it
+            meta["microbatch"] = self.runtime.microbatch
         if torch.device(self.runtime.device).type == "cuda":
             meta["gpu"] = torch.cuda.get_device_name()
         return meta
@@ -459,8 +488,7 @@ class Pipeline:
 
     def match_batches(self, batch: int = 500) -> Iterable[Tensor]:
         """The training inputs that activations are compared on: normalized, not augmented (B, C, *spatial)."""
-        inputs = self.data.train.inputs[: self.experiment.matching.samples]
-        return (normalize(part, self.data) for part in inputs.split(batch))
+        return self._batches(first(self.data.train, self.experiment.matching.samples), batch).inputs()
 
     def sparse(self, sparsity: float, rewind_epoch: int) -> Task:
         """Train the three sparse arms of every replicate; weights and curves in the order arm, seed."""
@@ -620,7 +648,12 @@ class Pipeline:
 
     def _diversity(self, members: Sequence[Weights]) -> Plain:
         targets = self.data.test.targets.cpu()
-        probs = np.stack([probabilities(self._network(weights), self._test_inputs()) for weights in members])
+        probs = np.stack(
+            [
+                probabilities(self._network(weights), self._batches(self.data.test).inputs())
+                for weights in members
+            ]
+        )
         accuracy = (probs.argmax(2) == targets.numpy()).mean(1)
         mean, half_width = interval(accuracy)
         return {
@@ -679,8 +712,9 @@ class Pipeline:
             weights_a, weights_b = dense.weights()
             if pruned is not None:
                 weights_a = _unpack(pruned.load("final"))
-            test = list(zip(self._test_inputs(), self.data.test.targets.split(500), strict=True))
-            inputs = normalize(self.data.train.inputs[:statistics], self.data).split(500)
+            batches = self._batches(self.data.test)
+            test = batches if self.data.streamed else list(batches)
+            inputs = list(self._batches(first(self.data.train, statistics)).inputs())
             rows = []
             for i, (seed, permutation) in enumerate(zip(seeds, self.match(), strict=False)):
                 moved = permute(weights_a[i], self.spec, permutation)
@@ -714,8 +748,8 @@ class Pipeline:
         model.load_state_dict(weights)
         return model
 
-    def _test_inputs(self, batch: int = 500) -> list[Tensor]:
-        return [normalize(part, self.data) for part in self.data.test.inputs.split(batch)]
+    def _batches(self, split: Split, size: int = 500) -> Batches:
+        return Batches(self.data, split, size, self.runtime.readers)
 
     # --- results ------------------------------------------------------------------------------------
 
@@ -735,7 +769,7 @@ class Pipeline:
             last = max(evaluations)
             for i, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
                 who = {"seed": seed, "method": method, "sparsity": sparsity, "rewind_epoch": k}
-                for metric in ("accuracy", "loss"):
+                for metric in evaluations[last]:
                     rows.append({**who, "metric": f"test_{metric}", "value": evaluations[last][metric][i]})
                     for epoch, metrics in sorted(evaluations.items()):
                         row = {**who, "epoch": epoch, "metric": f"test_{metric}", "value": metrics[metric][i]}
@@ -858,7 +892,6 @@ class Results:
     def save(self, folder: Path | str) -> None:
         """Write ``results.csv``, ``curves.csv``, ``results.json`` (configuration, provenance) and ``summary.md``."""
         folder = Path(folder)
-        write_atomic(folder / "summary.md", self.markdown().encode())
         content = {
             "kind": "table",
             "experiment": self.experiment.to_dict(),
@@ -866,21 +899,30 @@ class Results:
             "comparisons": records(self.comparisons()),
             "stages": self.stages,
         }
-        save_record(folder, content, {"results": self.table, "curves": self.curves})
+        tables = {"results": self.table, "curves": self.curves}
+        save_record(folder, content, tables, {"summary.md": self.markdown()})
 
 
-def save_record(folder: Path, content: Plain, tables: Mapping[str, pd.DataFrame]) -> None:
+def save_record(
+    folder: Path, content: Plain, tables: Mapping[str, pd.DataFrame], texts: Mapping[str, str] | None = None
+) -> None:
     """Write what is recorded of a run: each table as CSV, then ``results.json``, which says what it is and whence.
+
+    That comes last and names the others' checksums: files of two runs are never taken for one.
 
     Parameters
     ----------
     folder : of the run; made if it isn't there
     content : plain JSON data with ``kind``, ``experiment``, ``summary`` and ``stages`` at the least
     tables : name without suffix -> tidy table
+    texts : file name -> text, to stand beside them
     """
+    files = {name: text.encode() for name, text in (texts or {}).items()}
     for name, frame in tables.items():
-        write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    write_atomic(folder / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
+    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    for name, data in {**files, "results.json": seal({**content, "files": checksums})}.items():
+        write_atomic(folder / name, data)
 
 
 def _percent(row: Mapping[Any, Any]) -> str:

@@ -17,10 +17,15 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, fx, nn
 
+from lotperm import distributed
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.permutation import PermutationSpec, _cut, permute
 from lotperm.threads import keep_freed_memory, workers
 
+# Sums of moments that a pass over the data keeps. Chunk i of the data is added to sum i mod 8, and in the end the
+# sums are merged in order. Threads and ranks share out the sums, so the result doesn't depend on their number, to
+# the last bit.
+_LANES = 8
 # Samples that go through the networks at a time on a CPU: few, so that activations stay in the cache.
 _CHUNK = 32
 # Rows whose products are summed in the activations' own precision before they are added up in float64.
@@ -115,6 +120,12 @@ class CorrelationAccumulator:
         self.count += other.count
         self._eps = max(self._eps, other._eps)
 
+    def cpu(self) -> CorrelationAccumulator:
+        """The same on the CPU."""
+        moved = CorrelationAccumulator()
+        vars(moved).update({k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(self).items()})
+        return moved
+
     def correlation(self) -> Tensor:
         """Pearson correlation of each unit of B (row) with each of A (column), float64 `(n, n)`, on the CPU.
 
@@ -160,8 +171,10 @@ def correlate(
 ) -> dict[str, CorrelationAccumulator]:
     """Moments of the activations of two networks at all points, in one pass over the data.
 
-    For data that is spread over several processes: correlate the parts, then `merge` them group by group.
-    Parameters are those of `match_activations`; `points` maps each group to a graph node.
+    Parameters are those of `match_activations`; `points` maps each group to a graph node. Several ranks
+    (`lotperm.distributed`), up to 8, share the chunks that batches are cut into; all must call this with the same
+    batches, and all get the moments of one process, to the last bit. For data that is spread otherwise: correlate
+    the parts, then `merge` them group by group.
     """
     nets = []
     for weights in (a, b):
@@ -169,8 +182,10 @@ def correlate(
         place = torch.device(device) if device is not None else next(iter(state.values())).device
         state = {name: _place(tensor.detach(), place, dtype) for name, tensor in state.items()}
         nets.append(_extractor(spec, state, points))
-    threads = torch.get_num_threads() if place.type == "cpu" else 1
-    found = [{group: CorrelationAccumulator() for group in points} for _ in range(threads)]
+    ranks = distributed.world_size()
+    own = range(distributed.rank(), _LANES, ranks)
+    lanes = [{group: CorrelationAccumulator() for group in points} for _ in own]
+    threads = min(torch.get_num_threads(), max(len(own), 1)) if place.type == "cpu" else 1
 
     @torch.no_grad()
     def see(accumulators: Mapping[str, CorrelationAccumulator], chunks: Sequence[Tensor]) -> None:
@@ -180,17 +195,26 @@ def correlate(
                 accumulator.update(acts_a.pop(group), acts_b.pop(group))
 
     keep_freed_memory()
+    first = 0
     with workers(threads) as each, _full_precision():
         for batch in batches:
             inputs = batch if isinstance(batch, Tensor) else batch[0]
-            parts = max(threads, math.ceil(len(inputs) / _CHUNK)) if place.type == "cpu" else 1
+            # At least four, so that small batches keep a few threads busy.
+            parts = max(4, math.ceil(len(inputs) / _CHUNK)) if place.type == "cpu" else 1
             chunks = torch.tensor_split(inputs, min(parts, len(inputs)))
-            # Whose turn a chunk is doesn't depend on the threads' speed: the sums round the same way every time.
-            each(see, found, [chunks[i::threads] for i in range(threads)])
-    for accumulators in found[1:]:
-        for group, accumulator in accumulators.items():
-            found[0][group].merge(accumulator)
-    return found[0]
+            each(see, lanes, [chunks[(lane - first) % _LANES :: _LANES] for lane in own])
+            first += len(chunks)
+    # Merged on the CPU, whose sums a GPU's may differ from.
+    gathered = distributed.gather([{group: sums.cpu() for group, sums in lane.items()} for lane in lanes])
+
+    def merged() -> dict[str, CorrelationAccumulator]:
+        found = {group: CorrelationAccumulator() for group in points}
+        for lane in range(_LANES):
+            for group, sums in gathered[lane % ranks][lane // ranks].items():
+                found[group].merge(sums)
+        return found
+
+    return distributed.once(merged)
 
 
 def match_activations(
@@ -234,8 +258,16 @@ def match_activations(
         Unknown group or point, no data, or activations that are not finite.
     """
     chosen = _points(spec, points)
+    moments = correlate(a, b, batches, spec, chosen, device=device, dtype=dtype)
+    return distributed.once(lambda: _assign_all(moments, chosen, keep_correlations))
+
+
+def _assign_all(
+    moments: Mapping[str, CorrelationAccumulator], chosen: Mapping[str, str], keep_correlations: bool
+) -> Matching:
+    """The best assignment of every group."""
     matrices = {}
-    for group, accumulator in correlate(a, b, batches, spec, chosen, device=device, dtype=dtype).items():
+    for group, accumulator in moments.items():
         try:
             matrices[group] = accumulator.correlation()
         except ParameterError as error:

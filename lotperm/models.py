@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lotperm.config import MODELS
 from lotperm.errors import ParameterError, unknown_name
 
 Weights = dict[str, Tensor]
@@ -155,7 +156,34 @@ class VGG11(nn.Module):
         return self.classifier(torch.flatten(self.features(x), 1))
 
 
-MODELS = ("mlp", "resnet8", "resnet20", "resnet50", "vgg11")
+def _resnet50(classes: int, width: float) -> nn.Module:
+    """torchvision's ResNet50; its wide form above width 1, all channels narrower below."""
+    from torchvision.models import resnet50
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    if width >= 1:
+        return resnet50(weights=None, num_classes=classes, width_per_group=round(64 * width))
+
+    class NarrowResNet50(ResNet):  # type: ignore[misc]  # torchvision has no types
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            channels = [max(1, round(64 * 2**stage * width)) for stage in range(4)]
+            self._norm_layer, self.groups, self.base_width, self.dilation = nn.BatchNorm2d, 1, 64, 1
+            self.inplanes = channels[0]
+            self.conv1 = nn.Conv2d(3, self.inplanes, 7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(self.inplanes)
+            self.relu = nn.ReLU(inplace=True)
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+            for stage, blocks in enumerate((3, 4, 6, 3)):
+                layer = self._make_layer(Bottleneck, channels[stage], blocks, stride=1 if stage == 0 else 2)
+                self.add_module(f"layer{stage + 1}", layer)
+            self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+            self.fc = nn.Linear(4 * channels[3], classes)
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    return NarrowResNet50()
 
 
 def build(
@@ -171,10 +199,11 @@ def build(
     Parameters
     ----------
     name : one of `MODELS`. ``resnet8``, ``resnet20`` and ``vgg11`` become their 1-D twin when the input is one;
-        ``resnet50`` is torchvision's, for images of 64 pixels a side or more
+        ``resnet50`` is torchvision's, for images of 32 pixels a side or more
     input_shape : (C, *spatial) of one example
     classes : number of outputs
-    width : multiplies channels (and, for ``mlp``, the hidden widths)
+    width : multiplies channels (and, for ``mlp``, the hidden widths). Of ``resnet50``, above 1, only those of the two
+        inner convolutions of each bottleneck: torchvision's wide form, in which 2 is ``wide_resnet50_2``
     hidden : hidden widths of ``mlp``; other networks ignore it
 
     Returns
@@ -201,13 +230,11 @@ def build(
             )
         return VGG11(input_shape[0], classes, width=width, dims=dims)
     if name == "resnet50":
-        if dims != 2 or input_shape[0] != 3 or min(input_shape[1:]) < 64:
+        if dims != 2 or input_shape[0] != 3 or min(input_shape[1:]) < 32:
             raise ParameterError(
-                f"resnet50 needs RGB images of at least 64x64, got {input_shape}. Use resnet20."
+                f"resnet50 needs RGB images of at least 32x32, got {input_shape}. Use resnet20."
             )
-        from torchvision.models import resnet50
-
-        return resnet50(weights=None, num_classes=classes, width_per_group=round(64 * width))
+        return _resnet50(classes, width)
     return ResNet(input_shape[0], classes, blocks={"resnet8": 1, "resnet20": 3}[name], width=width, dims=dims)
 
 

@@ -715,7 +715,35 @@ def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: s
         values = [[getattr(m, attribute)[g] for m in matchings] for g in groups]
         means, halves = np.array([interval(v) for v in values]).T
         ax.errorbar(range(len(groups)), means, halves, fmt="o-", capsize=4, color=colour, label=words)
-    ax.set_xticks(range(len(groups)), [f"{g}\n({len(matchings[0][g])} units)" for g in groups], fontsize=8)
+    many = len(groups) > 14
+    labels = [
+        f"{g} ({len(matchings[0][g])})" if many else f"{g}\n({len(matchings[0][g])} units)" for g in groups
+    ]
+    ax.set_xticks(range(len(groups)), labels, fontsize=6 if many else 8, rotation=90 if many else 0)
     ax.set(ylabel="mean correlation", ylim=(-0.1, 1.02), title=title)
     ax.legend()
+    return figure
+
+
+def example_images(pictures: Mapping[str, Sequence[Tensor]], rows: Sequence[str], *, title: str) -> Figure:
+    """Images of a folder as networks see them: a column a class.
+
+    Parameters
+    ----------
+    pictures : class -> images, uint8 (3, H, W), the same number for each
+    rows : what each of them shows
+    title : says which data, network and profile it is
+    """
+    figure, axes = plt.subplots(
+        len(rows), len(pictures), figsize=(8, 0.8 + 0.85 * len(rows)), layout="constrained", squeeze=False
+    )
+    for column, (name, images) in zip(axes.T, pictures.items(), strict=True):
+        column[0].set_title(name, fontsize=7)
+        for ax, image in zip(column, images, strict=True):
+            ax.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+    for ax, words in zip(axes[:, 0], rows, strict=True):
+        ax.set_ylabel(words, fontsize=7)
+    figure.suptitle(title)
     return figure

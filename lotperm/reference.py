@@ -7,6 +7,7 @@ column, and the column's name says which kind it is.
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import json
 import math
@@ -20,9 +21,9 @@ import numpy as np
 import pandas as pd
 
 from lotperm.config import ARMS, Experiment
-from lotperm.errors import StorageError, unknown_name
+from lotperm.errors import IntegrityError, StorageError, unknown_name
 from lotperm.experiments import Results
-from lotperm.store import source_hash
+from lotperm.store import source_hash, unseal
 
 _WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
 
@@ -75,30 +76,67 @@ class Recorded:
     Attributes
     ----------
     name : of its folder
+    kind : "table", "early", "diversity" or "connectivity" (see `lotperm.campaign.KINDS`)
     experiment : what was run, as plain data (`Experiment.to_dict`)
-    summary : as `Results.summary`
+    summary : of a table as `Results.summary`; of the other kinds all rows, as in ``results.csv``
     how : device, versions, source hash of the last stage
     """
 
     name: str
+    kind: str
     experiment: dict[str, Any]
     summary: pd.DataFrame
     how: dict[str, Any]
 
+    @property
+    def label(self) -> str:
+        """What stands over its numbers: that they are recorded, of what, and at which profile."""
+        e = self.experiment
+        return f"recorded, {e['data']['name']}, {e['model']['name']}×{e['model']['width']:g}, {e['profile']}"
 
-def recorded(dataset: str, model: str | None = None, width: float | None = None) -> list[Recorded]:
-    """The recorded runs on a data set, of a network and a width if these are given; sorted by name."""
+
+def recorded(
+    dataset: str | None = None, model: str | None = None, width: float | None = None, *, kind: str = "table"
+) -> list[Recorded]:
+    """The recorded runs of a kind, on a data set, of a network and a width if these are given; sorted by name.
+
+    Raises
+    ------
+    IntegrityError
+        If a recorded run isn't what was written: its ``results.json`` has a checksum, and those of its other files.
+    """
     found = []
     for path in sorted((book_folder() / "results").glob("*/results.json")):
-        content = json.loads(path.read_text())
-        e = content["experiment"]
-        if e["data"]["name"] != dataset or model not in (None, e["model"]["name"]):
+        content = _verified(path)
+        e, its_kind = content["experiment"], content.get("kind", "table")
+        if (
+            its_kind != kind
+            or dataset not in (None, e["data"]["name"])
+            or model not in (None, e["model"]["name"])
+        ):
             continue
         if width is None or e["model"]["width"] == width:
             summary = pd.DataFrame(content["summary"])
-            summary["rewind_epoch"] = summary["rewind_epoch"].astype("Int64")
-            found.append(Recorded(path.parent.name, e, summary, content["stages"][-1]))
+            if "rewind_epoch" in summary:
+                summary["rewind_epoch"] = summary["rewind_epoch"].astype("Int64")
+            found.append(Recorded(path.parent.name, kind, e, summary, content["stages"][-1]))
     return found
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """The content of a ``results.json``, its checksum and those of the files beside it verified."""
+    restore = f"It is kept in git: git checkout -- {path.parent}"
+    try:
+        content = unseal(path.read_bytes(), path)
+        for name, expected in content["files"].items():
+            got = hashlib.sha256((path.parent / name).read_bytes()).hexdigest()
+            if got != expected:
+                raise IntegrityError(f"{path.parent / name} is corrupt: sha256 {got}, expected {expected}.")
+    except IntegrityError as error:
+        raise IntegrityError(f"{error} {restore}") from error
+    except (OSError, KeyError) as error:
+        raise IntegrityError(f"the recorded run {path.parent} is not whole: {error}. {restore}") from error
+    return content
 
 
 def _arm_rows(summary: pd.DataFrame, sparsity: float, rewind_epoch: int) -> dict[str, str | float]:

@@ -32,8 +32,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lotperm import distributed
 from lotperm.config import SCHEMA, canonical_json, sha256_json
-from lotperm.errors import IntegrityError, ParameterError, StorageError
+from lotperm.errors import IntegrityError, ParameterError, StorageError, shown
 
 MAX_HEADER_BYTES = 100_000_000
 _BLANK = b"0" * 64
@@ -127,8 +128,8 @@ def _read(path: Path) -> bytes:
         raise StorageError(f"cannot read {path}: {error.strerror or error}. Check the path.") from error
     if path.suffix in _PICKLES or start[:1] == b"\x80" or start[:2] == b"PK":
         raise IntegrityError(
-            f"{path} looks like a pickle, which can run code when it is loaded: it was not opened. Convert it with "
-            "safetensors.torch.save_file, on a machine where you trust it, and give the .safetensors file."
+            f"{path} looks like a pickle, which can run code when it is loaded: it was not opened. Convert it: "
+            "lotperm convert WEIGHTS.pt WEIGHTS.safetensors"
         )
     raise IntegrityError(
         f"{path} is corrupt or not a safetensors file: its header claims {length} bytes, the file has {size} and "
@@ -207,6 +208,44 @@ def load_tensors(path: Path, *, checked: bool = False) -> tuple[dict[str, Tensor
         If it can't be read.
     """
     return _decode(_read(path), path, checked=checked)
+
+
+def seal(content: Mapping[str, JSON]) -> bytes:
+    """JSON of some content, equal for equal content, with the sha256 of its canonical form in it.
+
+    Raises
+    ------
+    ParameterError
+        If it holds NaN, an infinity or anything that isn't plain JSON data.
+    """
+    sealed = {"sha256": sha256_json(dict(content)), **content}
+    return (json.dumps(sealed, sort_keys=True, indent=1) + "\n").encode()
+
+
+def unseal(data: bytes, path: Path) -> dict[str, JSON]:
+    """The content of bytes that `seal` made, verified.
+
+    Parameters
+    ----------
+    data : all of the file
+    path : where they come from, for the error
+
+    Raises
+    ------
+    IntegrityError
+        If they aren't what `seal` wrote, to the last byte.
+    """
+    try:
+        content = json.loads(data)
+        claimed = content.pop("sha256")
+        _compare(path, sha256_json(content), claimed)
+        # Byte for byte, so that not even a space can differ.
+        _compare(path, hashlib.sha256(data).hexdigest(), hashlib.sha256(seal(content)).hexdigest())
+    except _MALFORMED as error:
+        raise IntegrityError(
+            f"{path} is corrupt, or was written without a checksum: {shown(error)}."
+        ) from error
+    return dict(content)
 
 
 # --- stages -----------------------------------------------------------------------------------------
@@ -305,6 +344,19 @@ class Workspace:
         number = int(older[-1].stem.removeprefix("checkpoint-")) + 1 if older else 0
         return self.path / f"checkpoint-{number:08d}.safetensors"
 
+    def newest(self) -> bytes | None:
+        """The bytes of the newest good checkpoint, or None; its owner may be writing the next one."""
+        for _ in range(3):
+            paths = self._checkpoints()
+            for path in reversed(paths):
+                with contextlib.suppress(IntegrityError, StorageError, *_MALFORMED):
+                    data = _read(path)
+                    if _decode(data, path, checked=True)[1]["key"] == self._key:
+                        return data
+            if paths == self._checkpoints():
+                break
+        return None
+
     def peek(self) -> JSON | None:
         """What the newest checkpoint says of itself (its info), for reports: neither verified nor changed."""
         for path in reversed(self._checkpoints()):
@@ -351,16 +403,23 @@ class Store:
         return cls(home())
 
     def find(self, name: str, config: Mapping[str, JSON]) -> Stage | None:
-        """The stage if it is finished and whole, else None. Changes nothing, takes no lock."""
+        """The stage if it is finished and whole, else None. Changes nothing, takes no lock.
+
+        Of several ranks (`lotperm.distributed`) all must ask, and all get what rank 0 finds.
+        """
         path, key = self._locate(name, config)
-        try:
-            stage = _load_stage(path, key)
-        except (IntegrityError, StorageError):
-            return None
-        if stage is not None:
-            # A process killed between the two leaves progress of a stage that is finished.
-            Workspace(self.root / "work" / path.name, key).clear()
-        return stage
+
+        def look() -> Stage | None:
+            try:
+                stage = _load_stage(path, key)
+            except (IntegrityError, StorageError):
+                return None
+            if stage is not None:
+                # A process killed between the two leaves progress of a stage that is finished.
+                Workspace(self.root / "work" / path.name, key).clear()
+            return stage
+
+        return distributed.once(look)
 
     def exists(self, name: str, config: Mapping[str, JSON]) -> bool:
         """Whether there is a folder of the finished stage; unlike `find`, nothing in it is read."""
@@ -370,6 +429,9 @@ class Store:
         self, name: str, config: Mapping[str, JSON], compute: Callable[[Workspace], StageResult]
     ) -> Stage:
         """Load a stage, or compute it once, whoever else asks for it at the same time.
+
+        In a job of several ranks (`lotperm.distributed`) all of them call this and `compute`; rank 0 alone looks for
+        the stage, holds its lock and writes it.
 
         Parameters
         ----------
@@ -385,33 +447,45 @@ class Store:
         if (found := self.find(name, config)) is not None:
             return found
         path, key = self._locate(name, config)
-        with self._lock(path.name):
+
+        def look() -> Stage | None:
             try:
-                stage = _load_stage(path, key)
+                return _load_stage(path, key)
             except IntegrityError as error:
                 move_aside(path, f"{error} Stage {name!r} is computed again")
-                stage = None
-            if stage is not None:
-                return stage
+                return None
+
+        with self._lock(path.name):
+            if (found := distributed.once(look)) is not None:
+                return found
             workspace = Workspace(self.root / "work" / path.name, key)
             result = compute(workspace)
-            meta = {**_provenance(workspace.seconds), **result.meta}
-            _write_stage(path, name, key, dict(config), result, meta)
-            workspace.clear()
-            stage = _load_stage(path, key)
+
+            def write() -> Stage | None:
+                meta = {**_provenance(workspace.seconds), **result.meta}
+                _write_stage(path, name, key, dict(config), result, meta)
+                workspace.clear()
+                return _load_stage(path, key)
+
+            stage = distributed.once(write)
         if stage is None:
             raise StorageError(
                 f"{path} vanished while it was written. Does another program delete the store?"
             )
         return stage
 
+    def load(self, name: str, key: str) -> Stage | None:
+        """The stage of a key if it is finished and whole, else None."""
+        with contextlib.suppress(IntegrityError, StorageError):
+            return _load_stage(self._folder(name, key), key)
+        return None
+
     def stages(self) -> Iterator[Stage]:
         """All finished stages that are whole, sorted by folder."""
         for file in sorted((self.root / "stages").glob("[!.]*/stage.json")):
             with contextlib.suppress(IntegrityError, StorageError):
                 name, key = _identity(file)
-                stage = _load_stage(file.parent, key)
-                if stage is not None and file.parent == self._folder(name, key):
+                if file.parent == self._folder(name, key) and (stage := _load_stage(file.parent, key)):
                     yield stage
 
     def workspace(self, name: str, key: str) -> Workspace:
@@ -457,9 +531,10 @@ class Store:
             wanted = [file for file in new.files if file in old.left_out] if same else []
             for file in wanted:
                 os.replace(folder / file, path / file)
-            if wanted:
-                left = [file for file in old.left_out if file not in wanted]
+            if left := [file for file in old.left_out if file not in wanted]:
                 write_atomic(path / LEFT_OUT, canonical_json(left).encode())
+            else:
+                (path / LEFT_OUT).unlink(missing_ok=True)
             return "completed" if wanted else "present"
 
     def adopt_checkpoint(self, name: str, key: str, data: bytes) -> str:
@@ -511,23 +586,37 @@ class Store:
 
     @contextlib.contextmanager
     def _lock(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the lock of one stage; the system frees it when its owner dies. Yields False if it isn't to be had."""
-        probe = self.root / "stages" / f".{name}.probe"
-        with _storage_errors("write to", self.root):
-            for folder in ("stages", "work", "locks"):
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
-            # Only writing tells whether one can write; it must not come out after hours of training.
-            probe.touch()
-            probe.unlink(missing_ok=True)
-            lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                if not wait:
-                    yield False
-                    return
+        """Hold the lock of one stage, on rank 0; the system frees it when its owner dies.
+
+        Yields False if it isn't to be had and one doesn't want to `wait`.
+        """
+        lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
+
+        def acquire(timeout: float) -> bool:
+            with _storage_errors("write to", self.root), contextlib.suppress(filelock.Timeout):
+                lock.acquire(timeout=timeout)
+            return lock.is_locked
+
+        def begin() -> bool:
+            probe = self.root / "stages" / f".{name}.probe"
+            with _storage_errors("write to", self.root):
+                for folder in ("stages", "work", "locks"):
+                    (self.root / folder).mkdir(parents=True, exist_ok=True)
+                # Only writing tells whether one can write; it must not come out after hours of training.
+                probe.touch()
+                probe.unlink(missing_ok=True)
+            free = acquire(0)
+            if not free and wait:
                 _log.info("waiting for another process that computes %s", name)
-                lock.acquire()
+            return free
+
+        # Asked for again each minute, so that the other ranks' patience doesn't end.
+        held = distributed.once(begin)
+        if not held and not wait:
+            yield False
+            return
+        while not held:
+            held = distributed.once(lambda: acquire(60))
         try:
             yield True
         finally:
@@ -579,10 +668,6 @@ def _provenance(seconds: float) -> dict[str, JSON]:
     }
 
 
-def _seal(content: dict[str, JSON]) -> bytes:
-    return (json.dumps({"sha256": sha256_json(content), **content}, sort_keys=True, indent=1) + "\n").encode()
-
-
 def _write_stage(
     path: Path, name: str, key: str, config: dict[str, JSON], result: StageResult, meta: dict[str, JSON]
 ) -> None:
@@ -606,7 +691,7 @@ def _write_stage(
                 "schema": SCHEMA, "stage": name, "key": key, "config": config,
                 "results": dict(result.results), "meta": meta, "files": files,
             }  # fmt: skip
-            _write_synced(temporary / "stage.json", _seal(content))
+            _write_synced(temporary / "stage.json", seal(content))
             _sync_folder(temporary)
             os.rename(temporary, path)
             _sync_folder(path.parent)
@@ -621,12 +706,7 @@ def _load_stage(path: Path, key: str) -> Stage | None:
         return None
     file = path / "stage.json"
     try:
-        raw = file.read_bytes()
-        content = json.loads(raw)
-        claimed = content.pop("sha256")
-        _compare(file, sha256_json(content), claimed)
-        # Byte for byte, so that not even a space can differ.
-        _compare(file, hashlib.sha256(raw).hexdigest(), hashlib.sha256(_seal(content)).hexdigest())
+        content = unseal(file.read_bytes(), file)
         _compare(file, content["key"], key)
         left_out = _left_out(path)
         for name, expected in list(content["files"].items()):

@@ -11,6 +11,11 @@ With w ⊙ m = w at the start, a pruned weight is exactly zero at all times, mom
 (Sutskever et al. 2013's momentum as PyTorch has it, the mask m folded in). Every random number belongs to one
 member and is drawn on the CPU from its own seeds, so a member's result depends neither on the device nor on the
 networks that are trained beside it, up to rounding.
+
+With several ranks (`lotperm.distributed`) each takes an equal share of the rows of every batch. Gradients are averaged
+by DistributedDataParallel, the statistics of batch norm are those of the whole batch, and the same examples meet in a
+batch as in one process: so weights are equal in every bit on all ranks, and differ from those of one process by
+rounding alone.
 """
 
 from __future__ import annotations
@@ -18,20 +23,24 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.parallel import DistributedDataParallel
 
+from lotperm import distributed
 from lotperm.config import Recipe, Seeds
-from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
+from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize, raw_batches
 from lotperm.errors import DivergedError, ParameterError, PreemptedError, UnsupportedModelError
+from lotperm.imagefolder import ImageFiles, stream
 from lotperm.models import Weights
 from lotperm.threads import keep_freed_memory, workers
 
@@ -98,7 +107,11 @@ class _StackedConv(nn.Module):
 
 
 class _StackedBatchNorm(nn.Module):
-    """M batch norms as one: over the M·C channels of (B, M·C, ...), or of (M, B, C) after a linear layer."""
+    """M batch norms as one: over the M·C channels of (B, M·C, ...), or of (M, B, C) after a linear layer.
+
+    With several ranks the statistics are those of all ranks' examples, as in SyncBatchNorm, on every device by the one
+    rule of `_synchronized`.
+    """
 
     def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, members: int, folded: bool) -> None:
         super().__init__()
@@ -118,11 +131,32 @@ class _StackedBatchNorm(nn.Module):
             x = x.transpose(0, 1).flatten(1)
         if self.training:
             self.num_batches_tracked.add_(1)
-        x = F.batch_norm(
-            x, self.running_mean.flatten(), self.running_var.flatten(), self.weight.flatten(), self.bias.flatten(),
-            self.training, self.momentum, self.eps,
-        )  # fmt: skip
+        if self.training and distributed.world_size() > 1:
+            x = self._synchronized(x)
+        else:
+            x = F.batch_norm(
+                x, self.running_mean.flatten(), self.running_var.flatten(), self.weight.flatten(), self.bias.flatten(),
+                self.training, self.momentum, self.eps,
+            )  # fmt: skip
         return x if self.folded else x.unflatten(1, (self.members, -1)).transpose(0, 1)
+
+    def _synchronized(self, x: Tensor) -> Tensor:
+        """Batch norm of (B, M·C, ...) by the statistics of all ranks, whose shares of a batch are equally large."""
+        ranks, shape = distributed.world_size(), (1, -1, *[1] * (x.dim() - 2))
+        values = x.to(self.weight.dtype)  # autocast may give bfloat16
+        variance, mean = torch.var_mean(values, [0, *range(2, x.dim())], correction=0)
+        # E[x²] − E[x]² loses digits where the mean is large: in float64 there are enough.
+        mean, variance = mean.double(), variance.double()
+        mean, square = distributed.total(torch.stack([mean, variance + mean.square()])) / ranks
+        variance = square - mean.square()
+        with torch.no_grad():
+            count = ranks * values.numel() / values.shape[1]
+            unbiased = variance * (count / max(count - 1, 1))
+            for running, now in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.mul_(1 - self.momentum).add_(now.view_as(running).to(running), alpha=self.momentum)
+        scale = self.weight.flatten() * (variance + self.eps).rsqrt().to(values.dtype)
+        shift = self.bias.flatten() - mean.to(values.dtype) * scale
+        return torch.addcmul(shift.view(shape), values, scale.view(shape)).to(x.dtype)
 
 
 # What treats every element or every channel alone, and so works on stacked activations as it stands.
@@ -388,8 +422,15 @@ class Runtime:
     Attributes
     ----------
     device : "cpu" or "cuda"
-    compile : compile the training step with torch.compile; pays off from a minute of training on
-    members : how many networks go through one forward pass at the most, to bound memory; None: all
+    compile : compile the training step; pays off from a minute of training on. On CUDA it becomes a CUDA graph, without
+        which one small network is bound by the launches of its kernels
+    members : how many networks go through one forward pass at the most, to bound memory; None: all, but on CUDA one,
+        if there are convolutions: those of several networks would be grouped ones, which are slow there
+    microbatch : examples of a batch that each network takes at a time, to bound memory; None: all. Gradients are
+        summed, so a step is the same up to rounding, with one exception: batch norm takes the statistics of each part,
+        as if the batch were that small, and its running averages move once for each part
+    workers : processes that read an image folder, for each part of the members; None: none on the CPU, where they
+        would take the cores from training, else as many as there are cores, 16 at the most. No result depends on it
     progress : makes progress bars; None: silent
     stop : asked after every step of training; True ends the run there with `PreemptedError`, its state saved
     """
@@ -397,8 +438,17 @@ class Runtime:
     device: str = "cpu"
     compile: bool = False
     members: int | None = None
+    microbatch: int | None = None
+    workers: int | None = None
     progress: Progress | None = None
     stop: Callable[[], bool] | None = None
+
+    @property
+    def readers(self) -> int:
+        """`workers`, or what it stands for."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if torch.device(self.device).type == "cpu" else min(os.cpu_count() or 1, 16)
 
 
 @dataclass
@@ -410,7 +460,8 @@ class Trained:
     weights : final state dicts, on the CPU
     checkpoints : epoch -> state dicts after exactly so many epochs
     train_loss : mean training loss of each epoch, as seen in passing: [epoch][member]
-    evaluations : epoch -> {"accuracy", "loss"} on the test split -> value of each member
+    evaluations : epoch -> {"accuracy", "loss"} on the test split -> value of each member; of image folders with more
+        than five classes also "top5"
     """
 
     weights: list[Weights]
@@ -489,11 +540,14 @@ def train(
     Returns
     -------
     Trained
+        The same on every rank, if there are several. They all must call this; rank 0 keeps the checkpoints, and the run
+        can go on with another number of ranks.
 
     Raises
     ------
     ParameterError
-        If the numbers of weights, seeds and masks differ, or the batch is larger than the training set.
+        If the numbers of weights, seeds and masks differ, the batch is larger than the training set, several ranks
+        can't share it equally, or the augmentation isn't one for such inputs.
     DivergedError
         If a loss is NaN or infinite, naming the step, or weights are. Found before they are saved or evaluated.
     PreemptedError
@@ -509,27 +563,42 @@ def train(
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
     data = data.to(runtime.device)
     keep_freed_memory()
-    parts, threads = _split(len(weights), runtime)
+    found = distributed.once(checkpoints.latest) if checkpoints is not None else None
+    if found is not None and len(found[1].get("steps", ())) != len(weights):
+        found = None  # of an older version
+    parts, threads = _split(model, len(weights), runtime, found[1]["steps"] if found else None)
     runs = [_Run(model, weights[p], data, recipe, seeds[p], masks[p], runtime) for p in parts]
     done = Trained(weights=[], checkpoints={}, train_loss=[], evaluations={})
-    found = checkpoints.latest() if checkpoints is not None else None
     epoch = 0
     if found is not None:
-        done, epoch = _restore(runs, *found)
+        done, epoch = _restore(runs, parts, *found)
     if epoch == 0 and not any(run.step for run in runs):
         _note(done, runs, 0, save_at, evaluate_at)
     stop, saved = runtime.stop or (lambda: False), time.monotonic()
 
+    def due() -> bool:
+        return checkpoints is not None and time.monotonic() - saved > checkpoint_seconds
+
     def pause() -> bool:
-        return stop() or (checkpoints is not None and time.monotonic() - saved > checkpoint_seconds)
+        return distributed.any_rank(stop() or due())
 
     images = sum(run.images_per_epoch for run in runs)
     seen = epoch * images + sum(run.step * run.images_per_epoch // run.steps for run in runs)
     bar = runtime.progress(label, epochs * images - seen) if runtime.progress else None
-    with contextlib.closing(bar) if bar is not None else contextlib.nullcontext(), workers(threads) as each:
+    with contextlib.ExitStack() as resources:
+        if bar is not None:
+            resources.enter_context(contextlib.closing(bar))
+        # CUDA's fastest convolutions, until the end of this call.
+        resources.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+        torch.backends.cudnn.benchmark = True
+        each = resources.enter_context(workers(threads))
+        if epoch < epochs:
+            for run in runs:
+                run.prepare()
         while epoch < epochs:
             each(partial(_Run.advance, epoch=epoch, pause=pause, bar=bar), runs)
             for run in runs:
+                run.join()
                 run.check_finite(epoch)
             if all(run.step == run.steps for run in runs):
                 done.train_loss.append([loss for run in runs for loss in run.finish_epoch()])
@@ -540,9 +609,9 @@ def train(
                     bar.set_postfix_str(f"epoch {epoch}/{epochs}, loss {mean:.3f}")
             if epoch == epochs:
                 break
-            stopping = stop()
-            if checkpoints is not None and (stopping or time.monotonic() - saved > checkpoint_seconds):
-                checkpoints.checkpoint(*_state(runs, done, epoch))
+            stopping, saving = distributed.any_rank(stop()), distributed.any_rank(due())
+            if checkpoints is not None and (stopping or saving):
+                distributed.once(partial(_save, checkpoints, runs, done, epoch))
                 saved = time.monotonic()
             if stopping:
                 kept = "Its state is saved" if checkpoints is not None else "Its state isn't kept"
@@ -563,17 +632,34 @@ def _note(
         done.evaluations[epoch] = _beside([run.evaluate() for run in runs])
 
 
-def _split(count: int, runtime: Runtime) -> tuple[list[slice], int]:
+_STREAMS = 16
+"""How many parts a CUDA device trains at the same time, each in a stream of its own."""
+
+
+def _split(
+    model: nn.Module, count: int, runtime: Runtime, steps: Sequence[int] | None = None
+) -> tuple[list[slice], int]:
     """Which members run together, and how many such parts at a time.
 
     On the CPU two Python threads train half of the members each (see `threads`); more would wait for Python's lock.
-    A compiled step is few operations: all threads share it.
+    A compiled step is few operations: all threads share it. On CUDA every part has a stream of its own. With several
+    ranks there is one part at a time, since all must exchange gradients in one order. Members that a checkpoint left
+    at different `steps` of an epoch stay apart.
     """
-    many = torch.device(runtime.device).type == "cpu" and not runtime.compile
-    threads = min(count, torch.get_num_threads(), 2) if many else 1
-    parts = max(threads, math.ceil(count / (runtime.members or count)))
-    bounds = [count * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in itertools.pairwise(bounds)], threads
+    cuda = torch.device(runtime.device).type == "cuda"
+    convolutions = any(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in model.modules())
+    parts = math.ceil(count / (runtime.members or (1 if cuda and convolutions else count)))
+    if distributed.world_size() > 1:
+        threads = 1
+    elif cuda:
+        threads = min(parts, _STREAMS)
+    else:
+        threads = 1 if runtime.compile else min(count, torch.get_num_threads(), 2)
+        parts = max(threads, parts)
+    bounds = {count * i // parts for i in range(parts + 1)}
+    if steps is not None:
+        bounds |= {m for m in range(1, count) if steps[m] != steps[m - 1]}
+    return [slice(a, b) for a, b in itertools.pairwise(sorted(bounds))], threads
 
 
 def _weights(runs: Sequence[_Run]) -> list[Weights]:
@@ -586,15 +672,18 @@ def _beside(parts: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]
 
 
 def _state(runs: Sequence[_Run], done: Trained, epoch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything that `_restore` needs to go on with an epoch, counted from 0, that may have begun."""
-    tensors = {f"run-{i}/{name}": t.cpu() for i, run in enumerate(runs) for name, t in run.tensors().items()}
+    """Everything that `_restore` needs to go on with an epoch, counted from 0, that may have begun.
+
+    By members, however many of them run together and on however many ranks.
+    """
+    parts = [{name: t.cpu() for name, t in run.tensors().items()} for run in runs]
+    tensors = {f"now/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
     for saved, states in done.checkpoints.items():
         for name in states[0]:
             tensors[f"epoch-{saved}/{name}"] = torch.stack([state[name] for state in states])
     info = {
         "epoch": epoch,
-        "parts": [run.networks.members for run in runs],
-        "steps": [run.step for run in runs],
+        "steps": [run.step for run in runs for _ in range(run.networks.members)],
         "saved": sorted(done.checkpoints),
         "train_loss": done.train_loss,
         "evaluations": {str(e): metrics for e, metrics in done.evaluations.items()},
@@ -602,24 +691,24 @@ def _state(runs: Sequence[_Run], done: Trained, epoch: int) -> tuple[dict[str, T
     return tensors, info
 
 
+def _save(checkpoints: Checkpoints, runs: Sequence[_Run], done: Trained, epoch: int) -> None:
+    checkpoints.checkpoint(*_state(runs, done, epoch))
+
+
 def _restore(
-    runs: Sequence[_Run], tensors: Mapping[str, Tensor], info: Mapping[str, Any]
+    runs: Sequence[_Run], parts: Sequence[slice], tensors: Mapping[str, Tensor], info: Mapping[str, Any]
 ) -> tuple[Trained, int]:
     """Take up the state that `_state` gave; returns what was done and the epoch to go on with."""
-    parts = [run.networks.members for run in runs]
-    if info["parts"] != parts:
-        # Another number of threads splits the members otherwise: start anew.
-        return Trained(weights=[], checkpoints={}, train_loss=[], evaluations={}), 0
-    for i, run in enumerate(runs):
-        run.step = info["steps"][i]
+    for run, part in zip(runs, parts, strict=True):
+        run.step = info["steps"][part.start]
         for name, tensor in run.tensors().items():
-            tensor.copy_(tensors[f"run-{i}/{name}"])
+            tensor.copy_(tensors[f"now/{name}"][part])
     checkpoints = {}
     for epoch in info["saved"]:
         prefix = f"epoch-{epoch}/"
         packed = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         checkpoints[int(epoch)] = [
-            {name: t[m].clone() for name, t in packed.items()} for m in range(sum(parts))
+            {name: t[m].clone() for name, t in packed.items()} for m in range(len(info["steps"]))
         ]
     evaluations = {int(e): metrics for e, metrics in info["evaluations"].items()}
     return Trained([], checkpoints, list(info["train_loss"]), evaluations), int(info["epoch"])
@@ -627,6 +716,9 @@ def _restore(
 
 _BLOCK_VALUES = 2**23
 """How many input values are made ready at a time: 32 MiB in float32."""
+
+_ASK_EVERY = 8
+"""Steps between two questions to all ranks whether one wants to stop: so the processes seldom wait for each other."""
 
 
 class _Run:
@@ -660,28 +752,117 @@ class _Run:
             raise ParameterError(
                 f"batch_size is {recipe.batch_size}, but the training set has {size} examples."
             )
+        kinds = ("none", "flip_resized_crop") if data.streamed else ("none", "crop", "flip_crop")
+        if recipe.augment not in kinds:
+            raise ParameterError(
+                f"augment is {recipe.augment!r}; expected {' or '.join(kinds)} on {data.name}."
+            )
+        if runtime.microbatch is not None and runtime.microbatch < 1:
+            raise ParameterError(f"microbatch is {runtime.microbatch}; expected 1 or more.")
+        self.ranks = distributed.world_size()
+        if recipe.batch_size % self.ranks:
+            raise ParameterError(
+                f"batch_size is {recipe.batch_size}, which {self.ranks} processes can't share equally. "
+                f"Choose a multiple of {self.ranks}, or another number of processes."
+            )
+        if self.ranks > 1 and runtime.compile:
+            raise ParameterError("a compiled step can't be shared by several processes. Leave compile out.")
+        self.share = distributed.share(recipe.batch_size)
+        self.parallel = self._parallel() if self.ranks > 1 else None
         self.steps = size // recipe.batch_size
         self.images_per_epoch = self.steps * recipe.batch_size * len(weights)
         self.step = 0
         self.losses = torch.zeros(self.steps, len(weights), device=self.networks.flat.device)
-        self.program: Callable[..., Tensor] | None = None
+        self.program: Callable[[Tensor, Tensor], Tensor] | None = None
+        # With several ranks there is one part at a time, and DDP keeps to the stream in which it was made.
+        own_stream = self.networks.flat.is_cuda and self.ranks == 1
+        self.stream = torch.cuda.Stream(self.networks.flat.device) if own_stream else None
+
+    def _parallel(self) -> DistributedDataParallel:
+        """The stack with its gradients averaged over the ranks."""
+        for parameter in self.networks.module.parameters():
+            parameter.grad = torch.zeros_like(
+                parameter
+            )  # laid out as DDP wants it, and added to from here on
+        parallel = DistributedDataParallel(self.networks.module, gradient_as_bucket_view=True)
+        parallel.broadcast_buffers = False  # statistics are equal on all ranks anyway
+        # DDP rearranges the gradients after its first step, and with them the order of sums over three ranks or more.
+        # That first step is an empty one, so that a run that was broken off goes on with the same sums.
+        self.networks.module.eval()
+        example = self.networks.flat.new_zeros(1, self.networks.members, *self.data.input_shape)
+        with torch.enable_grad():
+            parallel(example).sum().backward()
+        return parallel
 
     # --- one step -----------------------------------------------------------------------------------
 
     def update(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step of every member, from (B, M, C, ...) and (M, B); returns the losses (M,) before it."""
-        networks = self.networks
-        if self.runtime.compile:
-            arguments = (inputs, targets, self.lr, *self.state)
-            if self.program is None:
-                self.program = self._compile(arguments)
+        if self.program is not None:
             with torch.no_grad():
-                return self.program(*arguments)
+                return self.program(inputs, targets)
+        networks = self.networks
         parameters = list(networks.module.parameters())
-        losses, gradients = self._differentiate(networks.module, parameters, inputs, targets)
+        forward = networks.module if self.parallel is None else self.parallel
+        losses, gradients = self._differentiate(forward, parameters, inputs, targets)
         gradient = torch.cat([g.flatten() for g in gradients])
         self._descend(self.lr, [gradient], [networks.flat], [self.velocity], [self.mask])
         return losses
+
+    def prepare(self) -> None:
+        """Compile the step, if that is wanted, before the first one; changes no weights."""
+        if not self.runtime.compile or self.program is not None:
+            return
+        self.networks.module.train()
+        batch, count = self.recipe.batch_size, len(self.seeds)
+        shape = (batch, count, *self.data.train.inputs.shape[1:])
+        inputs = self.networks.flat.new_zeros(shape)
+        targets = self.data.train.targets.new_zeros(count, batch)
+        step = self._compile((inputs, targets, self.lr, *self.state))
+        if self.stream is None:
+            self.program = lambda x, y: step(x, y, self.lr, *self.state)
+        else:
+            self.program = self._capture(
+                partial(step, inputs, targets, self.lr, *self.state), inputs, targets
+            )
+
+    def _capture(
+        self, step: Callable[[], Tensor], inputs: Tensor, targets: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """A step as a CUDA graph: all its kernels start with one call. It reads what is in `inputs` and `targets`."""
+        before = [tensor.clone() for tensor in self.state]
+        with self._own_stream(), torch.no_grad():
+            for _ in range(3):  # kernels are chosen and memory is taken before the capture
+                step()
+            for tensor, value in zip(self.state, before, strict=True):
+                tensor.copy_(value)
+        self.join()
+        graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(graph, stream=self.stream):
+            losses = step()
+
+        def replay(x: Tensor, y: Tensor) -> Tensor:
+            inputs.copy_(x)
+            targets.copy_(y)
+            graph.replay()
+            return losses
+
+        return replay
+
+    @contextlib.contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """On CUDA, queue work behind what was queued so far, in this run's own stream; see `join`."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.default_stream(self.stream.device))
+        with torch.cuda.stream(self.stream):
+            yield
+
+    def join(self) -> None:
+        """What is queued from here on waits for this run's own stream."""
+        if self.stream is not None:
+            torch.cuda.default_stream(self.stream.device).wait_stream(self.stream)
 
     def _compile(self, arguments: Sequence[Tensor]) -> Callable[..., Tensor]:
         """The step as one compiled program, for this run's shapes and with all of its tensors as arguments.
@@ -714,14 +895,43 @@ class _Run:
         inputs: Tensor,
         targets: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Each member's mean cross-entropy (M,), and the gradient of every parameter."""
-        with self._autocast():
-            logits = forward(inputs)
-        each = F.cross_entropy(
-            logits.to(self.networks.flat.dtype).flatten(0, 1), targets.flatten(), reduction="none"
-        )
-        losses = each.view(targets.shape).mean(1)
-        return losses.detach(), torch.autograd.grad(losses.sum(), parameters)
+        """Each member's mean cross-entropy (M,) on this rank's share, and the whole batch's gradient.
+
+        Microbatches add up. With several ranks the gradients are averaged by the hooks that `backward` runs, after the
+        last one.
+        """
+        size = len(inputs)
+        parts = [
+            slice(i, i + (self.runtime.microbatch or size))
+            for i in range(0, size, self.runtime.microbatch or size)
+        ]
+        total: Tensor | None = None
+        gradients: tuple[Tensor, ...] = ()
+        if self.parallel is not None:
+            self.parallel.zero_grad(set_to_none=False)
+        for part in parts:
+            last = part is parts[-1]
+            waiting = contextlib.nullcontext() if self.parallel is None or last else self.parallel.no_sync()
+            with waiting:
+                with self._autocast():
+                    logits = forward(inputs[part])
+                y = targets[:, part]
+                each = F.cross_entropy(
+                    logits.to(self.networks.flat.dtype).flatten(0, 1), y.flatten(), reduction="none"
+                )
+                losses = each.view(y.shape).mean(1)
+                if len(parts) > 1:
+                    losses = losses * (y.shape[1] / size)
+                if self.parallel is not None:
+                    losses.sum().backward()
+                else:
+                    new = torch.autograd.grad(losses.sum(), parameters)
+                    gradients = tuple(map(torch.add, gradients, new)) if gradients else new
+            total = losses.detach() if total is None else total + losses.detach()
+        assert total is not None
+        if self.parallel is not None:
+            gradients = tuple(cast(Tensor, parameter.grad) for parameter in parameters)
+        return total, gradients
 
     @torch.no_grad()
     def _descend(
@@ -739,46 +949,88 @@ class _Run:
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.recipe.precision == "bfloat16":
-            return torch.autocast(torch.device(self.runtime.device).type, torch.bfloat16)
+            # Every weight is used once a step: a cache of casts would only be in the way of a CUDA graph.
+            device = torch.device(self.runtime.device).type
+            return torch.autocast(device, torch.bfloat16, cache_enabled=False)
         return contextlib.nullcontext()
 
     # --- one epoch ----------------------------------------------------------------------------------
 
     def advance(self, epoch: int, pause: Callable[[], bool], bar: ProgressBar | None) -> None:
-        """Train on the full batches of an epoch that are left, until `pause`; at least on one."""
+        """Train on the full batches of an epoch that are left, until `pause`; at least on one.
+
+        Several ranks pause at the same step, because they ask each other at the same steps.
+        """
+        ask_every = _ASK_EVERY if self.ranks > 1 else 1
         self.networks.module.train()
-        self.lr.fill_(learning_rate(self.recipe, epoch))
-        for inputs, targets in self._batches(epoch, self.step):
-            self.losses[self.step] = self.update(inputs, targets)
-            self.step += 1
-            if bar is not None:
-                bar.update(targets.numel())
-            if pause():
-                return
+        with self._own_stream():
+            self.lr.fill_(learning_rate(self.recipe, epoch))
+            for inputs, targets in self._batches(epoch, self.step):
+                self.losses[self.step] = self.update(inputs, targets)
+                self.step += 1
+                if bar is not None:
+                    bar.update(targets.numel() * self.ranks)
+                if self.step % ask_every == 0 and pause():
+                    return
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs (B, M, C, ...) and targets (M, B) of every step of an epoch, from a first one on."""
-        train, batch = self.data.train, self.recipe.batch_size
-        size = len(train.targets)
+        """Inputs (B, M, C, ...) and targets (M, B) of every step of an epoch, from a first one on.
+
+        B counts this rank's share of a batch. What is drawn belongs to the example, so it is the same on any number of
+        ranks.
+        """
+        rows = self._rows(epoch)[first : self.steps, self.share]
+        if isinstance(self.data.train.inputs, ImageFiles):
+            return self._stream(self.data.train.inputs, rows, epoch)
+        return self._gather(self.data.train.inputs, rows, epoch)
+
+    def _rows(self, epoch: int) -> Tensor:
+        """Which examples every step of an epoch takes: int64 (steps, B, M), on the CPU."""
         # (N, M): a batch's rows are contiguous, and (B, M, C, ...) is the layout that convolutions want.
-        order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1).to(self.runtime.device)
+        size, batch = len(self.data.train), self.recipe.batch_size
+        order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1)
+        return order[: self.steps * batch].unflatten(0, (self.steps, batch))
+
+    def _gather(self, examples: Tensor, rows: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of what is in memory, from rows (S, B, M)."""
+        train, batch, rows = self.data.train, rows.shape[1], rows.to(self.runtime.device)
         draws: list[Tensor] = []
         if self.recipe.augment != "none":
-            each = [draw_augmentation(size, s.augment, epoch, self.recipe.augment) for s in self.seeds]
+            each = [draw_augmentation(len(train), s.augment, epoch, self.recipe.augment) for s in self.seeds]
             draws = [torch.stack(kind, 1).to(self.runtime.device) for kind in zip(*each, strict=True)]
         # Examples are gathered for several steps at once: fewer, larger operations.
-        block = max(1, _BLOCK_VALUES // (batch * len(self.seeds) * train.inputs[0].numel()))
-        for start in range(first, self.steps, block):
-            rows = order[start * batch : min(start + block, self.steps) * batch]
-            inputs = train.inputs[rows]
+        block = max(1, _BLOCK_VALUES // (batch * len(self.seeds) * examples[0].numel()))
+        for start in range(0, len(rows), block):
+            some = rows[start : start + block]
+            flat = some.flatten(0, 1)
+            inputs = examples[flat]
             if draws:
-                inputs = augment(inputs, *(kind.gather(0, rows) for kind in draws))
+                inputs = augment(inputs, *(kind.gather(0, flat) for kind in draws))
             inputs = normalize(inputs, self.data, self.networks.flat.dtype)
-            targets = train.targets[rows].unflatten(0, (-1, batch)).transpose(1, 2).contiguous()
+            targets = train.targets[some].transpose(1, 2).contiguous()
             yield from zip(inputs.split(batch), targets, strict=True)
 
+    def _stream(self, files: ImageFiles, rows: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an image folder, from rows (S, B, M); each member has its own picture of every example."""
+        device = self.networks.flat.device
+        seeds = [s.augment for s in self.seeds] if self.recipe.augment != "none" else None
+        pin = device.type == "cuda"
+        steps = list(rows)
+        images = stream(files, steps, seeds=seeds, epoch=epoch, workers=self.runtime.readers, pin=pin)
+        for some, pixels in zip(steps, images, strict=True):
+            targets = self.data.train.targets[some.to(device)].T.contiguous()
+            # As bytes, a quarter of what floats would be, and without waiting for the copy: the next batch is read.
+            inputs = pixels.to(device, non_blocking=pin)
+            yield normalize(inputs, self.data, self.networks.flat.dtype), targets
+
     def check_finite(self, epoch: int) -> None:
-        """Raise `DivergedError` if a loss of this epoch, or a weight, is NaN or infinite."""
+        """Raise `DivergedError` if a loss of this epoch, or a weight, is NaN or infinite.
+
+        From here on the losses are the means over all ranks, equal on all of them.
+        """
+        if self.ranks > 1:
+            # In float64 the mean of numbers that are equal already is that number, so this may be done again.
+            self.losses.copy_(distributed.total(self.losses.double()) / self.ranks)
         finite = torch.isfinite(self.losses).all(1)
         if not bool(finite.all()):
             what, step = "loss is", int((~finite).nonzero()[0])
@@ -800,41 +1052,57 @@ class _Run:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, list[float]]:
-        """Accuracy and mean loss of every member on the test split."""
+        """Accuracy and mean loss of every member on the test split; see `evaluate_stack`."""
         with self._autocast():
-            return evaluate_stack(self.networks, self.data.test, self.data)
+            return evaluate_stack(self.networks, self.data.test, self.data, workers=self.runtime.readers)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that training changes: networks, optimizer and this epoch's losses, not copied."""
+        """The tensors that training changes, (M, ...), not copied: networks, optimizer and this epoch's losses."""
         with torch.no_grad():
-            return {**self.networks.module.state_dict(), "velocity": self.velocity, "losses": self.losses}
+            velocities = zip(self.parameters, self.networks.views(self.velocity), strict=True)
+            return {
+                **{f"network/{name}": tensor for name, tensor in self.networks.module.state_dict().items()},
+                **{f"velocity/{name}": tensor for name, tensor in velocities}, "losses": self.losses.T,
+            }  # fmt: skip
 
 
 @torch.no_grad()
 def evaluate_stack(
-    networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000
+    networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000, workers: int = 0
 ) -> dict[str, list[float]]:
     """Accuracy and mean cross-entropy of M networks on a split; every example weighs the same.
+
+    Several ranks, which must all call this, take a part of the split each; their counts are added up.
 
     Parameters
     ----------
     networks : the stack
-    split : inputs (N, C, *spatial) and targets (N,), on the stack's device
+    split : inputs (N, C, *spatial) and targets (N,), on the stack's device; or the files of an image folder
     data : the data set that the split belongs to, for its mean and standard deviation
-    batch : examples per forward pass
+    batch : examples per forward pass, fewer of large images
+    workers : processes that read files
 
     Returns
     -------
     dict
-        ``{"accuracy": [M fractions], "loss": [M nats]}``.
+        ``{"accuracy": [M fractions], "loss": [M nats]}``; of image folders with more than five classes also ``"top5"``:
+        how often the target is among the five largest logits, as is usual for ImageNet.
     """
     networks.module.eval()
-    hits = torch.zeros(networks.members, dtype=torch.long, device=networks.flat.device)
-    loss = torch.zeros(networks.members, dtype=torch.double, device=networks.flat.device)
-    for inputs, targets in zip(split.inputs.split(batch), split.targets.split(batch), strict=True):
-        x = normalize(inputs, data, networks.flat.dtype)
+    device = networks.flat.device
+    hits, hits5 = torch.zeros(2, networks.members, dtype=torch.long, device=device)
+    loss = torch.zeros(networks.members, dtype=torch.double, device=device)
+    top5 = data.streamed and data.classes > 5
+    own = distributed.share(len(split.targets))
+    mine = Split(split.inputs[own], split.targets[own])
+    for inputs, targets in raw_batches(mine, batch, workers, pin=device.type == "cuda"):
+        x = normalize(inputs.to(device, non_blocking=True), data, networks.flat.dtype)
         logits = networks.module(x.unsqueeze(1).expand(-1, networks.members, *x.shape[1:])).float()
         hits += (logits.argmax(2) == targets).sum(1)
+        if top5:
+            hits5 += (logits.topk(5).indices == targets[:, None]).sum((1, 2))
         each = F.cross_entropy(logits.flatten(0, 1), targets.repeat(networks.members), reduction="none")
         loss += each.view(networks.members, -1).double().sum(1)
-    return {"accuracy": (hits / len(split.targets)).tolist(), "loss": (loss / len(split.targets)).tolist()}
+    size, hits, hits5, loss = len(split), *map(distributed.total, (hits, hits5, loss))
+    found = {"accuracy": (hits / size).tolist(), "loss": (loss / size).tolist()}
+    return {**found, "top5": (hits5 / size).tolist()} if top5 else found

@@ -16,6 +16,7 @@ def home(tmp_path_factory):
 def _own_home(home, monkeypatch):
     monkeypatch.setenv("LOTPERM_HOME", str(home))
     monkeypatch.delenv("LOTPERM_DATA", raising=False)
+    monkeypatch.delenv("LOTPERM_IMAGEFOLDER", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,29 @@
 """Campaigns: read and checked, run in slices, resumed to the same bits, recorded, carried between machines."""
 
+import hashlib
 import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from lotperm import Store
-from lotperm.campaign import KINDS, Campaign
-from lotperm.errors import ParameterError, StorageError
+from lotperm import Store, cli, packing, reference
+from lotperm import campaign as campaigns
+from lotperm.campaign import KINDS, Campaign, Stop
+from lotperm.data import load
+from lotperm.errors import ParameterError, PreemptedError, StorageError
 from lotperm.experiments import kept_epochs
+from lotperm.training import Runtime
 
-FOLDER = Path(__file__).parents[1] / "campaigns"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "campaigns"
 ENTRY = {"name": "one", "profile": "smoke"}
 
 
@@ -31,10 +43,11 @@ def test_every_campaign_of_the_repository_is_valid(path):
     assert {entry.kind for entry in campaign.entries} <= KINDS.keys()
 
 
-def test_yaml_and_json_give_the_same(tmp_path):
-    content = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
-    (tmp_path / "smoke.json").write_text(json.dumps(content))
-    assert Campaign.load(tmp_path / "smoke.json") == Campaign.load(FOLDER / "smoke.yaml")
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_yaml_and_json_give_the_same(path):
+    content = json.dumps(yaml.safe_load(path.with_suffix(".yaml").read_text()), indent=1) + "\n"
+    assert path.read_text() == content, f"{path.name} is out of date: it should be\n{content}"
+    assert Campaign.load(path) == Campaign.load(path.with_suffix(".yaml"))
 
 
 def test_tasks_come_in_order_and_once(tmp_path):
@@ -139,3 +152,455 @@ def test_what_is_kept_is_part_of_the_key(tmp_path):
         assert set(experiment.rewind_epochs) <= set(kept_epochs(experiment))
         keys.add(campaign.tasks(Store(tmp_path))[0].key)
     assert len(keys) == 3
+
+
+# --- running ----------------------------------------------------------------------------------------
+
+
+def done_in(results):
+    """What was recorded: folder -> sha256 of its table."""
+    return {
+        path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(results.glob("*/results.csv"))
+    }
+
+
+class After:
+    """Stops after so many questions, that is steps of training and beginnings of stages."""
+
+    def __init__(self, questions):
+        self.left = questions
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.fixture(scope="module")
+def smoke_campaign():
+    return Campaign.load(FOLDER / "smoke.yaml")
+
+
+@pytest.fixture(scope="module")
+def unbroken(smoke_campaign, tmp_path_factory):
+    """The smoke campaign in one go: (store, folder of the results, what was said)."""
+    folder, said = tmp_path_factory.mktemp("unbroken"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOTPERM_HOME", str(folder / "home"))
+        assert (
+            campaigns.run(smoke_campaign, Store.default(), Runtime(), folder / "results", said.append) == {}
+        )
+    return Store(folder / "home"), folder / "results", said
+
+
+def test_every_entry_is_recorded(unbroken, smoke_campaign):
+    _, results, said = unbroken
+    names = ["smoke_connectivity", "smoke_diversity", "smoke_early", "smoke_table", "smoke_widths_x0.25",
+             "smoke_widths_x0.5"]  # fmt: skip
+    assert list(done_in(results)) == names
+    assert sum("recorded in" in line for line in said) == len(names)
+    keys = {
+        "smoke_table": ["seed", "method", "sparsity", "rewind_epoch", "metric"],
+        "smoke_early": ["sparsity", "rewind_epoch", "seed", "matching_epoch", "metric"],
+        "smoke_diversity": ["sparsity", "rewind_epoch", "method"],
+        "smoke_connectivity": ["seed", "ends", "repair", "alpha"],
+    }
+    for name, columns in keys.items():
+        table = pd.read_csv(results / name / "results.csv")
+        assert list(table.columns[: len(columns)]) == columns
+        assert not table.duplicated(columns).any()
+        assert table.drop(columns="rewind_epoch", errors="ignore").notna().all(axis=None)
+    (early,) = smoke_campaign.only(["smoke_early"]).entries
+    assert set(pd.read_csv(results / "smoke_early" / "results.csv")["matching_epoch"]) == set(
+        early.options["match_epochs"]
+    )
+
+
+def test_what_is_recorded_says_how_it_was_made(unbroken, smoke_campaign):
+    store, results, _ = unbroken
+    for entry in smoke_campaign.entries[:4]:
+        content = json.loads((results / entry.name / "results.json").read_text())
+        assert content["kind"] == entry.kind
+        assert content["experiment"] == entry.experiments[0].to_dict()
+        (pipeline,) = entry.pipelines(store)
+        tasks = campaigns.chain(entry.own_tasks(pipeline))
+        assert [stage["key"] for stage in content["stages"]] == [task.key for task in tasks]
+        for stage in content["stages"]:
+            assert {"device", "threads", "versions", "source", "seconds", "created"} <= stage.keys()
+        text = "".join(path.read_text() for path in (results / entry.name).iterdir())
+        assert not re.search(r"(?<![\w.])/(home|Users|root|work|tmp|mnt)/", text)
+        assert os.uname().nodename not in text
+
+
+def test_again_computes_nothing_and_records_the_same(unbroken, smoke_campaign, monkeypatch, tmp_path):
+    store, results, _ = unbroken
+    monkeypatch.setenv("LOTPERM_HOME", str(store.root))
+    monkeypatch.setattr("lotperm.experiments.train", lambda *args, **kwargs: pytest.fail("trained again"))
+    campaigns.run(smoke_campaign, store, Runtime(), tmp_path)
+    for path in results.glob("*/*"):
+        assert (tmp_path / path.relative_to(results)).read_bytes() == path.read_bytes()
+
+
+def test_in_slices_on_many_machines_it_is_the_same(unbroken, smoke_campaign, tmp_path, monkeypatch):
+    """Stopped every few steps, and carried on to an empty store each time: the same tables, bit for bit."""
+    monkeypatch.setattr(packing, "_CHUNK", 2**14)  # so that packs can be as small as this campaign is
+    _, results, _ = unbroken
+    load("mnist1d")
+    packs, slices, at_once = [], 0, 16
+    while slices < 200:
+        home = tmp_path / f"home-{slices}"
+        unpacked = packing.unpack(Store(home), packs)
+        assert unpacked.problems == []
+        slices += 1
+        try:
+            campaigns.run(smoke_campaign, Store(home), Runtime(stop=After(at_once)), tmp_path / "results")
+            break
+        except PreemptedError:
+            pass
+        packs = packing.pack(
+            Store(home), campaigns.needed(smoke_campaign, Store(home)), tmp_path / f"packs-{slices}", 2**17
+        )
+        assert all(path.stat().st_size <= 2**17 for path in packs)
+    assert slices > 10
+    assert done_in(tmp_path / "results") == done_in(results)
+    # Only what was still needed came along.
+    left_out = [stage for stage in Store(home).stages() if stage.left_out]
+    assert len(left_out) > 10
+    dense = next(stage for stage in left_out if stage.name == "dense")
+    with pytest.raises(StorageError, match="left out when the stage was packed"):
+        dense.load(dense.left_out[0].removesuffix(".safetensors"))
+
+
+def test_a_task_reads_what_it_says(smoke_campaign, unbroken, monkeypatch, tmp_path):
+    store, read = unbroken[0], {}
+    tasks = smoke_campaign.tasks(Store(tmp_path))
+    own = {task.key: task for task in tasks}
+    loaded = campaigns.Task.load
+
+    def note(task, file):
+        read.setdefault(task.key, set()).add(file)
+        return loaded(task, file)
+
+    monkeypatch.setattr(campaigns.Task, "load", note)
+    packing.unpack(Store(tmp_path), packing.pack(store, packing.everything(store), tmp_path / "packs"))
+    for task in own.values():
+        read.clear()
+        # Computed again, from what the other tasks have.
+        assert task.done()
+        shutil.rmtree(tmp_path / "stages" / f"{task.name}-{task.key[:16]}")
+        task.run()
+        assert {key: set(files) for key, files in task.reads.items()} == read, task.label
+
+
+def test_status_says_what_is_left(unbroken, smoke_campaign, tmp_path):
+    load("mnist1d")
+    store = Store(tmp_path)
+    stages, skipped = campaigns.status(smoke_campaign, store)
+    tasks = smoke_campaign.tasks(store)
+    assert skipped == {}
+    assert [stage.label for stage in stages] == [task.label for task in tasks]
+    assert {stage.state for stage in stages} == {"missing"}
+    assert [stage.images_left for stage in stages] == [task.work.train_images for task in tasks]
+    assert {stage.seconds_left for stage in stages} == {None}
+    # 600 examples are 4 steps an epoch; one question before the stage begins.
+    with pytest.raises(PreemptedError):
+        campaigns.run(smoke_campaign, store, Runtime(stop=After(1 + 4 + 2)), tmp_path / "results")
+    first = campaigns.status(smoke_campaign, store)[0][0]
+    assert (first.state, first.epoch, first.epochs) == ("in progress", 1, 4)
+    assert first.images_left == tasks[0].work.train_images * 3 // 4
+    with pytest.raises(PreemptedError):
+        campaigns.run(smoke_campaign, store, Runtime(stop=After(50)), tmp_path / "results")
+    stages, _ = campaigns.status(smoke_campaign, store)
+    assert stages[0].state == "done" and stages[0].seconds > 0
+    assert next(stage for stage in stages if stage.state == "missing").seconds_left > 0
+    assert stages[-1].seconds_left is None, "another network's rate isn't known"
+    assert {stage.state for stage in campaigns.status(smoke_campaign, unbroken[0])[0]} == {"done"}
+
+
+def test_entries_without_data_are_skipped_and_said_once(tmp_path):
+    load("mnist1d")
+    tiny = {"profile": "smoke", "train_size": 300, "test_size": 100, "epochs": 1, "finetune_epochs": 1,
+            "hidden": [4], "seeds": 1, "rewind_epoch": 0, "sparsity": 0.2, "keep": [0]}  # fmt: skip
+    path = write(
+        tmp_path / "c.json",
+        {**tiny, "name": "images", "dataset": "svhn", "model": "mlp"},
+        {**tiny, "name": "same", "dataset": "svhn", "model": "mlp", "seeds": 2},
+        {**tiny, "name": "signals"},
+    )
+    said, campaign = [], Campaign.load(path)
+    skipped = campaigns.run(campaign, Store(tmp_path), Runtime(), tmp_path / "results", said.append)
+    assert list(skipped) == ["images", "same"]
+    assert sum("lotperm data fetch svhn" in line for line in said) == 1
+    assert list(done_in(tmp_path / "results")) == ["signals"]
+    stages, lacking = campaigns.status(campaign, Store(tmp_path))
+    assert lacking == skipped
+    assert {stage.entry for stage in stages} == {"signals"}
+
+
+def test_a_budget_is_a_number():
+    assert not Stop()()
+    assert not Stop(10)()
+    assert Stop(0)()
+    for minutes in (-1, float("nan"), float("inf")):
+        with pytest.raises(ParameterError, match="budget"):
+            Stop(minutes)
+
+
+# --- the commands -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lotperm", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_budget_that_is_used_up_is_no_error(command, tmp_path):
+    arguments = ("campaign", "run", FOLDER / "smoke.yaml", "--out", tmp_path / "results", "--device", "cpu")
+    code, out, err = command(*arguments, "--budget-minutes", 0)
+    assert code == 0, err
+    assert "The budget is used up" in out
+    assert re.search(r"Left: 24 of 24 stages, [\d,]+ training images\.", out)
+    code, out, err = command(*arguments, "--only", "smoke_table")
+    assert code == 0, err
+    assert "All entries are done." in out
+    code, out, _ = command("campaign", "status", FOLDER / "smoke.yaml")
+    assert code == 0
+    assert re.search(r"smoke_table .* done ", out)
+    assert re.search(r"smoke_early .* 0 of 1 done", out)
+    code, out, _ = command("campaign", "status", FOLDER / "smoke.yaml", "--stages", "--only", "smoke_table")
+    assert "dense A and B" in out
+
+
+def test_without_data_the_exit_code_says_so(command, tmp_path):
+    path = write(tmp_path / "c.json", {"name": "images", "dataset": "svhn", "profile": "smoke"})
+    code, out, err = command("campaign", "run", path, "--out", tmp_path / "results")
+    assert code == 5
+    assert "lotperm data fetch svhn" in out
+    assert "images" in err and err.count("\n") == 1
+    code, out, _ = command("campaign", "status", path)
+    assert code == 0
+    assert "data missing" in out and "without data: images" in out
+
+
+def test_pack_and_unpack_by_command(command, unbroken, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOTPERM_HOME", str(unbroken[0].root))
+    code, out, err = command("store", "pack", "--out", tmp_path / "packs", "--max-mib", 0.5)
+    assert code == 0, err
+    packs = sorted((tmp_path / "packs").iterdir())
+    assert len(packs) > 1 and f"Wrote {len(packs)} packs" in out
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
+    code, out, err = command("store", "unpack", tmp_path / "packs")
+    assert code == 0, err
+    assert "24 added" in out
+    code, out, _ = command("store", "list")
+    assert code == 0 and out.count(" done ") == 24
+    packs[0].write_bytes(packs[0].read_bytes()[:-1])
+    code, out, err = command("store", "unpack", tmp_path / "packs")
+    assert code == 3
+    assert packs[0].name in err and err.count("\n") == 1
+    assert command("store", "unpack", tmp_path / "nowhere")[0] == 5
+    assert command("store", "pack", "--out", tmp_path / "packs", "--max-mib", 0.001)[0] == 2
+
+
+def test_a_signal_stops_it_at_a_step_and_it_goes_on(unbroken, tmp_path):
+    store, results, _ = unbroken
+    environment = {**os.environ, "LOTPERM_DATA": str(store.root / "data"), "LOTPERM_HOME": str(tmp_path / "home"),
+                   "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # fmt: skip
+    arguments = [
+        sys.executable,
+        "-m",
+        "lotperm",
+        "campaign",
+        "run",
+        FOLDER / "smoke.yaml",
+        "--only",
+        "smoke_table",
+    ]
+    arguments += ["--device", "cpu", "--out", tmp_path / "results"]
+    options = {"env": environment, "cwd": ROOT, "text": True, "stdout": -1, "stderr": -1}
+    process = subprocess.Popen(arguments, **options)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "dense A and B" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    _, err = process.communicate()
+    assert process.returncode == 143, err
+    assert re.fullmatch(r"lotperm: error: [^\n]+ [Rr]un it again[^\n]*\n", err), err
+    assert done_in(tmp_path / "results") == {}
+    done = subprocess.run(arguments, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert done_in(tmp_path / "results")["smoke_table"] == done_in(results)["smoke_table"]
+
+
+_WITHOUT = """
+import sys
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, *rest):
+        return None if name.partition(".")[0] in {missing!r} else self.finder.find_spec(name, *rest)
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+from lotperm.cli import main
+main()
+"""
+
+
+def test_a_bare_gpu_machine_has_all_that_it_needs(tmp_path, unbroken):
+    """Nothing beyond the core's packages is imported; YAML is said to need PyYAML."""
+    missing = {
+        "yaml", "mnist1d", "nbformat", "nbclient", "papermill", "ipykernel", "IPython", "jupyter_core",
+        "jupyter_client", "jupyter_book", "sphinx", "myst_nb", "submitit", "pytest", "hypothesis", "jaxtyping",
+        "beartype", "playwright",
+    }  # fmt: skip
+    store, results, _ = unbroken
+    program = [sys.executable, "-c", _WITHOUT.format(missing=missing)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOTPERM_HOME": str(tmp_path / "home"),
+                   "LOTPERM_DATA": str(store.root / "data")}  # fmt: skip
+
+    def run(*arguments):
+        return subprocess.run(
+            [*program, *map(str, arguments)],
+            env=environment,
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+
+    only = ("--only", "smoke_table", "--device", "cpu", "--out", tmp_path / "results")
+    done = run("campaign", "run", FOLDER / "smoke.yaml", *only)
+    assert done.returncode == 2 and f"Use {FOLDER / 'smoke.json'}" in done.stderr
+    done = run("campaign", "run", FOLDER / "smoke.json", *only)
+    assert done.returncode == 0, done.stderr
+    assert done_in(tmp_path / "results")["smoke_table"] == done_in(results)["smoke_table"]
+    done = run("store", "pack", "--campaign", FOLDER / "smoke.json", "--out", tmp_path / "packs")
+    assert done.returncode == 0, done.stderr
+
+
+# --- in the book ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def book(tmp_path, unbroken, monkeypatch):
+    """A repository whose recorded results are the smoke campaign's."""
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "paper").symlink_to(ROOT / "book" / "paper")
+    (tmp_path / "book" / "results").symlink_to(unbroken[1])
+    monkeypatch.chdir(tmp_path)
+
+
+def test_recorded_results_of_every_kind_are_found(book):
+    assert [run.name for run in reference.recorded("mnist1d")] == [
+        "smoke_table", "smoke_widths_x0.25", "smoke_widths_x0.5",
+    ]  # fmt: skip
+    for kind in ("early", "diversity", "connectivity"):
+        (run,) = reference.recorded(kind=kind)
+        assert (run.name, run.kind) == (f"smoke_{kind}", kind)
+        assert run.label == "recorded, mnist1d, mlp×1, smoke"
+        assert "device" in run.how
+        table = pd.read_csv(f"book/results/smoke_{kind}/results.csv")
+        pd.testing.assert_frame_equal(run.summary, table, check_dtype=False)
+    assert reference.recorded("cifar10", kind="early") == []
+
+
+@pytest.mark.parametrize(
+    ("notebook", "cell", "words"),
+    [
+        (
+            "08_diversity",
+            "cell-09",
+            "recorded, mnist1d, mlp×1, smoke, S = 0.8, k = 2 − paper, resnet20x1, cifar10",
+        ),
+        ("09_early_matching", "cell-10", "recorded, mnist1d, mlp×1, smoke, k = 2 − paper"),
+        ("10_mode_connectivity", "cell-15", "recorded, mnist1d, mlp×1, smoke"),
+    ],
+)
+def test_chapters_show_them(book, notebook, cell, words):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    names = {"display": lambda *things: None}
+    for code in json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]:
+        if code["cell_type"] == "code":
+            exec("".join(code["source"]), names)
+            if code["id"] == cell:
+                break
+    found = str(list(names["rows"])) if "10_" in notebook else names["both"].to_string()
+    assert words in found
+
+
+# --- the page that explains it ----------------------------------------------------------------------
+
+PAGE = (ROOT / "book" / "reproduce.md").read_text()
+
+
+def test_the_page_names_every_command_and_no_other():
+    import typer
+
+    def names(group, path):
+        for name, command in group.commands.items():
+            yield from (
+                names(command, [*path, name]) if hasattr(command, "commands") else [" ".join([*path, name])]
+            )
+
+    named = set(re.findall(r"^\| `lotperm ([a-z ]+)` \|", PAGE, re.M))
+    assert named == set(names(typer.main.get_command(cli.app), []))
+
+
+def test_the_campaign_on_the_page_is_valid(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    (tmp_path / "mine.yaml").write_text(text)
+    campaign = Campaign.load(tmp_path / "mine.yaml")
+    assert {entry.kind for entry in campaign.entries} == set(KINDS)
+
+
+def test_the_slice_on_the_page_twice_with_a_kill_between(unbroken, tmp_path):
+    """The commands of the page, at the size of the smoke campaign, ended by force in the middle of one."""
+    (block,) = [text for text in re.findall(r"```sh\n(.*?)```", PAGE, re.S) if "if [ -d packs ]" in text]
+    smaller = [
+        ("campaigns/paper.json", str(FOLDER / "smoke.json")), ("--device cuda --compile", "--device cpu"),
+        ("python -m", f"{sys.executable} -m"),
+    ]  # fmt: skip
+    for old, new in smaller:
+        assert old in block
+        block = block.replace(old, new)
+    store, results, _ = unbroken
+    for number, limits in enumerate((["--budget-minutes 0.05"], ["--budget-minutes 9"])):
+        # Each slice on a machine of its own: a new store, and the packs of the one before.
+        folder = tmp_path / f"machine-{number}"
+        folder.mkdir()
+        if number:
+            shutil.copytree(tmp_path / f"machine-{number - 1}" / "slice" / "packs", folder / "packs")
+        environment = {**os.environ, "LOTPERM_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT),
+                       "LOTPERM_DATA": str(store.root / "data"), "OMP_NUM_THREADS": "1"}  # fmt: skip
+        commands = block.replace("--budget-minutes 9", limits[0])
+        options = {"cwd": folder, "env": environment, "text": True, "stdout": -1, "stderr": -1}
+        if number:
+            # The first try is killed without warning, once some stages are done.
+            begin = commands.splitlines()[:2]
+            process = subprocess.Popen(["sh", "-ec", "\n".join([begin[0], "exec " + begin[1]])], **options)
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "sparse arms" in line:
+                    process.kill()
+                    break
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL
+        done = subprocess.run(["sh", "-ec", commands], check=False, **options)
+        assert done.returncode == 0, done.stderr
+    assert done_in(folder / "slice" / "results") == done_in(results)

@@ -10,6 +10,7 @@ import torch
 
 from lotperm import cli, models
 from lotperm.data import load
+from lotperm.imagefolder import write_picture_crops
 from lotperm.masks import load_mask
 from lotperm.permutation import PermutationSpec, permute
 from lotperm.store import load_tensors, save_tensors
@@ -172,3 +173,21 @@ def test_version(command):
     from lotperm import __version__
 
     assert command("--version")[1].strip() == __version__
+
+
+def test_an_image_folder_of_ones_own(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path))
+    code, _, err = command("data", "verify", "imagefolder")
+    assert code == 5 and "lotperm data fetch imagefolder --source PATH" in err
+    root = tmp_path / "images"
+    write_picture_crops(root)
+    code, out, err = command("data", "fetch", "imagefolder", "--source", root)
+    assert code == 0, err
+    assert command("data", "verify", "imagefolder")[1] == out
+    code, out, _ = command("data", "list")
+    assert code == 0 and re.search(r"imagefolder\W+yes", out)
+    bad = max((root / "val" / "head-00").iterdir(), key=lambda path: path.stat().st_size)
+    bad.write_bytes(bad.read_bytes()[:200])
+    code, _, err = command("data", "verify", "imagefolder")
+    assert code == 3
+    assert re.match(rf"lotperm: error: [^\n]*{bad.name}[^\n]*\n$", err), err

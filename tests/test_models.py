@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+import torchvision
+from torch import nn
 
 from lotperm.errors import ParameterError
 from lotperm.models import build, initialize
@@ -13,7 +15,7 @@ SHAPES = {
     "resnet8": [(1, 40), (3, 32, 32)],
     "resnet20": [(1, 40), (3, 32, 32)],
     "vgg11": [(1, 40), (3, 32, 32)],
-    "resnet50": [(3, 64, 64)],
+    "resnet50": [(3, 64, 64), (3, 32, 32)],
 }
 
 
@@ -61,10 +63,26 @@ def test_initialization_belongs_to_the_seed():
     assert weight.std().item() == pytest.approx((2 / 27) ** 0.5, rel=0.03)
 
 
+def test_resnet50_is_torchvisions_at_every_width():
+    for width, theirs in ((1, torchvision.models.resnet50), (2, torchvision.models.wide_resnet50_2)):
+        ours, plain = build("resnet50", input_shape=(3, 64, 64), classes=1000, width=width), theirs()
+        assert {n: t.shape for n, t in ours.state_dict().items()} == {
+            n: t.shape for n, t in plain.state_dict().items()
+        }
+    narrow, whole = (build("resnet50", input_shape=(3, 64, 64), classes=8, width=w) for w in (0.125, 1))
+    assert narrow.state_dict().keys() == whole.state_dict().keys()
+    for (name, small), large in zip(narrow.state_dict().items(), whole.state_dict().values(), strict=True):
+        if small.ndim:
+            assert small.shape[0] == (8 if "fc" in name and len(small) == 8 else large.shape[0] // 8), name
+    assert [m.stride for m in narrow.modules() if isinstance(m, nn.Conv2d)] == [
+        m.stride for m in whole.modules() if isinstance(m, nn.Conv2d)
+    ]
+
+
 def test_errors():
     with pytest.raises(ParameterError, match="Did you mean 'resnet20'"):
         build("resnet21", input_shape=(3, 32, 32), classes=10)
     with pytest.raises(ParameterError, match="halves its input five times"):
         build("vgg11", input_shape=(1, 28, 28), classes=10)
     with pytest.raises(ParameterError, match="RGB images"):
-        build("resnet50", input_shape=(3, 32, 32), classes=10)
+        build("resnet50", input_shape=(3, 16, 16), classes=10)

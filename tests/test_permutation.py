@@ -310,6 +310,32 @@ def test_torchvision(name: str, groups: int | None) -> None:
         assert spec.axes["fc.bias"] == (None,)
 
 
+@pytest.mark.parametrize("width", [0.125, 1])
+def test_groups_of_resnet50(width: float) -> None:
+    """One stream a stage, two groups of its own a bottleneck, and the stem: 37 groups of the sizes of the channels."""
+    torch.manual_seed(0)
+    model = build("resnet50", input_shape=(3, 32, 32), classes=10, width=width)
+    spec = PermutationSpec.trace(model, torch.randn(2, 3, 32, 32))
+    channels = [round(64 * 2**stage * width) for stage in range(4)]
+    streams = {group: n for group, n in spec.sizes.items() if len(spec.points[group]) > 1}
+    assert list(streams.values()) == [4 * n for n in channels]
+    assert [len(spec.points[group]) for group in streams] == [3, 4, 6, 3]
+    inner = [n for group, n in spec.sizes.items() if group not in streams and group != "conv1"]
+    blocks = [3, 4, 6, 3]
+    assert inner == [n for n, count in zip(channels, blocks, strict=True) for _ in range(2 * count)]
+    assert spec.sizes["conv1"] == channels[0] and len(spec.sizes) == 1 + 4 + 2 * 16
+    assert sum(spec.sizes.values()) == channels[0] + sum(
+        4 * n + 2 * count * n for n, count in zip(channels, blocks, strict=True)
+    )
+    for stage, stream in enumerate(streams, 1):
+        assert spec.axes[f"layer{stage}.0.downsample.0.weight"][0] == stream
+        assert spec.axes[f"layer{stage}.2.conv3.weight"][0] == stream
+        assert spec.axes[f"layer{stage}.1.conv2.weight"][:2] == tuple(
+            f"layer{stage}.1.conv{i}" for i in (2, 1)
+        )
+    assert spec.axes["fc.weight"] == (None, list(streams)[-1])
+
+
 @functools.cache
 def traced() -> tuple[nn.Module, PermutationSpec]:
     torch.manual_seed(0)

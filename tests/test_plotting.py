@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 
 from lotperm import plotting
 from lotperm.config import ARMS
+from lotperm.matching import Matching
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +170,24 @@ def test_correlation_per_layer(smoke):
         assert ax.lines[0].get_ydata()[i] == pytest.approx(
             np.mean([m.identity_scores[group] for m in matchings])
         )
+
+
+def test_the_names_of_many_groups_do_not_overlap(smoke):
+    matching = smoke[0].match()[0]
+    many = Matching(
+        {f"layer{i}.0.conv2": torch.arange(64) for i in range(37)},
+        {f"layer{i}.0.conv2": 0.5 for i in range(37)}, {f"layer{i}.0.conv2": 0.0 for i in range(37)},
+    )  # fmt: skip
+    for matchings, turned in (([matching], 0), ([many], 90)):
+        labels = plotting.correlation_per_layer(matchings, title="Title").axes[0].get_xticklabels()
+        assert [label.get_rotation() for label in labels] == [turned] * len(matchings[0])
+
+
+def test_example_images_show_the_pixels():
+    images = {name: [torch.randint(256, (3, 8, 8), dtype=torch.uint8) for _ in range(2)] for name in "abc"}
+    figure = plotting.example_images(images, ["evaluation", "training"], title="Title")
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
+    assert [figure.axes[i].get_ylabel() for i in (0, 3)] == ["evaluation", "training"]
+    shown = [ax.images[0].get_array() for ax in figure.axes]
+    given = [images[name][row].permute(1, 2, 0).numpy() for row in range(2) for name in "abc"]
+    assert all(np.array_equal(a, b) for a, b in zip(shown, given, strict=True))

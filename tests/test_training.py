@@ -272,6 +272,38 @@ def test_compiled_and_bfloat16_steps_learn_the_same():
     assert half.weights[0]["classifier.weight"].dtype == torch.float32
 
 
+@pytest.mark.parametrize(("name", "compiled"), [("vgg11", False), ("mlp", True)])
+def test_gradients_of_parts_add_up_to_the_batch(name, compiled):
+    """Without batch norm a step in parts is the step, up to rounding; 32 in parts of 20 leaves one of 12."""
+    shape, kind = (SIGNAL, "none") if name == "mlp" else (IMAGE, "flip_crop")
+    data, make = toy(shape), factory(name, shape)
+    recipe = Recipe(epochs=2, lr=0.02, batch_size=32, augment=kind)
+    starts, seeds = [double(initialize(make, i)) for i in range(2)], [Seeds.of("t", i) for i in range(2)]
+    runtimes = [Runtime(), Runtime(microbatch=20, compile=compiled), Runtime(microbatch=99)]
+    whole, parts, large = (
+        train(make().double(), starts, data, recipe, seeds, runtime=runtime) for runtime in runtimes
+    )
+    for i in range(2):
+        assert distance(whole.weights[i], parts.weights[i]) < 1e-9
+        assert distance(whole.weights[i], large.weights[i]) == 0
+        assert distance(whole.weights[i], starts[i]) > 1e-3
+    assert torch.allclose(torch.tensor(whole.train_loss), torch.tensor(parts.train_loss))
+
+
+def test_batch_norm_takes_the_statistics_of_each_part():
+    data, make = toy(IMAGE), factory("resnet8", IMAGE)
+    recipe, seeds = Recipe(epochs=1, lr=0.02, batch_size=32), [Seeds.of("t", 0)]
+    whole, parts = (
+        train(make(), [initialize(make, 0)], data, recipe, seeds, runtime=Runtime(microbatch=n))
+        for n in (None, 8)
+    )
+    counts = [int(run.weights[0]["bn1.num_batches_tracked"]) for run in (whole, parts)]
+    assert counts == [3, 12]
+    assert distance(whole.weights[0], parts.weights[0]) > 1e-4
+    with pytest.raises(ParameterError, match="microbatch is 0; expected 1 or more"):
+        train(make(), [initialize(make, 0)], data, recipe, seeds, runtime=Runtime(microbatch=0))
+
+
 def test_learning_rates():
     cosine = Recipe(epochs=10, lr=0.1)
     assert [learning_rate(cosine, e) for e in (0, 5)] == pytest.approx([0.1, 0.05])

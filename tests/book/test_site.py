@@ -215,7 +215,7 @@ def test_values_are_checked_before_anything_runs(tmp_path: Path) -> None:
     notebook = tiny_notebook(tmp_path / "n.ipynb")
     seen = {}
 
-    def validate(values: Any) -> None:
+    def validate(_: Path, values: Any) -> None:
         seen.update(values)
         raise ParameterError("sparsity must be below 1")
 

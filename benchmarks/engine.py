@@ -1,0 +1,459 @@
+"""How fast many masked networks are trained: lotperm's engine against the ordinary loop, and against the machine.
+
+For each network of the paper and M networks at once, images/s and model-epochs/min of
+
+- ordinary: one network at a time in float32, a DataLoader with workers and torchvision's transforms, pruning hooks,
+  ``torch.optim.SGD``, ``loss.item()`` at every step: the way the authors' code works, at its best number of threads
+  and workers here;
+- on device: the same loop, with the data set and the augmentation on the device;
+- lotperm: `lotperm.training` with M networks, in every mode that is asked for; the best one counts.
+
+First a gate: in every mode, three steps must give the losses of the plain loop. All peers of a network run in one
+process, interleaved. Beside the times stands the roofline: operations counted by PyTorch's flop counter and bytes of
+activations and weights, over the limits of the device, which are measured here by a matrix product and a copy.
+
+Pixels are random, in the sizes of CIFAR-10 and MNIST-1D: speed doesn't depend on them, and no data set is needed.
+
+    python benchmarks/engine.py                        # all networks that suit the device
+    python benchmarks/engine.py --networks mlp --members 1 8 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RESULTS, environment, write_report
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import v2
+
+from lotperm.config import Recipe, Seeds
+from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
+from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters
+from lotperm.models import Weights, build, initialize
+from lotperm.threads import workers
+from lotperm.training import Runtime, _Run, _split, draw_order
+
+BATCH = 128
+EPOCH = {"mlp": 4_000}  # training examples; CIFAR-10's for the others
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the paper and the shape of its inputs."""
+
+    name: str
+    model: str
+    width: float
+    shape: tuple[int, ...] = (3, 32, 32)
+
+    def make(self) -> nn.Module:
+        """A new one."""
+        return build(self.model, input_shape=self.shape, classes=10, width=self.width, hidden=(128, 128))
+
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network("mlp", "mlp", 1.0, (1, 40)),
+        Network("resnet8x0.5", "resnet8", 0.5),
+        Network("resnet20x1", "resnet20", 1.0),
+        Network("resnet20x4", "resnet20", 4.0),
+        Network("vgg11", "vgg11", 1.0),
+    )
+}
+MODES = {
+    "float32": ("float32", False, None),
+    "bfloat16": ("bfloat16", False, None),
+    "float32, compiled": ("float32", True, None),
+    "bfloat16, compiled": ("bfloat16", True, None),
+    "bfloat16, compiled, one by one": ("bfloat16", True, 1),
+}
+"""Name -> precision, compiled, networks in one forward pass (None: all)."""
+
+
+def random_data(network: Network, size: int) -> Dataset:
+    """As many random examples, of the data set's types."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        targets = torch.randint(10, (count,), generator=generator)
+        if len(network.shape) == 3:
+            pixels = torch.randint(256, (count, *network.shape), dtype=torch.uint8, generator=generator)
+            return Split(pixels, targets)
+        return Split(torch.randn(count, *network.shape, generator=generator), targets)
+
+    mean, std = (torch.full((network.shape[0],), value) for value in (0.5, 0.25))
+    return Dataset("random", split(size), split(BATCH), 10, mean, std)
+
+
+def seconds_per_step(step: Callable[[], object], steps: int, device: str) -> float:
+    """Time of one step, over several."""
+    synchronize(device)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        step()
+    synchronize(device)
+    return (time.perf_counter() - begin) / steps
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+# --- the peers --------------------------------------------------------------------------------------
+
+
+class _Images(TorchDataset[Any]):
+    """Image by image, with torchvision's transforms."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+        pipeline: list[Any] = []
+        if data.train.inputs.ndim == 4:
+            pipeline = [
+                v2.RandomHorizontalFlip(),
+                v2.RandomCrop(32, padding=4),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+            pipeline.append(v2.Normalize(data.mean.tolist(), data.std.tolist()))
+        self.transform = v2.Compose(pipeline) if pipeline else (lambda x: x)
+
+    def __len__(self) -> int:
+        return len(self.data.train.targets)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.transform(self.data.train.inputs[i]), self.data.train.targets[i]
+
+
+class Plain:
+    """The ordinary training of one masked network; `step` does one step."""
+
+    def __init__(self, network: Network, start: Weights, mask: Mask, recipe: Recipe, device: str) -> None:
+        self.device = device
+        self.model = network.make()
+        self.model.load_state_dict(start)
+        for name, kept in mask.items():
+            prune.custom_from_mask(self.model.get_submodule(name.removesuffix(".weight")), "weight", kept)
+        self.model.to(device).train()
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+        self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())
+
+    def step(self) -> float:
+        """The next batch."""
+        x, y = next(self.batches)
+        loss = F.cross_entropy(self.model(x), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def loader(self, data: Dataset, count: int) -> None:
+        """Take batches from a DataLoader with so many workers."""
+        loader = DataLoader(
+            _Images(data), BATCH, shuffle=True, drop_last=True, num_workers=count, pin_memory=self.device == "cuda",
+            persistent_workers=count > 0,
+        )  # fmt: skip
+        self.batches = (
+            (x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
+            for _ in itertools.count()
+            for x, y in loader
+        )
+
+    def on_device(self, data: Dataset, recipe: Recipe) -> None:
+        """Take batches from a data set that is on the device."""
+
+        def endless() -> Iterator[tuple[Tensor, Tensor]]:
+            for epoch in itertools.count():
+                size = len(data.train.targets)
+                order = draw_order(size, 0, epoch).to(self.device)
+                draws = [d.to(self.device) for d in draw_augmentation(size, 0, epoch)]
+                for rows in order.split(BATCH)[: size // BATCH]:
+                    x = data.train.inputs[rows]
+                    if recipe.augment != "none":
+                        x = augment(x, *(d[rows] for d in draws))
+                    yield normalize(x, data), data.train.targets[rows]
+
+        self.batches = endless()
+
+
+class Engine:
+    """lotperm's training of M networks; `step` does one step of each."""
+
+    def __init__(self, network: Network, starts: list[Weights], masks: list[Mask], data: Dataset, recipe: Recipe,
+                 runtime: Runtime) -> None:  # fmt: skip
+        count = len(starts)
+        self.parts, self.threads = _split(network.make(), count, runtime)
+        seeds = [Seeds.of("engine", i) for i in range(count)]
+        self.runs = [
+            _Run(network.make(), starts[p], data, recipe, seeds[p], masks[p], runtime) for p in self.parts
+        ]
+
+    def steps(self, count: int) -> None:
+        """So many steps of every network; an epoch ends where it ends."""
+
+        def advance(run: _Run) -> None:
+            left = count
+            while left > 0:
+                before, goal = run.step, min(run.step + left, run.steps)
+                run.advance(0, lambda goal=goal: run.step >= goal, None)
+                left -= run.step - before
+                if run.step == run.steps:
+                    run.step = 0
+
+        with workers(self.threads) as each:
+            each(advance, self.runs)
+        for run in self.runs:
+            run.join()
+
+
+# --- the machine's limits ---------------------------------------------------------------------------
+
+
+def limits(device: str, quick: bool) -> dict[str, float]:
+    """TFLOP/s of matrix products in float32 and bfloat16, and GB/s of a copy (reads and writes counted)."""
+    n, count = (512, 2) if quick else (4096 if device == "cuda" else 2048, 5)
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        product = partial(torch.mm, a, b)
+        product()
+        found[f"tflops_{name}"] = (
+            2 * n**3 / min(seconds_per_step(product, 3, device) for _ in range(count)) / 1e12
+        )
+    x = torch.empty((2**20 if quick else 2**27), device=device)
+    y = torch.empty_like(x)
+    copy = partial(y.copy_, x)
+    copy()
+    found["gb_per_s"] = 2 * x.nbytes / min(seconds_per_step(copy, 3, device) for _ in range(count)) / 1e9
+    return found
+
+
+def counted(network: Network) -> dict[str, float]:
+    """Of one training image: operations (forward and backward), and values of activations that one pass writes."""
+    model = network.make()
+    x = torch.randn(2, *network.shape)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(x), torch.zeros(2, dtype=torch.long)).backward()
+    written = 0
+
+    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal written
+        written += output.numel()
+
+    handles = [m.register_forward_hook(note) for m in model.modules() if not list(m.children())]
+    model(x)
+    for handle in handles:
+        handle.remove()
+    return {"flop": counter.get_total_flops() / 2, "activations": written / 2}
+
+
+_PASSES = 5
+"""Passes over memory for each activation of a training step: written and read forward; the gradient written and read
+and the activation read again backward. Fewer only where operations are fused."""
+
+
+# --- the measurement --------------------------------------------------------------------------------
+
+
+def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:
+    """Mode -> largest difference of two networks' losses from the plain model's, after the first of three steps; nats.
+
+    The steps repeat one batch, without augmentation, so that all see the same.
+    """
+    starts, masks = prepared(network, 2)
+    data = random_data(network, BATCH)
+    recipe = Recipe(epochs=1, lr=0.01)
+    wanted = torch.zeros(3, 2)
+    for i in range(2):
+        plain = Plain(network, starts[i], masks[i], recipe, device)
+        x, y = normalize(data.train.inputs, data).to(device), data.train.targets.to(device)
+        plain.batches = itertools.repeat((x, y))
+        wanted[:, i] = torch.tensor([plain.step() for _ in range(3)])
+    found = {}
+    for mode in modes:
+        precision, compiled, at_once = MODES[mode]
+        runtime = Runtime(device=device, compile=compiled, members=at_once)
+        engine = Engine(
+            network, starts, masks, data.to(device), replace(recipe, precision=precision), runtime
+        )
+        losses = []
+        for _ in range(3):
+            engine.steps(1)
+            losses.append(torch.cat([run.losses[0] for run in engine.runs]).cpu())
+        found[mode] = float((torch.stack(losses) - wanted).abs().max())
+        if found[mode] > (1e-3 if precision == "float32" else 0.05):
+            raise SystemExit(
+                f"{network.name}, {mode}: losses differ by {found[mode]:.2g} nats from the plain loop's; nothing timed."
+            )
+    return found
+
+
+def prepared(network: Network, members: int) -> tuple[list[Weights], list[Mask]]:
+    """Random networks, 90 % of the prunable weights removed."""
+    starts = [initialize(network.make, i) for i in range(members)]
+    full = full_mask(starts[0], prunable_parameters(network.make()))
+    return starts, [magnitude_prune(start, full, 0.9) for start in starts]
+
+
+def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each peer and number of networks."""
+    device, rounds = options.device, 1 if options.quick else options.rounds
+    images = len(network.shape) == 3
+    cores = torch.get_num_threads()
+    size = 4 * BATCH if options.quick else EPOCH.get(network.name, 50_000 if device == "cuda" else 5_000)
+    data = random_data(network, size).to(device)
+    host = data if device == "cpu" else random_data(network, size)
+    recipe = Recipe(epochs=1, lr=0.001, augment="flip_crop" if images else "none")
+    steps = 1 if options.quick else (200 if device == "cuda" else (100 if not images else 4))
+    starts, masks = prepared(network, max(options.members))
+    times: dict[tuple[str, int], list[float]] = {}
+    peers: dict[tuple[str, int], Callable[[], float]] = {}
+
+    def alone(plain: Plain, threads: int) -> float:
+        torch.set_num_threads(threads)
+        try:
+            return seconds_per_step(plain.step, steps, device)
+        finally:
+            torch.set_num_threads(cores)
+
+    threads = [cores] if options.quick or device == "cuda" else sorted({1, cores})
+    workers_tried = [0] if options.quick else ([4, 8] if device == "cuda" else [0, 1, cores])
+    for count, loaded in itertools.product(threads, workers_tried):
+        plain = Plain(network, starts[0], masks[0], recipe, device)
+        plain.loader(host, loaded)
+        plain.step()
+        peers[f"ordinary loop, {count} threads, {loaded} workers", 1] = partial(alone, plain, count)
+    for count in threads:
+        plain = Plain(network, starts[0], masks[0], recipe, device)
+        plain.on_device(data, recipe)
+        plain.step()
+        peers[f"data on the device, {count} threads", 1] = partial(alone, plain, count)
+
+    def together(engine: Engine) -> float:
+        synchronize(device)
+        begin = time.perf_counter()
+        engine.steps(steps)
+        synchronize(device)
+        return (time.perf_counter() - begin) / steps
+
+    for members, mode in itertools.product(options.members, options.modes):
+        precision, compiled, at_once = MODES[mode]
+        if at_once is not None and members == 1:
+            continue
+        runtime = Runtime(device=device, compile=compiled, members=at_once)
+        chosen = replace(recipe, precision=precision)
+        engine = Engine(network, starts[:members], masks[:members], data, chosen, runtime)
+        engine.steps(2)
+        peers[mode, members] = partial(together, engine)
+    for key in peers:
+        times[key] = []
+    for _ in range(rounds):
+        for key, peer in peers.items():
+            times[key].append(peer())
+    return [
+        {
+            "network": network.name, "peer": name, "members": members,
+            "images_per_s": members * BATCH / min(seconds),
+            "images_per_s_median": members * BATCH / statistics.median(seconds),
+            "model_epochs_per_min": 60 * members * BATCH / min(seconds) / EPOCH.get(network.name, 50_000),
+        }
+        for (name, members), seconds in times.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one step of little, to see that it runs")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS)
+    parser.add_argument("--members", type=int, nargs="+")
+    parser.add_argument("--modes", nargs="+", choices=MODES)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    cpu = options.device == "cpu"
+    names = options.networks or (["mlp"] if options.quick else ["mlp", "resnet8x0.5", "resnet20x1"] if cpu
+                                 else ["mlp", "resnet20x1", "resnet20x4", "vgg11"])  # fmt: skip
+    options.members = options.members or ([2] if options.quick else [1, 2, 4, 8, 16])
+    options.modes = options.modes or (["float32"] if options.quick else list(MODES))
+    found = limits(options.device, options.quick)
+    rows: list[dict[str, Any]] = []
+    roofs: list[dict[str, Any]] = []
+    for name in names:
+        network = NETWORKS[name]
+        differences = gate(network, options.modes, options.device)
+        rows += measure(network, options)
+        count = counted(network)
+        roofs.append({
+            "network": name, "gate_nats": differences, **count,
+            "images_per_s_by_arithmetic": found["tflops_bfloat16"] * 1e12 / count["flop"],
+            "images_per_s_by_memory": found["gb_per_s"] * 1e9 / (2 * _PASSES * count["activations"]),
+        })  # fmt: skip
+        # After every network: what was measured isn't lost if it is stopped.
+        machine = environment() | ({} if cpu else {"gpu": torch.cuda.get_device_name()})
+        report = {
+            "what": f"batch {BATCH}, 90 % masks, random pixels",
+            "command": "python benchmarks/engine.py", "rounds": options.rounds, "limits": found, "rows": rows,
+            "roofline": roofs, "machine": machine,
+        }  # fmt: skip
+        write_report(options.out / ("engine" if cpu else "engine_gpu"), report, table(report))
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    machine, found = report["machine"], report["limits"]
+    lines = [
+        f"# Training masked networks: {report['what']}",
+        "",
+        f"`{report['command']}`, best of {report['rounds']} interleaved rounds, on "
+        f"{machine.get('gpu') or machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}, load "
+        f"{machine['load_1min']:.1f} at the end. Ratios are against the fastest ordinary loop and the fastest loop "
+        "with the data on the device; both train one network at a time.",
+        "",
+        f"Limits measured beside it: {found['tflops_float32']:.2f} TFLOP/s in float32, {found['tflops_bfloat16']:.2f} "
+        f"in bfloat16, {found['gb_per_s']:.0f} GB/s.",
+    ]
+    for roof in report["roofline"]:
+        rows = [row for row in report["rows"] if row["network"] == roof["network"]]
+        ordinary = max(r["images_per_s"] for r in rows if r["peer"].startswith("ordinary"))
+        device = max(r["images_per_s"] for r in rows if r["peer"].startswith("data on"))
+        bound = min(roof["images_per_s_by_arithmetic"], roof["images_per_s_by_memory"])
+        lines += [
+            "", f"## {roof['network']}", "",
+            f"{roof['flop'] / 1e6:,.2f} MFLOP and {roof['activations'] / 1e3:,.1f} thousand activations an image. "
+            f"In bfloat16 at most {roof['images_per_s_by_arithmetic']:,.0f} images/s by arithmetic and "
+            f"{roof['images_per_s_by_memory']:,.0f} by memory.", "",
+            "| peer | networks | images/s | model-epochs/min | × ordinary | × data on the device | share of the roof |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]  # fmt: skip
+        lines += [
+            f"| {r['peer']} | {r['members']} | {r['images_per_s']:,.0f} | {r['model_epochs_per_min']:,.2f} | "
+            f"{r['images_per_s'] / ordinary:.1f} | {r['images_per_s'] / device:.1f} | {r['images_per_s'] / bound:.1%} |"
+            for r in rows
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The processes of one job, one a device, as torchrun starts them: who they are, and how they agree.
+
+``torchrun --nproc-per-node 4 -m lotperm experiment …`` runs the same program four times. Inside `processes` the four
+know each other, and each takes its share of every training batch, of the evaluation and of the matching; whatever
+isn't shared out all of them compute alike. Rank 0 alone writes. In a single process nothing here does anything.
+
+A program of one's own does the same with ``with processes("cuda"): run(experiment)``, started by torchrun.
+
+A rule holds for all that exchanges something: every rank must call it, in the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lotperm.errors import LotpermError, ParameterError, RankLostError
+
+T = TypeVar("T")
+
+PATIENCE = datetime.timedelta(minutes=30)
+"""How long a rank waits for the others. One that died is noticed at once; this is for one that hangs."""
+
+
+@contextlib.contextmanager
+def processes(device: str, timeout: datetime.timedelta = PATIENCE) -> Iterator[None]:
+    """Join the processes that torchrun started; without torchrun, or with one process, do nothing.
+
+    Tensors on the CPU, and all decisions, go by gloo, tensors on GPUs by NCCL. With "cuda", the local rank's GPU
+    becomes the current one.
+
+    Parameters
+    ----------
+    device : "cpu" or "cuda"
+    timeout : how long to wait for a rank that doesn't answer
+
+    Raises
+    ------
+    ParameterError
+        If this machine has fewer GPUs than processes.
+    RankLostError
+        If another rank ended, or didn't answer, in the middle of the work.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if ranks == 1:
+        yield
+        return
+    if device == "cuda":
+        gpus, local = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+        if local >= gpus:
+            raise ParameterError(
+                f"torchrun started more processes than there are GPUs here ({gpus}). Use --nproc-per-node {gpus}."
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=timeout)
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0].rstrip(".")
+            raise RankLostError(
+                f"rank {rank()} of {ranks} lost touch with another one: {reason}. What was saved is intact: run it "
+                "again, with any number of processes."
+            ) from error
+        raise
+    # Only after success: with a lost rank, saying goodbye would wait for it.
+    dist.destroy_process_group()
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """How many ranks there are; 1 without torchrun."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def rank() -> int:
+    """Which of them this process is, from 0."""
+    return dist.get_rank() if _joined() else 0
+
+
+def share(count: int) -> slice:
+    """This rank's part of so many things in a row; the parts are as equal as can be and in the order of the ranks."""
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
+
+
+def once(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 alone; all ranks return what it returned, or raise the `LotpermError` it raised.
+
+    What it returns goes through pickle, so tensors must be on the CPU. The function itself must not call anything that
+    all ranks must call.
+    """
+    if world_size() == 1:
+        return function()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = function()
+        except LotpermError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    value, failed = outcome
+    if failed is not None:
+        raise failed
+    return value
+
+
+def in_turn(function: Callable[[], T]) -> T:
+    """Call a function on rank 0, then on the others, which find what it made on disk. Each returns its own result."""
+    if world_size() == 1:
+        return function()
+    own: list[T] = []
+    once(lambda: own.append(function()))
+    return own[0] if own else function()
+
+
+def gather(value: T) -> list[T]:
+    """The values of all ranks in their order, on rank 0; elsewhere nothing. Tensors must be on the CPU."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values, dst=0)
+    return values or []
+
+
+def any_rank(wish: bool) -> bool:
+    """Whether any rank wishes it. Waits for the other processes, but not for a GPU."""
+    if world_size() == 1:
+        return wish
+    flag = torch.tensor(int(wish))
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over the ranks, equal in every bit on all of them; gradients flow through it."""
+    return _Total.apply(tensor) if world_size() > 1 else tensor
+
+
+class _Total(torch.autograd.Function):
+    """Every rank's sum depends on every rank's summand, so the gradient is the sum of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        result = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return total(gradients[0])
