@@ -496,7 +496,7 @@ def _entry(item: Plain, label: str) -> Entry:
                 f"{label}: {odd[0]!r} belongs to entries of kind {other!r}; this one is {kind!r}."
             )
     _known(label, item, (*_ENTRY, *KINDS[kind], *PARAMETERS))
-    parameters = {key: value for key, value in item.items() if key in PARAMETERS}
+    parameters = {key: value for key, value in item.items() if key in PARAMETERS and key != "widths"}
     figure, widths = item.get("figure"), item.get("widths")
     try:
         if figure is None:

@@ -11,7 +11,7 @@ from lotperm import Experiment, Pipeline, Store, costs, plan
 from lotperm.campaign import Campaign
 from lotperm.config import FIGURES, DataConfig, ModelConfig
 from lotperm.costs import DEVICES, Speed, measure, network
-from lotperm.errors import ParameterError
+from lotperm.errors import ParameterError, StorageError
 from lotperm.models import build
 
 CIFAR = DataConfig("cifar10")
@@ -19,12 +19,16 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_loaded_or_trained(monkeypatch):
+def _without_data_or_training(monkeypatch):
     def never(*args, **kwargs):
-        raise AssertionError("a plan must not load data or train")
+        raise AssertionError("a plan must not train")
 
-    for name in ("load", "train", "initialize"):
+    def nowhere(*args, **kwargs):
+        raise StorageError("there are no data here")
+
+    for name in ("train", "initialize"):
         monkeypatch.setattr(f"lotperm.experiments.{name}", never)
+    monkeypatch.setattr("lotperm.experiments.load", nowhere)
 
 
 @pytest.fixture
