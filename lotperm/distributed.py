@@ -12,10 +12,10 @@ A rule holds for all that exchanges something: every rank must call it, in the s
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -26,12 +26,9 @@ from lotperm.errors import LotpermError, ParameterError, RankLostError
 
 T = TypeVar("T")
 
-PATIENCE = datetime.timedelta(minutes=30)
-"""How long a rank waits for the others. One that died is noticed at once; this is for one that hangs."""
-
 
 @contextlib.contextmanager
-def processes(device: str, timeout: datetime.timedelta = PATIENCE) -> Iterator[None]:
+def processes(device: str, patience: float = 30.0) -> Iterator[None]:
     """Join the processes that torchrun started; without torchrun, or with one process, do nothing.
 
     Tensors on the CPU, and all decisions, go by gloo, tensors on GPUs by NCCL. With "cuda", the local rank's GPU
@@ -40,7 +37,7 @@ def processes(device: str, timeout: datetime.timedelta = PATIENCE) -> Iterator[N
     Parameters
     ----------
     device : "cpu" or "cuda"
-    timeout : how long to wait for a rank that doesn't answer
+    patience : minutes to wait for a rank that hangs; one that died is noticed at once
 
     Raises
     ------
@@ -60,7 +57,8 @@ def processes(device: str, timeout: datetime.timedelta = PATIENCE) -> Iterator[N
                 f"torchrun started more processes than there are GPUs here ({gpus}). Use --nproc-per-node {gpus}."
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=timeout)
+    backend, timeout = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timedelta(minutes=patience)
+    dist.init_process_group(backend, timeout=timeout)
     try:
         yield
     except RuntimeError as error:
@@ -124,7 +122,7 @@ def in_turn(function: Callable[[], T]) -> T:
     return own[0] if own else function()
 
 
-def gather(value: T) -> list[T]:
+def gather(value: Any) -> list[Any]:
     """The values of all ranks in their order, on rank 0; elsewhere nothing. Tensors must be on the CPU."""
     if world_size() == 1:
         return [value]

@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from lotperm import Experiment, Pipeline, Store, costs, plan
+from lotperm import Experiment, Pipeline, Store, cli, costs, plan
 from lotperm.campaign import Campaign
 from lotperm.config import FIGURES, DataConfig, ModelConfig
 from lotperm.costs import DEVICES, Speed, measure, network
@@ -187,6 +188,34 @@ def test_a_campaign_has_a_plan(store):
     assert {"early matching", "diversity", "connectivity", "sparse arms"} <= {
         line.group for line in found.lines
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (
+            ["plan", "figure5", "-p", "widths=1", "-p", "rewind_epoch=20"],
+            0,
+            "total               25        99  10,530",
+        ),
+        (["plan", str(ROOT / "campaigns" / "smoke.yaml"), "--gpu", "cpu"], 0, "--measure"),
+        (["plan", "figure6"], 2, "unknown figure"),
+        (["plan", "figure5", "--gpu", "h10"], 2, "Did you mean 'h100'?"),
+        (["sweep", "nowhere.yaml"], 5, "nowhere.yaml"),
+        (["sweep", "status", str(ROOT / "campaigns" / "smoke.yaml")], 5, "was not swept from here"),
+        (["sweep", "--cluster", "moab", str(ROOT / "campaigns" / "smoke.yaml")], 2, "'slurm' or 'local'"),
+    ],
+)
+def test_the_command_line(monkeypatch, capsys, arguments, code, said):
+    monkeypatch.setattr(sys, "argv", ["lotperm", *arguments])
+    got = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        got = stop.code or 0
+    captured = capsys.readouterr()
+    assert got == code, captured.err
+    assert said in " ".join((captured.out, captured.err))
 
 
 # --- speeds -----------------------------------------------------------------------------------------
