@@ -28,6 +28,7 @@ from lotperm import (
     __version__,
     book,
     convert,
+    costs,
     data,
     distributed,
     masks,
@@ -403,8 +404,13 @@ def plan(
     profile: ProfileOption = "paper",
     gpu: Annotated[str, typer.Option(help=f"Device: {', '.join(plans.DEVICES)}.")] = "h100",
     members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
+    compile: Annotated[bool, typer.Option(help="With --measure: compile the training step.")] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine's speed: a few steps of each network.")
+    ] = False,
+    record: Annotated[
+        bool,
+        typer.Option("--record", help="With --measure: keep the speeds in book/results/throughput.json."),
     ] = False,
 ) -> None:
     """Show what a figure or a campaign will cost before anything runs: images, FLOPs, hours, memory, disk."""
@@ -417,7 +423,9 @@ def plan(
     estimator = plans.Estimator(gpu, members=members)
     if measure:
         device = "cpu" if gpu == "cpu" else _device("cuda")
-        estimator = plans.measured(parts, estimator, training.Runtime(device, members=members))
+        estimator = plans.measured(parts, estimator, training.Runtime(device, compile, members))
+        if record:
+            _say(f"Kept in {costs.record_speeds(estimator.speeds)}")
     found = plans.plan(parts, estimator)
     _columns(f"{found.title} on {estimator.device.words}", found.rows(), under="network")
     _columns("What sharing stages saves", found.comparison())

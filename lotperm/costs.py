@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import json
 import math
+import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +25,7 @@ from lotperm.experiments import Pipeline
 from lotperm.masks import prunable_parameters
 from lotperm.models import build, initialize
 from lotperm.reference import book_folder
+from lotperm.store import write_atomic
 from lotperm.training import Runtime, train
 
 TRAIN_FACTOR = 3
@@ -212,6 +217,25 @@ def recorded_speeds() -> list[Speed]:
     return speeds
 
 
+def record_speeds(speeds: Iterable[Speed]) -> Path:
+    """Add measured speeds to ``book/results/throughput.json``, in place of older ones of the same networks there.
+
+    Raises
+    ------
+    StorageError
+        Without the repository.
+    """
+
+    def key(speed: Speed) -> str:
+        return repr(dataclasses.replace(speed, images_per_second=0.0, source=""))
+
+    rows = {key(speed): speed for speed in (*recorded_speeds(), *speeds)}
+    path = book_folder() / "results" / "throughput.json"
+    content = {"rows": [dataclasses.asdict(row) for row in rows.values()]}
+    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+    return path
+
+
 def measure(
     experiment: Experiment, members: int, device: str, runtime: Runtime | None = None, *, seconds: float = 2.0
 ) -> Speed:
@@ -249,7 +273,13 @@ def measure(
         took = timed(steps)
     rate = steps * recipe.batch_size * members / took
     e = experiment
-    where = f"measured now, {steps} steps, PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
+    gpu = torch.device(runtime.device).type == "cuda" if runtime else False
+    on = (
+        torch.cuda.get_device_name()
+        if gpu
+        else f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+    )
+    where = f"{steps} steps on {on}, PyTorch {torch.__version__}, {datetime.date.today()}"
     return Speed(
         device, e.model.name, e.model.width, e.model.hidden, of.shape, recipe.precision, members, rate, where
     )

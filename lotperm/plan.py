@@ -224,16 +224,21 @@ class Estimator:
 def measured(parts: Sequence[Part], estimator: Estimator, runtime: Runtime) -> Estimator:
     """The estimator with the speed of every network of some parts, measured now on this machine.
 
-    One speed a network, with the fewest networks at once that any of its stages trains.
+    On a GPU once for each number of networks that a stage trains at once; on a CPU, where that number matters little
+    and a step of many takes long, with the smallest alone.
     """
-    fewest: dict[tuple[Any, ...], tuple[int, Experiment]] = {}
+    found: dict[tuple[Any, ...], dict[int, Experiment]] = {}
     for part in parts:
         for task in chain(part.tasks(Store.default())):
             e, count = task.experiment, min(task.work.networks, estimator.members or task.work.networks)
-            key = (e.data.name, e.model, e.dense.precision)
-            if count and (key not in fewest or count < fewest[key][0]):
-                fewest[key] = (count, e)
-    speeds = [measure(e, count, estimator.name, runtime) for count, e in fewest.values()]
+            if count:
+                found.setdefault((e.data.name, e.model, e.dense.precision), {})[count] = e
+    on_cpu = runtime.device == "cpu"
+    speeds = [
+        measure(each[count], count, estimator.name, runtime)
+        for each in found.values()
+        for count in sorted(each)[: 1 if on_cpu else None]
+    ]
     return Estimator(estimator.name, speeds, estimator.members)
 
 

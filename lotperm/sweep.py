@@ -31,7 +31,7 @@ import torch
 from lotperm import campaign as campaigns
 from lotperm.campaign import Campaign
 from lotperm.errors import DivergedError, ParameterError, PreemptedError, StorageError, SweepError
-from lotperm.experiments import Task, chain
+from lotperm.experiments import Datasets, Task, chain
 from lotperm.store import Store, write_atomic
 from lotperm.training import Runtime
 
@@ -384,8 +384,9 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
     store = Store(store.root.absolute())
     if options.cluster == "slurm" and (alive := queue(_noted(folder))):
         raise ParameterError(f"{path} is in the queue already: jobs {', '.join(sorted(alive))}.")
+    datasets: Datasets = {}
     for entry in campaign.entries:
-        if lacking := entry.lacking({}):
+        if lacking := entry.lacking(datasets):
             raise StorageError(lacking)
     shutil.rmtree(folder / "failed", ignore_errors=True)
     copy = folder / f"campaign{path.suffix}"

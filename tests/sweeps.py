@@ -49,7 +49,7 @@ def block(store: Store, path: Path, label: str) -> Path:
     return lock
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """What a condition gives as soon as it is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -1,18 +1,18 @@
 """Plans: their numbers are those that one counts by hand, and they need no data."""
 
 import dataclasses
-import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from lotperm import Experiment, Pipeline, Store, costs, plan
+from lotperm import Experiment, Pipeline, Store, cli, costs, plan
 from lotperm.campaign import Campaign
 from lotperm.config import FIGURES, DataConfig, ModelConfig
 from lotperm.costs import DEVICES, Speed, measure, network
-from lotperm.errors import ParameterError
+from lotperm.errors import ParameterError, StorageError
 from lotperm.models import build
 
 CIFAR = DataConfig("cifar10")
@@ -20,12 +20,16 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_loaded_or_trained(monkeypatch):
+def _without_data_or_training(monkeypatch):
     def never(*args, **kwargs):
-        raise AssertionError("a plan must not load data or train")
+        raise AssertionError("a plan must not train")
 
-    for name in ("load", "train", "initialize"):
+    def nowhere(*args, **kwargs):
+        raise StorageError("there are no data here")
+
+    for name in ("train", "initialize"):
         monkeypatch.setattr(f"lotperm.experiments.{name}", never)
+    monkeypatch.setattr("lotperm.experiments.load", nowhere)
 
 
 @pytest.fixture
@@ -166,7 +170,7 @@ def test_growth(store):
     }
     assert rows["one more seed"]["more FLOP"] == "+33 %"
     assert int(rows["one more rewind point"]["epochs"].replace(",", "")) == 10_530 + 3 * 12 * 185
-    assert int(rows["one more sparsity"]["epochs"].replace(",", "")) == 10_530 + 3 * (2 * 50 - 50 + 3 * 180)
+    assert int(rows["one more sparsity"]["epochs"].replace(",", "")) == 10_530 + 3 * (2 * 50 + 3 * 180)
     assert rows["twice the width"]["epochs"] == "10,530"
 
 
@@ -184,6 +188,34 @@ def test_a_campaign_has_a_plan(store):
     assert {"early matching", "diversity", "connectivity", "sparse arms"} <= {
         line.group for line in found.lines
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (
+            ["plan", "figure5", "-p", "widths=1", "-p", "rewind_epoch=20"],
+            0,
+            "total 25 99 10,530",
+        ),
+        (["plan", str(ROOT / "campaigns" / "smoke.yaml"), "--gpu", "cpu"], 0, "--measure"),
+        (["plan", "figure6"], 2, "unknown figure"),
+        (["plan", "figure5", "--gpu", "h10"], 2, "Did you mean 'h100'?"),
+        (["sweep", "nowhere.yaml"], 5, "nowhere.yaml"),
+        (["sweep", "status", str(ROOT / "campaigns" / "smoke.yaml")], 5, "was not swept from here"),
+        (["sweep", "--cluster", "moab", str(ROOT / "campaigns" / "smoke.yaml")], 2, "'slurm' or 'local'"),
+    ],
+)
+def test_the_command_line(monkeypatch, capsys, arguments, code, said):
+    monkeypatch.setattr(sys, "argv", ["lotperm", *arguments])
+    got = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        got = stop.code or 0
+    captured = capsys.readouterr()
+    assert got == code, captured.err
+    assert said in " ".join((captured.out + captured.err).split())
 
 
 # --- speeds -----------------------------------------------------------------------------------------
@@ -249,10 +281,13 @@ def test_a_speed_is_measured_on_noise(monkeypatch):
     assert not found.fits("h100", e)
 
 
-def test_recorded_speeds_are_read(tmp_path, monkeypatch):
+def test_recorded_speeds_are_kept_and_read(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(costs, "book_folder", lambda: tmp_path)
     assert costs.recorded_speeds() == []
     one = Speed("h100", "mlp", 1.0, (128, 128), (1, 40), "float32", 8, 1e6, "a test")
-    (tmp_path / "results" / "throughput.json").write_text(json.dumps({"rows": [dataclasses.asdict(one)]}))
+    costs.record_speeds([one])
     assert costs.recorded_speeds() == [one]
+    faster, other = dataclasses.replace(one, images_per_second=2e6), dataclasses.replace(one, members=16)
+    costs.record_speeds([faster, other])
+    assert costs.recorded_speeds() == [faster, other]
