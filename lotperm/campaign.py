@@ -1,6 +1,6 @@
 """A campaign: experiments in order of worth, read from a file, computed in slices, recorded as they finish.
 
-A campaign file is YAML, or the same content as JSON:
+A campaign file is YAML, or the same content as JSON::
 
     name: desktop                      # the file's name if it isn't given
     results: book/results              # where finished entries are recorded
