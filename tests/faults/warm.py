@@ -128,7 +128,9 @@ def fail_at_step(step: int, how: str) -> None:
         if count[0] < step:
             return update(self, inputs, targets)
         if how == "lost":
-            raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+            raise RuntimeError(
+                "CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later"
+            )
         return update(self, inputs * float("nan"), targets)
 
     training._Run.update = failing
