@@ -165,7 +165,7 @@ def test_data_sets(tmp_path, monkeypatch, record):
     kept = path.read_bytes()
     for _ in range(EACH):
         damage(path, rng)
-        with pytest.raises(IntegrityError, match="moved aside.*lotperm data fetch fashion_mnist"):
+        with pytest.raises(IntegrityError, match=r"moved aside.*lotperm data fetch fashion_mnist"):
             data.load("fashion_mnist", home=tmp_path)
         assert not path.exists()
         (aside,) = path.parent.glob("*.corrupt")

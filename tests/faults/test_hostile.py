@@ -138,8 +138,8 @@ def archives(folder: Path) -> dict[str, tuple[str, Path]]:
 
 def notebooks(folder: Path) -> dict[str, Path]:
     cell = {
-        "cell_type": "code", "source": f"import os; os.mkdir({str(folder / 'canary')!r})", "metadata": {}, "outputs": [],
-        "execution_count": None, "id": "a",
+        "cell_type": "code", "source": f"import os; os.mkdir({str(folder / 'canary')!r})", "metadata": {},
+        "outputs": [], "execution_count": None, "id": "a",
     }  # fmt: skip
     parameters = {**cell, "source": "profile = 'smoke'", "metadata": {"tags": ["parameters"]}, "id": "b"}
     whole: dict[str, Any] = {"cells": [parameters, cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}

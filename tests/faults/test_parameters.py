@@ -21,8 +21,10 @@ from lotperm.config import FIGURES, MODELS, PARAMETERS
 from lotperm.errors import ParameterError
 
 INJECTIONS = [
-    "__import__('os').mkdir('canary')", "\"; import os; os.mkdir('canary'); \"", "'); __import__('os').mkdir('canary') #",
-    "exec('import os; os.mkdir(\"canary\")')", "$(mkdir canary)", "`mkdir canary`", "; mkdir canary", "../../etc/passwd",
+    "__import__('os').mkdir('canary')", "\"; import os; os.mkdir('canary'); \"",
+    "'); __import__('os').mkdir('canary') #",
+    "exec('import os; os.mkdir(\"canary\")')", "$(mkdir canary)", "`mkdir canary`", "; mkdir canary",
+    "../../etc/passwd",
     "{{ ''.__class__ }}", "%s%s%n", "\n!mkdir canary\n", "\x1b[2J", "a\x00b", "x" * 100_000, "９", "'0.9'",
 ]  # fmt: skip
 
