@@ -10,6 +10,8 @@ import signal
 import tempfile
 from pathlib import Path
 
+import pytest
+import pytest
 import torch
 from conftest import TINY, Warm, fingerprint, problems, times
 from hypothesis import settings

@@ -21,7 +21,7 @@ from lotperm.convert import convert
 from lotperm.errors import IntegrityError, ParameterError, StorageError
 from lotperm.store import load_tensors
 
-SECONDS, GROWTH = 1.0, 64 * 1024  # most time; most growth of memory in KiB
+SECONDS, GROWTH = 1.0, 64 * 1024  # of a CPU; of memory, in KiB
 
 
 class Canary:
@@ -206,11 +206,11 @@ def test_hostile_files_are_refused(warm: Warm, tmp_path, record):
         ("load", "hostile safetensors, and pickles in their place"), ("convert", "hostile .pt files, converted"),
         ("notebook", "hostile notebooks"),
     ):  # fmt: skip
-        record(words, count.pop(door), "all refused: under 1 s, memory bounded, canary untouched")
+        record(words, count.pop(door), "all refused: under 1 s of a CPU, memory bounded, canary untouched")
     record(
         "hostile archives of data sets",
         count.total(),
-        "all refused: under 1 s, memory bounded, canary untouched",
+        "all refused: under 1 s of a CPU, memory bounded, canary untouched",
     )
 
 
