@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import pytest
 import torch
 from conftest import TINY, Warm, fingerprint, problems, times
 from hypothesis import settings
