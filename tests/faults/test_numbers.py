@@ -87,3 +87,16 @@ def test_how_far_apart(tmp_path, record, other):
         f"accuracy of a network differs by {points.max():.2f} points at the most ({points.mean():.2f} on average), "
         f"mean of an arm by {apart:.2f}; dense weights by {early:.1g} of their size after an epoch, {late:.1g} at last",
     )  # fmt: skip
+
+
+def test_the_recorded_table_is_of_a_long_run():
+    """What the book shows was counted by `make faults`, not typed in."""
+    report = json.loads((ROOT / "book" / "results" / "faults.json").read_text())
+    shown = (ROOT / "book" / "results" / "faults.md").read_text()
+    assert report["command"] == "make faults"
+    rows = [row for group in report["groups"] for row in group["rows"]]
+    assert all(group["kills"] >= 500 for group in report["groups"])
+    assert all(row["tried"] > 0 and f"| {row['fault']} | {row['tried']:,} |" in shown for row in rows)
+    assert all(name in shown for name in report["missing"])
+    kills = sum(row["tried"] for row in rows if row["fault"].startswith("kill −9"))
+    assert kills >= 500 or "crash" in report["missing"]

@@ -220,6 +220,7 @@ def child(call: dict[str, Any], shared: mmap.mmap, printed: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignore"
         os.environ.update(call.get("environment", {}))
         time.tzset()
         if "threads" in call:
