@@ -299,7 +299,7 @@ def execute_cached(
     out = home() / "book" / profile / f"{notebook.stem}-{executed_key(notebook, values)[:16]}.ipynb"
     digest = out.with_suffix(".sha256")
     if out.exists():
-        if digest.exists() and digest.read_text() == hashlib.sha256(out.read_bytes()).hexdigest():
+        if digest.exists() and digest.read_bytes() == hashlib.sha256(out.read_bytes()).hexdigest().encode():
             return out
         move_aside(out, f"{out} is not what its checksum says")
     execute(notebook, out, values, cwd=cwd, progress=progress)

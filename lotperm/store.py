@@ -150,10 +150,17 @@ def _encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
     return blank.replace(_BLANK, hashlib.sha256(blank).hexdigest().encode(), 1)
 
 
+def _no_name_twice(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    """Readers differ in which of two equal names they take."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name stands in the header twice")
+    return dict(pairs)
+
+
 def _decode(data: bytes, path: Path, *, checked: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     end = 8 + int.from_bytes(data[:8], "little")
     try:
-        metadata = json.loads(data[8:end]).get("__metadata__", {})
+        metadata = json.loads(data[8:end], object_pairs_hook=_no_name_twice).get("__metadata__", {})
         # Two marks, so that no single flipped bit turns a checked file into one without a checksum.
         if checked or "sha256" in metadata or "lotperm" in metadata:
             claimed = metadata["sha256"]

@@ -25,7 +25,6 @@ TINY = {
     "profile": "smoke", "train_size": 300, "test_size": 100, "epochs": 3, "rewind_epoch": 1, "finetune_epochs": 1,
     "hidden": [32], "seeds": 2, "sparsity": 0.5, "batch_size": 32, "prune_fraction": 0.4,
 }  # fmt: skip
-AS_OPTIONS = [o for n, v in TINY.items() if n != "profile" for o in ("-p", f"{n}={v}")]
 
 
 def times(ci: int, long: int) -> int:
@@ -70,7 +69,9 @@ class Warm:
 
     def experiment(self, home: Path, *arguments: object, **more: Any) -> dict[str, Any]:
         """The call of ``lotperm experiment``, small."""
-        given = ("experiment", "--profile", "smoke", *AS_OPTIONS, "--device", "cpu", "--out", home / "out")
+        parameters = {**TINY, **more.pop("parameters", {})}
+        options = [o for n, v in parameters.items() if n != "profile" for o in ("-p", f"{n}={v}")]
+        given = ("experiment", "--profile", "smoke", *options, "--device", "cpu", "--out", home / "out")
         return self.command(home, *given, *arguments, **more)
 
     @staticmethod

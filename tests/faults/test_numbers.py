@@ -1,0 +1,102 @@
+"""Numbers you can trust: the same in every process; how far other threads or a compiled step take them is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import LONG, ROOT, TINY, Warm, fingerprint, times
+
+from lotperm.store import load_tensors
+
+
+def process(home: Path, *arguments: object, threads: int = 1) -> str:
+    """A Python process of its own: what it printed."""
+    variables = {
+        **os.environ, "PYTHONPATH": str(ROOT), "LOTPERM_HOME": str(home), "OMP_NUM_THREADS": str(threads)
+    }  # fmt: skip
+    command = [sys.executable, *(str(a) for a in arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=variables, cwd=home.parent, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_two_processes_give_the_same_bits(warm: Warm, tmp_path, record):
+    home = tmp_path / "warm"
+    assert warm.ask(warm.experiment(home))["codes"] == [0]
+    parameters = [o for n, v in TINY.items() if n != "profile" for o in ("-p", f"{n}={v}")]
+    count = times(1, 5)
+    for number in range(count):
+        other = tmp_path / str(number)
+        process(
+            other, "-m", "lotperm", "experiment", "--profile", "smoke", *parameters, "--out", other / "out"
+        )
+        assert fingerprint(other) == fingerprint(home)
+        assert (other / "out" / "results.csv").read_bytes() == (home / "out" / "results.csv").read_bytes()
+    record("the same experiment in another process", count, "every file is the same, bit for bit")
+
+
+def found(home: Path, *arguments: object, threads: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+    out = process(
+        home, Path(__file__).with_name("measure.py"), "--threads", threads, *arguments, threads=threads
+    )
+    report = json.loads(out.splitlines()[-1])
+    return pd.DataFrame(report["rows"]), {
+        name: load_tensors(Path(report["dense"]) / f"{name}.safetensors", checked=True)[0]
+        for name in ("epoch-0000", "epoch-0001", "final")
+    }
+
+
+def distance(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """Of all dense weights: the root mean square of the difference, as a share of the weights' own."""
+    names = [name for name in a if a[name].is_floating_point()]
+    difference = sum(((a[n] - b[n]).double() ** 2).sum().item() for n in names)
+    return (difference / sum((a[n].double() ** 2).sum().item() for n in names)) ** 0.5
+
+
+@pytest.mark.parametrize("other", ["the same again", "2 threads", "compiled"] if LONG else ["the same again"])
+def test_how_far_apart(tmp_path, record, other):
+    one, weights = found(tmp_path / "1", threads=1)
+    options = ["--compile"] if other == "compiled" else []
+    two, moved = found(tmp_path / "2", *options, threads=2 if other == "2 threads" else 1)
+    assert one.drop(columns="value").equals(two.drop(columns="value"))
+    points = 100 * (one["value"] - two["value"]).abs()
+    means = [
+        100 * frame.groupby(["method", "sparsity", "rewind_epoch"], dropna=False)["value"].mean()
+        for frame in (one, two)
+    ]
+    apart = (means[0] - means[1]).abs().max()
+    assert distance(weights["epoch-0000"], moved["epoch-0000"]) == 0, (
+        "the initialization must not depend on any of it"
+    )
+    if other == "the same again":
+        assert points.max() == 0 and distance(weights["final"], moved["final"]) == 0
+    assert distance(weights["epoch-0001"], moved["epoch-0001"]) < 1e-3
+    assert apart < 5, "the means over seeds are another result"
+    early, late = (distance(weights[name], moved[name]) for name in ("epoch-0001", "final"))
+    record(
+        f"profile smoke, 1 thread, against {other}", len(points),
+        f"accuracy of a network differs by {points.max():.2f} points at the most ({points.mean():.2f} on average), "
+        f"mean of an arm by {apart:.2f}; dense weights by {early:.1g} of their size after an epoch, {late:.1g} at last",
+    )  # fmt: skip
+
+
+def test_the_recorded_table_is_of_a_long_run():
+    """What the book shows was counted by `make faults`, not typed in."""
+    report = json.loads((ROOT / "book" / "results" / "faults.json").read_text())
+    shown = (ROOT / "book" / "results" / "faults.md").read_text()
+    assert report["command"] == "make faults"
+    rows = [row for group in report["groups"] for row in group["rows"]]
+    assert all(group["kills"] >= 500 for group in report["groups"])
+    assert all(row["tried"] > 0 and f"| {row['fault']} | {row['tried']:,} |" in shown for row in rows)
+    assert all(name in shown for name in report["missing"])
+    kills = sum(row["tried"] for row in rows if row["fault"].startswith("kill −9"))
+    assert kills >= 500 or "crash" in report["missing"]

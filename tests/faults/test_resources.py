@@ -1,0 +1,346 @@
+"""Full and read-only disks, too little memory, signals, NaN, a lost GPU, and odd surroundings."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from conftest import ROOT, Warm, fingerprint, problems, times
+from nbformat.v4 import new_code_cell, new_notebook
+
+from lotperm.store import load_tensors
+
+ONE_LINE = re.compile(r"(?:.*\n)*lotperm: error: [^\n]+\n", re.M)
+
+
+def failed_well(done: dict, code: int, words: str = "") -> None:
+    """The exit code, and an error of one line at the end instead of a traceback."""
+    printed = done["printed"][0].replace("\r", "\n")
+    assert done["codes"] == [code], printed[-2000:]
+    assert "Traceback" not in printed, printed[-2000:]
+    errors = [line for line in printed.splitlines() if "lotperm: error: " in line]
+    assert len(errors) == 1 and printed.splitlines()[-1] == errors[0], printed[-2000:]
+    assert words in errors[0], errors
+
+
+def ends_like(warm: Warm, home: Path, unbroken: dict[str, str]) -> None:
+    """Finish the run, without a fault: the files are those of an unbroken run."""
+    done = warm.ask(warm.whole(home))
+    assert done["codes"] == [0], done["printed"]
+    assert problems(home, unbroken) == []
+
+
+# --- disks ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[None]:
+    """Mount something there, for as long as it takes; raises CalledProcessError where that isn't allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", *options, str(folder)], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True, capture_output=True)
+
+
+def test_the_disk_is_full_at_any_write(warm: Warm, unbroken, tmp_path, record):
+    rng, size = random.Random(1), times(8, 60)
+    for number in range(size):
+        home = tmp_path / str(number)
+        room = int(10 ** rng.uniform(0, 5.6))
+        faults = {"disk_full": {"room": room}, "checkpoints": {"seconds": 0.1}}
+        failed_well(warm.ask(warm.experiment(home, faults=faults)), 5, "No space left")
+        ends_like(warm, home, unbroken)
+    record(
+        "disk full after a random number of bytes", size, "exit 5; with space again, an unbroken run's files"
+    )
+
+
+def test_a_file_can_grow_no_further(warm: Warm, unbroken, tmp_path, record):
+    sizes = [1, 8, 16, 32] if times(0, 1) else [1, 16]
+    for kib in sizes:
+        home = tmp_path / str(kib)
+        failed_well(warm.ask(warm.experiment(home, faults={"limit_files": {"kib": kib}})), 5)
+        ends_like(warm, home, unbroken)
+    record("a limit on the size of files (EFBIG)", len(sizes), "exit 5; without it, an unbroken run's files")
+
+
+def test_a_small_disk(warm: Warm, unbroken, tmp_path, record):
+    """A real file system that is full, where mounting is allowed; else the limit on files stands in."""
+    sizes = [64, 128, 200] if times(0, 1) else [200]
+    way = "a small tmpfs"
+    for kib in sizes:
+        disk = tmp_path / str(kib)
+        try:
+            with mounted(disk, "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs"):
+                failed_well(warm.ask(warm.experiment(disk)), 5)
+                subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+                ends_like(warm, disk, unbroken)
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            way = "a limit on files in place of a tmpfs"
+            failed_well(warm.ask(warm.experiment(disk, faults={"limit_files": {"kib": 20}})), 5)
+            ends_like(warm, disk, unbroken)
+    record(f"disk full: {way}", len(sizes), "exit 5; with space again, an unbroken run's files")
+
+
+def test_a_read_only_store(warm: Warm, tmp_path, record):
+    home = tmp_path / "home"
+    assert warm.ask(warm.experiment(home))["codes"] == [0]
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(mounted(tmp_path / "ro", "--bind", str(home)))
+            subprocess.run(["mount", "-o", "remount,ro,bind", str(tmp_path / "ro")], check=True)
+            way, store = "read-only bind mount", tmp_path / "ro"
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            # Modes bind everyone but root; root may mount.
+            for path in [home, *home.rglob("*")]:
+                path.chmod(path.stat().st_mode & ~0o222)
+                stack.callback(path.chmod, path.stat().st_mode | 0o200)
+            way, store = "store without permission to write", home
+        trace = tmp_path / "trace"
+        again = warm.experiment(store, "--out", tmp_path / "out", trace=str(trace))
+        done = warm.ask(again)
+        assert done["codes"] == [0], done["printed"]
+        assert (tmp_path / "out" / "results.csv").read_bytes() == (home / "out" / "results.csv").read_bytes()
+        assert not trace.exists(), "something was computed"
+        failed_well(warm.ask(warm.experiment(store, parameters={"lr": 0.05}, trace=str(trace))), 5)
+        assert not trace.exists(), "it trained before it found out"
+    record(way, 2, "what is there can be read; else exit 5 before training")
+
+
+def test_a_store_that_cannot_be_made(warm: Warm, tmp_path):
+    (tmp_path / "file").touch()
+    trace = tmp_path / "trace"
+    failed_well(warm.ask(warm.experiment(tmp_path / "file" / "store", trace=str(trace))), 5)
+    assert not trace.exists()
+
+
+# --- memory -----------------------------------------------------------------------------------------
+
+
+def test_too_little_memory(warm: Warm, unbroken, tmp_path, record):
+    limits = [30, 60, 120, 200, 300] if times(0, 1) else [60, 200]
+    for mib in limits:
+        home = tmp_path / str(mib)
+        large = {"hidden": [6000, 6000], "seeds": 1}
+        failed_well(
+            warm.ask(warm.experiment(home, parameters=large, faults={"limit_memory": {"mib": mib}})),
+            6,
+            "too little memory",
+        )
+        assert not list(home.glob("stages/dense*/stage.json"))
+    record("a limit on memory", len(limits), "exit 6, one line")
+    ends_like(warm, tmp_path / "60", {**unbroken})
+
+
+# --- signals ----------------------------------------------------------------------------------------
+
+MOMENTS = [
+    ("dense", 0.3),
+    ("imp", 0.3),
+    ("match", 0.02),
+    ("sparse", 0.2),
+    ("start", 0.1),
+    ("results", 0.02),
+    ("dense", 0.1),
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "count"),
+    [
+        (signal.SIGTERM, 143, times(5, 40)),
+        (signal.SIGUSR2, 143, times(5, 40)),
+        (signal.SIGINT, 130, times(3, 20)),
+    ],
+)
+def test_asked_to_stop(warm: Warm, unbroken, tmp_path, record, number, code, count):
+    rng, hit, saved, runs = random.Random(int(number)), 0, 0, 0
+    where: collections.Counter[str] = collections.Counter()
+    while hit < count:
+        home = tmp_path / str(runs)
+        for phase, longest in MOMENTS[runs % 2 :]:
+            at = {"phase": phase, "delay": rng.uniform(0, longest), "signal": int(number)}
+            began = time.monotonic()
+            done = warm.ask(warm.experiment(home), hit=at)
+            if done["codes"] == [0]:  # it had finished, or had no step left to stop at
+                continue
+            if done["hit"] == "start" and done["codes"] == [
+                -number
+            ]:  # nothing had begun, not even the command line
+                continue
+            failed_well(done, code)
+            assert time.monotonic() - began < 60
+            hit += 1
+            where[done["hit"]] += 1
+            if "Its state is saved" in done["printed"][0]:
+                saved += 1
+                assert list(home.glob("work/*/checkpoint-*.safetensors"))
+            if hit == count:
+                break
+        ends_like(warm, home, unbroken)
+        runs += 1
+    assert saved > 0, "no signal came during training"
+    outcome = (
+        f"exit {code}, one line; {saved} in training saved that very step; rerun: an unbroken run's files"
+    )
+    record(f"{number.name} at a random moment", count, outcome, where=dict(where))
+
+
+def test_a_second_signal_ends_at_once():
+    from lotperm import cli
+
+    stop = cli._Stop()
+    frame = sys._getframe()
+    with stop.installed():
+        with pytest.raises(cli._Ended):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked() and stop.code() == 143
+    before = signal.getsignal(signal.SIGTERM)
+    assert before not in (stop._handle,) and not cli._is_training(frame)
+
+    namespace = {"__name__": "lotperm.training", "stop": stop, "signal": signal}
+    exec(
+        "def train():\n stop._handle(signal.SIGINT, __import__('sys')._getframe())\n return stop.asked()",
+        namespace,
+    )
+    with stop.installed():
+        assert namespace["train"]() is True  # noted, not raised
+        assert stop.code() == 130
+        with pytest.raises(cli._Ended):
+            namespace["train"]()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_notebooks_kernel_is_no_orphan(tmp_path, number, record):
+    cells = [
+        new_code_cell("profile = 'smoke'", metadata={"tags": ["parameters"]}),
+        new_code_cell(
+            "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(100)"
+        ),
+    ]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "sleepy.ipynb")
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "LOTPERM_HOME": str(tmp_path / "store")}
+    command = [sys.executable, "-m", "lotperm", "run", "sleepy.ipynb", "--profile", "smoke"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        pid = _until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL), out
+    if number == signal.SIGTERM:
+        assert (
+            out.rstrip().splitlines()[-1].startswith("lotperm: error: stopped by a signal")
+            and "Traceback" not in out
+        )
+    assert not (tmp_path / "runs" / "sleepy.ipynb").exists()
+    _until(lambda: not _alive(int(pid)))
+    record(f"{number.name} of a process that executes a notebook", 1, "its kernel ends too, within seconds")
+
+
+def _until(condition: Callable[[], object], seconds: float = 60) -> object:
+    ends = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return False
+
+
+# --- what goes wrong in training --------------------------------------------------------------------
+
+
+def finite_checkpoints(home: Path) -> int:
+    """How many checkpoints there are; every value in each is finite."""
+    paths = list(home.glob("work/*/checkpoint-*.safetensors"))
+    for path in paths:
+        tensors, _ = load_tensors(path, checked=True)
+        assert all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()), path
+    return len(paths)
+
+
+@pytest.mark.parametrize(("how", "code"), [("nan", 4), ("lost", 7)])
+def test_a_step_goes_wrong(warm: Warm, unbroken, tmp_path, record, how, code):
+    rng, count, kept = random.Random(code), times(4, 40), 0
+    for number in range(count):
+        home = tmp_path / str(number)
+        step = rng.randint(2, 60)
+        faults = {"fail_at_step": {"step": step, "how": how}, "checkpoints": {"seconds": 0.02}}
+        done = warm.ask(warm.experiment(home, faults=faults))
+        failed_well(done, code, "CUDA error" if how == "lost" else "not finite")
+        assert not (home / "out").exists(), "it was reported"
+        kept += finite_checkpoints(home)
+        ends_like(warm, home, unbroken)
+    assert kept > 0
+    name = {"nan": "NaN from a random step on", "lost": "GPU lost at a random step (simulated)"}[how]
+    record(name, count, f"exit {code}; {kept} checkpoints kept, all finite; rerun: an unbroken run's files")
+
+
+def test_divergence(warm: Warm, tmp_path, record):
+    rates = [1e3, 1e5, 1e12, 1e30]
+    for rate in rates:
+        home = tmp_path / f"{rate:g}"
+        faults = {"checkpoints": {"seconds": 0.0}}
+        done = warm.ask(warm.experiment(home, parameters={"lr": rate, "epochs": 8}, faults=faults))
+        failed_well(done, 4, "Lower lr")
+        assert not (home / "out").exists()
+        assert not list(home.glob("stages/dense-*"))
+        finite_checkpoints(home)
+    record("a learning rate that diverges", len(rates), "exit 4, nothing reported, checkpoints finite")
+
+
+# --- surroundings -----------------------------------------------------------------------------------
+
+
+def test_surroundings_change_nothing(warm: Warm, unbroken, tmp_path, record):
+    elsewhere = tmp_path / "other folder, ünïcode"
+    elsewhere.mkdir()
+    around: dict[str, dict] = {
+        "a clock that runs backwards": {"faults": {"clock_back": {"seconds": 3600}}},
+        "another time zone": {"environment": {"TZ": "Pacific/Kiritimati"}},
+        "the locale C": {"environment": {"LANG": "C", "LC_ALL": "C"}},
+        "a Turkish locale": {"environment": {"LANG": "tr_TR.UTF-8", "LC_ALL": "tr_TR.UTF-8"}},
+        "another working folder": {"folder": str(elsewhere)},
+        "a hash seed, a debugger's variable": {
+            "environment": {"PYTHONHASHSEED": "7", "PYTHONBREAKPOINT": "0"}
+        },
+    }
+    for number, (what, call) in enumerate(around.items()):
+        home = tmp_path / str(number)
+        done = warm.ask(warm.whole(home, **call))
+        assert done["codes"] == [0], (what, done["printed"])
+        assert problems(home, unbroken) == [], what
+        assert list(elsewhere.iterdir()) == []
+        record(what, 1, "an unbroken run's files, bit for bit")
+
+
+def test_the_checks_here_can_fail(tmp_path):
+    """A control: an empty folder isn't an unbroken run, a traceback is no error of one line."""
+    assert problems(tmp_path, {"out/results.csv": "0"}) == ["out/results.csv differs or is missing"]
+    assert fingerprint(tmp_path) == {}
+    with pytest.raises(AssertionError):
+        failed_well({"codes": [1], "printed": ["Traceback (most recent call last)\nlotperm: error: x\n"]}, 1)
+    with pytest.raises(AssertionError):
+        failed_well({"codes": [5], "printed": ["lotperm: error: x\n"]}, 6)
