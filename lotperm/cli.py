@@ -7,10 +7,12 @@ import contextlib
 import importlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -747,6 +749,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 # --- signals, errors and exit codes -----------------------------------------------------------------
 
 
+_ECHO_SECONDS = 5.0
+
+
 class _Stop:
     """What the signals that ask a process to end do here.
 
@@ -759,6 +764,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.at = -math.inf
 
     def asked(self) -> bool:
         """Whether a signal came."""
@@ -771,7 +777,7 @@ class _Stop:
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Handle the signals meanwhile; in the main thread, others get none."""
-        self.number = None
+        self.number, self.at = None, -math.inf
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -783,7 +789,10 @@ class _Stop:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first, self.number = self.number is None, number
+        now = time.monotonic()
+        if distributed.world_size() > 1 and now - self.at < _ECHO_SECONDS:
+            return  # torchrun passes on what has reached this process too
+        first, self.number, self.at = self.number is None, number, now
         if not (first and _is_training(frame)):
             raise _Ended
 
