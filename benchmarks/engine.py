@@ -273,6 +273,12 @@ and the activation read again backward. Fewer only where operations are fused.""
 # --- the measurement --------------------------------------------------------------------------------
 
 
+def usable(network: Network, options: argparse.Namespace) -> list[str]:
+    """The modes asked for, but on a CPU no compiled convolutions: they take minutes to compile, and are slower."""
+    slow = len(network.shape) == 3 and options.device == "cpu"
+    return [mode for mode in options.modes if not (slow and MODES[mode][1])]
+
+
 def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:
     """Mode -> largest difference of two networks' losses from the plain model's, after the first of three steps; nats.
 
@@ -323,6 +329,7 @@ def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any
     host = data if device == "cpu" else random_data(network, size)
     recipe = Recipe(epochs=1, lr=0.001, augment="flip_crop" if images else "none")
     steps = 1 if options.quick else (200 if device == "cuda" else (100 if not images else 4))
+    modes = usable(network, options)
     starts, masks = prepared(network, max(options.members))
     times: dict[tuple[str, int], list[float]] = {}
     peers: dict[tuple[str, int], Callable[[], float]] = {}
@@ -347,22 +354,19 @@ def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any
         plain.step()
         peers[f"data on the device, {count} threads", 1] = partial(alone, plain, count)
 
-    def together(engine: Engine) -> float:
-        synchronize(device)
-        begin = time.perf_counter()
-        engine.steps(steps)
-        synchronize(device)
-        return (time.perf_counter() - begin) / steps
+    def together(engine: Engine, members: int) -> float:
+        count = max(1, steps // members) if images and device == "cpu" else steps
+        return seconds_per_step(lambda: engine.steps(count), 1, device) / count
 
-    for members, mode in itertools.product(options.members, options.modes):
+    for members, mode in itertools.product(options.members, modes):
         precision, compiled, at_once = MODES[mode]
         if at_once is not None and members == 1:
             continue
         runtime = Runtime(device=device, compile=compiled, members=at_once)
         chosen = replace(recipe, precision=precision)
         engine = Engine(network, starts[:members], masks[:members], data, chosen, runtime)
-        engine.steps(2)
-        peers[mode, members] = partial(together, engine)
+        engine.steps(1)
+        peers[mode, members] = partial(together, engine, members)
     for key in peers:
         times[key] = []
     for _ in range(rounds):
@@ -402,7 +406,7 @@ def main() -> None:
     roofs: list[dict[str, Any]] = []
     for name in names:
         network = NETWORKS[name]
-        differences = gate(network, options.modes, options.device)
+        differences = gate(network, usable(network, options), options.device)
         rows += measure(network, options)
         count = counted(network)
         roofs.append({
