@@ -760,7 +760,7 @@ class _Stop:
     whole at every instant.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    NAMES = ("SIGINT", "SIGTERM", "SIGUSR2")  # Windows has no SIGUSR2
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -781,7 +781,10 @@ class _Stop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
+        # What a shell tells its background jobs to ignore stays ignored.
+        numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
         finally:

@@ -168,7 +168,10 @@ class StoreMachine(RuleBasedStateMachine):
             files = sorted(p for p in (self.folder / "work").rglob("checkpoint-*.safetensors")
                            if p.parent.name == self.stores[0]._locate(name, {"value": value})[0].name)  # fmt: skip
             content = bytearray(files[-1].read_bytes())
+            if content[:1] == b"\xff":  # damaged before, and not looked at since
+                return
             content[at % len(content)] ^= 1 + at % 255
+            content[0] = 0xFF
             files[-1].write_bytes(content)
             self.saved[name, value] = step - 1 if len(files) > 1 else 0
 
