@@ -205,6 +205,8 @@ class Engine:
         self.runs = [
             _Run(network.make(), starts[p], data, recipe, seeds[p], masks[p], runtime) for p in self.parts
         ]
+        for run in self.runs:
+            run.prepare()
 
     def steps(self, count: int) -> None:
         """So many steps of every network; an epoch ends where it ends."""

@@ -238,7 +238,8 @@ def execute(
             kernel_name=_PYTHON["name"],
             progress_bar={"desc": notebook.stem} if progress else False,
             stderr_file=sys.stderr if progress else None,
-            cwd=str(cwd or Path.cwd()),
+            # Its own `cwd` would change the working directory of this process, and so of other threads.
+            resources={"metadata": {"path": str(cwd or Path.cwd())}},
             extra_arguments=[
                 "--log-level=CRITICAL"
             ],  # it warns when it starts, that it listens on local ports

@@ -117,6 +117,9 @@ def recorded(
             continue
         if width is None or e["model"]["width"] == width:
             summary = pd.DataFrame(content["summary"])
+            if kind != "table":
+                # JSON is kept sorted by name; the table beside it begins with what a row is about.
+                summary = summary[pd.read_csv(path.with_name("results.csv"), nrows=0).columns.to_list()]
             if "rewind_epoch" in summary:
                 summary["rewind_epoch"] = summary["rewind_epoch"].astype("Int64")
             found.append(Recorded(path.parent.name, kind, e, summary, content["stages"][-1]))

@@ -359,7 +359,9 @@ def test_notebooks_are_executed_at_once(tmp_path: Path) -> None:
             f"while not Path('{other}').exists():\n    assert time.monotonic() < end\n    time.sleep(0.01)"
         )
         tiny_notebook(root / "notebooks" / f"{name}.ipynb", last=wait)
+    here = Path.cwd()
     index = book.build("smoke", tmp_path / "out", root=root, progress=False, jobs=2)
+    assert Path.cwd() == here
     assert (index.parent / "notebooks" / "05_other.html").exists()
 
 

@@ -25,7 +25,9 @@ def main() -> None:
     table = pipeline.run().table
     rows = table[table["metric"] == "test_accuracy"].drop(columns="metric")
     print(
-        json.dumps({"rows": rows.to_dict("records"), "dense": str(pipeline.dense().stage.path)}, default=str)
+        json.dumps(
+            {"rows": rows.to_dict("records"), "dense": str(pipeline.dense().stage.run().path)}, default=str
+        )
     )
 
 
