@@ -62,7 +62,7 @@ def main() -> None:
     profile = "smoke" if options.quick else options.profile
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     if options.quick:
-        notebooks = [path for path in notebooks if path.stem.startswith("04")]
+        notebooks = [path for path in notebooks if path.stem.startswith("03")]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for notebook in notebooks:
