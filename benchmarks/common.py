@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import scipy
 import torch
+from torch import Tensor, nn
+
+from lotperm.models import build
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 """Where the recorded tables are: the book shows them."""
@@ -33,6 +36,20 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "scipy": scipy.__version__,
     }
+
+
+def random_network(name: str, seed: int, images: Tensor, classes: int, width: float = 1.0) -> nn.Module:
+    """A network in eval mode with random weights, norms included; its running statistics are those of the images."""
+    torch.manual_seed(seed)
+    model = build(name, input_shape=tuple(images.shape[1:]), classes=classes, width=width)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(images)
+    return model.eval()
 
 
 def write_report(path: Path, report: dict[str, Any], table: str) -> None:

@@ -27,32 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, environment, write_report
+from common import RESULTS, environment, random_network, write_report
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from lotperm import data
 from lotperm.errors import StorageError
 from lotperm.matching import assign, match_activations
-from lotperm.models import build
 from lotperm.permutation import Permutation, PermutationSpec, permute
 
 BATCH = 100
 SHAPE = (3, 32, 32)
-
-
-def network(seed: int, images: Tensor) -> nn.Module:
-    """ResNet20x1 in eval mode with random weights; its running statistics are those of the images."""
-    torch.manual_seed(seed)
-    model = build("resnet20", input_shape=SHAPE, classes=10)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            module.momentum = None
-    with torch.no_grad():
-        model.train()(images)
-    return model.eval()
 
 
 def random_images(n: int, seed: int) -> Tensor:
@@ -145,7 +130,7 @@ def disagreement(
 
 def compare(images: Tensor, repeats: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Check the methods against each other, then time them in turns; a row each."""
-    a, b = network(1, images[:500]), network(2, images[:500])
+    a, b = (random_network("resnet20", seed, images[:500], 10) for seed in (1, 2))
     spec = PermutationSpec.trace(a, images[:2])
     reference, correlations = layer_by_layer(a, b, images, spec)
     batches = torch.split(images, BATCH)
@@ -199,7 +184,7 @@ def match_stream(samples: int) -> None:
             yield random_images(BATCH, seed)
 
     first = random_images(BATCH, 0)
-    a, b = network(1, first), network(2, first)
+    a, b = (random_network("resnet20", seed, first, 10) for seed in (1, 2))
     match_activations(a, b, stream(), PermutationSpec.trace(a, first[:2]))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, environment, write_report
+from common import RESULTS, environment, random_network, write_report
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lotperm.matching import assign, correlate, match_activations
-from lotperm.models import build
 from lotperm.permutation import PermutationSpec, permute
 
 BATCH = 64
@@ -39,20 +38,6 @@ def random_images(n: int, size: int, seed: int = 0) -> Tensor:
     noise = torch.randn(n, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(seed))
     images = F.interpolate(noise, (size, size), mode="bilinear")
     return images / images.std()
-
-
-def network(seed: int, width: float, images: Tensor) -> nn.Module:
-    """ResNet50 in eval mode with random weights; its running statistics are those of the images."""
-    torch.manual_seed(seed)
-    model = build("resnet50", input_shape=tuple(images.shape[1:]), classes=1000, width=width)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            module.momentum = None
-    with torch.no_grad():
-        model.train()(images)
-    return model.eval()
 
 
 def gate(model: nn.Module, spec: PermutationSpec, images: Tensor) -> None:
@@ -154,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     n, size, repeats, width = (16, 32, 1, 0.125) if args.quick else (args.images, args.size, args.repeats, 1)
     machine = environment()
     images = random_images(n, size)
-    a, b = (network(seed, width, images[:32]) for seed in (1, 2))
+    a, b = (random_network("resnet50", seed, images[:32], 1000, width) for seed in (1, 2))
     spec = PermutationSpec.trace(a, images[:2])
     gate(a, spec, images[:16])
     before = peak()
