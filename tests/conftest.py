@@ -1,9 +1,11 @@
 """What all tests share: a store of their own, and one smoke run for the whole session."""
 
+import sys
+
 import pytest
 import tools
 
-from lotperm import Experiment, Pipeline, Store
+from lotperm import Experiment, Pipeline, Store, cli
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +29,23 @@ def smoke(home):
         patch.delenv("LOTPERM_DATA", raising=False)
         pipeline = Pipeline(Experiment.from_parameters(profile="smoke"), Store.default())
         yield pipeline, pipeline.run()
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lotperm", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -350,20 +350,10 @@ def test_a_budget_is_a_number():
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
+def command(command, monkeypatch, tmp_path):
+    """The command line, with a store of its own."""
     monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lotperm", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command
 
 
 def test_a_budget_that_is_used_up_is_no_error(command, tmp_path):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lotperm import cli, models
+from lotperm import models
 from lotperm.data import load
 from lotperm.imagefolder import write_picture_crops
 from lotperm.masks import load_mask
@@ -19,23 +19,6 @@ TINY = [
     "--profile", "smoke", "-p", "train_size=300", "-p", "test_size=100", "-p", "epochs=3", "-p", "rewind_epoch=1",
     "-p", "finetune_epochs=1", "-p", "hidden=[12]", "-p", "seeds=2", "-p", "sparsity=0.5",
 ]  # fmt: skip
-
-
-def lotperm(monkeypatch, capsys, *arguments):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["lotperm", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    return lambda *arguments: lotperm(monkeypatch, capsys, *arguments)
 
 
 def test_experiment_writes_a_tidy_table(command, tmp_path):

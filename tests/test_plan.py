@@ -2,13 +2,12 @@
 
 import dataclasses
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from lotperm import Experiment, Pipeline, Store, cli, costs, plan
+from lotperm import Experiment, Pipeline, Store, costs, plan
 from lotperm.campaign import Campaign
 from lotperm.config import FIGURES, DataConfig, ModelConfig
 from lotperm.costs import DEVICES, Speed, measure, network
@@ -206,16 +205,10 @@ def test_a_campaign_has_a_plan(store):
         (["sweep", "--cluster", "moab", str(ROOT / "campaigns" / "smoke.yaml")], 2, "'slurm' or 'local'"),
     ],
 )
-def test_the_command_line(monkeypatch, capsys, arguments, code, said):
-    monkeypatch.setattr(sys, "argv", ["lotperm", *arguments])
-    got = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        got = stop.code or 0
-    captured = capsys.readouterr()
-    assert got == code, captured.err
-    assert said in " ".join((captured.out + captured.err).split())
+def test_the_command_line(command, arguments, code, said):
+    got, out, err = command(*arguments)
+    assert got == code, err
+    assert said in " ".join((out + err).split())
 
 
 # --- speeds -----------------------------------------------------------------------------------------
