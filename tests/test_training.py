@@ -10,10 +10,10 @@ from torch import nn
 
 from lotperm.config import Recipe, Seeds
 from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
-from lotperm.errors import DivergedError, ParameterError, PreemptedError, UnsupportedModelError
+from lotperm.errors import DivergedError, ParameterError, PreemptedError
 from lotperm.masks import full_mask, magnitude_prune, prunable_parameters
 from lotperm.models import build, initialize
-from lotperm.training import Runtime, StackedNetworks, draw_order, learning_rate, stack, train
+from lotperm.training import Runtime, draw_order, learning_rate, train
 
 SIGNAL, IMAGE = (1, 40), (3, 32, 32)
 
@@ -343,23 +343,6 @@ def test_wrong_calls_are_refused():
         train(make(), [start], data, Recipe(epochs=1, lr=0.1), [seed, seed])
     with pytest.raises(ParameterError, match="batch_size is 1000"):
         train(make(), [start], data, Recipe(epochs=1, lr=0.1, batch_size=1000), [seed])
-    with pytest.raises(ParameterError, match="don't fit the network"):
-        StackedNetworks(make(), [{n: t for n, t in start.items() if "bias" not in n}])
-
-
-class _Odd(nn.Module):
-    def __init__(self, layer):
-        super().__init__()
-        self.inner, self.head = layer, nn.Linear(40, 5)
-
-    def forward(self, x):
-        return self.head(self.inner(x.flatten(1)))
-
-
-@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.LayerNorm(40), nn.Softmax(1)])
-def test_layers_without_a_rule_are_refused(layer):
-    with pytest.raises(UnsupportedModelError, match=f"layer {type(layer).__name__}.*no rule"):
-        stack(_Odd(layer), 2)
 
 
 def test_batch_norm_after_a_linear_layer():

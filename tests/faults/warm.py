@@ -40,6 +40,7 @@ from lotperm import (
     evaluation,
     experiments,
     models,
+    stacking,
     store,
     training,
 )
@@ -302,7 +303,7 @@ def main() -> None:
         importlib.import_module(name)
     network = models.build("mlp", input_shape=loaded.input_shape, classes=10, hidden=(4,))
     PermutationSpec.trace(network, loaded.train.inputs[:2])
-    training.stack(network, 2)
+    stacking.stack(network, 2)
     evaluation.paired([0.1, 0.2, 0.3], [0.2, 0.2, 0.4])
     evaluation.interval([0.1, 0.2])
     assert len(os.listdir("/proc/self/task")) == 1, "more than one thread: a fork isn't safe"
