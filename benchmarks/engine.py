@@ -200,7 +200,7 @@ class Engine:
     def __init__(self, network: Network, starts: list[Weights], masks: list[Mask], data: Dataset, recipe: Recipe,
                  runtime: Runtime) -> None:  # fmt: skip
         count = len(starts)
-        self.parts, self.threads = _split(network.make(), count, runtime)
+        self.parts, self.threads = _split(network.make(), (BATCH, *network.shape), count, runtime)
         seeds = [Seeds.of("engine", i) for i in range(count)]
         self.runs = [
             _Run(network.make(), starts[p], data, recipe, seeds[p], masks[p], runtime) for p in self.parts

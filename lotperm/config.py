@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from lotperm.errors import ParameterError, shown, unknown_name
 
@@ -110,6 +110,25 @@ def _parse(config: Any, **fields: str) -> None:
     for field_, parameter in fields.items():
         value = getattr(config, field_)
         object.__setattr__(config, field_, PARAMETERS[parameter].parse(parameter, value))
+
+
+def _from_plain(kind: Any, plain: Any) -> Any:
+    """A dataclass of this module from plain JSON data."""
+    fields = {field_.name: field_ for field_ in dataclasses.fields(kind)}
+    _check(isinstance(plain, Mapping), kind.__name__, plain, f"the names {', '.join(fields)}")
+    for name in plain:
+        if name not in fields:
+            raise unknown_name("key", name, fields)
+    types, given = get_type_hints(kind), {}
+    for name, value in plain.items():
+        if dataclasses.is_dataclass(types[name]):
+            given[name] = _from_plain(types[name], value)
+        else:
+            given[name] = tuple(value) if isinstance(value, list) else value
+    for name, field_ in fields.items():
+        missing = name not in given and field_.default is dataclasses.MISSING
+        _check(not missing, f"{kind.__name__}.{name}", None, "a value")
+    return kind(**given)
 
 
 def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -388,6 +407,18 @@ class Experiment:
         """Plain JSON data, every default included."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Experiment:
+        """The inverse of `to_dict`. What an older record doesn't name has its default.
+
+        Raises
+        ------
+        ParameterError
+            For an unknown name, a missing one, a wrong type, or a value that makes no sense.
+        """
+        experiment: Experiment = _from_plain(cls, plain)
+        return experiment
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Experiment:

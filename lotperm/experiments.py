@@ -52,6 +52,9 @@ from lotperm.training import Runtime, Trained, train
 Plain = dict[str, Any]
 Datasets = dict[DataConfig, Dataset]
 
+ARM_NETWORKS = {"lth": "sparse_a", "permuted": "sparse_b", "naive": "sparse_b"}
+"""Arm -> the name that its seeds follow: permuted and naive see the same examples in the same order."""
+
 
 def _plain(config: Any) -> Plain:
     """A dataclass as plain JSON data."""
@@ -505,9 +508,8 @@ class Pipeline:
             masks = _unpack(imp.load("mask"))
             moved = [permute(m, self.spec, p) for m, p in zip(masks, self.match(), strict=True)]
             start = {"lth": (a, masks), "permuted": (b, moved), "naive": (b, masks)}
-            # Permuted and naive differ in the mask alone: same weights, same order of the same examples.
             trained = self._train(
-                workspace, [w for arm in ARMS for w in start[arm][0]], recipe, ("sparse_a", "sparse_b", "sparse_b"),
+                workspace, [w for arm in ARMS for w in start[arm][0]], recipe, [ARM_NETWORKS[arm] for arm in ARMS],
                 label, masks=[m for arm in ARMS for m in start[arm][1]], evaluate_at=evaluate_at,
             )  # fmt: skip
             return self._result(trained)
