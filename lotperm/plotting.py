@@ -20,7 +20,7 @@ from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
 from lotperm.config import ARMS
-from lotperm.evaluation import interval
+from lotperm.evaluation import accuracy_barriers, interval
 from lotperm.experiments import Results
 
 METHODS = {
@@ -688,15 +688,6 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
     axes[0][0].legend(fontsize=8)
     figure.suptitle(title)
     return figure
-
-
-def accuracy_barriers(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Mean accuracy of the ends less the midpoint's (a fraction), for every seed, ends, repair and columns `by`."""
-    keys = [*by, "seed", "ends", "repair"]
-    wide = table[table["alpha"].isin([0.0, 0.5, 1.0])].pivot_table(
-        index=keys, columns="alpha", values="accuracy", sort=False
-    )
-    return ((wide[0.0] + wide[1.0]) / 2 - wide[0.5]).rename("barrier").reset_index()
 
 
 def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:
