@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from filelock import FileLock
 
 from lotperm import errors
+from lotperm.chapters import script_element
 from lotperm.config import Profile, sha256_json
 from lotperm.errors import IntegrityError, LotpermError, ParameterError, StorageError, shown, unknown_name
 from lotperm.store import home, move_aside, source_hash, write_atomic
@@ -474,8 +475,7 @@ def inline_scripts(panel: Path) -> str:
             text = (panel.parent / match["name"]).read_text(encoding="utf-8")
         except OSError as error:
             raise StorageError(f"{panel} names {match['name']}: {error.strerror or error}.") from error
-        text = re.sub(r"</(?=script)", r"<\\/", text, flags=re.IGNORECASE)
-        return f"<script{match['attributes']}>\n{text}</script>"
+        return script_element(text, match["attributes"])
 
     pattern = r'<script(?P<attributes>[^>]*?) src="(?P<name>[^"]+)"></script>'
     return re.sub(pattern, inlined, panel.read_text(encoding="utf-8"))

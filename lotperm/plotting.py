@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
+from lotperm.chapters import script_element
 from lotperm.config import ARMS
 from lotperm.evaluation import accuracy_barriers, interval
 from lotperm.experiments import Results
@@ -449,18 +450,15 @@ def clickable_network(
     picture = base64.b64encode(buffer.getvalue()).decode()
     alt = f"A network with layers of {', '.join(map(str, sizes))} units; the hidden ones have letters and colours."
     script = (files("lotperm") / "js" / "symmetry.js").read_text(encoding="utf-8")
+    start = (
+        'for (const element of document.querySelectorAll(".lotperm-symmetry:not([data-ready])"))\n'
+        f"  lotperm.symmetry.mount(element, {json.dumps(data)});\n"
+    )
     html = (
         f'<div class="lotperm-symmetry"><noscript><img src="data:image/png;base64,{picture}" alt="{alt}"></noscript>'
-        f"</div>\n<script>{_inline(script)}</script>\n<script>\nfor (const element of document.querySelectorAll("
-        f'".lotperm-symmetry:not([data-ready])"))\n  lotperm.symmetry.mount(element, {_inline(json.dumps(data))});\n'
-        "</script>"
+        f"</div>\n{script_element(script)}\n{script_element(start)}"
     )
     return {"text/html": html, "image/png": picture, "text/plain": alt}
-
-
-def _inline(text: str) -> str:
-    """Text that may stand inside a script element."""
-    return text.replace("</", "<\\/")
 
 
 # ---------------------------------------------------------------------------------------------------------
