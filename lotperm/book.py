@@ -273,7 +273,8 @@ def renew(notebook: Path) -> None:
     del nb.metadata[
         "lotperm"
     ]  # says how the outputs were made, which will be out of date with the next commit
-    write_atomic(notebook, nbformat.writes(nb).encode())
+    # A last line without an end would be a line of the diff whenever an editor adds it.
+    write_atomic(notebook, f"{nbformat.writes(nb)}\n".encode())
 
 
 def execute_cached(
