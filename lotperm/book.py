@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from filelock import FileLock
 
 from lotperm import errors
+from lotperm.chapters import script_element
 from lotperm.config import Profile, sha256_json
 from lotperm.errors import IntegrityError, LotpermError, ParameterError, StorageError, shown, unknown_name
 from lotperm.store import home, move_aside, source_hash, write_atomic
@@ -272,7 +273,8 @@ def renew(notebook: Path) -> None:
     del nb.metadata[
         "lotperm"
     ]  # says how the outputs were made, which will be out of date with the next commit
-    write_atomic(notebook, nbformat.writes(nb).encode())
+    # A last line without an end would be a line of the diff whenever an editor adds it.
+    write_atomic(notebook, f"{nbformat.writes(nb)}\n".encode())
 
 
 def execute_cached(
@@ -474,8 +476,7 @@ def inline_scripts(panel: Path) -> str:
             text = (panel.parent / match["name"]).read_text(encoding="utf-8")
         except OSError as error:
             raise StorageError(f"{panel} names {match['name']}: {error.strerror or error}.") from error
-        text = re.sub(r"</(?=script)", r"<\\/", text, flags=re.IGNORECASE)
-        return f"<script{match['attributes']}>\n{text}</script>"
+        return script_element(text, match["attributes"])
 
     pattern = r'<script(?P<attributes>[^>]*?) src="(?P<name>[^"]+)"></script>'
     return re.sub(pattern, inlined, panel.read_text(encoding="utf-8"))

@@ -42,6 +42,7 @@ from lotperm import (
 )
 from lotperm import campaign as campaigns
 from lotperm import plan as plans
+from lotperm.chapters import line_positions
 from lotperm.config import DATASETS, FIGURES, MODELS, PARAMETERS, Experiment
 from lotperm.errors import (
     DeviceError,
@@ -192,13 +193,15 @@ def run(
 
 
 def _validate(notebook: Path, values: Mapping[str, Any]) -> None:
-    """Check those of a notebook's parameters that are an experiment's, with the defaults that it will have there."""
+    """Check those of a notebook's parameters that the package knows, with the defaults that they will have there."""
     known = {name: value for name, value in values.items() if name in PARAMETERS}
     figure = notebook.stem.partition("_")[2]
     if figure in FIGURES:
         Experiment.for_figure(figure, **known)
     else:
         Experiment.from_parameters(**known)
+    if "points" in values:
+        line_positions(values["points"])
     if "device" in values:
         _device(values["device"])
 

@@ -183,6 +183,26 @@ def barrier_height(curve: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["repair", "split", "loss_barrier", "accuracy_barrier"])
 
 
+def accuracy_barriers(lines: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """The accuracy barrier of every seed's lines: mean accuracy of the ends less that of the midpoint.
+
+    Parameters
+    ----------
+    lines : columns seed, ends, repair, alpha (0, 0.5 and 1 among them) and accuracy, as
+        `lotperm.experiments.Pipeline.connectivity` gives them
+    by : more columns that tell lines apart
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per line: the columns `by`, seed, ends, repair, and `barrier`, a fraction.
+    """
+    wide = lines[lines["alpha"].isin([0.0, 0.5, 1.0])].pivot_table(
+        index=[*by, "seed", "ends", "repair"], columns="alpha", values="accuracy", sort=False
+    )
+    return ((wide[0.0] + wide[1.0]) / 2 - wide[0.5]).rename("barrier").reset_index()
+
+
 def reset_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     """Recompute the running statistics of every batch norm, in place, as the plain average over `inputs`.
 

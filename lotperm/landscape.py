@@ -26,6 +26,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lotperm.chapters import script_element
 from lotperm.errors import ParameterError
 
 Floats = npt.NDArray[np.float64]
@@ -493,8 +494,7 @@ def interactive(
         "extent": extent(scene),
     }
     script = resources.files("lotperm").joinpath("js", "landscape.js").read_text(encoding="utf-8")
-    call = f"lotpermLandscape.mount(document.getElementById({json.dumps(element)}), {json.dumps(config)});"
-    code = f"{script}\n{call}".replace("</", "<\\/")  # nothing in a script may look like its end
+    call = f"lotpermLandscape.mount(document.getElementById({json.dumps(element)}), {json.dumps(config)});\n"
     figure = figure3(scene, methods)
     png = io.BytesIO()
     figure.savefig(png, format="png")
@@ -502,7 +502,7 @@ def interactive(
     final = ", ".join(f"{name} {_short(value)}" for name, value in simulate(scene).final_losses().items())
     return {
         "text/html": f'<div id="{element}" class="lotperm-landscape"><noscript>This figure needs JavaScript; '
-        f"the picture of its four presets doesn't.</noscript></div>\n<script>\n{code}\n</script>",
+        f"the picture of its four presets doesn't.</noscript></div>\n{script_element(script + call)}",
         "image/png": png.getvalue(),
         "text/plain": f"The 2-neuron landscape. Final losses: {final}",
     }

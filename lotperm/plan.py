@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from lotperm.campaign import Campaign
+from lotperm.chapters import line_positions, matching_epochs, pruning_rounds
 from lotperm.config import Experiment
 from lotperm.costs import (
     ASSUMPTIONS,
@@ -81,19 +82,17 @@ def figure(name: str, **parameters: Any) -> Part:
             return [pipeline.diversity_task(first, k)]
         if name == "mode_connectivity":
             count = min(3, len(e.seeds))
-            asked = [pipeline.connectivity_task([i / 10 for i in range(11)], replicates=count)]
+            asked = [pipeline.connectivity_task(line_positions(11), replicates=count)]
             if e == experiments[0]:
                 total = len(pipeline.imp_rounds(first, k))
-                for r in sorted({0, *range(2, total, 2), total}):
+                for r in pruning_rounds(total):
                     asked.append(
                         pipeline.connectivity_task([0.0, 0.5, 1.0], ["bn"], replicates=count, round_number=r)
                     )
             return asked
         asked = [pipeline.sparse(sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs]
         if name == "early_matching":
-            epochs = e.dense.epochs
-            shares = (0, 0.025, 0.1, 0.2, 0.5, 1)
-            at = [5, 20, 50, 100, 200] if epochs == 200 else sorted({round(epochs * s) for s in shares})
+            at = matching_epochs(e.dense.epochs)
             asked.append(pipeline.early_task(e.sparsities[-1], k, at))
         return asked
 

@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
+from lotperm.chapters import script_element
 from lotperm.config import ARMS
-from lotperm.evaluation import interval
+from lotperm.evaluation import accuracy_barriers, interval
 from lotperm.experiments import Results
 
 METHODS = {
@@ -449,18 +450,15 @@ def clickable_network(
     picture = base64.b64encode(buffer.getvalue()).decode()
     alt = f"A network with layers of {', '.join(map(str, sizes))} units; the hidden ones have letters and colours."
     script = (files("lotperm") / "js" / "symmetry.js").read_text(encoding="utf-8")
+    start = (
+        'for (const element of document.querySelectorAll(".lotperm-symmetry:not([data-ready])"))\n'
+        f"  lotperm.symmetry.mount(element, {json.dumps(data)});\n"
+    )
     html = (
         f'<div class="lotperm-symmetry"><noscript><img src="data:image/png;base64,{picture}" alt="{alt}"></noscript>'
-        f"</div>\n<script>{_inline(script)}</script>\n<script>\nfor (const element of document.querySelectorAll("
-        f'".lotperm-symmetry:not([data-ready])"))\n  lotperm.symmetry.mount(element, {_inline(json.dumps(data))});\n'
-        "</script>"
+        f"</div>\n{script_element(script)}\n{script_element(start)}"
     )
     return {"text/html": html, "image/png": picture, "text/plain": alt}
-
-
-def _inline(text: str) -> str:
-    """Text that may stand inside a script element."""
-    return text.replace("</", "<\\/")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -688,15 +686,6 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
     axes[0][0].legend(fontsize=8)
     figure.suptitle(title)
     return figure
-
-
-def accuracy_barriers(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Mean accuracy of the ends less the midpoint's (a fraction), for every seed, ends, repair and columns `by`."""
-    keys = [*by, "seed", "ends", "repair"]
-    wide = table[table["alpha"].isin([0.0, 0.5, 1.0])].pivot_table(
-        index=keys, columns="alpha", values="accuracy", sort=False
-    )
-    return ((wide[0.0] + wide[1.0]) / 2 - wide[0.5]).rename("barrier").reset_index()
 
 
 def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:

@@ -12,16 +12,16 @@ import html
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lotperm.config import ARMS, Experiment
 from lotperm.errors import IntegrityError, StorageError, unknown_name
+from lotperm.evaluation import accuracy_barriers
 from lotperm.experiments import Results
 from lotperm.store import source_hash, unseal
 
@@ -161,7 +161,7 @@ def _nearest(share: float, available: list[int], epochs: int) -> int:
 
 def beside(
     ours: Mapping[str, Results | Recorded],
-    reference: pd.DataFrame,
+    reference: pd.DataFrame | None = None,
     *,
     paper_epochs: int = 200,
     paper_rewind: int = 20,
@@ -173,7 +173,7 @@ def beside(
     Parameters
     ----------
     ours : label ("live, MNIST-1D", "recorded, ...") -> results. A label must say which kind of number it is
-    reference : columns sparsity, method, rewind_epoch (or none), test_acc_mean in percent
+    reference : columns sparsity, method, rewind_epoch (or none), test_acc_mean in percent; None: nothing is published
     paper_epochs, paper_rewind : of the paper's column
 
     Returns
@@ -195,7 +195,7 @@ def beside(
             for what, value in _arm_rows(summary, s, k).items()
         }
     theirs: dict[tuple[float, str], float] = {}
-    if len(reference):
+    if reference is not None and len(reference):
         at = (
             reference[reference["rewind_epoch"] == paper_rewind] if "rewind_epoch" in reference else reference
         )
@@ -216,11 +216,174 @@ def beside(
     table[name] = [theirs.get(key, math.nan) for key in index]
     for label in columns:
         table[f"{label.partition(' (')[0]} − paper"] = table[label] - table[name]
-    table = table.map(lambda x: "" if np.isnan(x) else f"{x:.1f}")
+    table = _few_decimals(table, 1)
     table.index = pd.MultiIndex.from_tuples(
         [(f"{s:g}", _WORDS.get(what, what)) for s, what in index], names=["sparsity", ""]
     )
     return table
+
+
+def live_label(experiment: Experiment) -> str:
+    """What stands over numbers that were computed while the page was built: that they are live, and of what."""
+    return f"live, {experiment.data.name}"
+
+
+def live_and_recorded(
+    results: Results, dataset: str | None = None, model: str | None = None
+) -> dict[str, Results | Recorded]:
+    """What a page has just computed and what is recorded, each under its label, as `beside` takes it.
+
+    Parameters
+    ----------
+    results : live
+    dataset, model : of the recorded runs, as in `recorded`
+    """
+    runs = {f"recorded, {run.name}": run for run in recorded(dataset, model)}
+    return {live_label(results.experiment): results, **runs}
+
+
+def _few_decimals(table: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """Numbers as texts, "" where there is none."""
+    return table.map(lambda x: "" if pd.isna(x) else f"{x:.{digits}f}")
+
+
+def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Our diversity, live and recorded, beside the paper's Table 1.
+
+    Parameters
+    ----------
+    table : as `Pipeline.diversity` gives it
+    experiment : what was run for it
+
+    Returns
+    -------
+    DataFrame
+        Index (whose, method): first the paper's networks, then ours, each followed by its differences from the paper's
+        first. Columns accuracy (percent), gain (the ensemble's accuracy less the members', points), disagreement (a
+        fraction), KL and JS (nats); texts, "" where there is none.
+    """
+
+    def columns(rows: pd.DataFrame, mean: str, ensemble: str, scale: float) -> pd.DataFrame:
+        rows = rows.set_index("method")
+        return pd.DataFrame(
+            {
+                "accuracy": scale * rows[mean],
+                "gain": scale * (rows[ensemble] - rows[mean]),
+                "disagreement": rows["disagreement"],
+                "KL": rows["kl"],
+                "JS": rows["js"],
+            }
+        )
+
+    found = {
+        f"paper, {model}, {dataset}": columns(rows, "test_acc_mean", "ensemble_acc", 1)
+        for (model, dataset), rows in paper("table1_diversity").groupby(["model", "dataset"])
+    }
+    first, theirs = next(iter(found.items()))
+    ours = {live_label(experiment): table}
+    for run in recorded(kind="diversity"):
+        for (s, k), rows in run.summary.groupby(["sparsity", "rewind_epoch"]):
+            ours[f"{run.label}, S = {s:g}, k = {k}"] = rows
+    for label, rows in ours.items():
+        found[label] = columns(rows, "mean", "ensemble_accuracy", 100)
+        found[f"{label} − {first}"] = found[label] - theirs
+    return _few_decimals(pd.concat(found).rename_axis(["", "method"]), 2)
+
+
+def beside_early_matching(
+    table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
+) -> pd.DataFrame:
+    """Our accuracies at every matching epoch, live and recorded, beside the paper's; epochs as shares of training.
+
+    Parameters
+    ----------
+    table : as `Pipeline.early_matching` gives it
+    results : of the same experiment, for LTH and naive
+    sparsity, rewind_epoch : of the arms
+
+    Returns
+    -------
+    DataFrame
+        Index (whose, sparsity): the paper's, ours, and their differences where both have that sparsity and share.
+        Columns LTH, ``t = … % of T``, naive; percent, texts, "" where there is none.
+    """
+
+    def at(t: Any, epochs: int) -> str:
+        return f"t = {100 * t / epochs:.3g} % of T"
+
+    theirs = "paper, cifar10"
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for s, part in paper("early_matching_resnet20x1_cifar10").groupby("sparsity"):
+        fixed = part[part["method"] != "permuted"].set_index("method")["test_acc_mean"]
+        early = part[part["method"] == "permuted"].set_index("matching_epoch")["test_acc_mean"]
+        rows[theirs, f"{s:g}"] = {
+            "LTH": fixed["lth"],
+            **{at(t, 200): value for t, value in early.items()},
+            "naive": fixed["naive"],
+        }
+    e = results.experiment
+    lth, naive = (100 * results.values(arm, sparsity, rewind_epoch).mean() for arm in ("lth", "naive"))
+    accuracy = table[table["metric"] == "test_accuracy"].groupby("matching_epoch")["value"].mean()
+    live = {at(t, e.dense.epochs): 100 * value for t, value in accuracy.items()}
+    rows[live_label(e), f"{sparsity:g}"] = {"LTH": lth, **live, "naive": naive}
+    for run in recorded(kind="early"):
+        found = run.summary[run.summary["metric"] == "test_accuracy"]
+        means = found.groupby(["sparsity", "rewind_epoch", "matching_epoch"])["value"].mean()
+        key: Any
+        for key, mean in means.items():
+            s, k, t = key
+            row = rows.setdefault((f"{run.label}, k = {k}", f"{s:g}"), {})
+            row[at(t, run.experiment["dense"]["epochs"])] = 100 * mean
+    for label, s in [name for name in rows if name[0] != theirs]:
+        if same := rows.get((theirs, s)):
+            values = rows[label, s].items()
+            rows[f"{label} − paper", s] = {what: v - same[what] for what, v in values if what in same}
+    both = pd.DataFrame(rows).T.rename_axis(["", "sparsity"])
+    shares = {what for row in rows.values() for what in row} - {"LTH", "naive"}
+    ordered = sorted(shares, key=lambda what: float(what.split()[2]))
+    return _few_decimals(both[["LTH", *ordered, "naive"]], 1)
+
+
+def beside_connectivity(
+    experiments: Sequence[Experiment], lines: Sequence[pd.DataFrame], dataset: str | None = None
+) -> pd.DataFrame:
+    """Midpoints and accuracy barriers of matched networks: published ones, ours live and recorded.
+
+    Parameters
+    ----------
+    experiments : what was run, one for each width
+    lines : of each, as `Pipeline.connectivity` gives it
+    dataset : only what is published of this data set, or recorded on it; None: all
+
+    Returns
+    -------
+    DataFrame
+        Index (whose, network, stage: "permuted" and what was repaired); columns midpoint accuracy (percent) and barrier
+        (points); texts, "" where none is published.
+    """
+    published = paper("lmc_reference")
+    if dataset is not None:
+        published = published[published["dataset"] == dataset]
+    rows = {
+        ("reference", f"{r['model']}, {r['dataset']}", r["stage"]): (r["midpoint_test_acc"], r["barrier"])
+        for r in published.to_dict("records")
+    }
+    ours = [
+        (live_label(e), f"{e.model.name}x{e.model.width:g}", line)
+        for e, line in zip(experiments, lines, strict=True)
+    ]
+    for run in recorded(dataset, kind="connectivity"):
+        model = run.experiment["model"]
+        ours.append((run.label, f"{model['name']}x{model['width']:g}", run.summary))
+    stages = {"none": "permuted", "bn": "permuted+bn_reset", "repair": "permuted+repair"}
+    for label, network, line in ours:
+        barriers = accuracy_barriers(line).groupby(["ends", "repair"])["barrier"].mean()
+        middles = line[line["alpha"] == 0.5].groupby(["ends", "repair"])["accuracy"].mean()
+        for repair in line["repair"].unique():
+            heights = (100 * middles["permuted", repair], 100 * barriers["permuted", repair])
+            rows[label, network, stages[repair]] = heights
+    table = pd.DataFrame(rows, index=["midpoint accuracy (%)", "barrier (points)"]).T
+    return _few_decimals(table.rename_axis(["", "network", "stage"]), 1)
 
 
 def csv_link(table: pd.DataFrame, filename: str) -> str:

@@ -48,6 +48,7 @@ def test_experiment_writes_a_tidy_table(command, tmp_path):
         (["run", "metod"], 2, "Did you mean 'method'?"),
         (["run", "method", "-p", "epoch=3"], 2, "Did you mean 'epochs'?"),
         (["run", "method", "-p", "sparsity=2"], 2, "0 < sparsity < 1"),
+        (["run", "mode_connectivity", "-p", "points=4"], 2, "points is 4; expected an odd number, 3 or more"),
         (["run", "nowhere.ipynb"], 5, "there is no notebook nowhere.ipynb"),
         (["data", "verify", "cifar11"], 2, "Did you mean 'cifar10'?"),
         (["data", "verify", "svhn"], 5, "lotperm data fetch svhn"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lotperm.errors import ParameterError
 from lotperm.evaluation import (
+    accuracy_barriers,
     barrier_height,
     disagreement,
     ensemble_accuracy,
@@ -150,6 +151,21 @@ def test_barrier_height_by_hand() -> None:
     assert math.isnan(barrier_height(curve[curve["alpha"] != 0.5]).iloc[0]["accuracy_barrier"])
     with pytest.raises(ParameterError, match="alpha 0 and 1"):
         barrier_height(curve[curve["alpha"] != 0])
+
+
+def test_accuracy_barriers_are_the_ends_less_the_middle_of_each_line() -> None:
+    lines = pd.DataFrame(
+        [
+            {"width": 2.0, "seed": seed, "ends": ends, "repair": "bn", "alpha": alpha, "accuracy": value - 0.1 * seed}
+            for seed in (0, 1)
+            for ends, middle in (("as trained", 0.3), ("permuted", 0.6))
+            for alpha, value in ((0.0, 0.9), (0.25, 0.1), (0.5, middle), (1.0, 0.7))
+        ]
+    )  # fmt: skip
+    found = accuracy_barriers(lines, ["width"])
+    assert list(found.columns) == ["width", "seed", "ends", "repair", "barrier"] and len(found) == 4
+    barrier = found.set_index(["ends", "seed"])["barrier"]
+    assert barrier["as trained", 0] == pytest.approx(0.5) and barrier["permuted", 1] == pytest.approx(0.2)
 
 
 def test_barrier_refuses_what_it_cannot_do() -> None:

@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from lotperm import reference
+from lotperm import Experiment, reference
 from lotperm.errors import ParameterError, StorageError
 
 
@@ -56,11 +56,110 @@ def test_beside_the_paper(smoke):
 def test_beside_what_was_recorded_and_nothing_of_the_papers(smoke):
     _, results = smoke
     (run,) = reference.recorded("fashion_mnist", "mlp")
-    table = reference.beside({"live": results, "recorded": run}, pd.DataFrame())
+    table = reference.beside({"live": results, "recorded": run})
     mean = run.summary.set_index("method").loc["permuted", "mean"]
     assert table.loc[("0.9", "permuted"), "recorded (k = 4 of 20)"] == f"{100 * mean:.1f}"
     assert table.loc[("0.8", "permuted"), "recorded (k = 4 of 20)"] == ""
     assert (table["paper (k = 20 of 200)"] == "").all()
+
+
+def test_live_and_recorded_columns_say_which_they_are(smoke):
+    _, results = smoke
+    assert reference.live_label(results.experiment) == "live, mnist1d"
+    columns = reference.live_and_recorded(results, "fashion_mnist", "mlp")
+    assert list(columns) == ["live, mnist1d", "recorded, fashion_mnist_desktop"]
+    assert columns["live, mnist1d"] is results
+    assert list(reference.live_and_recorded(results, "svhn")) == ["live, mnist1d"]
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Puts a recorded run of a kind into the place of those that there are."""
+
+    def put(kind, summary):
+        experiment = {
+            "data": {"name": "cifar10"}, "model": {"name": "resnet8", "width": 1.0}, "profile": "desktop",
+            "dense": {"epochs": 20},
+        }  # fmt: skip
+        run = reference.Recorded("mine", kind, experiment, summary, {})
+
+        def recorded(dataset=None, model=None, width=None, *, kind="table"):
+            return [run] if kind == run.kind and dataset in (None, "cifar10") else []
+
+        monkeypatch.setattr(reference, "recorded", recorded)
+        return run
+
+    return put
+
+
+def test_diversity_beside_the_papers(smoke, made_up):
+    columns = ["method", "mean", "ensemble_accuracy", "disagreement", "kl", "js"]
+    table = pd.DataFrame([["lth", 0.5, 0.625, 0.25, 0.5, 0.125]], columns=columns)
+    run = made_up("diversity", table.assign(mean=0.75, sparsity=0.9, rewind_epoch=4))
+    found = reference.beside_diversity(table, smoke[1].experiment)
+    live, kept = "live, mnist1d", f"{run.label}, S = 0.9, k = 4"
+    assert found.loc[(live, "lth")].to_list() == ["50.00", "12.50", "0.25", "0.50", "0.12"]
+    assert found.loc[(kept, "lth"), ["accuracy", "gain"]].to_list() == ["75.00", "-12.50"]
+    paper = reference.paper("table1_diversity")
+    model, dataset = "resnet20x1", "cifar10"
+    (lth,) = paper[
+        (paper["model"] == model) & (paper["dataset"] == dataset) & (paper["method"] == "lth")
+    ].to_dict("records")
+    name = f"paper, {model}, {dataset}"
+    assert found.loc[(name, "lth"), "accuracy"] == f"{lth['test_acc_mean']:.2f}"
+    assert found.loc[(name, "dense"), "disagreement"] == ""  # the paper gives none
+    assert found.loc[(f"{live} − {name}", "lth"), "accuracy"] == f"{50 - lth['test_acc_mean']:.2f}"
+
+
+def test_early_matching_beside_the_papers(smoke, made_up):
+    _, results = smoke
+    rows = [
+        {"seed": s, "matching_epoch": t, "metric": m, "value": v + 0.1 * s}
+        for s in (0, 1) for t, v in ((3, 0.5), (12, 0.6)) for m in ("test_accuracy", "score")
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    at_90 = table.assign(
+        sparsity=0.9, rewind_epoch=4, matching_epoch=table["matching_epoch"].replace({3: 2, 12: 20})
+    )
+    run = made_up("early", at_90)
+    found = reference.beside_early_matching(table, results, 0.8, results.experiment.rewind_epochs[0])
+    assert list(found.columns) == [
+        "LTH", "t = 2.5 % of T", "t = 10 % of T", "t = 25 % of T", "t = 50 % of T", "t = 100 % of T", "naive",
+    ]  # fmt: skip
+    live, kept = found.loc[("live, mnist1d", "0.8")], found.loc[(f"{run.label}, k = 4", "0.9")]
+    assert live["t = 25 % of T"] == kept["t = 10 % of T"] == "55.0"  # of 12 epochs, and of 20
+    assert live["t = 10 % of T"] == kept["LTH"] == ""
+    lth = 100 * results.values("lth", 0.8, 2).mean()
+    assert live["LTH"] == f"{lth:.1f}"
+    paper = reference.paper("early_matching_resnet20x1_cifar10").set_index(["sparsity", "method"])[
+        "test_acc_mean"
+    ]
+    difference = found.loc[("live, mnist1d − paper", "0.8")]
+    assert difference["LTH"] == f"{lth - paper[0.8, 'lth'].item():.1f}"
+    assert found.loc[("paper, cifar10", "0.95"), "naive"] == f"{paper[0.95, 'naive'].item():.1f}"
+
+
+def test_lines_beside_published_ones(smoke, made_up):
+    lines = pd.DataFrame(
+        [
+            {"seed": s, "ends": ends, "alpha": a, "repair": repair, "accuracy": v - 0.1 * s}
+            for s in (0, 1) for repair in ("none", "bn")
+            for ends, middle in (("as trained", 0.3), ("permuted", 0.6)) for a, v in ((0, 0.9), (0.5, middle), (1, 0.7))
+        ]
+    )  # fmt: skip
+    run = made_up("connectivity", lines[lines["repair"] == "bn"])
+    experiments = [Experiment.from_parameters(profile="smoke", width=width) for width in (1, 0.5)]
+    found = reference.beside_connectivity(experiments, [lines, lines])
+    assert found.loc[("live, mnist1d", "mlpx0.5", "permuted")].to_list() == ["55.0", "20.0"]
+    recorded = found.loc[run.label]
+    assert list(recorded.index) == [("resnet8x1", "permuted+bn_reset")]
+    published = reference.paper("lmc_reference")
+    first = published.iloc[0]
+    shown = found.loc[("reference", f"{first['model']}, {first['dataset']}", first["stage"])]
+    assert shown.to_list() == [f"{first['midpoint_test_acc']:.1f}", ""]
+    of_one = reference.beside_connectivity(experiments, [lines, lines], "imagenet")
+    assert len(of_one.loc["reference"]) == (published["dataset"] == "imagenet").sum() > 0
+    assert set(of_one.index.get_level_values(0)) == {"reference", "live, mnist1d"}
 
 
 def test_the_csv_link_carries_the_table():

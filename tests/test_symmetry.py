@@ -196,4 +196,4 @@ def test_the_figure_stands_without_scripts_and_network(run, weights, points):
     assert data["otherDistance"] == pytest.approx(math.sqrt(squares))
     # What the page runs is the file, slashes escaped, and it still computes.
     script = html.split("<script>")[1].split("</script>")[0]
-    assert script.replace("<\\/", "</") == SCRIPT.read_text(encoding="utf-8")
+    assert script.replace("<\\/", "</") == "\n" + SCRIPT.read_text(encoding="utf-8")

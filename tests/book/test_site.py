@@ -284,6 +284,20 @@ def test_two_runs_are_identical_to_the_last_byte(tmp_path: Path) -> None:
     assert nbformat.read(one, as_version=4).cells == nb.cells
 
 
+def test_renewed_notebooks_keep_only_what_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    notebook = tiny_notebook(tmp_path / "n.ipynb")
+    nb = nbformat.read(notebook, as_version=4)
+    nb.cells[4].metadata["tags"] = ["nbval-check-output"]
+    nbformat.write(nb, notebook)
+    book.renew(notebook)
+    text, nb = notebook.read_text(), nbformat.read(notebook, as_version=4)
+    assert [len(cell.outputs) for cell in nb.cells if cell.cell_type == "code"] == [0, 0, 0, 1]
+    assert "lotperm" not in nb.metadata and text.endswith("}\n")
+    book.renew(notebook)
+    assert notebook.read_text() == text
+
+
 # One for each way of computing: in closed form, dense and sparse stages, ensembles. All of them would take minutes.
 @pytest.mark.parametrize("name", ["03_loss_landscape", "04_method", "08_diversity"])
 def test_a_real_notebook_gives_the_same_bytes_from_another_empty_store(
