@@ -10,12 +10,13 @@ from lotperm.masks import Mask, load_mask, magnitude_prune, save_mask
 from lotperm.matching import Matching, match_activations, match_weights
 from lotperm.permutation import Permutation, PermutationSpec, compose, invert, permute
 from lotperm.store import Store
+from lotperm.tickets import Ticket, load_ticket
 from lotperm.training import Runtime, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Experiment", "Mask", "Matching", "Permutation", "PermutationSpec", "Pipeline", "Results", "Runtime", "Store",
-    "compose", "invert", "load_mask", "magnitude_prune", "match_activations", "match_weights", "permute", "run",
-    "save_mask", "train",
+    "Ticket", "compose", "invert", "load_mask", "load_ticket", "magnitude_prune", "match_activations", "match_weights",
+    "permute", "run", "save_mask", "train",
 ]  # fmt: skip

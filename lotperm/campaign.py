@@ -22,6 +22,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from typing import Any, NoReturn
 
 import pandas as pd
 
+from lotperm import tickets
 from lotperm.config import PARAMETERS, Experiment
 from lotperm.data import load
 from lotperm.errors import ParameterError, PreemptedError, StorageError, unknown_name
@@ -276,16 +278,38 @@ def run(
                 task.run()
         for pipeline in pipelines:
             say(f"{entry.name}: recorded in {record(entry, pipeline, results)}")
+            if entry.kind == "table":
+                say(f"{entry.name}: {_publish(entry, pipeline, results)}")
     return skipped
+
+
+TICKET_BYTES = 2**23
+"""Tickets of a recorded table are published as long as they aren't larger, all together."""
+
+
+def _folder(entry: Entry, pipeline: Pipeline, results: Path) -> Path:
+    """Where an experiment is recorded: named for the entry, and for the width if the entry has several."""
+    several = len(entry.experiments) > 1
+    return results / (f"{entry.name}_x{pipeline.experiment.model.width:g}" if several else entry.name)
+
+
+def _publish(entry: Entry, pipeline: Pipeline, results: Path) -> str:
+    """Write the tickets of a recorded table beside it; in words, which."""
+    folder = _folder(entry, pipeline, results) / "tickets"
+    if any(f"{file}.safetensors" in task.run().left_out for task, file in tickets.reads(pipeline)):
+        # An entry that was finished, and recorded, before its store was packed.
+        return "its tickets stay as they are" if folder.exists() else "its tickets were left out of a pack"
+    shutil.rmtree(folder, ignore_errors=True)  # of another run, maybe with other seeds
+    paths = tickets.save_tickets(pipeline, folder, TICKET_BYTES)
+    return f"{len(paths)} files of tickets in {folder}" if paths else "its tickets are too large to publish"
 
 
 def record(entry: Entry, pipeline: Pipeline, results: Path) -> Path:
     """Write the finished results of one of an entry's experiments, for the book (see `lotperm.reference.recorded`).
 
-    The folder is named for the entry, and for the width if the entry has several.
+    Returns the folder.
     """
-    several = len(entry.experiments) > 1
-    folder = results / (f"{entry.name}_x{pipeline.experiment.model.width:g}" if several else entry.name)
+    folder = _folder(entry, pipeline, results)
     if entry.kind == "table":
         pipeline.run().save(folder)
         return folder
@@ -332,13 +356,20 @@ def needed(campaign: Campaign, store: Store) -> list[Item]:
     """
     datasets: Datasets = {}
     here = [entry for entry in campaign.entries if not entry.lacking(datasets)]
-    tasks = chain(task for entry in here for task in entry.tasks(store, None, datasets))
     reads: dict[str, set[str]] = {}
-    for task in tasks:
-        if not task.done():
+    tasks: list[Task] = []
+    for entry in here:
+        own = entry.tasks(store, None, datasets)
+        tasks += own
+        missing = [task for task in own if not task.done()]
+        for task in missing:
             for key, files in task.reads.items():
                 reads.setdefault(key, set()).update(files)
-    return [Item(task.name, task.key, frozenset(reads.get(task.key, ()))) for task in tasks]
+        if missing and entry.kind == "table":
+            for pipeline in entry.pipelines(store, None, datasets):
+                for task, file in tickets.reads(pipeline):
+                    reads.setdefault(task.key, set()).add(file)
+    return [Item(task.name, task.key, frozenset(reads.get(task.key, ()))) for task in chain(tasks)]
 
 
 # --- reports ----------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ from lotperm.errors import (
 from lotperm.experiments import Pipeline
 from lotperm.permutation import PermutationSpec, permute
 from lotperm.store import Store, load_tensors, save_tensors
+from lotperm.tickets import save_tickets
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -155,6 +156,9 @@ def experiment(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that read an image folder; default: by device.")
     ] = None,
+    tickets: Annotated[
+        bool, typer.Option(help="Also write masks, permutations and rewind weights, to OUT/tickets.")
+    ] = False,
 ) -> None:
     """Run the whole method without a notebook and write a tidy table.
 
@@ -169,11 +173,15 @@ def experiment(
         chosen = Experiment.from_parameters(**{"profile": profile, **_parsed(parameter)})
         bar = training.tqdm_bar if leads else None
         runtime = training.Runtime(_device(device), compile, members, microbatch, workers, bar, _stop.asked)
-        results = Pipeline(chosen, runtime=runtime).run()
+        pipeline = Pipeline(chosen, runtime=runtime)
+        results = pipeline.run()
         distributed.once(lambda: results.save(out))
+        written = save_tickets(pipeline, out / "tickets") if tickets else []
     if leads:
         rich.print(Markdown(results.markdown()))
         rich.print(f"Wrote results.csv, curves.csv, results.json and summary.md to {out}")
+    if leads and written:
+        rich.print(f"Wrote {len(written)} files of tickets to {out / 'tickets'}")
 
 
 @app.command()

@@ -182,7 +182,7 @@ class Task:
         return self.run().meta
 
 
-def _epoch_file(epoch: int) -> str:
+def epoch_file(epoch: int) -> str:
     """The file of a dense stage with the weights after an epoch."""
     return f"epoch-{epoch:04d}"
 
@@ -217,7 +217,7 @@ class DensePair:
 
     def weights(self, epoch: int | str = "final") -> tuple[list[Weights], list[Weights]]:
         """(A, B) after an epoch that was kept, or "final": one state dict a replicate each."""
-        file = epoch if isinstance(epoch, str) else _epoch_file(epoch)
+        file = epoch if isinstance(epoch, str) else epoch_file(epoch)
         states = _unpack(self.stage.load(file))
         return states[: self.replicates], states[self.replicates :]
 
@@ -351,7 +351,7 @@ class Pipeline:
     def _result(self, trained: Trained, files: Mapping[str, dict[str, Tensor]] | None = None) -> StageResult:
         files = {**(files or {}), "final": _pack(trained.weights)}
         for epoch, states in trained.checkpoints.items():
-            files[_epoch_file(epoch)] = _pack(states)
+            files[epoch_file(epoch)] = _pack(states)
         return StageResult(tensors=files, results=_curves(trained), meta=self._meta())
 
     def _meta(self) -> Plain:
@@ -437,7 +437,7 @@ class Pipeline:
             work = dataclasses.replace(self._work(len(experiment.seeds), recipe), masks=len(experiment.seeds))
             reads = [(before, ("final", "mask"))] if before else [(dense.stage, ("final",))]
             if rewinding:
-                old = ("final", _epoch_file(rewind_epoch)) if before is None else (_epoch_file(rewind_epoch),)
+                old = ("final", epoch_file(rewind_epoch)) if before is None else (epoch_file(rewind_epoch),)
                 reads = [*([] if before is None else reads), (dense.stage, old)]
             stages.append(self._task("imp", config, compute, label, work, reads))
         return stages
@@ -518,7 +518,7 @@ class Pipeline:
         label = f"sparse arms, sparsity {sparsity:g}, k = {rewind_epoch}"
         work = self._work(len(ARMS) * len(experiment.seeds), recipe, len(evaluate_at))
         reads = [
-            (dense.stage, [_epoch_file(rewind_epoch)]), (imp, ["mask"]), (match, ["permutation"]),
+            (dense.stage, [epoch_file(rewind_epoch)]), (imp, ["mask"]), (match, ["permutation"]),
         ]  # fmt: skip
         return self._task("sparse", config, compute, label, work, reads)
 
@@ -585,7 +585,7 @@ class Pipeline:
         networks = len(epochs) * len(experiment.seeds)
         work = self._work(networks, recipe, matches=networks)
         reads = [
-            (dense.stage, ["final", *map(_epoch_file, (rewind_epoch, *epochs))]), (imp, ["mask"]),
+            (dense.stage, ["final", *map(epoch_file, (rewind_epoch, *epochs))]), (imp, ["mask"]),
         ]  # fmt: skip
         return self._task("early", config, compute, label, work, reads)
 
@@ -644,7 +644,7 @@ class Pipeline:
         # Every row's members predict the test split once more.
         work = self._work(3 * len(seeds), recipe, evaluations=3, matches=len(seeds))
         reads = [
-            (dense.stage, ["final", _epoch_file(rewind_epoch)]), (imp, ["mask"]), (arms, ["final"]),
+            (dense.stage, ["final", epoch_file(rewind_epoch)]), (imp, ["mask"]), (arms, ["final"]),
         ]  # fmt: skip
         return self._task("diversity", config, compute, label, work, reads)
 

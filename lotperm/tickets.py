@@ -12,16 +12,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lotperm import distributed
 from lotperm.config import ARMS, Experiment, Seeds, canonical_json
 from lotperm.data import Dataset
 from lotperm.errors import IntegrityError, ParameterError, unknown_name
-from lotperm.experiments import ARM_NETWORKS, Pipeline
+from lotperm.experiments import ARM_NETWORKS, Pipeline, Task, epoch_file
 from lotperm.masks import Mask, prunable_parameters
 from lotperm.models import Weights
 from lotperm.permutation import Permutation, permute
@@ -122,7 +123,8 @@ def save_tickets(pipeline: Pipeline, folder: Path | str, limit: int | None = Non
     Returns
     -------
     list of Path
-        The files, by seed, then rewind epoch. Empty if not even the first seed fits.
+        The files, by seed, then rewind epoch. Empty if not even the first seed fits. Of several ranks all must call
+        this; one of them writes.
     """
     experiment, paths, left = pipeline.experiment, [], limit
     for i, seed in enumerate(experiment.seeds):
@@ -135,9 +137,20 @@ def save_tickets(pipeline: Pipeline, folder: Path | str, limit: int | None = Non
                 "kind": KIND, "experiment": canonical_json(experiment.to_dict()), "seed": str(seed),
                 "rewind_epoch": str(k),
             }  # fmt: skip
-            save_tensors(Path(folder) / name, tensors, notes)
-            paths.append(Path(folder) / name)
+            path = Path(folder) / name
+            distributed.once(partial(save_tensors, path, tensors, notes))
+            paths.append(path)
     return paths
+
+
+def reads(pipeline: Pipeline) -> Iterator[tuple[Task, str]]:
+    """What `save_tickets` reads of an experiment: tasks and their files; nothing is computed by asking."""
+    experiment, dense = pipeline.experiment, pipeline.dense().stage
+    yield pipeline.match_stage(), "permutation"
+    for k in experiment.rewind_epochs:
+        yield dense, epoch_file(k)
+        for sparsity in experiment.sparsities:
+            yield pipeline.imp_rounds(sparsity, k)[-1], "mask"
 
 
 def _tensors(pipeline: Pipeline, replicate: int, rewind_epoch: int) -> dict[str, Tensor]:

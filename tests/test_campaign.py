@@ -20,6 +20,7 @@ from lotperm.campaign import KINDS, Campaign, Stop
 from lotperm.data import load
 from lotperm.errors import ParameterError, PreemptedError, StorageError
 from lotperm.experiments import kept_epochs
+from lotperm.tickets import load_ticket
 from lotperm.training import Runtime
 
 ROOT = Path(__file__).parents[1]
@@ -227,7 +228,7 @@ def test_what_is_recorded_says_how_it_was_made(unbroken, smoke_campaign):
         assert [stage["key"] for stage in content["stages"]] == [task.key for task in tasks]
         for stage in content["stages"]:
             assert {"device", "threads", "versions", "source", "seconds", "created"} <= stage.keys()
-        text = "".join(path.read_text() for path in (results / entry.name).iterdir())
+        text = "".join(path.read_text() for path in (results / entry.name).iterdir() if path.is_file())
         assert not re.search(r"(?<![\w.])/(home|Users|root|work|tmp|mnt)/", text)
         assert os.uname().nodename not in text
 
@@ -237,8 +238,34 @@ def test_again_computes_nothing_and_records_the_same(unbroken, smoke_campaign, m
     monkeypatch.setenv("LOTPERM_HOME", str(store.root))
     monkeypatch.setattr("lotperm.experiments.train", lambda *args, **kwargs: pytest.fail("trained again"))
     campaigns.run(smoke_campaign, store, Runtime(), tmp_path)
-    for path in results.glob("*/*"):
+    for path in (path for path in results.rglob("*") if path.is_file()):
         assert (tmp_path / path.relative_to(results)).read_bytes() == path.read_bytes()
+
+
+def test_tables_are_published_with_their_tickets(unbroken, smoke_campaign):
+    _, results, said = unbroken
+    published = {path.parents[1].name for path in results.glob("*/tickets/*.safetensors")}
+    assert published == {entry for entry in done_in(results) if "table" in entry or "widths" in entry}
+    (experiment,) = smoke_campaign.only(["smoke_table"]).entries[0].experiments
+    files = sorted((results / "smoke_table" / "tickets").iterdir())
+    assert len(files) == len(experiment.seeds) * len(experiment.rewind_epochs)
+    assert sum(f"smoke_table: {len(files)} files of tickets" in line for line in said) == 1
+    for path in files:
+        for sparsity in experiment.sparsities:
+            assert load_ticket(path, sparsity).experiment == experiment
+
+
+def test_tickets_of_other_seeds_do_not_stay(unbroken, smoke_campaign, tmp_path, monkeypatch):
+    store, results, _ = unbroken
+    monkeypatch.setenv("LOTPERM_HOME", str(store.root))
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    old = tmp_path / "smoke_table" / "tickets" / "seed99_k0.safetensors"
+    old.write_bytes(b"")
+    said = []
+    monkeypatch.setattr(campaigns, "TICKET_BYTES", 1000)
+    campaigns.run(smoke_campaign.only(["smoke_table"]), store, Runtime(), tmp_path, said.append)
+    assert not old.parent.exists()
+    assert said[-1] == "smoke_table: its tickets are too large to publish"
 
 
 def test_in_slices_on_many_machines_it_is_the_same(unbroken, smoke_campaign, tmp_path, monkeypatch):
@@ -263,6 +290,10 @@ def test_in_slices_on_many_machines_it_is_the_same(unbroken, smoke_campaign, tmp
         assert all(path.stat().st_size <= 2**17 for path in packs)
     assert slices > 10
     assert done_in(tmp_path / "results") == done_in(results)
+    tickets = {path.relative_to(results): path.read_bytes() for path in results.rglob("tickets/*")}
+    assert tickets
+    for path, content in tickets.items():
+        assert (tmp_path / "results" / path).read_bytes() == content
     # Only what was still needed came along.
     left_out = [stage for stage in Store(home).stages() if stage.left_out]
     assert len(left_out) > 10

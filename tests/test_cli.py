@@ -14,6 +14,7 @@ from lotperm.imagefolder import write_picture_crops
 from lotperm.masks import load_mask
 from lotperm.permutation import PermutationSpec, permute
 from lotperm.store import load_tensors, save_tensors
+from lotperm.tickets import load_ticket
 
 TINY = [
     "--profile", "smoke", "-p", "train_size=300", "-p", "test_size=100", "-p", "epochs=3", "-p", "rewind_epoch=1",
@@ -29,9 +30,12 @@ def test_experiment_writes_a_tidy_table(command, tmp_path):
     table = pd.read_csv(tmp_path / "results.csv")
     assert {"seed", "method", "sparsity", "rewind_epoch", "metric", "value"} == set(table.columns)
     assert set(table["method"]) == {"dense_a", "dense_b", "imp", "lth", "permuted", "naive"}
-    code, _, err = command("experiment", *TINY, "--out", tmp_path, "--device", "cpu")
+    code, out, err = command("experiment", *TINY, "--out", tmp_path, "--device", "cpu", "--tickets")
     assert code == 0
     assert "img" not in err, "a second run trained again"
+    assert "2 files of tickets" in out
+    for seed in (0, 1):
+        assert load_ticket(tmp_path / "tickets" / f"seed{seed}_k1.safetensors").seed == seed
 
 
 @pytest.mark.parametrize(

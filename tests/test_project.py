@@ -100,13 +100,14 @@ def test_the_papers_numbers_say_where_they_come_from() -> None:
 # --- what users run ---------------------------------------------------------------------------------
 
 
-def test_the_readme_on_a_network_of_ones_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["own network", "ticket"])
+def test_the_programs_of_the_readme_run(name: str) -> None:
     blocks = re.findall(
-        r"<!-- test: own network -->\s*```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+        rf"<!-- test: {name} -->\s*```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
     )
-    assert len(blocks) == 1, "README.md needs one python block after <!-- test: own network -->"
+    assert len(blocks) == 1, f"README.md needs one python block after <!-- test: {name} -->"
     run = [sys.executable, "-c", blocks[0]]
-    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -14,6 +16,8 @@ from lotperm.store import load_tensors, save_tensors
 from lotperm.tickets import file_name, load_ticket, save_tickets
 
 SPARSITIES = (0.5, 0.8)
+RESULTS = Path(__file__).parents[1] / "book" / "results"
+PUBLISHED = sorted(RESULTS.glob("*/tickets/*.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +162,24 @@ def test_damage_and_absence_are_named(folder, tmp_path):
         load_ticket(path, 0.5)
     with pytest.raises(StorageError, match="cannot read"):
         load_ticket(tmp_path / "absent.safetensors")
+
+
+# --- those that are published ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parents[1].name}/{path.stem}")
+def test_a_published_ticket_is_of_the_run_beside_it(path):
+    content = json.loads((path.parents[1] / "results.json").read_text())
+    experiment = Experiment.from_dict(content["experiment"])
+    ticket = load_ticket(path, max(experiment.sparsities))
+    assert ticket.experiment == experiment
+    assert path.name == file_name(ticket.seed, ticket.rewind_epoch)
+
+
+def test_a_published_ticket_trains_to_what_is_recorded():
+    ticket = load_ticket(RESULTS / "mnist1d_live" / "tickets" / "seed0_k8.safetensors", 0.9)
+    table = pd.read_csv(RESULTS / "mnist1d_live" / "results.csv").set_index(["method", "seed", "metric"])
+    found = ticket.train().evaluations[32]["accuracy"]
+    # Another processor or version rounds otherwise, and training lets that grow.
+    for arm, accuracy in zip(ARMS, found, strict=True):
+        assert accuracy == pytest.approx(table.loc[(arm, 0, "test_accuracy"), "value"], abs=0.03)
