@@ -699,6 +699,8 @@ class Pipeline:
     ) -> Task:  # fmt: skip
         """The task behind `connectivity`, which says what the parameters are."""
         experiment, dense, match = self.experiment, self.dense(), self.match_stage()
+        if replicates is not None and replicates < 1:
+            raise ParameterError(f"replicates is {replicates}; expected 1 or more, or nothing for all seeds.")
         seeds = experiment.seeds[:replicates]
         pruned = None
         if round_number:

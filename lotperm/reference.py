@@ -100,6 +100,8 @@ def recorded(
 ) -> list[Recorded]:
     """The recorded runs of a kind, on a data set, of a network and a width if these are given; sorted by name.
 
+    `model` may be the begin of a network's name: "resnet" for all of these.
+
     Raises
     ------
     IntegrityError
@@ -112,7 +114,7 @@ def recorded(
         if (
             its_kind != kind
             or dataset not in (None, e["data"]["name"])
-            or model not in (None, e["model"]["name"])
+            or not e["model"]["name"].startswith(model or "")
         ):
             continue
         if width is None or e["model"]["width"] == width:

@@ -28,6 +28,7 @@ def test_without_the_repository_it_says_what_is_missing(monkeypatch, tmp_path):
 
 def test_recorded_runs_are_found_by_what_they_ran():
     (run,) = reference.recorded("fashion_mnist", "mlp", 1.0)
+    assert [r.name for r in reference.recorded("fashion_mnist", "ml", 1.0)] == [run.name]
     assert run.experiment["profile"] == "desktop" and "torch" in run.how["versions"]
     assert set(run.summary["method"]) >= {"lth", "permuted", "naive"}
     assert (
