@@ -27,6 +27,7 @@ import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -224,19 +225,22 @@ class Worker:
         if self.ranks == 1:
             task.run()
         elif not task.done():
+            # Slurm may signal every process of a job. Ranks ignore that, and Python's own helper inherits this mask.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
             try:
                 stopped = distributed.launch(self.ranks, _rank, self, task.key, asked)
-            except RankLostError as error:
-                if not asked.value:
+            except RankLostError:
+                stopped = bool(asked.value)  # it was still starting, and couldn't ignore it yet
+                if not stopped:
                     raise
-                # Slurm signals ranks too: this one couldn't ignore it yet.
-                stopped = f"stopped in {task.label}: {error}"
             if stopped:
-                raise PreemptedError(stopped)
+                raise PreemptedError(f"stopped in {task.label}")
 
 
-def _rank(worker: Worker, key: str, asked: Any) -> str | None:
-    """Compute one task, as one of the ranks; if it was stopped, say where."""
+def _rank(worker: Worker, key: str, asked: Any) -> bool:
+    """Compute one task, as one of the ranks; whether it was stopped."""
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the job's own process gets them too, and sets `asked`
     _log_to_stdout(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
@@ -244,8 +248,9 @@ def _rank(worker: Worker, key: str, asked: Any) -> str | None:
         try:
             worker._tasks(asked)[key].run()
         except PreemptedError as error:
-            return str(error)
-    return None
+            _log.info("%s", error)
+            return True
+    return False
 
 
 def _again(requeue: Any) -> None:

@@ -17,11 +17,11 @@ def slurm(*command):
 
 
 def begin_at_once():
-    """Slurm lets a requeued job wait for two minutes; not here."""
+    """Slurm lets a requeued job wait for two minutes; here for as long as it takes to forget that it was killed."""
     rows = slurm("squeue", "--noheader", "--array", "--states=pending", "--format=%i %r").splitlines()
     held = [row.split()[0] for row in rows if row.endswith("BeginTime")]
     for job in held:
-        slurm("scontrol", "update", f"jobid={job}", "starttime=now")
+        slurm("scontrol", "update", f"jobid={job}", "starttime=now+5")
     return held
 
 
