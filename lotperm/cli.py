@@ -479,7 +479,19 @@ def sweep_run(
     file: CampaignFile,
     cluster: Annotated[str, typer.Option(help="slurm, or local: processes on this machine.")] = "local",
     partition: Annotated[str | None, typer.Option(help="Partition of Slurm.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs for each job; default on Slurm: 1.")] = None,
+    ranks: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes of a job, one a GPU: torchrun's data parallel training inside each job."
+        ),
+    ] = 1,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="GPUs of each job on Slurm, default: one a rank; here of all, default: those that are.",
+        ),
+    ] = None,
     time: Annotated[
         int | None,
         typer.Option(min=1, help="Minutes until a job goes into the queue again; default on Slurm: 240."),
@@ -511,7 +523,7 @@ def sweep_run(
     options = sweep.Options(
         cluster, array_parallelism or (1 if here else 64), time, gpus, partition,
         {name.replace("_", "-"): str(value) for name, value in _parsed(slurm, "--slurm").items()}, retries,
-        {"device": device, "compile": compile, "members": members}, out,
+        {"device": device, "compile": compile, "members": members}, out, ranks,
     )  # fmt: skip
     started = sweep.submit(file, Store.default(), options)
     stages = sum(len(job.tasks) for job in started.jobs)

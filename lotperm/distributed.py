@@ -4,7 +4,8 @@
 know each other, and each takes its share of every training batch, of the evaluation and of the matching; whatever
 isn't shared out all of them compute alike. Rank 0 alone writes. In a single process nothing here does anything.
 
-A program of one's own does the same with ``with processes("cuda"): run(experiment)``, started by torchrun.
+A program of one's own does the same with ``with processes("cuda"): run(experiment)``, started by torchrun, or by
+`launch` from a process that goes on.
 
 A rule holds for all that exchanges something: every rank must call it, in the same order.
 """
@@ -12,17 +13,20 @@ A rule holds for all that exchanges something: every rank must call it, in the s
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lotperm.errors import LotpermError, ParameterError, RankLostError
+from lotperm.errors import LotpermError, ParameterError, RankLostError, class_of
 
 T = TypeVar("T")
 
@@ -54,7 +58,8 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
         gpus, local = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
         if local >= gpus:
             raise ParameterError(
-                f"torchrun started more processes than there are GPUs here ({gpus}). Use --nproc-per-node {gpus}."
+                f"{ranks} processes need as many GPUs, but here there are {gpus}. Use --nproc-per-node {gpus}, or of a "
+                f"sweep --ranks {gpus}."
             )
         torch.cuda.set_device(local)
     backend, timeout = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timedelta(minutes=patience)
@@ -71,6 +76,56 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
         raise
     # Only after success: with a lost rank, saying goodbye would wait for it.
     dist.destroy_process_group()
+
+
+def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in so many new processes on this machine, as ``torchrun --standalone`` starts them.
+
+    If one of them fails, the others are ended. The signals of this process stay its own.
+
+    Parameters
+    ----------
+    ranks : how many
+    function : of a module; it goes through pickle, as its arguments and what it returns. It joins `processes`
+    *arguments : for it
+
+    Returns
+    -------
+    object
+        What the function returned on rank 0.
+
+    Raises
+    ------
+    LotpermError
+        As the rank raised it that failed first; `RankLostError` if a rank was killed, or raised something else.
+    """
+    # Not everywhere where torch is, and only needed here.
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: the ranks share the cores
+    with tempfile.TemporaryDirectory() as folder:
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=0, logs_specs=DefaultLogsSpecs(folder),
+            run_id=Path(folder).name, rdzv_backend="c10d", rdzv_endpoint="localhost:0",  # any port that is free
+            signals_to_handle="SIGQUIT",  # it must be one: nobody sends this
+        )  # fmt: skip
+        try:
+            found: dict[int, T] = elastic_launch(config, function)(*arguments)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            notes = [json.loads(path.read_bytes()) for path in sorted(Path(folder).rglob("error.json"))]
+            said = [note["message"]["message"] for note in notes]
+            if isinstance(failure.message, str):
+                said.append(failure.message)
+            # Who lost touch with another rank isn't the cause, if that one could still say what was.
+            cause = min(said, key=lambda text: text.startswith(RankLostError.__name__))
+            name, _, message = cause.partition(": ")
+            if kind := class_of(name, message):
+                raise kind(message) from error
+            raise RankLostError(f"rank {rank} of {ranks} ended: {cause}") from error
+    return found[0]
 
 
 def _joined() -> bool:

@@ -8,12 +8,16 @@ jobs over, and requeues them.
 A job that is asked to stop (SIGUSR2: it is preempted, or its time is nearly over) finishes a step of training, saves
 its state and is put into the queue again, where it goes on to the same bits. A stage that fails is tried again in the
 same way.
+
+With several ranks the job's own process trains nothing: for each stage it starts them as torchrun does, tells them when
+to stop, and alone speaks with the queue. So it doesn't matter which rank fails or is killed.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -23,17 +27,26 @@ import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lotperm import campaign as campaigns
+from lotperm import distributed
 from lotperm.campaign import Campaign
-from lotperm.errors import DivergedError, ParameterError, PreemptedError, StorageError, SweepError
+from lotperm.errors import (
+    DivergedError,
+    ParameterError,
+    PreemptedError,
+    RankLostError,
+    StorageError,
+    SweepError,
+)
 from lotperm.experiments import Datasets, Task, chain
 from lotperm.store import Store, write_atomic
-from lotperm.training import Runtime
+from lotperm.training import Runtime, check_shared
 
 Plain = dict[str, Any]
 _TIMEOUTS = 10_000
@@ -46,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Job:
-    """Tasks that one process computes, one after another.
+    """Tasks that are computed one after another, by one process or by the same number of ranks.
 
     Attributes
     ----------
@@ -119,13 +132,15 @@ class Worker:
     work : for each job the keys of its tasks
     runtime : values for `Runtime`: device ("auto": cuda where there is one), compile, members
     retries : how often a task that failed is tried again
+    ranks : processes that compute each task together (`lotperm.distributed`); 1: this one
     """
 
     def __init__(
-        self, campaign: Path, store: Path, folder: Path, work: Sequence[Sequence[str]], runtime: Plain, retries: int
+        self, campaign: Path, store: Path, folder: Path, work: Sequence[Sequence[str]], runtime: Plain, retries: int,
+        ranks: int = 1,
     ) -> None:  # fmt: skip
         self.campaign, self.store, self.folder = campaign, store, folder
-        self.work, self.runtime, self.retries = work, runtime, retries
+        self.work, self.runtime, self.retries, self.ranks = work, runtime, retries, ranks
         self.failures: dict[str, int] = {}
 
     def checkpoint(self) -> Any:
@@ -142,45 +157,51 @@ class Worker:
         SweepError
             If some failed for good; they are noted in the sweep's folder.
         """
-        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stdout)
-        logging.getLogger("lotperm").setLevel(logging.INFO)
+        _log_to_stdout()
         # submitit's: it saves this object and requeues the job. It mustn't cut through a step, so it is called later.
         requeue = signal.getsignal(signal.SIGUSR2)
-        asked: list[int] = []
+        # The signal that asks to stop, where ranks see it too: one that has just been started would miss the signal.
+        asked = multiprocessing.get_context("spawn").RawValue("i", 0)
 
         def ask(number: int, frame: types.FrameType | None) -> None:
-            asked.append(number)
+            if asked.value != signal.SIGUSR2:
+                asked.value = number
 
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, ask)
         try:
-            failed = self._run(lambda: bool(asked), requeue)
+            failed = self._run(asked, requeue)
         except PreemptedError as error:
             _log.info("%s", error)
-            if signal.SIGUSR2 in asked:
+            if asked.value == signal.SIGUSR2:
                 _again(requeue)
             # SIGTERM alone: whoever cancels a job doesn't want it back, and Slurm itself requeues what it preempts.
             sys.exit(error.exit_code)
         if failed:
             raise SweepError(f"{len(failed)} tasks failed: {', '.join(failed)}.")
 
-    def _run(self, stop: Callable[[], bool], requeue: Any) -> list[str]:
+    def _device(self) -> str:
+        """The device of the runtime, with "auto" made out."""
+        device: str = self.runtime.get("device", "auto")
+        return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+    def _tasks(self, asked: Any) -> dict[str, Task]:
+        """The campaign's tasks by key. Training stops after a step as soon as the shared number `asked` isn't 0."""
+        runtime = Runtime(**{**self.runtime, "device": self._device()}, stop=lambda: bool(asked.value))
+        return {t.key: t for t in Campaign.load(self.campaign).tasks(Store(self.store), runtime)}
+
+    def _run(self, asked: Any, requeue: Any) -> list[str]:
         """Labels of the tasks that failed for good."""
-        device = self.runtime.get("device", "auto")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        runtime = Runtime(**{**self.runtime, "device": device}, stop=stop)
-        tasks = {t.key: t for t in Campaign.load(self.campaign).tasks(Store(self.store), runtime)}
-        failed = []
+        tasks, failed = self._tasks(asked), []
         for task in (tasks[key] for keys in self.work for key in keys):
-            if stop():
+            if asked.value:
                 raise PreemptedError(f"stopped before {task.label}")
             if any(_failure(self.folder, before.key).exists() for before in chain([task])):
                 _log.info("not computed, as it or a stage before it failed: %s", task.label)
                 continue
             _log.info("begins: %s", task.label)
             try:
-                task.run()
+                self._compute(task, asked)
             except PreemptedError:
                 raise
             except Exception as error:
@@ -199,12 +220,49 @@ class Worker:
                 _log.info("done: %s", task.label)
         return failed
 
+    def _compute(self, task: Task, asked: Any) -> None:
+        """`Task.run`, in this process or in ranks."""
+        if self.ranks == 1:
+            task.run()
+        elif not task.done():
+            # Slurm may signal every process of a job. Ranks ignore that, and Python's own helper inherits this mask.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+            try:
+                stopped = distributed.launch(self.ranks, _rank, self, task.key, asked)
+            except RankLostError:
+                stopped = bool(asked.value)  # it was still starting, and couldn't ignore it yet
+                if not stopped:
+                    raise
+            if stopped:
+                raise PreemptedError(f"stopped in {task.label}")
+
+
+def _rank(worker: Worker, key: str, asked: Any) -> bool:
+    """Compute one task, as one of the ranks; whether it was stopped."""
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the job's own process gets them too, and sets `asked`
+    _log_to_stdout(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
+    with distributed.processes(worker._device()):
+        try:
+            worker._tasks(asked)[key].run()
+        except PreemptedError as error:
+            _log.info("%s", error)
+            return True
+    return False
+
 
 def _again(requeue: Any) -> None:
     """End this process and start it anew, as submitit does it on its signal; outside of submitit, just end."""
     if callable(requeue):
         requeue(signal.SIGUSR2, None)
     sys.exit(PreemptedError.exit_code)
+
+
+def _log_to_stdout(level: int = logging.INFO) -> None:
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stdout)
+    logging.getLogger("lotperm").setLevel(level)
 
 
 def _own_log() -> str:
@@ -230,7 +288,7 @@ class Collector:
 
     def __call__(self) -> None:
         """Record; raises as `collect`."""
-        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
+        _log_to_stdout()
         collect(Campaign.load(self.campaign), Store(self.store), self.folder, self.results, _log.info)
 
 
@@ -278,12 +336,14 @@ class Options:
     cluster : "slurm" or "local"
     at_once : jobs of an array at once; on "local", processes
     minutes : that a job may take before it is put into the queue again; None: 240 on Slurm, no limit here
-    gpus : for each job; None: one on Slurm, here those that there are, dealt out to the processes
+    gpus : on Slurm, of each job; None: one for each rank. Here, of all processes; None: those that there are
     partition : of Slurm
     slurm : further options of ``sbatch`` by name, e.g. ``{"account": "x", "mem": "32G"}``
     retries : how often a stage that failed is tried again
     runtime : as of `Worker`
     results : folder to record in; None: the campaign's
+    ranks : processes that compute each stage together, one a GPU if there are any: torchrun's data parallel training
+        inside each job
     """
 
     cluster: str = "local"
@@ -295,6 +355,7 @@ class Options:
     retries: int = 2
     runtime: Mapping[str, Any] = field(default_factory=dict)
     results: Path | None = None
+    ranks: int = 1
 
 
 @dataclass
@@ -381,6 +442,7 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
     except ImportError:
         raise ParameterError("sweeps need submitit: pip install 'lotperm[cluster]'.") from None
     campaign, folder = Campaign.load(path), folder_of(path, store)
+    _check_ranks(campaign, options)
     store = Store(store.root.absolute())
     if options.cluster == "slurm" and (alive := queue(_noted(folder))):
         raise ParameterError(f"{path} is in the queue already: jobs {', '.join(sorted(alive))}.")
@@ -395,7 +457,7 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
 
     def worker(numbers: Iterable[int]) -> Worker:
         keys = [[task.key for task in found[number].tasks] for number in numbers]
-        return Worker(copy, store.root, folder, keys, dict(options.runtime), options.retries)
+        return Worker(copy, store.root, folder, keys, dict(options.runtime), options.retries, options.ranks)
 
     executor: Any
     if options.cluster == "local":
@@ -414,6 +476,28 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
     return Sweep(campaign, store, folder, options, found, handles)
 
 
+def _gpus(options: Options) -> int:
+    """`Options.gpus`, or what None stands for."""
+    if options.gpus is not None:
+        return options.gpus
+    return options.ranks if options.cluster == "slurm" else torch.cuda.device_count()
+
+
+def _check_ranks(campaign: Campaign, options: Options) -> None:
+    """Refuse what the ranks would refuse only when their job begins."""
+    ranks, gpus = options.ranks, _gpus(options)
+    if ranks < 1:
+        raise ParameterError(f"ranks is {ranks}; expected 1 or more.")
+    if 0 < gpus < ranks:
+        raise ParameterError(
+            f"{ranks} ranks need as many GPUs, but there are {gpus}. Use --ranks {gpus}, or --gpus 0: ranks on the CPU."
+        )
+    for entry in campaign.entries:
+        compiled = bool(options.runtime.get("compile") or entry.options.get("compile"))
+        for experiment in entry.experiments:
+            check_shared(experiment.dense, compiled, ranks)
+
+
 def _start_here(
     executor: Any, found: Sequence[Job], worker: Callable[[Iterable[int]], Worker], options: Options
 ) -> list[Any]:
@@ -424,14 +508,14 @@ def _start_here(
     needs, so nobody waits in a circle.
     """
     count = min(options.at_once, len(found))
-    cards = torch.cuda.device_count() if options.gpus is None else options.gpus
+    cards, ranks = _gpus(options), options.ranks
     numbers, handles = range(len(found)), []
     for first in range(count):
         mine = numbers[first::count]
         rest = [number for number in numbers if number not in mine]
         minutes = options.minutes or 60 * 24 * 365
-        gpu = {"gpus_per_node": 1, "visible_gpus": [first % cards]} if cards else {"gpus_per_node": 0}
-        executor.update_parameters(timeout_min=minutes, **gpu)
+        own = [(first * ranks + rank) % cards for rank in range(ranks if cards else 0)]
+        executor.update_parameters(timeout_min=minutes, gpus_per_node=len(own), visible_gpus=own)
         handles.append(executor.submit(worker([*mine, *rest])))
     return handles
 
@@ -442,13 +526,12 @@ def _submit_to_slurm(
 ) -> list[Any]:  # fmt: skip
     """Submit arrays of jobs that wait for those before them, and one job that waits for all."""
     handles: list[Any] = [None] * len(found)
-    gpus = 1 if options.gpus is None else options.gpus
     common = {
         "job_name": name, "time": options.minutes or 240, "array_parallelism": options.at_once,
-        "partition": options.partition, "gpus_per_node": gpus or None,
+        "partition": options.partition, "gpus_per_node": _gpus(options) or None,
     }  # fmt: skip
     # Jobs behind one that failed are taken out of the queue; otherwise they would stay there for ever.
-    further = {"requeue": True, "kill-on-invalid-dep": "yes", **options.slurm}
+    further = {"requeue": True, "kill-on-invalid-dep": "yes", "mincpus": options.ranks, **options.slurm}
     executor.update_parameters(
         **{k: v for k, v in common.items() if v is not None}, additional_parameters=further
     )

@@ -278,6 +278,29 @@ def train(
     return done
 
 
+def check_shared(recipe: Recipe, compile: bool, ranks: int) -> None:
+    """Refuse a training that so many ranks can't share.
+
+    Parameters
+    ----------
+    recipe : of the training
+    compile : as of `Runtime`
+    ranks : processes, 1 or more (`lotperm.distributed`)
+
+    Raises
+    ------
+    ParameterError
+        If the batch can't be divided equally, or the step is to be compiled.
+    """
+    if recipe.batch_size % ranks:
+        raise ParameterError(
+            f"batch_size is {recipe.batch_size}, which {ranks} processes can't share equally. "
+            f"Choose a multiple of {ranks}, or another number of processes."
+        )
+    if ranks > 1 and compile:
+        raise ParameterError("a compiled step can't be shared by several processes. Leave compile out.")
+
+
 def _note(
     done: Trained, runs: Sequence[_Run], epoch: int, save_at: Collection[int], evaluate_at: Collection[int]
 ) -> None:
@@ -447,13 +470,7 @@ class _Run:
         if runtime.microbatch is not None and runtime.microbatch < 1:
             raise ParameterError(f"microbatch is {runtime.microbatch}; expected 1 or more.")
         self.ranks = distributed.world_size()
-        if recipe.batch_size % self.ranks:
-            raise ParameterError(
-                f"batch_size is {recipe.batch_size}, which {self.ranks} processes can't share equally. "
-                f"Choose a multiple of {self.ranks}, or another number of processes."
-            )
-        if self.ranks > 1 and runtime.compile:
-            raise ParameterError("a compiled step can't be shared by several processes. Leave compile out.")
+        check_shared(recipe, runtime.compile, self.ranks)
         self.share = distributed.share(recipe.batch_size)
         self.parallel = self._parallel() if self.ranks > 1 else None
         self.steps = size // recipe.batch_size

@@ -65,6 +65,17 @@ def training(store: Path) -> str | None:
     return old[0] if old else None
 
 
+def children(pid: int | str) -> list[int]:
+    """The processes that another one started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def ranks(worker: int) -> list[int]:
+    """The processes of a job's ranks, without the one that Python keeps for itself."""
+    started = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children(worker)}
+    return [child for child, command in started.items() if b"spawn_main" in command]
+
+
 def logs(store: Path) -> str:
     """All that the jobs of a sweep said."""
     folder = store / "sweeps" / "small" / "logs"

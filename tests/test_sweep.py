@@ -4,9 +4,11 @@ import os
 import re
 import signal
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import sweeps
+from test_distributed import torchrun
 
 from lotperm import Store, sweep
 from lotperm.campaign import Campaign
@@ -62,15 +64,80 @@ def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path):
     path, store = sweeps.write(tmp_path, sweeps.LONG), Store(tmp_path / "store")
     running = sweep.submit(path, store, sweep.Options())
     stage = sweeps.until(lambda: sweeps.training(store.root))
-    controller = running.handles[0].job_id
-    (worker,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
-    os.kill(int(worker), signal.SIGUSR2)
+    (worker,) = sweeps.children(running.handles[0].job_id)
+    os.kill(worker, signal.SIGUSR2)
     sweeps.until(lambda: list((store.root / "work" / stage).glob("checkpoint-*.safetensors")))
     assert not (store.root / "stages" / stage).exists()
     running.wait(lambda line: None)
     assert re.search(r"dense A and B was stopped in epoch \d+ of 150", sweeps.logs(store.root))
     assert "Requeued job" in sweeps.logs(store.root)
     assert sweeps.contents(store.root) == sweeps.unbroken(path, tmp_path / "plain")
+
+
+def test_ranks_compute_what_torchrun_does(tmp_path):
+    path, store = (
+        sweeps.write(tmp_path, {**sweeps.TINY, "name": "half", "sparsity": 0.5}),
+        Store(tmp_path / "store"),
+    )
+    sweep.submit(path, store, sweep.Options(ranks=2, gpus=0)).wait(lambda line: None)
+    given = [f"{name}={value}" for name, value in sweeps.TINY.items() if name != "profile"]
+    done = torchrun(
+        "-m", "lotperm", "experiment", "--profile", "smoke", *(f"-p{pair}" for pair in (*given, "sparsity=0.5")),
+        "--device", "cpu", "--out", tmp_path / "out", LOTPERM_HOME=str(tmp_path / "home"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    stages = list(store.stages())
+    assert [stage.meta["ranks"] for stage in stages] == [2, 2, 2, 2]
+    assert sweeps.contents(store.root) == sweeps.contents(tmp_path / "home")
+    # One process rounds otherwise: were these its bits, there would have been no ranks.
+    alone = sweeps.unbroken(path, tmp_path / "alone")
+    assert alone.keys() == sweeps.contents(store.root).keys()
+    assert alone != sweeps.contents(store.root)
+
+
+def test_ranks_that_are_killed_and_preempted_go_on_to_the_same_bits(tmp_path):
+    options = sweep.Options(ranks=2, gpus=0)
+    unbroken, store = Store(tmp_path / "unbroken"), Store(tmp_path / "store")
+    path = sweeps.write(tmp_path, sweeps.LONG)
+    sweep.submit(path, unbroken, options).wait(lambda line: None)
+    running = sweep.submit(path, store, options)
+    stage = sweeps.until(lambda: sweeps.training(store.root))
+    (worker,) = sweeps.children(running.handles[0].job_id)
+    os.kill(sweeps.ranks(worker)[1], signal.SIGKILL)
+    sweeps.until(lambda: "Requeued job" in sweeps.logs(store.root))
+    (worker,) = sweeps.until(lambda: [w for w in sweeps.children(running.handles[0].job_id) if w != worker])
+    sweeps.until(lambda: len(sweeps.ranks(worker)) == 2)
+    os.kill(worker, signal.SIGUSR2)
+    sweeps.until(lambda: list((store.root / "work" / stage).glob("checkpoint-*.safetensors")))
+    assert not (store.root / "stages" / stage).exists()
+    running.wait(lambda line: None)
+    said = sweeps.logs(store.root)
+    assert re.search(r"failed, try 1 of 3: dense A and B\n(.*\n)+.*RankLostError: rank", said)
+    assert re.search(r"dense A and B was stopped in epoch \d+ of 150\. Its state is saved", said)
+    assert len(re.findall("submitit INFO .* Requeued job", said)) == 2
+    assert sweeps.contents(store.root) == sweeps.contents(unbroken.root)
+
+
+def test_what_fails_on_all_ranks_is_noted_once(tmp_path):
+    path, store = sweeps.write(tmp_path, sweeps.LONG), Store(tmp_path / "store")
+    sweeps.block(store, path, "dense A and B")
+    named = r"3 stages are missing, 1 of them failed\. dense A and B: StorageError: cannot write"
+    with pytest.raises(SweepError, match=named):
+        sweep.submit(path, store, sweep.Options(ranks=2, gpus=0, retries=0)).wait(lambda line: None)
+    assert sweeps.logs(store.root).count("failed, try 1 of 1: dense A and B") == 1
+
+
+def test_every_process_has_as_many_gpus_as_ranks(tmp_path):
+    path = sweeps.write(tmp_path, *sweeps.PAIR)
+    jobs = sweep.jobs(Campaign.load(path).tasks(Store(tmp_path / "store")))
+    executor, slurm = MagicMock(), MagicMock()
+    sweep._start_here(executor, jobs, list, sweep.Options(at_once=3, gpus=4, ranks=2))
+    shares = [call.kwargs["visible_gpus"] for call in executor.update_parameters.call_args_list]
+    assert shares == [[0, 1], [2, 3], [0, 1]]
+    slurm.submit_array.side_effect = lambda workers: [MagicMock(job_id="1_0") for _ in workers]
+    sweep._submit_to_slurm(slurm, jobs, list, MagicMock(), sweep.Options("slurm", ranks=2), "small")
+    first, *_, last = (call.kwargs for call in slurm.update_parameters.call_args_list)
+    assert (first["gpus_per_node"], last["gpus_per_node"]) == (2, None)
 
 
 def test_what_fails_is_tried_again_and_then_named(tmp_path):
@@ -95,6 +162,16 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(tmp_path, monkeyp
     path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
     with pytest.raises(ParameterError, match="expected 'slurm' or 'local'"):
         sweep.submit(path, store, sweep.Options(cluster="moab"))
+    for wrong, message in (
+        ({"gpus": 1, "ranks": 2}, "2 ranks need as many GPUs, but there are 1"),
+        ({"gpus": 3, "ranks": 4, "cluster": "slurm"}, "4 ranks need as many GPUs, but there are 3"),
+        ({"gpus": 0, "ranks": 0}, "ranks is 0"),
+        ({"gpus": 0, "ranks": 3}, "batch_size is 128, which 3 processes can't share"),
+        ({"gpus": 0, "ranks": 2, "runtime": {"compile": True}}, "Leave compile out"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            sweep.submit(path, store, sweep.Options(**wrong))
+    assert not store.root.exists()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ParameterError, match="no sbatch here"):
         sweep.submit(path, store, sweep.Options(cluster="slurm"))

@@ -17,20 +17,21 @@ def slurm(*command):
 
 
 def begin_at_once():
-    """Slurm lets a requeued job wait for two minutes; not here."""
+    """Slurm lets a requeued job wait for two minutes; here for as long as it takes to forget that it was killed."""
     rows = slurm("squeue", "--noheader", "--array", "--states=pending", "--format=%i %r").splitlines()
     held = [row.split()[0] for row in rows if row.endswith("BeginTime")]
     for job in held:
-        slurm("scontrol", "update", f"jobid={job}", "starttime=now")
+        slurm("scontrol", "update", f"jobid={job}", "starttime=now+5")
     return held
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
-    """A longer campaign, computed without a break: (file, contents)."""
+    """A longer campaign, computed without a break: (file, ranks -> contents)."""
     folder = tmp_path_factory.mktemp("long")
-    path = sweeps.write(folder, sweeps.LONG)
-    return path, sweeps.unbroken(path, folder)
+    path, ranks = sweeps.write(folder, sweeps.LONG), Store(folder / "ranks")
+    sweep.submit(path, ranks, sweep.Options(ranks=2, gpus=0)).wait(print)
+    return path, {1: sweeps.unbroken(path, folder), 2: sweeps.contents(ranks.root)}
 
 
 def test_jobs_wait_for_what_they_need_and_give_the_same(tmp_path):
@@ -64,11 +65,12 @@ def test_jobs_that_wait_for_the_same_are_an_array(tmp_path):
     assert (tmp_path / "results" / "wide" / "results.csv").exists()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("how", ["signal", "requeue"])
-def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, long, how):
+def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, long, how, ranks):
     path, wanted = long
     store = Store(tmp_path / "store")
-    running = sweep.submit(path, store, sweep.Options(**HERE, results=tmp_path / "results"))
+    running = sweep.submit(path, store, sweep.Options(**HERE, ranks=ranks, results=tmp_path / "results"))
     stage = sweeps.until(lambda: sweeps.training(store.root), 120)
     job = running.handles[0].job_id
     if how == "signal":
@@ -83,7 +85,8 @@ def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, long, how):
     running.wait(print)
     assert "dense A and B was stopped in epoch" in sweeps.logs(store.root)
     assert ("Requeued job" in sweeps.logs(store.root)) == (how == "signal")
-    assert sweeps.contents(store.root) == wanted
+    assert sweeps.contents(store.root) == wanted[ranks]
+    assert {stage.meta["ranks"] for stage in store.stages()} == {ranks}
     assert (tmp_path / "results" / "long" / "results.csv").exists()
 
 
