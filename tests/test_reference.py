@@ -2,12 +2,14 @@
 
 import base64
 import io
+import json
 import re
 
 import pandas as pd
 import pytest
 
 from lotperm import Experiment, reference
+from lotperm.config import ARMS
 from lotperm.errors import ParameterError, StorageError
 
 
@@ -26,9 +28,45 @@ def test_without_the_repository_it_says_what_is_missing(monkeypatch, tmp_path):
         reference.paper("table1_diversity")
 
 
+def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
+    """The words of book/recorded.md and of chapter 5."""
+    (run,) = reference.recorded("cifar10", "resnet8", 0.5)
+    means = run.summary.set_index(["sparsity", "rewind_epoch", "method"])["mean"].unstack()
+    cells = means.dropna(subset=["lth"])
+    assert len(cells) == 8
+    assert (cells["permuted"] > cells["naive"]).all()
+    assert (cells["lth"] > cells["permuted"]).all()
+    content = json.loads((reference.book_folder() / "results" / run.name / "results.json").read_text())
+    comparisons = pd.DataFrame(content["comparisons"]).set_index("comparison")
+    assert (comparisons.loc["permuted - naive", "p_value"] > 0.05).all()
+    assert comparisons.loc["gap closed", "mean"].max() < 1 / 3
+    later = cells.xs(4, level="rewind_epoch") - cells.xs(2, level="rewind_epoch")
+    gains = later[list(ARMS)].mean()
+    assert (gains > 0).all() and gains.idxmax() == "permuted"
+    paper = reference.paper("early_matching_resnet20x1_cifar10").query(
+        "matching_epoch != matching_epoch or matching_epoch == 200"
+    )
+    theirs = paper.pivot_table(index="sparsity", columns="method", values="test_acc_mean")
+    gap = theirs["lth"] - theirs["naive"]
+    assert ((theirs["permuted"] - theirs["naive"]) / gap).max() < 1 / 3
+    ours = 100 * (cells["lth"] - cells["naive"]).groupby("sparsity").mean()
+    assert (ours / gap).min() > 1.5 and (ours / gap).max() < 3.5
+
+
+def test_on_fashion_mnist_permuted_is_above_naive_everywhere():
+    """As book/recorded.md says."""
+    run = reference.recorded("fashion_mnist", "mlp")[0]
+    means = (
+        run.summary.set_index(["sparsity", "rewind_epoch", "method"])["mean"].unstack().dropna(subset=["lth"])
+    )
+    assert len(means) == 8
+    assert (means["permuted"] > means["naive"]).all()
+
+
 def test_recorded_runs_are_found_by_what_they_ran():
-    (run,) = reference.recorded("fashion_mnist", "mlp", 1.0)
-    assert [r.name for r in reference.recorded("fashion_mnist", "ml", 1.0)] == [run.name]
+    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
+    assert [run.name for run in reference.recorded("fashion_mnist", "ml", 1.0)] == names
+    run = reference.recorded("fashion_mnist", "mlp", 1.0)[1]
     assert run.experiment["profile"] == "desktop" and "torch" in run.how["versions"]
     assert set(run.summary["method"]) >= {"lth", "permuted", "naive"}
     assert (
@@ -56,7 +94,7 @@ def test_beside_the_paper(smoke):
 
 def test_beside_what_was_recorded_and_nothing_of_the_papers(smoke):
     _, results = smoke
-    (run,) = reference.recorded("fashion_mnist", "mlp")
+    run = reference.recorded("fashion_mnist", "mlp")[1]
     table = reference.beside({"live": results, "recorded": run})
     mean = run.summary.set_index("method").loc["permuted", "mean"]
     assert table.loc[("0.9", "permuted"), "recorded (k = 4 of 20)"] == f"{100 * mean:.1f}"
@@ -68,7 +106,8 @@ def test_live_and_recorded_columns_say_which_they_are(smoke):
     _, results = smoke
     assert reference.live_label(results.experiment) == "live, mnist1d"
     columns = reference.live_and_recorded(results, "fashion_mnist", "mlp")
-    assert list(columns) == ["live, mnist1d", "recorded, fashion_mnist_desktop"]
+    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
+    assert list(columns) == ["live, mnist1d", *(f"recorded, {name}" for name in names)]
     assert columns["live, mnist1d"] is results
     assert list(reference.live_and_recorded(results, "svhn")) == ["live, mnist1d"]
 
