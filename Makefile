@@ -12,7 +12,7 @@ READY    = $(VENV)/.ready
 PYTHON  ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
              $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help setup book pdf test faults lint nbval slurm bench notebooks clean
+.PHONY: help setup book pdf test coverage faults lint nbval slurm bench notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ pdf: $(READY)  ## the same, and the whole book as one PDF; Chromium or Chrome pr
 
 test: lint nbval  ## lint, check the notebooks, run all tests
 	$(PYTEST)
+
+coverage: $(READY)  ## the tests again, and which lines of the package they don't reach; fails below 95 %
+	$(PYTEST) --cov --cov-report=term-missing --cov-fail-under=95
 
 faults: $(READY)  ## try every fault often (kill -9 500 times): about half an hour, goes on where it was stopped
 	$(BIN)/python tests/faults/record.py
