@@ -61,7 +61,7 @@ slurm: $(READY)  ## try sweeps with a real Slurm on this host, installed where i
 	LOTPERM_PYTHON=$(BIN)/python OMP_NUM_THREADS=1 tests/slurm/run.sh
 
 bench: $(READY)  ## measure the fast paths against plain ones, side by side
-	for name in training engine matching resnet50_matching barrier costs; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in training accuracy engine matching resnet50_matching barrier costs; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 notebooks: $(READY)  ## run the notebooks at smoke and keep their outputs in notebooks/
 	$(BIN)/python -c 'from pathlib import Path; from lotperm.book import renew; [renew(p) for p in sorted(Path("notebooks").glob("*.ipynb"))]'

@@ -339,7 +339,7 @@ def _at_once(model: nn.Module, shape: Sequence[int], runtime: Runtime) -> int | 
     if runtime.compile:  # on a CPU that takes minutes for each part
         return None
     sizes: list[int] = []
-    form = copy.deepcopy(model).to("meta").eval()
+    form = copy.deepcopy(model).to("meta", torch.float32).eval()
     for layer in form.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d):
             layer.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))

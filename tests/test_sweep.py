@@ -48,7 +48,7 @@ def test_two_processes_compute_every_stage_once(tmp_path):
     path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
     said = []
     sweep.submit(path, store, sweep.Options(at_once=2)).wait(said.append)
-    assert len(said) == 6 + 2
+    assert len(said) == 6 + 4
     assert said[0] == "done, 1 of 6: dense A and B"
     assert sweeps.contents(store.root) == sweeps.unbroken(path, tmp_path / "plain")
     for name in ("half", "more"):

@@ -17,7 +17,7 @@ from conftest import ROOT
 from lotperm import book, data, reference
 from lotperm.data import Split
 from lotperm.errors import IntegrityError
-from lotperm.store import StageResult, Store, Workspace
+from lotperm.store import StageResult, Store, Workspace, load_tensors
 
 EACH = 200  # of five kinds of files: 1,000
 
@@ -140,7 +140,9 @@ def test_every_recorded_run_is_whole():
     assert len(folders) >= 2
     for folder in folders:
         content = reference._verified(folder / "results.json")
-        assert set(content["files"]) == {path.name for path in folder.iterdir()} - {"results.json"}
+        assert set(content["files"]) == {path.name for path in folder.iterdir()} - {"results.json", "tickets"}
+        for ticket in folder.glob("tickets/*"):
+            load_tensors(ticket, checked=True)
 
 
 def test_a_recorded_run_without_a_checksum_is_refused(tmp_path, monkeypatch):
