@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -420,8 +422,8 @@ def main() -> None:
         machine = environment() | ({} if cpu else {"gpu": torch.cuda.get_device_name()})
         report = {
             "what": f"batch {BATCH}, 90 % masks, random pixels",
-            "command": "python benchmarks/engine.py", "rounds": options.rounds, "limits": found, "rows": rows,
-            "roofline": roofs, "machine": machine,
+            "command": shlex.join(["python", "benchmarks/engine.py", *sys.argv[1:]]),
+            "rounds": options.rounds, "limits": found, "rows": rows, "roofline": roofs, "machine": machine,
         }  # fmt: skip
         write_report(options.out / ("engine" if cpu else "engine_gpu"), report, table(report))
 

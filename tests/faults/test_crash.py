@@ -12,8 +12,8 @@ from conftest import KILLS, Warm, fingerprint, problems
 
 # Where the signal is sent, in the order of a run, and how long it may wait there (seconds).
 MOMENTS = [
-    ("start", 0.05), ("dense", 0.3), ("save", 0.004), ("dense", 0.3), ("imp", 0.15), ("imp", 0.3), ("match", 0.03),
-    ("sparse", 0.2), ("save", 0.004), ("sparse", 0.2), ("connectivity", 0.08), ("results", 0.03),
+    ("start", 0.05), ("dense", 0.3), ("save", 0.004), ("dense", 0.3), ("imp", 0.04), ("imp", 0.08), ("match", 0.02),
+    ("sparse", 0.005), ("save", 0.004), ("sparse", 0.04), ("connectivity", 0.08), ("results", 0.03),
 ]  # fmt: skip
 
 
@@ -40,7 +40,9 @@ def test_killed_anywhere_the_rerun_gives_the_same_files(warm: Warm, unbroken, tm
     while kills.total() < KILLS:
         home = tmp_path / str(runs)
         faults = {"checkpoints": {"seconds": 0.05}}
-        hits, failure = broken_run(warm, home, MOMENTS, rng, KILLS - kills.total(), faults=faults)
+        # A wait that is too long ends behind the stage; so every third run is about the sparse arms alone.
+        moments = MOMENTS if runs % 3 else [("sparse", 0.05)] * 4
+        hits, failure = broken_run(warm, home, moments, rng, KILLS - kills.total(), faults=faults)
         assert failure == ""
         assert problems(home, unbroken) == []
         kills.update(hits)
