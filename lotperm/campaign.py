@@ -277,9 +277,10 @@ def run(
                 say(f"{entry.name}: {task.label}")
                 task.run()
         for pipeline in pipelines:
-            say(f"{entry.name}: recorded in {record(entry, pipeline, results)}")
+            folder = record(entry, pipeline, results)
+            say(f"{entry.name}: recorded in {folder}")
             if entry.kind == "table":
-                say(f"{entry.name}: {_publish(entry, pipeline, results)}")
+                say(f"{entry.name}: {_publish(pipeline, folder / 'tickets')}")
     return skipped
 
 
@@ -287,15 +288,8 @@ TICKET_BYTES = 2**23
 """Tickets of a recorded table are published as long as they aren't larger, all together."""
 
 
-def _folder(entry: Entry, pipeline: Pipeline, results: Path) -> Path:
-    """Where an experiment is recorded: named for the entry, and for the width if the entry has several."""
-    several = len(entry.experiments) > 1
-    return results / (f"{entry.name}_x{pipeline.experiment.model.width:g}" if several else entry.name)
-
-
-def _publish(entry: Entry, pipeline: Pipeline, results: Path) -> str:
-    """Write the tickets of a recorded table beside it; in words, which."""
-    folder = _folder(entry, pipeline, results) / "tickets"
+def _publish(pipeline: Pipeline, folder: Path) -> str:
+    """Write the tickets of a recorded table; in words, which."""
     if any(f"{file}.safetensors" in task.run().left_out for task, file in tickets.reads(pipeline)):
         # An entry that was finished, and recorded, before its store was packed.
         return "its tickets stay as they are" if folder.exists() else "its tickets were left out of a pack"
@@ -307,9 +301,10 @@ def _publish(entry: Entry, pipeline: Pipeline, results: Path) -> str:
 def record(entry: Entry, pipeline: Pipeline, results: Path) -> Path:
     """Write the finished results of one of an entry's experiments, for the book (see `lotperm.reference.recorded`).
 
-    Returns the folder.
+    Returns the folder: it is named for the entry, and for the width if the entry has several.
     """
-    folder = _folder(entry, pipeline, results)
+    several = len(entry.experiments) > 1
+    folder = results / (f"{entry.name}_x{pipeline.experiment.model.width:g}" if several else entry.name)
     if entry.kind == "table":
         pipeline.run().save(folder)
         return folder

@@ -10,7 +10,7 @@ without the dense training and the pruning.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -127,8 +127,9 @@ def save_tickets(pipeline: Pipeline, folder: Path | str, limit: int | None = Non
         this; one of them writes.
     """
     experiment, paths, left = pipeline.experiment, [], limit
+    everything = {k: _tensors(pipeline, k) for k in experiment.rewind_epochs}
     for i, seed in enumerate(experiment.seeds):
-        files = {file_name(seed, k): _tensors(pipeline, i, k) for k in experiment.rewind_epochs}
+        files = {file_name(seed, k): replicates[i] for k, replicates in everything.items()}
         size = sum(t.nbytes for tensors in files.values() for t in tensors.values())
         if left is not None and (left := left - size) < 0:
             break
@@ -153,12 +154,20 @@ def reads(pipeline: Pipeline) -> Iterator[tuple[Task, str]]:
             yield pipeline.imp_rounds(sparsity, k)[-1], "mask"
 
 
-def _tensors(pipeline: Pipeline, replicate: int, rewind_epoch: int) -> dict[str, Tensor]:
-    a, b = (networks[replicate] for networks in pipeline.dense().weights(rewind_epoch))
-    parts = {"weights_a": a, "weights_b": b, "permutation": pipeline.match()[replicate]}
+def _tensors(pipeline: Pipeline, rewind_epoch: int) -> list[dict[str, Tensor]]:
+    """The tensors of a file, for every replicate."""
+    a, b = pipeline.dense().weights(rewind_epoch)
+    parts: dict[str, Sequence[Mapping[str, Tensor]]] = {
+        "weights_a": a,
+        "weights_b": b,
+        "permutation": pipeline.match(),
+    }
     for sparsity in pipeline.experiment.sparsities:
-        parts[f"mask/{sparsity!r}"] = pipeline.masks(sparsity, rewind_epoch)[replicate]
-    return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+        parts[f"mask/{sparsity!r}"] = pipeline.masks(sparsity, rewind_epoch)
+    return [
+        {f"{part}/{name}": tensor for part, each in parts.items() for name, tensor in each[i].items()}
+        for i in range(len(a))
+    ]
 
 
 def load_ticket(path: Path | str, sparsity: float | None = None) -> Ticket:
