@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -455,8 +456,11 @@ def build(
             write_atomic(whole, inline_scripts(panel).encode())
             sources[Path("book", "panels", panel.name)] = whole
         _synchronize(sources, out)
-        _sphinx(out)
-    return out / "html" / "index.html"
+        state = _state(sources)
+        built = [out / "html" / page.with_suffix(".html") for page in (Path("index"), *pages)]
+        if not all(page.exists() for page in built) or _built_from(out) != state:
+            _sphinx(out, state)
+    return built[0]
 
 
 def inline_scripts(panel: Path) -> str:
@@ -512,7 +516,20 @@ def _synchronize(sources: Mapping[Path, Path], out: Path) -> None:
             target.write_bytes(data)
 
 
-def _sphinx(out: Path, builder: str = "html") -> None:
+def _state(sources: Mapping[Path, Path]) -> str:
+    """What the site depends on: its sources, the package, whose docstrings are a page, and the builders."""
+    files = {str(name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sources.items()}
+    builders = {name: version(name) for name in ("jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme")}
+    return sha256_json({"files": files, "source_hash": source_hash(), "builders": builders})
+
+
+def _built_from(out: Path) -> str | None:
+    """The `_state` of the last build in `out`, if it had no warnings."""
+    complete = out / ".complete"
+    return complete.read_text(encoding="utf-8") if complete.exists() else None
+
+
+def _sphinx(out: Path, state: str, builder: str = "html") -> None:
     source, trees, log, complete = out / "src", out / "doctrees", out / "sphinx.log", out / ".complete"
     if not complete.exists():
         # Sphinx doesn't read unchanged pages again: their warnings would be forgotten.
@@ -537,7 +554,7 @@ def _sphinx(out: Path, builder: str = "html") -> None:
             problems = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-1:]
             first = problems[0] if problems else f"exit code {done.returncode}"
             raise LotpermError(f"the site has {len(problems)} problem(s), all in {log}. The first: {first}")
-    complete.touch()
+    complete.write_text(state, encoding="utf-8")
 
 
 # --- on paper ---------------------------------------------------------------------------------------
@@ -582,14 +599,15 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
         raise StorageError(
             "Chromium or Chrome prints the PDF, and none was found. Install one, or name it in LOTPERM_BROWSER."
         )
-    if not (out / ".complete").exists():
+    state = _built_from(out)
+    if state is None:
         raise StorageError(f"there is no finished book in {out}. Build it first: lotperm book --out {out}")
     folder, target = out / "singlehtml", out / "book.pdf"
     page = folder / "index.html"
     with FileLock(out / ".lock"):
         target.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        _sphinx(out, "singlehtml")
+        _sphinx(out, state, "singlehtml")
         # Sphinx writes the page beside the first chapter, but its links are those of a page in `folder`.
         (first,) = re.findall(r"url=([^\"]+)", page.read_text(encoding="utf-8"))
         text = (folder / first).read_text(encoding="utf-8")

@@ -22,6 +22,7 @@ from lotperm.errors import ParameterError, shown
 from lotperm.evaluation import interval
 from lotperm.experiments import Pipeline, Results
 from lotperm.imagefolder import ImageFiles
+from lotperm.reference import early_means
 
 # --- what is run ------------------------------------------------------------------------------------
 
@@ -279,18 +280,17 @@ def matching_costs(table: pd.DataFrame, results: Results, sparsity: float, rewin
         accuracy, and the gap closed; percent, texts.
     """
     k, whole = rewind_epoch, results.experiment.dense.epochs
-    lth, naive = (results.values(arm, sparsity, k).mean() for arm in ("lth", "naive"))
-    accuracy = table[table["metric"] == "test_accuracy"].groupby("matching_epoch")["value"].mean()
+    lth, naive, accuracy = early_means(table, results, sparsity, k)
     return pd.DataFrame(
         {
-            "B's dense epochs (% of T)": [f"{100 * max(t, k) / whole:.0f}" for t in accuracy.index],
+            "B's dense epochs (% of T)": [f"{100 * max(t, k) / whole:.0f}" for t in accuracy],
             "B's epochs in all (% of waiting for T)": [
-                f"{100 * (max(t, k) + whole - k) / (2 * whole - k):.0f}" for t in accuracy.index
+                f"{100 * (max(t, k) + whole - k) / (2 * whole - k):.0f}" for t in accuracy
             ],
-            "test accuracy (%)": [f"{100 * a:.1f}" for a in accuracy],
-            "gap closed (%)": [f"{100 * (a - naive) / (lth - naive):.0f}" for a in accuracy],
+            "test accuracy (%)": [f"{100 * a:.1f}" for a in accuracy.values()],
+            "gap closed (%)": [f"{100 * (a - naive) / (lth - naive):.0f}" for a in accuracy.values()],
         },
-        index=accuracy.index.rename("matching epoch t"),
+        index=pd.Index(accuracy, name="matching epoch t"),
     )
 
 

@@ -292,6 +292,18 @@ def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFram
     return _few_decimals(pd.concat(found).rename_axis(["", "method"]), 2)
 
 
+def early_means(
+    table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
+) -> tuple[float, float, dict[int, float]]:
+    """Test accuracies of LTH, of naive, and of permuted for every matching epoch: fractions, means over the seeds.
+
+    Parameters as in `beside_early_matching`; the last one is matching epoch -> accuracy.
+    """
+    lth, naive = (float(results.values(arm, sparsity, rewind_epoch).mean()) for arm in ("lth", "naive"))
+    permuted = table[table["metric"] == "test_accuracy"].groupby("matching_epoch")["value"].mean()
+    return lth, naive, dict(zip(permuted.index.tolist(), permuted.tolist(), strict=True))
+
+
 def beside_early_matching(
     table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
 ) -> pd.DataFrame:
@@ -324,10 +336,9 @@ def beside_early_matching(
             "naive": fixed["naive"],
         }
     e = results.experiment
-    lth, naive = (100 * results.values(arm, sparsity, rewind_epoch).mean() for arm in ("lth", "naive"))
-    accuracy = table[table["metric"] == "test_accuracy"].groupby("matching_epoch")["value"].mean()
-    live = {at(t, e.dense.epochs): 100 * value for t, value in accuracy.items()}
-    rows[live_label(e), f"{sparsity:g}"] = {"LTH": lth, **live, "naive": naive}
+    lth, naive, permuted = early_means(table, results, sparsity, rewind_epoch)
+    live = {at(t, e.dense.epochs): 100 * value for t, value in permuted.items()}
+    rows[live_label(e), f"{sparsity:g}"] = {"LTH": 100 * lth, **live, "naive": 100 * naive}
     for run in recorded(kind="early"):
         found = run.summary[run.summary["metric"] == "test_accuracy"]
         means = found.groupby(["sparsity", "rewind_epoch", "matching_epoch"])["value"].mean()

@@ -53,9 +53,33 @@ def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     assert (ours / gap).min() > 1.5 and (ours / gap).max() < 3.5
 
 
+def test_the_recorded_fashion_mnist_run_is_what_the_book_says_of_it():
+    """The words of book/recorded.md."""
+    run = reference.recorded("fashion_mnist", "mlp")[0]
+    assert len(run.experiment["seeds"]) == 3
+    content = json.loads((reference.book_folder() / "results" / run.name / "results.json").read_text())
+    found = (
+        pd.DataFrame(content["comparisons"])
+        .set_index(["comparison", "sparsity", "rewind_epoch"])
+        .sort_index()
+    )
+    gain = found.loc["permuted - naive"]
+    assert len(gain) == 8
+    assert (gain["mean"] > 0).all() and (gain["p_value"] < 0.05).all()
+    by_sparsity = 100 * gain["mean"].groupby("sparsity").mean()
+    assert by_sparsity.is_monotonic_increasing
+    assert [round(by_sparsity.loc[sparsity], 1) for sparsity in (0.8, 0.97)] == [0.7, 1.8]
+    closed = 100 * found.loc["gap closed", "mean"]
+    assert [round(closed.min()), round(closed.max())] == [79, 98]
+    behind = 100 * found.loc["lth - permuted", "mean"]
+    assert behind.min() > 0 and round(behind.max(), 1) == 0.4
+
+
 def test_recorded_runs_are_found_by_what_they_ran():
-    (run,) = reference.recorded("fashion_mnist", "mlp", 1.0)
-    assert [other.name for other in reference.recorded("fashion_mnist", "ml", 1.0)] == [run.name]
+    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
+    assert [other.name for other in reference.recorded("fashion_mnist", "ml", 1.0)] == names
+    run = reference.recorded("fashion_mnist", "mlp", 1.0)[1]
+    assert run.name == names[1]
     assert run.experiment["profile"] == "desktop" and "torch" in run.how["versions"]
     assert set(run.summary["method"]) >= {"lth", "permuted", "naive"}
     assert (
@@ -83,7 +107,7 @@ def test_beside_the_paper(smoke):
 
 def test_beside_what_was_recorded_and_nothing_of_the_papers(smoke):
     _, results = smoke
-    (run,) = reference.recorded("fashion_mnist", "mlp")
+    run = reference.recorded("fashion_mnist", "mlp")[1]
     table = reference.beside({"live": results, "recorded": run})
     mean = run.summary.set_index("method").loc["permuted", "mean"]
     assert table.loc[("0.9", "permuted"), "recorded (k = 4 of 20)"] == f"{100 * mean:.1f}"
@@ -95,7 +119,8 @@ def test_live_and_recorded_columns_say_which_they_are(smoke):
     _, results = smoke
     assert reference.live_label(results.experiment) == "live, mnist1d"
     columns = reference.live_and_recorded(results, "fashion_mnist", "mlp")
-    assert list(columns) == ["live, mnist1d", "recorded, fashion_mnist_desktop"]
+    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
+    assert list(columns) == ["live, mnist1d", *(f"recorded, {name}" for name in names)]
     assert columns["live, mnist1d"] is results
     assert list(reference.live_and_recorded(results, "svhn")) == ["live, mnist1d"]
 

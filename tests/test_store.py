@@ -227,10 +227,10 @@ def test_absurd_headers_are_refused_fast(tmp_path: Path, length: int) -> None:
     path.write_bytes(length.to_bytes(8, "little") + b'{"a":{}}')
     if length == 150_000_000:
         os.truncate(path, 300_000_000)  # sparse: the header would fit
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(IntegrityError, match="header"):
         load_tensors(path)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2  # seconds of a CPU, however busy the machine
 
 
 @pytest.mark.parametrize("content", [b"", b"1234567", b"{}" * 20, b"[" * 4000])

@@ -132,17 +132,20 @@ def overflow(page: Page) -> list[str]:
     )
 
 
-def search(page: Page, words: str, *, expected: str) -> list[str]:
-    """Search by typing, as a reader does; `expected` is part of the address of a page that must be found."""
+def search(page: Page, words: str, *, expected: str, patience: float = 30) -> list[str]:
+    """Search by typing, as a reader does.
+
+    `expected` is part of the address of a page that must be found, each step within `patience` seconds.
+    """
     bars = page.locator("input[type=search]").count()
     problems = [] if bars == 1 else [f"{bars} search bars"]
     try:
-        page.locator(".search-button-field:visible").first.click(timeout=5_000)
-        page.locator("input[type=search]:visible").first.fill(words, timeout=5_000)
+        page.locator(".search-button-field:visible").first.click(timeout=1000 * patience)
+        page.locator("input[type=search]:visible").first.fill(words, timeout=1000 * patience)
         page.keyboard.press("Enter")
-        page.wait_for_url("**/search.html?q=*", timeout=5_000)
+        page.wait_for_url("**/search.html?q=*", timeout=1000 * patience)
         hits = page.locator("#search-results li a")
-        hits.and_(page.locator(f"[href*='{expected}']")).first.wait_for(timeout=5_000)
+        hits.and_(page.locator(f"[href*='{expected}']")).first.wait_for(timeout=1000 * patience)
     except Late:
         found = [hit.get_attribute("href") for hit in page.locator("#search-results li a").all()]
         problems.append(f"{words!r} finds {found}, not {expected}")

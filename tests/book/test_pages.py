@@ -142,7 +142,7 @@ def test_a_second_build_executes_nothing_and_is_quick(
     monkeypatch.setenv("LOTPERM_HOME", str(site_store))
     start = time.perf_counter()
     book.build("smoke", site.parent, root=ROOT, progress=False)
-    assert time.perf_counter() - start < 30  # seconds
+    assert time.perf_counter() - start < 30  # seconds; Sphinx alone takes about that long on a busy machine
 
 
 # --- planted errors ---------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_a_broken_search_is_seen(site: Path, tmp_path: Path, browser: Browser, d
         start.write_text(start.read_text().replace("</main>", '<input type="search"></main>', 1))
     with checks.window(browser) as context:
         page, _ = checks.visit(context, start.as_uri())
-        problems = checks.search(page, "rewind", expected="notebooks/04_method.html")
+        problems = checks.search(page, "rewind", expected="notebooks/04_method.html", patience=5)
     assert [
         problem
         for problem in problems

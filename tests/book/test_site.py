@@ -152,6 +152,34 @@ def test_a_second_build_executes_nothing_and_gives_the_same_page(tmp_path: Path,
     assert page.stat().st_mtime_ns == stamp
 
 
+def test_the_site_is_built_again_only_if_something_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "source_hash", lambda: "this package")
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
+    root, out = small_book(tmp_path), tmp_path / "out"
+    built: list[str] = []
+    sphinx = book._sphinx
+    monkeypatch.setattr(book, "_sphinx", lambda *args: [built.append("again"), sphinx(*args)])
+    index = book.build("smoke", out, root=root, progress=False)
+    book.build("smoke", out, root=root, progress=False)
+    assert len(built) == 1
+    intro, page = root / "book" / "intro.md", out / "html" / "book" / "intro.html"
+    intro.write_text(f"{intro.read_text()}\nA line more.\n")
+    book.build("smoke", out, root=root, progress=False)
+    assert len(built) == 2
+    assert "A line more." in page.read_text()
+    page.unlink()
+    index.unlink()
+    book.build("smoke", out, root=root, progress=False)
+    assert len(built) == 3
+    assert page.exists()
+    assert index.exists()
+    monkeypatch.setattr(book, "source_hash", lambda: "another package")  # its docstrings are a page
+    book.build("smoke", out, root=root, progress=False)
+    assert len(built) == 4
+
+
 def test_a_failing_cell_fails_the_build(tmp_path: Path) -> None:
     root = small_book(tmp_path)
     tiny_notebook(root / "notebooks" / "04_method.ipynb", last="raise ValueError('planted')")
