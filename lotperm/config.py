@@ -728,7 +728,7 @@ _REWIND_EPOCHS = (0, 5, 10, 15, 20, 25, 50, 75, 100)
 
 FIGURES: dict[str, dict[str, dict[str, Any]]] = {
     "resnet20_cifar10": {
-        "smoke": _TINY, "live": _TWIN, "desktop": _SMALL,
+        "smoke": _TINY, "live": {**_TWIN, "widths": (0.25, 0.5)}, "desktop": _SMALL,
         "paper": {"widths": (1.0, 4.0, 8.0, 16.0), "rewind_epoch": _REWIND_EPOCHS},
     },
     "resnet20_cifar100": {
