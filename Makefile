@@ -4,7 +4,7 @@ VENV    ?= .venv
 PROFILE ?= live
 UV       = uv==0.9.30
 # As many tests at once as there are cores, each in a process with one thread: more threads would wait for each other.
-PYTEST   = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile
+PYTEST   = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 BIN      = $(VENV)/bin
 READY    = $(VENV)/.ready
 

@@ -46,6 +46,7 @@ from lotperm.imagefolder import (
     taking_turns,
     write_picture_crops,
 )
+from lotperm.shapes import Bool, Int64, Num
 
 Raw = dict[str, Tensor]
 """``{train,test}.inputs`` (N, C, *spatial) uint8 or float32 and ``{train,test}.targets`` (N,) int64."""
@@ -761,7 +762,9 @@ def _members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     return _tar_members(io.BytesIO(_pinned(path)), path, names)
 
 
-def _tar_members(stream: IO[bytes], path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+def _tar_members(
+    stream: io.BufferedIOBase | IO[bytes], path: Path, names: tuple[str, ...]
+) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     total = 0
     try:
@@ -797,7 +800,7 @@ def _raw(train: tuple[Any, Any], test: tuple[Any, Any]) -> Raw:
     return raw
 
 
-def _idx(data: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def _idx(data: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A gzipped idx file of bytes, of exactly this shape; no more than that is ever unpacked."""
     header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
     size = len(header) + math.prod(shape)
@@ -927,7 +930,7 @@ _DECODERS: Mapping[str, Callable[[Path, _Spec], Raw]] = {
 
 def draw_augmentation(
     n: int, seed: int, epoch: int, kind: Augment = "flip_crop", pad: int = 4
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Bool[Tensor, " n"]]:
     """Random crops and flips of n images for one epoch, the same on every device.
 
     Parameters
@@ -953,8 +956,14 @@ def draw_augmentation(
 
 
 def augment(
-    images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, *, pad: int = 4, padded: bool = False
-) -> Tensor:
+    images: Num[Tensor, " ..."],
+    dy: Int64[Tensor, " ..."],
+    dx: Int64[Tensor, " ..."],
+    flip: Bool[Tensor, " ..."],
+    *,
+    pad: int = 4,
+    padded: bool = False,
+) -> Num[Tensor, "*leading channels height width"]:
     """Crop each image at its own corner, then flip it from left to right where asked.
 
     Equal to torchvision's ``pad``, ``crop`` and ``hflip`` image by image; one gather for any number of

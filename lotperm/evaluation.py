@@ -19,9 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from lotperm.errors import ParameterError, unknown_name
+from lotperm.shapes import Float, Float64
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-Statistics = dict[str, tuple[Tensor, Tensor]]
+Statistics = dict[str, tuple[Float64[Tensor, " _"], Float64[Tensor, " _"]]]
 Repair = Literal["none", "bn", "repair"]
 REPAIRS: tuple[Repair, ...] = ("none", "bn", "repair")
 
@@ -67,7 +68,7 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
     return Evaluation(correct / count, loss / count, count)
 
 
-def probabilities(model: nn.Module, inputs: Iterable[Tensor]) -> np.ndarray:
+def probabilities(model: nn.Module, inputs: Iterable[Tensor]) -> Float64[np.ndarray, "n classes"]:
     """Softmax outputs of a network in eval mode, float64 `(N, K)`, in the order of the input batches."""
     with _evaluating(model) as device:
         return np.concatenate([model(x.to(device)).double().softmax(1).cpu().numpy() for x in inputs])
@@ -309,8 +310,10 @@ class _Pooled:
         self.mean: Tensor | float = 0.0
         self.square: Tensor | float = 0.0
 
-    def add(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add a batch `(n, N)`; returns the batch's own mean and standard deviation, float64 `(n,)`."""
+    def add(
+        self, values: Float[Tensor, "units _"]
+    ) -> tuple[Float64[Tensor, " units"], Float64[Tensor, " units"]]:
+        """Add a batch, samples and positions in a row for each unit; its own mean and standard deviation."""
         var, mean = torch.var_mean(values.double(), dim=1, correction=0)
         weight = values.shape[1] / (self.count + values.shape[1])
         self.mean = self.mean + weight * (mean - self.mean)
@@ -318,7 +321,7 @@ class _Pooled:
         self.count += values.shape[1]
         return mean, var.sqrt()
 
-    def result(self) -> tuple[Tensor, Tensor]:
+    def result(self) -> tuple[Float64[Tensor, " units"], Float64[Tensor, " units"]]:
         mean, square = torch.as_tensor(self.mean), torch.as_tensor(self.square)
         return mean, (square - mean**2).clamp(min=0).sqrt()
 
@@ -345,8 +348,8 @@ def _unit_axis(module: nn.Module, output: Tensor) -> int:
     return output.ndim - 1 if isinstance(module, nn.Linear) else 1
 
 
-def _units_first(module: nn.Module, output: Tensor) -> Tensor:
-    """The output `(B, ...)` as `(n, N)`: units, and samples times positions."""
+def _units_first(module: nn.Module, output: Float[Tensor, "b ..."]) -> Float[Tensor, "units _"]:
+    """The output with units first, then samples times positions."""
     return output.movedim(_unit_axis(module, output), 0).flatten(1)
 
 
@@ -389,7 +392,7 @@ class Paired(NamedTuple):
 class GapClosed(NamedTuple):
     """Gap closed per seed (NaN where it is not defined), mean and half width over the seeds where it is."""
 
-    per_seed: np.ndarray
+    per_seed: Float64[np.ndarray, " seeds"]
     mean: float
     half_width: float
 
@@ -471,7 +474,7 @@ def gap_closed(
 # ---------------------------------------------------------------------------------------------- diversity
 
 
-def disagreement(probs: np.ndarray) -> float:
+def disagreement(probs: Float[np.ndarray, " ..."]) -> float:
     """Fraction of samples on which two members predict different classes, mean over the pairs of members.
 
     Parameters
@@ -482,25 +485,25 @@ def disagreement(probs: np.ndarray) -> float:
     return float(np.mean([np.mean(votes[i] != votes[j]) for i, j in combinations(range(len(votes)), 2)]))
 
 
-def kl_divergence(probs: np.ndarray) -> float:
+def kl_divergence(probs: Float[np.ndarray, " ..."]) -> float:
     """KL(p_i || p_j) in nats, mean over samples and ordered pairs of members; `probs` is `(S, N, K)`."""
     p = _members(probs)
     return float(np.mean([_kl(p[i], p[j]) for i, j in permutations(range(len(p)), 2)]))
 
 
-def js_divergence(probs: np.ndarray) -> float:
+def js_divergence(probs: Float[np.ndarray, " ..."]) -> float:
     """Jensen-Shannon divergence in nats, mean over samples and pairs of members; `probs` is `(S, N, K)`."""
     p = _members(probs)
     pairs = ((p[i], p[j], (p[i] + p[j]) / 2) for i, j in combinations(range(len(p)), 2))
     return float(np.mean([(_kl(a, middle) + _kl(b, middle)) / 2 for a, b, middle in pairs]))
 
 
-def ensemble_accuracy(probs: np.ndarray, targets: npt.ArrayLike) -> float:
+def ensemble_accuracy(probs: Float[np.ndarray, "members n classes"], targets: npt.ArrayLike) -> float:
     """Accuracy (fraction) of the members' mean probabilities `(S, N, K)` against the targets `(N,)`."""
     return float(np.mean(np.asarray(probs).mean(0).argmax(1) == np.asarray(targets)))
 
 
-def _members(probs: np.ndarray) -> np.ndarray:
+def _members(probs: Float[np.ndarray, " ..."]) -> Float64[np.ndarray, "members n classes"]:
     p = np.asarray(probs, dtype=float)
     if p.ndim != 3 or len(p) < 2:
         raise ParameterError(
@@ -509,7 +512,7 @@ def _members(probs: np.ndarray) -> np.ndarray:
     return p
 
 
-def _kl(p: np.ndarray, q: np.ndarray) -> float:
+def _kl(p: Float64[np.ndarray, "n classes"], q: Float64[np.ndarray, "n classes"]) -> float:
     """Mean over samples of KL(p || q), both `(N, K)`; 0 log 0 is 0."""
     ratio = np.maximum(p, _FLOOR) / np.maximum(q, _FLOOR)
     return float(np.mean(np.sum(p * np.log(ratio), axis=1)))

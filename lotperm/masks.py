@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lotperm.errors import IntegrityError, ParameterError, unknown_name
+from lotperm.shapes import Bool, Float
 from lotperm.store import load_tensors, save_tensors
 
-Mask = dict[str, Tensor]
+Mask = dict[str, Bool[Tensor, " ..."]]
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SHORTCUT_NAMES = ("shortcut", "downsample")
@@ -63,8 +64,8 @@ def kept_after(total: int, sparsity: float) -> int:
     return total - round(sparsity * total)
 
 
-def _keep_largest(magnitudes: Tensor, kept: int) -> Tensor:
-    """Bool (n,): True at the `kept` largest values of magnitudes (n,); among equals, the earlier stays."""
+def _keep_largest(magnitudes: Float[Tensor, " n"], kept: int) -> Bool[Tensor, " n"]:
+    """True at the `kept` largest values; among equals, the earlier stays."""
     if kept <= 0:
         return torch.zeros_like(magnitudes, dtype=torch.bool)
     threshold = magnitudes.kthvalue(magnitudes.numel() - kept + 1).values
@@ -75,7 +76,11 @@ def _keep_largest(magnitudes: Tensor, kept: int) -> Tensor:
 
 
 def magnitude_prune(
-    weights: Mapping[str, Tensor], mask: Mapping[str, Tensor], sparsity: float, *, scope: str = "global"
+    weights: Mapping[str, Tensor],
+    mask: Mapping[str, Bool[Tensor, " ..."]],
+    sparsity: float,
+    *,
+    scope: str = "global",
 ) -> Mask:
     """Keep the largest weights by absolute value, exactly as many as the sparsity says (Han et al. 2015).
 
@@ -157,7 +162,7 @@ def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:
     return [*sparsities, target] if target > 0 else []
 
 
-def apply_mask(weights: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def apply_mask(weights: Mapping[str, Tensor], mask: Mapping[str, Bool[Tensor, " ..."]]) -> dict[str, Tensor]:
     """A copy of a state dict with pruned weights set to exactly zero."""
     return {
         name: tensor.masked_fill(~mask[name], 0) if name in mask else tensor.clone()
@@ -190,7 +195,7 @@ class Counts:
         return 1 - (self.kept + self.dense) / (self.prunable + self.dense)
 
 
-def count(model: nn.Module, mask: Mapping[str, Tensor]) -> Counts:
+def count(model: nn.Module, mask: Mapping[str, Bool[Tensor, " ..."]]) -> Counts:
     """Count what a mask keeps in a network."""
     parameters = dict(model.named_parameters())
     every = sum(parameters[name].numel() for name in prunable_parameters(model, "all"))
@@ -199,7 +204,7 @@ def count(model: nn.Module, mask: Mapping[str, Tensor]) -> Counts:
     return Counts(kept=kept, prunable=prunable, dense=every - prunable)
 
 
-def save_mask(path: Path | str, mask: Mapping[str, Tensor]) -> None:
+def save_mask(path: Path | str, mask: Mapping[str, Bool[Tensor, " ..."]]) -> None:
     """Write a mask to a safetensors file with a checksum in its metadata."""
     save_tensors(Path(path), dict(mask), {"kind": "mask"})
 

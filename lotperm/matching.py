@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from lotperm import distributed
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.permutation import PermutationSpec, _cut, permute
+from lotperm.shapes import Float, Float64, Int64
 from lotperm.threads import keep_freed_memory, workers
 
 # Sums of moments that a pass over the data keeps. Chunk i of the data is added to sum i mod 8, and in the end the
@@ -81,7 +82,7 @@ class CorrelationAccumulator:
         # (2, n): A and B; (n, n): unit of B by unit of A. Made by the first update.
         self._shift = self._sum = self._square = self._cross = torch.empty(0)
 
-    def update(self, a: Tensor, b: Tensor) -> None:
+    def update(self, a: Float[Tensor, "_ _ ..."], b: Float[Tensor, "_ _ ..."]) -> None:
         """Add activations of A and B for the same inputs, `(B, n, *spatial)` each.
 
         Positions count as samples. Products are formed in the precision of the activations, at least float32,
@@ -126,7 +127,7 @@ class CorrelationAccumulator:
         vars(moved).update({k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(self).items()})
         return moved
 
-    def correlation(self) -> Tensor:
+    def correlation(self) -> Float64[Tensor, "n n"]:
         """Pearson correlation of each unit of B (row) with each of A (column), float64 `(n, n)`, on the CPU.
 
         Dead units, whose activation is constant in one of the networks to within its rounding error, have
@@ -153,7 +154,7 @@ class CorrelationAccumulator:
         return (inverse[1][:, None] * covariance * inverse[0]).clamp(-1, 1).cpu()
 
 
-def _rows(activations: Tensor) -> tuple[Tensor, ...]:
+def _rows(activations: Float[Tensor, "b n *spatial"]) -> tuple[Float[Tensor, "_ n"], ...]:
     """Activations `(B, n, *spatial)` as blocks of rows `(N, n)`, at least float32."""
     rows = activations.movedim(1, -1).reshape(-1, activations.shape[1])
     return torch.split(rows if rows.dtype == torch.float64 else rows.float(), _ROWS)
@@ -440,7 +441,7 @@ def _parameters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _similarity(
     spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], group: str
-) -> Tensor:
+) -> Float64[Tensor, "n n"]:
     """Inner products of the weights of each unit of B (row) and each of A (column), float64 `(n, n)`."""
     pairs = zip(spec.unit_weights(a, group), spec.unit_weights(b, group), strict=True)
     n = spec.sizes[group]
@@ -461,7 +462,7 @@ def _cosines(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Ten
 # -------------------------------------------------------------------------------------------- assignment
 
 
-def assign(similarity: Tensor) -> Tensor:
+def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
     """The permutation p that maximizes the sum of `similarity[i, p[i]]`.
 
     Solved exactly (`scipy.optimize.linear_sum_assignment`). Where several permutations reach the maximum
@@ -512,6 +513,6 @@ def _equal_rows(matrix: np.ndarray) -> list[np.ndarray]:
     return [np.array(indices) for indices in same.values() if len(indices) > 1]
 
 
-def _matched(matrix: Tensor, p: Tensor) -> float:
+def _matched(matrix: Float64[Tensor, "n n"], p: Int64[Tensor, " n"]) -> float:
     """The mean of the matched entries."""
     return matrix[torch.arange(len(p)), p].mean().item()

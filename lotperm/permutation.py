@@ -26,8 +26,9 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from lotperm.errors import ParameterError, UnsupportedModelError, unknown_name
+from lotperm.shapes import Int64, Num
 
-Permutation = dict[str, Tensor]
+Permutation = dict[str, Int64[Tensor, " _"]]
 
 _FIXED = 0  # the id of what must not move: the network's inputs and outputs, constants, statistics over units
 
@@ -219,7 +220,9 @@ class PermutationSpec:
             result[group] = moved if whole else moved.index_select(1, units.to(moved.device))
         return result
 
-    def unit_weights(self, tensors: Mapping[str, Tensor], group: str) -> Iterator[tuple[str, Tensor]]:
+    def unit_weights(
+        self, tensors: Mapping[str, Tensor], group: str
+    ) -> Iterator[tuple[str, Num[Tensor, "n _"]]]:
         """For each tensor axis that a group permutes, the values that belong to each of its units.
 
         Parameters
@@ -299,12 +302,14 @@ def permute(
     return result
 
 
-def invert(permutation: Mapping[str, Tensor]) -> Permutation:
+def invert(permutation: Mapping[str, Int64[Tensor, " _"]]) -> Permutation:
     """The permutation that undoes `permutation`."""
     return {group: p.argsort() for group, p in permutation.items()}
 
 
-def compose(outer: Mapping[str, Tensor], inner: Mapping[str, Tensor]) -> Permutation:
+def compose(
+    outer: Mapping[str, Int64[Tensor, " _"]], inner: Mapping[str, Int64[Tensor, " _"]]
+) -> Permutation:
     """The permutation that does `inner`, then `outer`; a group that only one of them names is taken from it."""
     both = {group: p[outer[group].to(p.device)] if group in outer else p for group, p in inner.items()}
     return {**outer, **both}

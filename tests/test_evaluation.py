@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 from torch import Tensor, nn
+from typechecking import unchecked
 
 from lotperm.errors import ParameterError
 from lotperm.evaluation import (
@@ -171,7 +172,7 @@ def test_accuracy_barriers_are_the_ends_less_the_middle_of_each_line() -> None:
 def test_barrier_refuses_what_it_cannot_do() -> None:
     model = small_network(0)
     weights = model.state_dict()
-    with pytest.raises(ParameterError, match="Did you mean 'repair'"):
+    with unchecked(), pytest.raises(ParameterError, match="Did you mean 'repair'"):
         loss_barrier(model, weights, weights, {"test": batches()}, repair="repairs")  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="needs training inputs"):
         loss_barrier(model, weights, weights, {"test": batches()}, repair="bn")

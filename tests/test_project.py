@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import shutil
 import subprocess
@@ -9,7 +11,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
 import yaml
 
 import lotperm
@@ -151,3 +155,31 @@ def test_imports_go_only_downward() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "1 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("data", "augment"),
+        ("evaluation", "disagreement"),
+        ("masks", "apply_mask"),
+        ("matching", "assign"),
+        ("permutation", "invert"),
+    ],
+)
+def test_shapes_are_checked_while_tests_run(module: str, name: str) -> None:
+    (listed,) = (o for o in PROJECT["tool"]["pytest"]["ini_options"]["addopts"] if "jaxtyping" in o)
+    assert f"lotperm.{module}" in listed.partition("=")[2].split(",")
+    function = getattr(importlib.import_module(f"lotperm.{module}"), name)
+    required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    with pytest.raises(jaxtyping.TypeCheckError):
+        function(*("no tensor" for _ in required))
+
+
+def test_a_shape_that_contradicts_another_is_refused() -> None:
+    from lotperm.matching import _matched
+
+    similarity = torch.eye(3, dtype=torch.float64)
+    assert _matched(similarity, torch.arange(3)) == 1
+    with pytest.raises(jaxtyping.TypeCheckError):
+        _matched(similarity, torch.arange(2))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import checks
 import pytest
 from playwright.sync_api import Browser, Page
 
@@ -122,6 +123,19 @@ def test_the_table_is_what_node_computes(reader: Reader, node: str, tmp_path: Pa
     )
     assert reader.page.locator(f"{PANEL} .lottery-chart g[data-arm] path:not(.seed)").count() == 5
     assert not reader.page.is_visible("figure img")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_a_run_adds_to_the_start_page_is_accessible(site: Path, browser: Browser, theme: Any) -> None:
+    reader = Reader(browser, site / "book" / "intro.html", color_scheme=theme, reduced_motion="reduce")
+    assert reader.page.locator("html").get_attribute("data-theme") == theme
+    reader.fill(TINY)
+    reader.page.click(RUN)
+    reader.wait("done")
+    assert reader.page.locator(f"{PANEL} tbody tr").count() > 3
+    assert checks.accessibility(reader.page) == []
+    reader.context.close()
+    assert reader.problems == []
 
 
 def test_the_page_can_be_used_while_it_trains(reader: Reader) -> None:

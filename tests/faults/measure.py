@@ -1,6 +1,6 @@
 """One experiment with so many threads, compiled or not; prints its accuracies and where its dense networks are.
 
-python measure.py --threads 2 --compile
+python measure.py --profile live --threads 2 --compile
 """
 
 from __future__ import annotations
@@ -16,17 +16,23 @@ from lotperm import Experiment, Pipeline, Runtime, Store
 def main() -> None:
     """Run it in the store of LOTPERM_HOME."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--profile", default="smoke")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    experiment = Experiment.from_parameters(profile="smoke")
+    experiment = Experiment.from_parameters(profile=options.profile)
     pipeline = Pipeline(experiment, Store.default(), Runtime(compile=options.compile))
     table = pipeline.run().table
     rows = table[table["metric"] == "test_accuracy"].drop(columns="metric")
     print(
         json.dumps(
-            {"rows": rows.to_dict("records"), "dense": str(pipeline.dense().stage.run().path)}, default=str
+            {
+                "rows": rows.to_dict("records"),
+                "dense": str(pipeline.dense().stage.run().path),
+                "torch": torch.__version__,
+            },
+            default=str,
         )
     )
 

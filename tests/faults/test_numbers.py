@@ -15,13 +15,22 @@ from conftest import LONG, ROOT, TINY, Warm, fingerprint, times
 
 from lotperm.store import load_tensors
 
+PROFILE = "live" if LONG else "smoke"
+# A Python with the packages of a bare machine with a GPU and another PyTorch; without it that row is left out.
+OTHER_PYTHON = os.environ.get("LOTPERM_OTHER_PYTHON", "")
+OTHERS = ["the same again", "a processor without AVX-512 (simulated)"]
+if LONG:
+    OTHERS += ["2 threads", "compiled"] + ["another version of PyTorch"] * bool(OTHER_PYTHON)
 
-def process(home: Path, *arguments: object, threads: int = 1) -> str:
+
+def process(
+    home: Path, *arguments: object, threads: int = 1, python: str = sys.executable, **variables: str
+) -> str:
     """A Python process of its own: what it printed."""
     variables = {
-        **os.environ, "PYTHONPATH": str(ROOT), "LOTPERM_HOME": str(home), "OMP_NUM_THREADS": str(threads)
+        **os.environ, "PYTHONPATH": str(ROOT), "LOTPERM_HOME": str(home), "OMP_NUM_THREADS": str(threads), **variables
     }  # fmt: skip
-    command = [sys.executable, *(str(a) for a in arguments)]
+    command = [python, *(str(a) for a in arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, env=variables, cwd=home.parent, check=False
     )
@@ -44,15 +53,31 @@ def test_two_processes_give_the_same_bits(warm: Warm, tmp_path, record):
     record("the same experiment in another process", count, "every file is the same, bit for bit")
 
 
-def found(home: Path, *arguments: object, threads: int) -> tuple[pd.DataFrame, dict[str, Any]]:
-    out = process(
-        home, Path(__file__).with_name("measure.py"), "--threads", threads, *arguments, threads=threads
-    )
+def found(home: Path, other: str = "") -> tuple[pd.DataFrame, dict[str, Any], str]:
+    """Accuracies, dense weights and the version of PyTorch of one experiment, run in a way that `OTHERS` names."""
+    options: dict[str, Any] = {}
+    arguments: list[object] = ["--profile", PROFILE]
+    if other == "compiled":
+        arguments.append("--compile")
+    elif other == "2 threads":
+        options["threads"] = 2
+        arguments += ["--threads", 2]
+    elif other == "a processor without AVX-512 (simulated)":
+        options |= {
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        }
+    elif other == "another version of PyTorch":
+        options["python"] = OTHER_PYTHON
+    data = str(home.parent / "data")  # made once: a bare machine's Python can't
+    out = process(home, Path(__file__).with_name("measure.py"), *arguments, LOTPERM_DATA=data, **options)
     report = json.loads(out.splitlines()[-1])
-    return pd.DataFrame(report["rows"]), {
+    weights = {
         name: load_tensors(Path(report["dense"]) / f"{name}.safetensors", checked=True)[0]
         for name in ("epoch-0000", "epoch-0001", "final")
     }
+    return pd.DataFrame(report["rows"]), weights, report["torch"]
 
 
 def distance(a: dict[str, Any], b: dict[str, Any]) -> float:
@@ -62,11 +87,19 @@ def distance(a: dict[str, Any], b: dict[str, Any]) -> float:
     return (difference / sum((a[n].double() ** 2).sum().item() for n in names)) ** 0.5
 
 
-@pytest.mark.parametrize("other", ["the same again", "2 threads", "compiled"] if LONG else ["the same again"])
-def test_how_far_apart(tmp_path, record, other):
-    one, weights = found(tmp_path / "1", threads=1)
-    options = ["--compile"] if other == "compiled" else []
-    two, moved = found(tmp_path / "2", *options, threads=2 if other == "2 threads" else 1)
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("plain")
+    return folder, found(folder / "1")
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_how_far_apart(plain, tmp_path, record, other):
+    folder, (one, weights, version) = plain
+    two, moved, theirs = found(folder / tmp_path.name, other)
+    if other == "another version of PyTorch":
+        assert theirs != version
+        other = f"PyTorch {theirs}"
     assert one.drop(columns="value").equals(two.drop(columns="value"))
     points = 100 * (one["value"] - two["value"]).abs()
     means = [
@@ -83,7 +116,7 @@ def test_how_far_apart(tmp_path, record, other):
     assert apart < 5, "the means over seeds are another result"
     early, late = (distance(weights[name], moved[name]) for name in ("epoch-0001", "final"))
     record(
-        f"profile smoke, 1 thread, against {other}", len(points),
+        f"profile {PROFILE}, 1 thread, against {other}", len(points),
         f"accuracy of a network differs by {points.max():.2f} points at the most ({points.mean():.2f} on average), "
         f"mean of an arm by {apart:.2f}; dense weights by {early:.1g} of their size after an epoch, {late:.1g} at last",
     )  # fmt: skip
