@@ -4,7 +4,7 @@ VENV    ?= .venv
 PROFILE ?= live
 UV       = uv==0.9.30
 # As many tests at once as there are cores, each in a process with one thread: more threads would wait for each other.
-PYTEST   = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
+PYTEST   = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8
 BIN      = $(VENV)/bin
 READY    = $(VENV)/.ready
 
@@ -38,10 +38,10 @@ pdf: $(READY)  ## the same, and the whole book as one PDF; Chromium or Chrome pr
 	@echo "The book: file://$(CURDIR)/_build/book.pdf"
 
 test: lint nbval  ## lint, check the notebooks, run all tests
-	$(PYTEST)
+	$(PYTEST) --dist worksteal
 
 coverage: $(READY)  ## the tests again, and which lines of the package they don't reach; fails below 95 %
-	$(PYTEST) --cov --cov-report=term-missing --cov-fail-under=95
+	$(PYTEST) --dist worksteal --cov --cov-report=term-missing --cov-fail-under=95
 
 faults: $(READY)  ## try every fault often (kill -9 500 times): about half an hour, goes on where it was stopped
 	$(BIN)/python tests/faults/record.py
@@ -52,10 +52,10 @@ lint: $(READY)  ## ruff, mypy, and the order of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# An empty store, so that the numbers are computed, not remembered.
+# An empty store, so that the numbers are computed, not remembered. The cells of a notebook stay together.
 nbval: $(READY)
 	rm -rf _build/nbval
-	LOTPERM_HOME='$(CURDIR)/_build/nbval' $(PYTEST) -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+	LOTPERM_HOME='$(CURDIR)/_build/nbval' $(PYTEST) --dist loadfile -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
 
 slurm: $(READY)  ## try sweeps with a real Slurm on this host, installed where it isn't (Debian, Ubuntu)
 	LOTPERM_PYTHON=$(BIN)/python OMP_NUM_THREADS=1 tests/slurm/run.sh

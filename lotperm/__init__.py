@@ -5,10 +5,11 @@ Weight Symmetry" (Adnan, Jain, Sharma, Krishnan, Ioannou; ICML 2025).
 """
 
 from lotperm.config import Experiment
-from lotperm.experiments import Pipeline, Results, run
+from lotperm.experiments import Pipeline, run
 from lotperm.masks import Mask, load_mask, magnitude_prune, save_mask
 from lotperm.matching import Matching, match_activations, match_weights
 from lotperm.permutation import Permutation, PermutationSpec, compose, invert, permute
+from lotperm.results import Results
 from lotperm.store import Store
 from lotperm.tickets import Ticket, load_ticket
 from lotperm.training import Runtime, train

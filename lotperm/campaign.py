@@ -36,18 +36,11 @@ from lotperm.config import PARAMETERS, Experiment
 from lotperm.data import load
 from lotperm.errors import ParameterError, PreemptedError, StorageError, unknown_name
 from lotperm.evaluation import REPAIRS
-from lotperm.experiments import (
-    Datasets,
-    Pipeline,
-    Task,
-    chain,
-    kept_epochs,
-    provenance,
-    records,
-    save_record,
-)
+from lotperm.experiments import Datasets, Pipeline, kept_epochs
 from lotperm.packing import Item
+from lotperm.results import records, save_record
 from lotperm.store import Store
+from lotperm.tasks import Task, chain, provenance
 from lotperm.training import Runtime
 
 Plain = dict[str, Any]

@@ -20,9 +20,10 @@ from lotperm.config import ARMS, IMAGE_FOLDERS, Experiment
 from lotperm.data import Split
 from lotperm.errors import ParameterError, shown
 from lotperm.evaluation import interval
-from lotperm.experiments import Pipeline, Results
+from lotperm.experiments import Pipeline
 from lotperm.imagefolder import ImageFiles
 from lotperm.reference import early_means
+from lotperm.results import Results
 
 # --- what is run ------------------------------------------------------------------------------------
 

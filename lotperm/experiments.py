@@ -5,19 +5,16 @@
 
 Every stage is a `lotperm.store` stage: keyed by its configuration and the keys of the stages before it, computed
 once, shared by every figure that needs it. All replicates (seeds) of a stage are trained together. A stage is first
-a `Task`: what will be computed is known, with its key and its work, before anything is.
+a `lotperm.tasks.Task`: what will be computed is known, with its key and its work, before anything is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,22 +31,21 @@ from lotperm.evaluation import (
     Repair,
     disagreement,
     ensemble_accuracy,
-    gap_closed,
     interval,
     js_divergence,
     kl_divergence,
     loss_barrier,
-    paired,
     probabilities,
 )
 from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters, round_sparsities
 from lotperm.matching import Matching, match_activations, match_weights
 from lotperm.models import Weights, build, initialize
 from lotperm.permutation import PermutationSpec, permute
-from lotperm.store import Stage, StageResult, Store, Workspace, seal, stage_key, write_atomic
+from lotperm.results import Results
+from lotperm.store import StageResult, Store, Workspace
+from lotperm.tasks import Plain, Task, Work, chain, epoch_file, provenance
 from lotperm.training import Runtime, Trained, train
 
-Plain = dict[str, Any]
 Datasets = dict[DataConfig, Dataset]
 
 ARM_NETWORKS = {"lth": "sparse_a", "permuted": "sparse_b", "naive": "sparse_b"}
@@ -95,111 +91,6 @@ def kept_epochs(experiment: Experiment) -> list[int]:
     if experiment.keep is not None:
         return list(experiment.keep)
     return sorted({*_some(experiment.dense.epochs, 40), *experiment.rewind_epochs})
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a stage computes.
-
-    Attributes
-    ----------
-    networks : networks trained
-    epochs : of each of them
-    train_images : examples that go forward and backward, all networks and epochs counted
-    forward_images : examples that only go forward: evaluation, matching, barriers
-    kept : networks whose weights the store keeps, each time that they are kept counted
-    masks : masks that it keeps
-    """
-
-    networks: int = 0
-    epochs: int = 0
-    train_images: int = 0
-    forward_images: int = 0
-    kept: int = 0
-    masks: int = 0
-
-
-@dataclass(eq=False)
-class Task:
-    """A stage of an experiment, computed or not.
-
-    Attributes
-    ----------
-    name, config : of the stage, which they identify
-    after : the tasks whose results it uses
-    reads : key of such a task -> the files of it that are read: what must be at hand to compute this one
-    label : what it does, in words
-    work : how much it computes
-    experiment : what it is a stage of; if several share it, one of them
-    """
-
-    name: str
-    config: Plain
-    after: tuple[Task, ...]
-    reads: Mapping[str, tuple[str, ...]]
-    label: str
-    work: Work
-    experiment: Experiment
-    _store: Store
-    _compute: Callable[[Workspace], StageResult]
-    _stage: Stage | None = None
-
-    @cached_property
-    def key(self) -> str:
-        """The key of the stage (64 hex digits), known before it is computed."""
-        return stage_key(self.name, self.config)
-
-    def exists(self) -> bool:
-        """Whether the store has the stage; a look at its folder, nothing is verified."""
-        return self._stage is not None or self._store.exists(self.name, self.config)
-
-    def done(self) -> bool:
-        """Whether the store has the stage, whole."""
-        return self._stage is not None or self._store.find(self.name, self.config) is not None
-
-    def run(self) -> Stage:
-        """The finished stage: loaded, or else computed, those before it first."""
-        if self._stage is None and (found := self._store.find(self.name, self.config)) is not None:
-            self._stage = found
-        if self._stage is None:
-            for task in self.after:
-                task.run()
-            self._stage = self._store.stage(self.name, self.config, self._compute)
-        return self._stage
-
-    def load(self, file: str) -> dict[str, Tensor]:
-        """The tensors of one file of the finished stage."""
-        return self.run().load(file)
-
-    @property
-    def results(self) -> Plain:
-        """The small results of the finished stage."""
-        return self.run().results
-
-    @property
-    def meta(self) -> Plain:
-        """Where and when the finished stage was computed."""
-        return self.run().meta
-
-
-def epoch_file(epoch: int) -> str:
-    """The file of a dense stage with the weights after an epoch."""
-    return f"epoch-{epoch:04d}"
-
-
-def chain(tasks: Iterable[Task]) -> list[Task]:
-    """The tasks and all those that they come after, each once, in an order in which they can be computed."""
-    found: dict[str, Task] = {}
-
-    def add(task: Task) -> None:
-        if task.key not in found:
-            for before in task.after:
-                add(before)
-            found[task.key] = task
-
-    for task in tasks:
-        add(task)
-    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -791,153 +682,6 @@ class Pipeline:
         for frame in (table, curve_table):
             frame["rewind_epoch"] = frame["rewind_epoch"].astype("Int64")
         return Results(self.experiment, table, curve_table, provenance(self.tasks()))
-
-
-def provenance(tasks: Iterable[Task]) -> list[Plain]:
-    """Name, key and meta (device, versions, source hash, seconds, …) of finished tasks."""
-    return [{"stage": task.name, "key": task.key, **task.meta} for task in tasks]
-
-
-@dataclass(frozen=True)
-class Results:
-    """What an experiment found, as tidy tables; fractions and nats.
-
-    Attributes
-    ----------
-    experiment : what was run
-    table : one row per seed, method, sparsity, rewind epoch and metric (``test_accuracy``, ``test_loss``)
-    curves : the same with a column ``epoch`` of training, and metric ``train_loss``
-    stages : name, key and meta (device, versions, source hash, seconds, …) of every stage behind the tables
-    """
-
-    experiment: Experiment
-    table: pd.DataFrame
-    curves: pd.DataFrame
-    stages: list[Plain]
-
-    def values(
-        self, method: str, sparsity: float, rewind_epoch: int | None, metric: str = "test_accuracy"
-    ) -> pd.Series:
-        """One value a seed, indexed by seed."""
-        t = self.table
-        at_k = t["rewind_epoch"].isna() if rewind_epoch is None else t["rewind_epoch"] == rewind_epoch
-        chosen = t[(t["method"] == method) & (t["sparsity"] == sparsity) & at_k & (t["metric"] == metric)]
-        return chosen.set_index("seed")["value"]
-
-    def summary(self) -> pd.DataFrame:
-        """Mean test accuracy of every method with the half width of its 95 % interval over seeds."""
-        rows = []
-        accuracy = self.table[self.table["metric"] == "test_accuracy"]
-        keys = ["sparsity", "rewind_epoch", "method"]
-        for key, group in accuracy.groupby(keys, dropna=False, sort=False):
-            mean, half = interval(group["value"].to_numpy())
-            rows.append(
-                {**dict(zip(keys, key, strict=True)), "mean": mean, "half_width": half, "seeds": len(group)}
-            )
-        return pd.DataFrame(rows)
-
-    def comparisons(self) -> pd.DataFrame:
-        """Paired differences between the arms, with p-values, and the gap that permuting closes.
-
-        Returns
-        -------
-        DataFrame
-            One row per sparsity, rewind epoch and comparison: ``permuted - naive``, ``lth - permuted``,
-            ``lth - naive`` (mean, half_width, p_value of a two-sided paired t-test) and ``gap closed`` =
-            (permuted - naive)/(lth - naive), mean of the seeds (no p-value).
-        """
-        rows = []
-        for sparsity in self.experiment.sparsities:
-            for k in self.experiment.rewind_epochs:
-                arms = {arm: self.values(arm, sparsity, k).sort_index().to_numpy() for arm in ARMS}
-                at = {"sparsity": sparsity, "rewind_epoch": k}
-                for a, b in (("permuted", "naive"), ("lth", "permuted"), ("lth", "naive")):
-                    difference = paired(arms[a], arms[b])
-                    rows.append({**at, "comparison": f"{a} - {b}", **difference._asdict()})
-                closed = gap_closed(arms["lth"], arms["naive"], arms["permuted"])
-                rows.append(
-                    {**at, "comparison": "gap closed", "mean": closed.mean, "half_width": closed.half_width}
-                )
-        return pd.DataFrame(rows)
-
-    def markdown(self) -> str:
-        """Summary, comparisons and provenance as a page of Markdown; percent and points."""
-        e = self.experiment
-        lines = [
-            f"# {e.data.name}, {e.model.name}, profile {e.profile}",
-            "",
-            f"Test accuracy in percent and differences in points: mean ± half width of the 95 % interval over "
-            f"{len(e.seeds)} seeds.",
-            "",
-            "| sparsity | rewind epoch | method | accuracy |",
-            "| --- | --- | --- | --- |",
-        ]
-        for row in self.summary().to_dict("records"):
-            k = "–" if pd.isna(row["rewind_epoch"]) else row["rewind_epoch"]
-            lines.append(f"| {row['sparsity']:g} | {k} | {row['method']} | {_percent(row)} |")
-        lines += [
-            "",
-            "| sparsity | rewind epoch | comparison | difference | p |",
-            "| --- | --- | --- | --- | --- |",
-        ]
-        for row in self.comparisons().to_dict("records"):
-            p = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}"
-            words = "gap closed (percent)" if row["comparison"] == "gap closed" else row["comparison"]
-            lines.append(f"| {row['sparsity']:g} | {row['rewind_epoch']} | {words} | {_percent(row)} | {p} |")
-        how = self.stages[-1]
-        seconds = sum(stage["seconds"] for stage in self.stages)
-        lines += [
-            "",
-            "p: two-sided paired t-test over seeds. gap closed: (permuted − naive) / (lth − naive), mean over seeds.",
-            f"Computed on {how['device']} with {how['threads']} threads, PyTorch {how['versions']['torch']}, in "
-            f"{seconds:,.0f} s for the stages listed in results.json; source {how['source'][:12]}.",
-        ]
-        return "\n".join(lines) + "\n"
-
-    def save(self, folder: Path | str) -> None:
-        """Write ``results.csv``, ``curves.csv``, ``results.json`` (configuration, provenance) and ``summary.md``."""
-        folder = Path(folder)
-        content = {
-            "kind": "table",
-            "experiment": self.experiment.to_dict(),
-            "summary": records(self.summary()),
-            "comparisons": records(self.comparisons()),
-            "stages": self.stages,
-        }
-        tables = {"results": self.table, "curves": self.curves}
-        save_record(folder, content, tables, {"summary.md": self.markdown()})
-
-
-def save_record(
-    folder: Path, content: Plain, tables: Mapping[str, pd.DataFrame], texts: Mapping[str, str] | None = None
-) -> None:
-    """Write what is recorded of a run: each table as CSV, then ``results.json``, which says what it is and whence.
-
-    That comes last and names the others' checksums: files of two runs are never taken for one.
-
-    Parameters
-    ----------
-    folder : of the run; made if it isn't there
-    content : plain JSON data with ``kind``, ``experiment``, ``summary`` and ``stages`` at the least
-    tables : name without suffix -> tidy table
-    texts : file name -> text, to stand beside them
-    """
-    files = {name: text.encode() for name, text in (texts or {}).items()}
-    for name, frame in tables.items():
-        files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
-    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    for name, data in {**files, "results.json": seal({**content, "files": checksums})}.items():
-        write_atomic(folder / name, data)
-
-
-def _percent(row: Mapping[Any, Any]) -> str:
-    return f"{100 * row['mean']:.2f} ± {100 * row['half_width']:.2f}"
-
-
-def records(frame: pd.DataFrame) -> list[Plain]:
-    """Rows as plain JSON data; what is missing or NaN becomes null."""
-    records: list[Plain] = json.loads(frame.to_json(orient="records", double_precision=15))
-    return records
 
 
 def run(experiment: Experiment, store: Store | None = None, runtime: Runtime | None = None) -> Results:

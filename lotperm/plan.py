@@ -32,8 +32,9 @@ from lotperm.costs import (
 )  # fmt: skip
 from lotperm.data import info
 from lotperm.errors import unknown_name
-from lotperm.experiments import Pipeline, Task, chain
+from lotperm.experiments import Pipeline
 from lotperm.store import Store
+from lotperm.tasks import Task, chain
 from lotperm.training import Runtime
 
 _GROUPS = {

@@ -22,7 +22,7 @@ from torch import Tensor
 from lotperm.chapters import script_element
 from lotperm.config import ARMS
 from lotperm.evaluation import accuracy_barriers, interval
-from lotperm.experiments import Results
+from lotperm.results import Results
 
 METHODS = {
     "dense_a": ("dense A", "#555555"),

@@ -22,7 +22,7 @@ import pandas as pd
 from lotperm.config import ARMS, Experiment
 from lotperm.errors import IntegrityError, StorageError, unknown_name
 from lotperm.evaluation import accuracy_barriers
-from lotperm.experiments import Results
+from lotperm.results import Results
 from lotperm.store import source_hash, unseal
 
 _WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}

@@ -44,8 +44,9 @@ from lotperm.errors import (
     StorageError,
     SweepError,
 )
-from lotperm.experiments import Datasets, Task, chain
+from lotperm.experiments import Datasets
 from lotperm.store import Store, write_atomic
+from lotperm.tasks import Task, chain
 from lotperm.training import Runtime, check_shared
 
 Plain = dict[str, Any]

@@ -22,11 +22,12 @@ from lotperm import distributed
 from lotperm.config import ARMS, Experiment, Seeds, canonical_json
 from lotperm.data import Dataset
 from lotperm.errors import IntegrityError, ParameterError, unknown_name
-from lotperm.experiments import ARM_NETWORKS, Pipeline, Task, epoch_file
+from lotperm.experiments import ARM_NETWORKS, Pipeline
 from lotperm.masks import Mask, prunable_parameters
 from lotperm.models import Weights
 from lotperm.permutation import Permutation, permute
 from lotperm.store import load_tensors, save_tensors
+from lotperm.tasks import Task, epoch_file
 from lotperm.training import Runtime, Trained, train
 
 KIND = "ticket"

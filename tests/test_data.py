@@ -25,7 +25,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.transforms import functional as tv
 
-from lotperm import config, data
+from lotperm import config, data, formats
 from lotperm.data import Dataset, Split, augment, draw_augmentation, fetch, load, normalize, verify
 from lotperm.errors import IntegrityError, LotpermError, ParameterError, StorageError
 from lotperm.store import load_tensors, save_tensors
@@ -46,7 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real formats with 50 + 10 images, no pinned hashes."""
     specs = {n: replace(s, n_train=N_TRAIN, n_test=N_TEST, content=None) for n, s in data._SPECS.items()}
     monkeypatch.setattr(data, "_SPECS", {**specs, "mnist1d": data._SPECS["mnist1d"]})
-    monkeypatch.setattr(data, "_ARCHIVES", {})
+    monkeypatch.setattr(formats, "_ARCHIVES", {})
     monkeypatch.delenv("LOTPERM_DATA", raising=False)
 
 
@@ -91,7 +91,7 @@ def idx_files(want: Images) -> dict[str, bytes]:
 
 def sheet_files(want: Images) -> dict[str, bytes]:
     files = {}
-    for name, pixels in zip(data._BATCHES, [*np.split(want[0], 5), want[2]], strict=True):
+    for name, pixels in zip(formats._BATCHES, [*np.split(want[0], 5), want[2]], strict=True):
         sheet = pixels.reshape(len(pixels), 3, -1).transpose(0, 2, 1)
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, "PNG")
@@ -131,7 +131,7 @@ def batch(pixels: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], key: str) 
 
 def cifar10_archive(path: Path, want: Images) -> Path:
     parts = [*zip(np.split(want[0], 5), np.split(want[1], 5), strict=True), (want[2], want[3])]
-    files = {n: batch(*part, "labels") for n, part in zip(data._BATCHES, parts, strict=True)}
+    files = {n: batch(*part, "labels") for n, part in zip(formats._BATCHES, parts, strict=True)}
     return tar(path / "cifar-10-python.tar.gz", files, "cifar-10-batches-py/")
 
 
@@ -307,7 +307,7 @@ def test_hostile_members_touch_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "home" / "escaped").exists()
     assert not Path("/tmp/lotperm-escaped").exists()
 
-    monkeypatch.setattr(data, "_ARCHIVE_LIMIT", 1_000_000)
+    monkeypatch.setattr(formats, "_ARCHIVE_LIMIT", 1_000_000)
     bomb = tar(tmp_path / "bomb.tgz", {"zeros": bytes(2_000_000), **files})
     with pytest.raises(IntegrityError, match="too large"):
         fetch("fashion_mnist", source=bomb, home=tmp_path / "home")

@@ -38,8 +38,8 @@ from lotperm import (
     convert,
     data,
     evaluation,
-    experiments,
     models,
+    results,
     stacking,
     store,
     training,
@@ -163,7 +163,7 @@ def limit_files(kib: int) -> None:
 
 def in_place() -> None:
     """The control: a store that writes in place."""
-    store.write_atomic = experiments.write_atomic = write_in_place
+    store.write_atomic = results.write_atomic = write_in_place
 
 
 def checkpoints(seconds: float) -> None:
@@ -202,14 +202,14 @@ def show_phases(shared: mmap.mmap, trace: str | None) -> None:
 
         return wrapped
 
-    def save(self: Any, folder: Any, before: Any = experiments.Results.save) -> None:
+    def save(self: Any, folder: Any, before: Any = results.Results.save) -> None:
         shared[0] = PHASES.index("results")
         before(self, folder)
 
     Store.stage = stage
-    experiments.Results.save = save
+    results.Results.save = save
     if store.write_atomic is write_in_place:
-        store.write_atomic = experiments.write_atomic = saving(write_in_place)
+        store.write_atomic = results.write_atomic = saving(write_in_place)
     store._write_synced, os.replace, os.rename = saving(write), saving(replace), saving(rename)
 
 
