@@ -98,7 +98,7 @@ def test_ranks_compute_what_torchrun_does(tmp_path):
 def test_ranks_that_are_killed_and_preempted_go_on_to_the_same_bits(tmp_path):
     options = sweep.Options(ranks=2, gpus=0)
     unbroken, store = Store(tmp_path / "unbroken"), Store(tmp_path / "store")
-    path = sweeps.write(tmp_path, sweeps.LONG)
+    path = sweeps.write(tmp_path, {**sweeps.LONG, "epochs": 50, "keep": [0, 1, 50]})  # two ranks are slow
     sweep.submit(path, unbroken, options).wait(lambda line: None)
     running = sweep.submit(path, store, options)
     stage = sweeps.until(lambda: sweeps.training(store.root))
@@ -113,7 +113,7 @@ def test_ranks_that_are_killed_and_preempted_go_on_to_the_same_bits(tmp_path):
     running.wait(lambda line: None)
     said = sweeps.logs(store.root)
     assert re.search(r"failed, try 1 of 3: dense A and B\n(.*\n)+.*RankLostError: rank", said)
-    assert re.search(r"dense A and B was stopped in epoch \d+ of 150\. Its state is saved", said)
+    assert re.search(r"dense A and B was stopped in epoch \d+ of 50\. Its state is saved", said)
     assert len(re.findall("submitit INFO .* Requeued job", said)) == 2
     assert sweeps.contents(store.root) == sweeps.contents(unbroken.root)
 

@@ -63,12 +63,13 @@ def test_no_browser_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_browser_that_prints_nothing_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    def built(out: Path, builder: str) -> None:
+    def built(out: Path, state: str, builder: str) -> None:
+        assert state == "of this book"
         (out / builder / "book").mkdir(parents=True)
         (out / builder / "index.html").write_text('<meta content="0; url=book/intro.html" />')
         (out / builder / "book" / "intro.html").write_text("<p>All pages.</p>")
 
-    (tmp_path / ".complete").touch()
+    (tmp_path / ".complete").write_text("of this book")
     (tmp_path / "book.pdf").write_text("of another time")
     monkeypatch.setattr(book, "_sphinx", built)
     with pytest.raises(LotpermError, match="printed no PDF"):
