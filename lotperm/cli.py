@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import inspect
 import json
 import logging
 import math
@@ -773,14 +774,15 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 _ECHO_SECONDS = 5.0
+_LATER_SECONDS = 0.05
 
 
 class _Stop:
     """What the signals that ask a process to end do here.
 
     During training the first one is noted: training asks after every step, saves its state and ends with
-    `PreemptedError`. At any other time, and for a second signal, the process ends at once: every file of the store is
-    whole at every instant.
+    `PreemptedError`. While a network is traced, all come a moment later. At any other time, and for a second signal,
+    the process ends at once: every file of the store is whole at every instant.
     """
 
     NAMES = ("SIGINT", "SIGTERM", "SIGUSR2")  # Windows has no SIGUSR2
@@ -815,11 +817,18 @@ class _Stop:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if _called_from(frame, PermutationSpec.trace):
+            # PyTorch's tracer is C++ that calls Python: an exception here can abort the process.
+            again = threading.Timer(_LATER_SECONDS, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         now = time.monotonic()
         if distributed.world_size() > 1 and now - self.at < _ECHO_SECONDS:
             return  # torchrun passes on what has reached this process too
         first, self.number, self.at = self.number is None, number, now
-        if not (first and _is_training(frame)):
+        # Training asks `asked` after every step.
+        if not (first and _called_from(frame, training.train)):
             raise _Ended
 
 
@@ -827,10 +836,11 @@ class _Ended(BaseException):
     """Raised by a signal where nothing has to be saved. No LotpermError: no handler of errors may take it for one."""
 
 
-def _is_training(frame: FrameType | None) -> bool:
-    """Whether `training.train` is among the callers: it asks `_Stop.asked` after every step."""
+def _called_from(frame: FrameType | None, function: Callable[..., Any]) -> bool:
+    """Whether a function is among the callers of a frame, or is it."""
+    code = inspect.unwrap(getattr(function, "__func__", function)).__code__
     while frame is not None:
-        if frame.f_code.co_name == "train" and frame.f_globals.get("__name__") == training.__name__:
+        if frame.f_code is code:
             return True
         frame = frame.f_back
     return False
