@@ -43,7 +43,7 @@ test: lint nbval  ## lint, check the notebooks, run all tests
 coverage: $(READY)  ## the tests again, and which lines of the package they don't reach; fails below 95 %
 	$(PYTEST) --dist worksteal --cov --cov-report=term-missing --cov-fail-under=95
 
-faults: $(READY)  ## try every fault often (kill -9 500 times): about half an hour, goes on where it was stopped
+faults: $(READY)  ## try every fault often (kill -9 500 times): about a quarter of an hour, goes on where it was stopped
 	$(BIN)/python tests/faults/record.py
 
 lint: $(READY)  ## ruff, mypy, and the order of imports

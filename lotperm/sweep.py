@@ -15,6 +15,7 @@ to stop, and alone speaks with the queue. So it doesn't matter which rank fails 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -52,6 +53,7 @@ from lotperm.training import Runtime, check_shared
 Plain = dict[str, Any]
 _TIMEOUTS = 10_000
 """A job may use up its time so often: each time it gets further."""
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _log = logging.getLogger(__name__)
 
 
@@ -168,7 +170,7 @@ class Worker:
             if asked.value != signal.SIGUSR2:
                 asked.value = number
 
-        for number in (signal.SIGUSR2, signal.SIGTERM):
+        for number in _STOP_SIGNALS:
             signal.signal(number, ask)
         try:
             failed = self._run(asked, requeue)
@@ -176,7 +178,7 @@ class Worker:
             _log.info("%s", error)
             if asked.value == signal.SIGUSR2:
                 _again(requeue)
-            # SIGTERM alone: whoever cancels a job doesn't want it back, and Slurm itself requeues what it preempts.
+            # Any other: whoever cancels a job doesn't want it back, and Slurm itself requeues what it preempts.
             sys.exit(error.exit_code)
         if failed:
             raise SweepError(f"{len(failed)} tasks failed: {', '.join(failed)}.")
@@ -242,7 +244,7 @@ class Worker:
 
 def _rank(worker: Worker, key: str, asked: Any) -> bool:
     """Compute one task, as one of the ranks; whether it was stopped."""
-    for number in (signal.SIGUSR2, signal.SIGTERM):
+    for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the job's own process gets them too, and sets `asked`
     _log_to_stdout(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
     with distributed.processes(worker._device()):
@@ -409,10 +411,17 @@ class Sweep:
         else:
             say(f"recorded; the log: {self.handles[-1].paths.stdout}")
 
-    def cancel(self) -> None:
-        """End what was started here."""
+    def cancel(self, seconds: float = 30.0) -> None:
+        """End what was started here: each process saves its state after a step; one that doesn't in time is killed."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends and (left := [h for h in self.handles if not h.done()]):
+            for handle in left:  # again and again: while a job begins, submitit ignores it there
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(handle.job_id), signal.SIGTERM)
+            time.sleep(0.5)
         for handle in self.handles:
-            handle.cancel(check=False)
+            if not handle.done():
+                handle.cancel(check=False)
 
 
 def folder_of(path: Path, store: Store) -> Path:

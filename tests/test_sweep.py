@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -72,6 +74,27 @@ def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path):
     assert re.search(r"dense A and B was stopped in epoch \d+ of 150", sweeps.logs(store.root))
     assert "Requeued job" in sweeps.logs(store.root)
     assert sweeps.contents(store.root) == sweeps.unbroken(path, tmp_path / "plain")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_here_that_is_asked_to_stop_takes_its_processes_along(tmp_path, number):
+    path, store = sweeps.write(tmp_path, sweeps.LONG), Store(tmp_path / "store")
+    command = [sys.executable, "-m", "lotperm", "sweep", "run", path, "--cluster", "local", "--device", "cpu"]
+    variables = {**os.environ, "LOTPERM_HOME": str(store.root)}
+    running = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+    stage = sweeps.until(lambda: sweeps.training(store.root))
+    (controller,) = sweeps.children(running.pid)
+    (worker,) = sweeps.children(controller)
+    running.send_signal(number)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == (143 if number == signal.SIGTERM else 130), said
+    assert (
+        said.splitlines()[-1].startswith("lotperm: error: stopped by a signal.") and "Traceback" not in said
+    )
+    assert not any(Path(f"/proc/{pid}").exists() for pid in (controller, worker))
+    assert list((store.root / "work" / stage).glob("checkpoint-*.safetensors"))
+    assert re.search(r"dense A and B was stopped in epoch \d+ of 150", sweeps.logs(store.root))
+    assert re.fullmatch(r"epoch \d+ of 150", sweep.status(path, store)[0]["state"])
 
 
 def test_ranks_compute_what_torchrun_does(tmp_path):

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,6 @@ import pytest
 import torch
 from conftest import ROOT, Warm, fingerprint, problems, times
 from nbformat.v4 import new_code_cell, new_notebook
-from torch import nn
 
 from lotperm.store import load_tensors
 
@@ -207,52 +207,68 @@ def test_asked_to_stop(warm: Warm, unbroken, tmp_path, record, number, code, cou
 def test_a_second_signal_ends_at_once(monkeypatch):
     from lotperm import cli, training
 
-    stop = cli._Stop()
-    with stop.installed():
-        with pytest.raises(cli._Ended):
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked() and stop.code() == 143
-    before = signal.getsignal(signal.SIGTERM)
-    assert before != stop._handle
+    def left(stop) -> None:
+        raise RuntimeError(f"left with {stop.code()}")
 
     def train() -> bool:
         os.kill(os.getpid(), signal.SIGINT)
         return stop.asked()
 
+    monkeypatch.setattr(cli._Stop, "leave", left)
     monkeypatch.setattr(training, "train", train)
+    stop, before = cli._Stop(), signal.getsignal(signal.SIGTERM)
     with stop.installed():
-        assert train() is True  # noted, not raised
-        assert stop.code() == 130
-        with pytest.raises(cli._Ended):
+        assert train() is True  # noted
+        with pytest.raises(RuntimeError, match="left with 130"):
             train()
+    with stop.installed(), pytest.raises(RuntimeError, match="left with 143"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    with stop.installed():
+        with stop.children(), pytest.raises(cli._Ended):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with stop.children(), pytest.raises(RuntimeError, match="left with 143"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_signal_while_a_network_is_traced_comes_after_that():
-    """In the tracer, C++ that calls Python, an exception can abort the process."""
-    from lotperm import PermutationSpec, cli
-
-    ended: list[str] = []
-
-    class Asked(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if not ended:
-                os.kill(os.getpid(), signal.SIGTERM)
-                ended.append("was asked")
-            return super().forward(x)
-
-    stop = cli._Stop()
-
-    def trace_and_wait() -> None:
-        spec = PermutationSpec.trace(nn.Sequential(Asked(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(2, 3))
-        assert spec.sizes == {"0": 4}
-        assert not stop.asked()
-        ended.append("was traced")
-        time.sleep(60)
-
-    with stop.installed(), pytest.raises(cli._Ended):
-        trace_and_wait()
-    assert ended == ["was asked", "was traced"]
-    assert stop.asked() and stop.code() == 143
+def test_no_library_can_hide_a_signal(tmp_path):
+    """Code in C++ that calls Python gets no exception, which it could abort on; Python gets none to catch."""
+    begin = "import os; from lotperm.cli import _stop as stop; kill = 'os.kill(os.getpid(), 15)'\n"
+    callers = {
+        "PyTorch's tracer": """
+            import torch; from torch import nn; from lotperm import PermutationSpec
+            class Asked(nn.Linear):
+                def forward(self, x):
+                    exec(kill)
+                    return super().forward(x)
+            def job(): PermutationSpec.trace(nn.Sequential(Asked(3, 4), nn.Linear(4, 2)), torch.ones(2, 3))
+        """,
+        "pandas": """
+            import pandas
+            def handler(value): exec(kill)
+            def job(): pandas.DataFrame({"a": [object()]}).to_json(default_handler=handler)
+        """,
+        "who catches everything": """
+            def job():
+                try:
+                    exec(kill)
+                except BaseException:
+                    print("caught")
+        """,
+        "a flushed print": """
+            class Asked:
+                def __str__(self):
+                    exec(kill)
+                    return "printed"
+            def job(): print("before", Asked(), flush=True)
+        """,
+    }
+    for name, lines in callers.items():
+        script = begin + textwrap.dedent(lines) + "with stop.installed(): job()\nprint('went on')"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 143, (name, done.stderr)
+        assert done.stderr.startswith("\nlotperm: error: stopped by a signal."), name
+        assert done.stdout == ("before " if name == "a flushed print" else ""), name
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
