@@ -19,6 +19,7 @@ when the file is read, so that nothing is refused after hours of training.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -38,7 +39,7 @@ from lotperm.errors import ParameterError, PreemptedError, StorageError, unknown
 from lotperm.evaluation import REPAIRS
 from lotperm.experiments import Datasets, Pipeline, kept_epochs
 from lotperm.packing import Item
-from lotperm.results import records, save_record
+from lotperm.results import Results, records, save_record
 from lotperm.store import Store
 from lotperm.tasks import Task, chain, provenance
 from lotperm.training import Runtime
@@ -46,14 +47,18 @@ from lotperm.training import Runtime
 Plain = dict[str, Any]
 
 KINDS: dict[str, Plain] = {
-    "table": {},
+    "table": {"together": None},
     "early": {"match_epochs": None},
     "diversity": {},
     "connectivity": {"alphas": [i / 10 for i in range(11)], "repairs": list(REPAIRS), "replicates": None},
 }
-"""Kind of entry -> its own keys with their defaults. ``table``: the three arms at every sparsity and rewind epoch.
-The others are those of `Pipeline`: ``early`` (`Pipeline.early_matching`; without ``match_epochs`` every epoch that is
-kept), ``diversity``, ``connectivity``."""
+"""Kind of entry -> its own keys with their defaults.
+
+``table``: the three arms at every sparsity and rewind epoch; with ``together`` so many seeds share a stage: other seeds
+are other stages, so that a table can get more of them later, and a sweep has more jobs. The others are those of
+`Pipeline`: ``early`` (`Pipeline.early_matching`; without ``match_epochs`` every epoch that is kept), ``diversity``,
+``connectivity``.
+"""
 
 _RUNTIME = ("compile", "members")
 _ENTRY = ("name", "kind", "figure", "widths", "keep", *_RUNTIME)
@@ -67,7 +72,7 @@ class Entry:
     ----------
     name : lower case letters, digits, ``_`` and ``-``
     kind : one of `KINDS`
-    experiments : one, or one for each width
+    experiments : one for each width and, with ``together``, each group of seeds; those of a width follow one another
     options : the keys of its kind, and ``compile`` and ``members`` if given
     """
 
@@ -269,11 +274,12 @@ def run(
                     )
                 say(f"{entry.name}: {task.label}")
                 task.run()
-        for pipeline in pipelines:
-            folder = record(entry, pipeline, results)
+        for _, group in itertools.groupby(pipelines, lambda pipeline: pipeline.experiment.model):
+            same = list(group)
+            folder = record(entry, same, results)
             say(f"{entry.name}: recorded in {folder}")
             if entry.kind == "table":
-                say(f"{entry.name}: {_publish(pipeline, folder / 'tickets')}")
+                say(f"{entry.name}: {_publish(same, folder / 'tickets')}")
     return skipped
 
 
@@ -281,25 +287,35 @@ TICKET_BYTES = 2**23
 """Tickets of a recorded table are published as long as they aren't larger, all together."""
 
 
-def _publish(pipeline: Pipeline, folder: Path) -> str:
+def _publish(pipelines: Sequence[Pipeline], folder: Path) -> str:
     """Write the tickets of a recorded table; in words, which."""
-    if any(f"{file}.safetensors" in task.run().left_out for task, file in tickets.reads(pipeline)):
+    read = [(task, f"{file}.safetensors") for p in pipelines for task, file in tickets.reads(p)]
+    if any(file in task.run().left_out for task, file in read):
         # An entry that was finished, and recorded, before its store was packed.
         return "its tickets stay as they are" if folder.exists() else "its tickets were left out of a pack"
     shutil.rmtree(folder, ignore_errors=True)  # of another run, maybe with other seeds
-    paths = tickets.save_tickets(pipeline, folder, TICKET_BYTES)
+    paths: list[Path] = []
+    left = TICKET_BYTES
+    for pipeline in pipelines:
+        written = tickets.save_tickets(pipeline, folder, left)
+        paths += written
+        left -= sum(path.stat().st_size for path in written)
+        if len(written) < len(pipeline.experiment.seeds) * len(pipeline.experiment.rewind_epochs):
+            break  # not even this one's fit
     return f"{len(paths)} files of tickets in {folder}" if paths else "its tickets are too large to publish"
 
 
-def record(entry: Entry, pipeline: Pipeline, results: Path) -> Path:
-    """Write the finished results of one of an entry's experiments, for the book (see `lotperm.reference.recorded`).
+def record(entry: Entry, pipelines: Sequence[Pipeline], results: Path) -> Path:
+    """Write the finished results of an entry, for the book (see `lotperm.reference.recorded`).
 
-    Returns the folder: it is named for the entry, and for the width if the entry has several.
+    `pipelines` are those of one width: one, or with ``together`` one for each group of seeds. Returns the folder: it is
+    named for the entry, and for the width if the entry has several.
     """
-    several = len(entry.experiments) > 1
+    pipeline = pipelines[0]
+    several = len({e.model for e in entry.experiments}) > 1
     folder = results / (f"{entry.name}_x{pipeline.experiment.model.width:g}" if several else entry.name)
     if entry.kind == "table":
-        pipeline.run().save(folder)
+        Results.join([p.run() for p in pipelines]).save(folder)
         return folder
     e, o = pipeline.experiment, entry.options
     if entry.kind == "connectivity":
@@ -528,6 +544,15 @@ def _entry(item: Plain, label: str) -> Entry:
             kept = PARAMETERS["rewind_epoch"].parse("keep", keep)
             experiments = [dataclasses.replace(e, keep=kept) for e in experiments]
         options = {key: item.get(key, default) for key, default in KINDS[kind].items()}
+        if (together := options.pop("together", None)) is not None:
+            size = PARAMETERS["epochs"].parse("together", together)
+            if size < 1:
+                raise ParameterError(f"together is {size}; expected 1 or more.")
+            experiments = [
+                dataclasses.replace(e, seeds=e.seeds[first : first + size])
+                for e in experiments
+                for first in range(0, len(e.seeds), size)
+            ]
         options |= {key: item[key] for key in _RUNTIME if item.get(key) is not None}
         for experiment in experiments:
             _check_options(kind, options, experiment)

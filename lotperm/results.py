@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,27 @@ class Results:
     table: pd.DataFrame
     curves: pd.DataFrame
     stages: list[Plain]
+
+    @classmethod
+    def join(cls, parts: Sequence[Results]) -> Results:
+        """The results of one experiment whose seeds were run in several parts, as if they had been run at once."""
+        seeds = [seed for part in parts for seed in part.experiment.seeds]
+
+        def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+            frame = pd.concat(frames, ignore_index=True)
+            networks = frame.groupby(
+                ["sparsity", "rewind_epoch", "method"], dropna=False, sort=False
+            ).ngroup()
+            order = pd.DataFrame({"network": networks, "seed": frame["seed"].map(seeds.index)})
+            return frame.loc[order.sort_values(["network", "seed"], kind="stable").index].reset_index(
+                drop=True
+            )
+
+        return cls(
+            dataclasses.replace(parts[0].experiment, seeds=tuple(seeds)),
+            joined([part.table for part in parts]), joined([part.curves for part in parts]),
+            [stage for part in parts for stage in part.stages],
+        )  # fmt: skip
 
     def values(
         self, method: str, sparsity: float, rewind_epoch: int | None, metric: str = "test_accuracy"

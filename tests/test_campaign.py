@@ -84,6 +84,9 @@ def test_tasks_come_in_order_and_once(tmp_path):
         ({"kind": "connectivity", "repairs": ["bn", "bn"]}, "none twice"),
         ({"compile": "yes"}, "compile is 'yes'; expected true or false"),
         ({"members": 0}, "members is 0; expected 1 or more"),
+        ({"together": 0}, "together is 0; expected 1 or more"),
+        ({"together": "all"}, "together is 'all'"),
+        ({"kind": "early", "together": 2}, "'together' belongs to entries of kind 'table'"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_entrys_name(tmp_path, changes, message):
@@ -253,6 +256,40 @@ def test_tables_are_published_with_their_tickets(unbroken, smoke_campaign):
     for path in files:
         for sparsity in experiment.sparsities:
             assert load_ticket(path, sparsity).experiment == experiment
+
+
+def test_a_table_gets_more_seeds_and_none_is_trained_again(tmp_path):
+    entry = {
+        "name": "grows", "profile": "smoke", "train_size": 300, "test_size": 100, "epochs": 2, "rewind_epoch": [0, 1],
+        "finetune_epochs": 1, "hidden": [12], "sparsity": [0.5, 0.75], "prune_fraction": 0.5,
+    }  # fmt: skip
+
+    def compute(folder: str, **more: object) -> tuple[Path, list[str], Campaign]:
+        path, said = tmp_path / "campaign.json", []
+        path.write_text(json.dumps({"name": "grows", "entries": [{**entry, **more}]}))
+        campaign = Campaign.load(path)
+        campaigns.run(campaign, Store(tmp_path / folder), Runtime(), tmp_path / folder, said.append)
+        return tmp_path / folder / "grows", said, campaign
+
+    first, said, _ = compute("store", seeds=2)
+    two = (first / "results.csv").read_bytes()
+    stages = sum("dense A and B" in line for line in said)
+    assert stages == 1
+    more, said, campaign = compute("store", seeds=5, together=2)
+    assert sum("dense A and B" in line for line in said) == 2  # of seeds 2 and 3, and of seed 4
+    assert [e.seeds for e in campaign.entries[0].experiments] == [(0, 1), (2, 3), (4,)]
+    whole, _, _ = compute("whole", seeds=5)
+    assert (more / "results.csv").read_bytes() != two
+    for name in ("results.csv", "curves.csv"):
+        assert (more / name).read_bytes() == (whole / name).read_bytes()
+    content, other = (json.loads((f / "results.json").read_text()) for f in (more, whole))
+    assert content["experiment"] == other["experiment"]
+    assert content["comparisons"] == other["comparisons"] and content["summary"] == other["summary"]
+    assert len(content["stages"]) == 3 * len(other["stages"])
+    names = {path.name for path in (more / "tickets").iterdir()}
+    assert names == {f"seed{seed}_k{k}.safetensors" for seed in range(5) for k in (0, 1)}
+    ticket = load_ticket(more / "tickets" / "seed4_k1.safetensors", 0.75)
+    assert ticket.seed == 4 and ticket.experiment.seeds == (4,)
 
 
 def test_tickets_of_other_seeds_do_not_stay(unbroken, smoke_campaign, tmp_path, monkeypatch):
