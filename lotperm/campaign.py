@@ -363,16 +363,16 @@ def needed(campaign: Campaign, store: Store) -> list[Item]:
     reads: dict[str, set[str]] = {}
     tasks: list[Task] = []
     for entry in here:
-        own = entry.tasks(store, None, datasets)
+        pipelines = entry.pipelines(store, None, datasets)
+        own = chain(task for pipeline in pipelines for task in entry.own_tasks(pipeline))
         tasks += own
         missing = [task for task in own if not task.done()]
         for task in missing:
             for key, files in task.reads.items():
                 reads.setdefault(key, set()).update(files)
         if missing and entry.kind == "table":
-            for pipeline in entry.pipelines(store, None, datasets):
-                for task, file in tickets.reads(pipeline):
-                    reads.setdefault(task.key, set()).add(file)
+            for task, file in (read for pipeline in pipelines for read in tickets.reads(pipeline)):
+                reads.setdefault(task.key, set()).add(file)
     return [Item(task.name, task.key, frozenset(reads.get(task.key, ()))) for task in chain(tasks)]
 
 

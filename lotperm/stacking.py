@@ -191,7 +191,7 @@ def stack(model: nn.Module, members: int) -> nn.Module:
     -------
     nn.Module
         Maps (B, M, C, *spatial) to logits (M, B, classes). Its parameters and buffers have the names of the
-        model's and a leading axis M; they start at zero (see `StackedNetwork.load`).
+        model's and a leading axis M; they start at zero.
 
     Raises
     ------

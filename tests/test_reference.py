@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from lotperm import Experiment, reference
 from lotperm.config import ARMS
 from lotperm.errors import ParameterError, StorageError
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_papers_table_says_where_it_comes_from():
@@ -235,3 +238,24 @@ def test_how_it_was_made_names_what_was_given(smoke):
         "lotperm run diversity --profile smoke -p &#x27;sparsity=[0.8,0.9]&#x27; -p dataset=mnist1d</code>"
         in line
     )
+
+
+def test_the_recorded_faults_are_of_a_long_run():
+    """What the book shows was counted by `make faults`, not typed in."""
+    report = json.loads((ROOT / "book" / "results" / "faults.json").read_text())
+    shown = (ROOT / "book" / "results" / "faults.md").read_text()
+    assert report["command"] == "make faults"
+    rows = [row for group in report["groups"] for row in group["rows"]]
+    assert all(group["kills"] >= 500 for group in report["groups"])
+    assert all(row["tried"] > 0 and f"| {row['fault']} | {row['tried']:,} |" in shown for row in rows)
+    assert all(name in shown for name in report["missing"])
+    # What reproduce.md says of these rows.
+    apart = {row["fault"]: row["outcome"] for row in rows if row["fault"].startswith("profile live")}
+    for other, outcome in apart.items():
+        mean = float(re.search(r"mean of an arm by ([\d.]+);", outcome)[1])  # type: ignore[index]
+        moved = "AVX-512" in other or "compiled" in other
+        assert (0 < mean < 1 and "by 5e-08 of" in outcome and "0.1 at last" in outcome) == moved, other
+        assert moved or mean == 0
+    assert len(apart) == 5
+    kills = sum(row["tried"] for row in rows if row["fault"].startswith("kill −9"))
+    assert kills >= 500 or "crash" in report["missing"]

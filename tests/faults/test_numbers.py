@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,24 +120,3 @@ def test_how_far_apart(plain, tmp_path, record, other):
         f"accuracy of a network differs by {points.max():.2f} points at the most ({points.mean():.2f} on average), "
         f"mean of an arm by {apart:.2f}; dense weights by {early:.1g} of their size after an epoch, {late:.1g} at last",
     )  # fmt: skip
-
-
-def test_the_recorded_table_is_of_a_long_run():
-    """What the book shows was counted by `make faults`, not typed in."""
-    report = json.loads((ROOT / "book" / "results" / "faults.json").read_text())
-    shown = (ROOT / "book" / "results" / "faults.md").read_text()
-    assert report["command"] == "make faults"
-    rows = [row for group in report["groups"] for row in group["rows"]]
-    assert all(group["kills"] >= 500 for group in report["groups"])
-    assert all(row["tried"] > 0 and f"| {row['fault']} | {row['tried']:,} |" in shown for row in rows)
-    assert all(name in shown for name in report["missing"])
-    # What reproduce.md says of these rows.
-    apart = {row["fault"]: row["outcome"] for row in rows if row["fault"].startswith("profile live")}
-    for other, outcome in apart.items():
-        mean = float(re.search(r"mean of an arm by ([\d.]+);", outcome)[1])  # type: ignore[index]
-        moved = "AVX-512" in other or "compiled" in other
-        assert (0 < mean < 1 and "by 5e-08 of" in outcome and "0.1 at last" in outcome) == moved, other
-        assert moved or mean == 0
-    assert len(apart) == 5
-    kills = sum(row["tried"] for row in rows if row["fault"].startswith("kill −9"))
-    assert kills >= 500 or "crash" in report["missing"]
