@@ -326,9 +326,8 @@ def test_renewed_notebooks_keep_only_what_is_checked(tmp_path: Path, monkeypatch
     assert notebook.read_text() == text
 
 
-# One for each way of computing: in closed form, dense and sparse stages, ensembles. All of them would take minutes.
-@pytest.mark.parametrize("name", ["03_loss_landscape", "04_method", "08_diversity"])
-def test_a_real_notebook_gives_the_same_bytes_from_another_empty_store(
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")))
+def test_every_notebook_gives_the_same_bytes_from_another_empty_store(
     site: Path, tmp_path: Path, name: str
 ) -> None:
     notebook = ROOT / "notebooks" / f"{name}.ipynb"
