@@ -202,7 +202,8 @@ class Engine:
     def __init__(self, network: Network, starts: list[Weights], masks: list[Mask], data: Dataset, recipe: Recipe,
                  runtime: Runtime) -> None:  # fmt: skip
         count = len(starts)
-        self.parts, self.threads = _split(network.make(), (BATCH, *network.shape), count, runtime)
+        shape = (BATCH, *network.shape)
+        self.parts, self.threads = _split(network.make(), shape, count, recipe.precision, runtime)
         seeds = [Seeds.of("engine", i) for i in range(count)]
         self.runs = [
             _Run(network.make(), starts[p], data, recipe, seeds[p], masks[p], runtime) for p in self.parts

@@ -143,7 +143,7 @@ def main() -> None:
     for count in members:
         for mode, (precision, compiled) in modes.items():
             runtime = Runtime(compile=compiled)
-            parts, threads = _split(factory(), (128, *data.train.inputs.shape[1:]), count, runtime)
+            parts, threads = _split(factory(), (128, *data.train.inputs.shape[1:]), count, precision, runtime)
             runs = [
                 _Run(factory(), starts[p], data, recipes[precision], seeds[p], masks[p], runtime)
                 for p in parts

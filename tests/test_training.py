@@ -305,23 +305,25 @@ def test_batch_norm_takes_the_statistics_of_each_part():
 
 
 def test_networks_with_convolutions_run_together_while_they_fit_into_the_cache():
-    def at_once(name, shape, batch=128, **runtime):
-        return _at_once(factory(name, shape)(), (batch, *shape), Runtime(**runtime))
+    def at_once(name, shape, batch=128, precision="float32", **runtime):
+        return _at_once(factory(name, shape)(), (batch, *shape), precision, Runtime(**runtime))
 
     assert at_once("mlp", SIGNAL) is at_once("mlp", SIGNAL, device="cuda") is None
     # The largest activation of a network: 128 × 4 channels × 40 values, 80 KiB; and 2 MiB of images.
     assert at_once("resnet8", SIGNAL) == 12
     assert at_once("resnet8", SIGNAL, batch=256) == 6
     assert at_once("resnet8", IMAGE) == 1
+    assert at_once("resnet8", IMAGE, precision="bfloat16") == 2
+    assert at_once("resnet8", SIGNAL, precision="bfloat16") == 12
     assert at_once("resnet8", SIGNAL, device="cuda") == 1
     assert at_once("resnet8", IMAGE, compile=True) is None
     model = factory("resnet8", SIGNAL)()
     for count, expected in ((12, 2), (13, 2), (36, 3), (37, 4)):
-        parts, threads = _split(model, (128, *SIGNAL), count, Runtime())
+        parts, threads = _split(model, (128, *SIGNAL), count, "float32", Runtime())
         assert [part.stop for part in parts][-1] == count
         if torch.get_num_threads() > 1:
             assert (len(parts), threads) == (expected, 2)
-    assert len(_split(model, (128, *SIGNAL), 5, Runtime(members=1))[0]) == 5
+    assert len(_split(model, (128, *SIGNAL), 5, "float32", Runtime(members=1))[0]) == 5
 
 
 def test_learning_rates():
