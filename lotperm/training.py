@@ -317,17 +317,17 @@ _STREAMS = 16
 """How many parts a CUDA device trains at the same time, each in a stream of its own."""
 
 
-_CACHE_BYTES = 2**20
-"""Of one core: its second level."""
+_ACTIVATION_BYTES = {"float32": 2**20, "bfloat16": 2**23}
+"""Of the largest activation of the networks that run together on a CPU: the best that was measured. In float32 it is the
+second level of a core's cache; in bfloat16 there are more operations to save, for casts."""
 
 
 def _at_once(model: nn.Module, shape: Sequence[int], precision: str, runtime: Runtime) -> int | None:
     """How many networks one forward pass computes best; None: as many as there are.
 
     Linear layers of many networks are one operation on any device. Convolutions gain by fewer operations only while
-    they are small: on a CPU, as long as the largest activation stays in the cache (three times as fast for a narrow
-    ResNet on CIFAR-10 as with 9 at once), in bfloat16 two at the least (up to 1.4 times as fast as one). On CUDA those
-    of several networks are grouped ones, which are slow.
+    they are small: on a CPU, as long as the largest activation stays below a size (three times as fast for a narrow
+    ResNet on CIFAR-10 as with 9 at once). On CUDA those of several networks are grouped ones, which are slow.
 
     Parameters
     ----------
@@ -348,7 +348,8 @@ def _at_once(model: nn.Module, shape: Sequence[int], precision: str, runtime: Ru
         if isinstance(layer, nn.Conv1d | nn.Conv2d):
             layer.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
     form(torch.empty(shape, device="meta"))
-    return max(2 if precision == "bfloat16" else 1, _CACHE_BYTES // (4 * max(sizes)))
+    value = 2 if precision == "bfloat16" else 4
+    return max(1, _ACTIVATION_BYTES[precision] // (value * max(sizes)))
 
 
 def _split(
