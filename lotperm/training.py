@@ -318,7 +318,7 @@ _STREAMS = 16
 
 
 _ACTIVATION_BYTES = {"float32": 2**20, "bfloat16": 2**23}
-"""Of the largest activation of the networks that run together on a CPU: the best that was measured. In float32 it is the
+"""Of the largest activation of the networks that run together on a CPU, the best that was measured: in float32 the
 second level of a core's cache; in bfloat16 there are more operations to save, for casts."""
 
 
