@@ -18,7 +18,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -326,9 +326,47 @@ class Batches:
         for inputs, targets in raw_batches(self.split, self.size, self.workers):
             yield normalize(inputs.to(self.dataset.mean.device), self.dataset), targets
 
-    def inputs(self) -> Iterator[Tensor]:
+    def inputs(self) -> Inputs:
         """The inputs alone."""
-        return (inputs for inputs, _ in self)
+        return Inputs(self)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of batches without their targets, as often as one likes.
+
+    Yields
+    ------
+    Tensor
+        float32 (B, C, *spatial), on the data set's device.
+    """
+
+    batches: Batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (inputs for inputs, _ in self.batches)
+
+    def parts(self, cut: Callable[[int], Sequence[slice]]) -> Iterator[list[Tensor]]:
+        """Of every batch those rows that `cut` names when it is given the batch's length; only they are read."""
+        dataset, split = self.batches.dataset, self.batches.split
+        batches = [[rows[part] for part in cut(len(rows))] for rows in _rows(split, self.batches.size)]
+        batches = [parts for parts in batches if parts]
+        rows = [torch.cat(parts) for parts in batches]
+        found: Iterable[Tensor]
+        if isinstance(split.inputs, ImageFiles):
+            found = stream(split.inputs, rows, workers=self.batches.workers)
+        else:
+            found = (split.inputs[some.to(split.inputs.device)] for some in rows)
+        for parts, inputs in zip(batches, found, strict=True):
+            normal = normalize(inputs.to(dataset.mean.device), dataset)
+            yield list(normal.split([len(part) for part in parts]))
+
+
+def _rows(split: Split, size: int) -> tuple[Tensor, ...]:
+    """The rows of every batch."""
+    if isinstance(split.inputs, ImageFiles):
+        size = max(1, min(size, _BATCH_VALUES // math.prod(split.inputs.shape[1:])))
+    return torch.arange(len(split)).split(size)
 
 
 def raw_batches(
@@ -336,11 +374,9 @@ def raw_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The examples of a split as they are stored: inputs (B, C, *spatial), uint8 of images, and targets (B,)."""
     if isinstance(split.inputs, ImageFiles):
-        size = max(1, min(size, _BATCH_VALUES // math.prod(split.inputs.shape[1:])))
-        rows = torch.arange(len(split)).split(size)
-        yield from zip(
-            stream(split.inputs, rows, workers=workers, pin=pin), split.targets.split(size), strict=True
-        )
+        rows = _rows(split, size)
+        targets = split.targets.split([len(some) for some in rows])
+        yield from zip(stream(split.inputs, rows, workers=workers, pin=pin), targets, strict=True)
     else:
         yield from zip(split.inputs.split(size), split.targets.split(size), strict=True)
 

@@ -10,7 +10,8 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from itertools import accumulate, count
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -160,6 +161,26 @@ def _rows(activations: Float[Tensor, "b n *spatial"]) -> tuple[Float[Tensor, "_ 
     return torch.split(rows if rows.dtype == torch.float64 else rows.float(), _ROWS)
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """Batches of inputs of which some rows can be had without reading the others, as `lotperm.data.Inputs`."""
+
+    def parts(self, cut: Callable[[int], Sequence[slice]]) -> Iterator[list[Tensor]]:
+        """Of every batch those rows that `cut` names when it is given the batch's length."""
+        ...
+
+
+def _parts(
+    batches: Iterable[Tensor | Sequence[Tensor]] | Divisible, cut: Callable[[int], Sequence[slice]]
+) -> Iterator[list[Tensor]]:
+    if isinstance(batches, Divisible):
+        yield from batches.parts(cut)
+        return
+    for batch in batches:
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        yield [inputs[rows] for rows in cut(len(inputs))]
+
+
 def correlate(
     a: Mapping[str, Tensor] | nn.Module,
     b: Mapping[str, Tensor] | nn.Module,
@@ -174,8 +195,8 @@ def correlate(
 
     Parameters are those of `match_activations`; `points` maps each group to a graph node. Several ranks
     (`lotperm.distributed`), up to 8, share the chunks that batches are cut into; all must call this with the same
-    batches, and all get the moments of one process, to the last bit. For data that is spread otherwise: correlate
-    the parts, then `merge` them group by group.
+    batches, and all get the moments of one process, to the last bit. Of `Divisible` batches each rank reads its own
+    chunks only. For data that is spread otherwise: correlate the parts, then `merge` them group by group.
     """
     nets = []
     for weights in (a, b):
@@ -195,16 +216,23 @@ def correlate(
             for group, accumulator in accumulators.items():
                 accumulator.update(acts_a.pop(group), acts_b.pop(group))
 
+    numbers = count()
+
+    def cut(size: int) -> list[slice]:
+        """Those chunks of the next batch that are this rank's."""
+        # At least four, so that small batches keep a few threads busy.
+        parts = max(4, math.ceil(size / _CHUNK)) if place.type == "cpu" else 1
+        sizes = [len(part) for part in torch.arange(size).tensor_split(min(parts, size))]
+        found = zip(sizes, accumulate(sizes), numbers, strict=False)
+        return [slice(end - length, end) for length, end, number in found if number % _LANES in own]
+
     keep_freed_memory()
-    first = 0
+    seen = 0
     with workers(threads) as each, _full_precision():
-        for batch in batches:
-            inputs = batch if isinstance(batch, Tensor) else batch[0]
-            # At least four, so that small batches keep a few threads busy.
-            parts = max(4, math.ceil(len(inputs) / _CHUNK)) if place.type == "cpu" else 1
-            chunks = torch.tensor_split(inputs, min(parts, len(inputs)))
-            each(see, lanes, [chunks[(lane - first) % _LANES :: _LANES] for lane in own])
-            first += len(chunks)
+        for chunks in _parts(batches, cut):
+            # This rank's chunks come to its lanes in turn.
+            each(see, lanes, [chunks[(lane - seen) % len(own) :: len(own)] for lane in range(len(own))])
+            seen += len(chunks)
     # Merged on the CPU, whose sums a GPU's may differ from.
     gathered = distributed.gather([{group: sums.cpu() for group, sums in lane.items()} for lane in lanes])
 

@@ -10,6 +10,7 @@ import itertools
 import os
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from torch import Tensor
 
 from lotperm import distributed
 from lotperm.config import Recipe, Seeds
-from lotperm.data import Dataset, Split, normalize
+from lotperm.data import Batches, Dataset, Split, load, normalize
 from lotperm.errors import DivergedError, LotpermError, ParameterError, PreemptedError
+from lotperm.imagefolder import ImageFiles
 from lotperm.masks import full_mask, magnitude_prune, prunable_parameters
 from lotperm.matching import correlate, match_activations
 from lotperm.models import build, initialize
@@ -95,6 +97,36 @@ def match(name: str) -> dict[str, Tensor]:
     return found | {f"permutation.{group}": p for group, p in matching.items()}
 
 
+def match_files(folder: Path) -> dict[str, Tensor]:
+    """Match two fresh networks on 96 crops that lie in files, and count the files that all ranks read together."""
+
+    def write() -> None:
+        data = crops()
+        for name, split in (("train", data.train), ("val", data.test)):
+            for i, (pixels, target) in enumerate(zip(split.inputs, split.targets.tolist(), strict=True)):
+                place = folder / name / str(target)
+                place.mkdir(parents=True, exist_ok=True)
+                image.imsave(place / f"{i}.png", pixels.permute(1, 2, 0).numpy())
+
+    distributed.once(write)
+    opened = []
+
+    def note(images: ImageFiles, row: int, original: Callable[..., object] = ImageFiles.open) -> object:
+        opened.append(row)
+        return original(images, row)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOTPERM_IMAGEFOLDER", str(folder))
+        patch.setattr(ImageFiles, "open", note)
+        data = load("imagefolder", image_size=16, resize_size=16)
+        a, b = (initialize(partial(network, "resnet8", torch.float32), i) for i in range(2))
+        spec = PermutationSpec.trace(network("resnet8", torch.float32), torch.zeros(2, 3, 16, 16))
+        points = {group: nodes[-1] for group, nodes in spec.points.items()}
+        moments = correlate(a, b, Batches(data, data.train, 70).inputs(), spec, points)
+    found = {f"correlation.{group}": sums.correlation() for group, sums in moments.items()}
+    return found | {"opened": distributed.total(torch.tensor(len(opened)))}
+
+
 def stopping(after: int, only: int | None = None) -> Runtime:
     """A runtime that is asked to stop after so many steps, on one rank alone or on all."""
     asked = itertools.count(1)
@@ -129,6 +161,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
     rank, ranks = distributed.rank(), distributed.world_size()
     found = {f"{name}/{key}": t for name in ("mlp", "resnet8") for key, t in learn(name).items()}
     found |= {f"match/{name}/{key}": t for name in ("mlp", "resnet8") for key, t in match(name).items()}
+    found |= {f"match_files/{key}": t for key, t in match_files(folder / "images").items()}
 
     # Decisions, sums and their gradients.
     x = torch.tensor([1.0 + rank], requires_grad=True)

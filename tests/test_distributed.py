@@ -103,6 +103,13 @@ def test_matching_is_the_same_on_any_number_of_ranks_and_threads(two, name, thre
     assert all(torch.equal(alone[key], together[key]) for key in alone)
 
 
+def test_each_rank_reads_its_own_part_of_the_images_for_matching(two, tmp_path):
+    """Every file once, by one of the ranks, and the correlations of one process, to the last bit."""
+    alone, together = ranks.match_files(tmp_path), part(two, "match_files/")
+    assert together["opened"] == alone["opened"] == 96
+    assert all(torch.equal(alone[key], together[key]) for key in alone)
+
+
 def test_one_rank_that_is_asked_to_stop_stops_all_and_they_go_on(two):
     assert distance(part(two, "again/"), part(two, "resnet8/")) == 0
 
