@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib
-import inspect
 import json
 import logging
-import math
 import os
-import signal
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import rich
 import torch
@@ -38,6 +31,7 @@ from lotperm import (
     matching,
     models,
     packing,
+    signals,
     sweep,
     training,
 )
@@ -774,100 +768,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit()
 
 
-# --- signals, errors and exit codes -----------------------------------------------------------------
+# --- errors and exit codes --------------------------------------------------------------------------
 
 
-_ECHO_SECONDS = 5.0
-
-
-class _Stop:
-    """What the signals that ask a process to end do here.
-
-    During training the first one is noted: training asks after every step, saves its state and ends with
-    `PreemptedError`. Within `children` it raises `_Ended`. At any other time, and for a second signal, the process is
-    left at once: every file of the store is whole at every instant. An exception would be less safe: a signal is
-    handled between any two instructions, also in Python code that PyTorch's or pandas' C++ has called, and that code
-    can abort on one, or hide it.
-    """
-
-    NAMES = ("SIGINT", "SIGTERM", "SIGUSR2")  # Windows has no SIGUSR2
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self.at = -math.inf
-        self.raises = False
-
-    def asked(self) -> bool:
-        """Whether a signal came."""
-        return self.number is not None
-
-    def code(self) -> int:
-        """The exit code: 130 after Ctrl-C, else that of Slurm's and the system's request."""
-        return 130 if self.number == signal.SIGINT else PreemptedError.exit_code
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Handle the signals meanwhile; in the main thread, others get none."""
-        self.number, self.at = None, -math.inf
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
-        # What a shell tells its background jobs to ignore stays ignored.
-        numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self._handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def children(self) -> Iterator[None]:
-        """Raise meanwhile: this process only waits, for others that must end too."""
-        self.raises = True
-        try:
-            yield
-        finally:
-            self.raises = False
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if distributed.world_size() > 1 and now - self.at < _ECHO_SECONDS:
-            return  # torchrun passes on what has reached this process too
-        first, self.number, self.at = self.number is None, number, now
-        if first and _called_from(frame, training.train):
-            return  # it asks after every step
-        if first and self.raises:
-            raise _Ended
-        self.leave()
-
-    def leave(self) -> NoReturn:
-        """End this process, whatever it is doing, with one line."""
-        with contextlib.suppress(BaseException):  # it may have been in the middle of a print
-            sys.stdout.flush()
-            sys.stderr.flush()
-        line = "lotperm: error: stopped by a signal. Run it again: it goes on from what was saved."
-        with contextlib.suppress(OSError):
-            os.write(2, f"\n{line}\n".encode())  # there may be a progress bar
-        os._exit(self.code())
-
-
-class _Ended(BaseException):
-    """Raised by a signal. No LotpermError: no handler of errors may take it for one."""
-
-
-def _called_from(frame: FrameType | None, function: Callable[..., Any]) -> bool:
-    """Whether a function is among the callers of a frame, or is it."""
-    code = inspect.unwrap(function).__code__
-    while frame is not None:
-        if frame.f_code is code:
-            return True
-        frame = frame.f_back
-    return False
-
-
-_stop = _Stop()
+_stop = signals.Stop()
 
 
 def main() -> None:
@@ -879,7 +783,7 @@ def main() -> None:
     try:
         with _stop.installed():
             code = app([a for a in arguments if a != "--debug"], standalone_mode=False)
-    except _Ended:
+    except signals.Ended:
         _stop.leave()  # without waiting for threads: a notebook's kernel ends when its parent does
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # not an error for anyone but Click

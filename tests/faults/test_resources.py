@@ -205,7 +205,7 @@ def test_asked_to_stop(warm: Warm, unbroken, tmp_path, record, number, code, cou
 
 
 def test_a_second_signal_ends_at_once(monkeypatch):
-    from lotperm import cli, training
+    from lotperm import signals, training
 
     def left(stop) -> None:
         raise RuntimeError(f"left with {stop.code()}")
@@ -214,9 +214,9 @@ def test_a_second_signal_ends_at_once(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         return stop.asked()
 
-    monkeypatch.setattr(cli._Stop, "leave", left)
+    monkeypatch.setattr(signals.Stop, "leave", left)
     monkeypatch.setattr(training, "train", train)
-    stop, before = cli._Stop(), signal.getsignal(signal.SIGTERM)
+    stop, before = signals.Stop(), signal.getsignal(signal.SIGTERM)
     with stop.installed():
         assert train() is True  # noted
         with pytest.raises(RuntimeError, match="left with 130"):
@@ -224,7 +224,7 @@ def test_a_second_signal_ends_at_once(monkeypatch):
     with stop.installed(), pytest.raises(RuntimeError, match="left with 143"):
         os.kill(os.getpid(), signal.SIGTERM)
     with stop.installed():
-        with stop.children(), pytest.raises(cli._Ended):
+        with stop.children(), pytest.raises(signals.Ended):
             os.kill(os.getpid(), signal.SIGTERM)
         with stop.children(), pytest.raises(RuntimeError, match="left with 143"):
             os.kill(os.getpid(), signal.SIGTERM)
