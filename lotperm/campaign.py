@@ -34,7 +34,7 @@ import pandas as pd
 
 from lotperm import tickets
 from lotperm.config import PARAMETERS, Experiment
-from lotperm.data import load
+from lotperm.data import load_configured
 from lotperm.errors import ParameterError, PreemptedError, StorageError, unknown_name
 from lotperm.evaluation import REPAIRS
 from lotperm.experiments import Datasets, Pipeline, kept_epochs
@@ -86,9 +86,7 @@ class Entry:
         try:
             for e in self.experiments:
                 if e.data not in datasets:
-                    datasets[e.data] = load(
-                        e.data.name, train_size=e.data.train_size, test_size=e.data.test_size
-                    )
+                    datasets[e.data] = load_configured(e.data)
         except StorageError as error:
             return str(error)
         return None

@@ -415,7 +415,9 @@ def plan(
     profile: ProfileOption = "paper",
     gpu: Annotated[str, typer.Option(help=f"Device: {', '.join(plans.DEVICES)}.")] = "h100",
     members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
-    compile: Annotated[bool, typer.Option(help="With --measure: compile the training step.")] = False,
+    compile: Annotated[
+        bool, typer.Option(help="With --measure: compile the training step, whatever a campaign's file says.")
+    ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine's speed: a few steps of each network.")
     ] = False,
@@ -434,6 +436,8 @@ def plan(
     estimator = plans.Estimator(gpu, members=members)
     if measure:
         device = "cpu" if gpu == "cpu" else _device("cuda")
+        if device == "cuda" and gpu.upper() not in (here := torch.cuda.get_device_name()).upper():
+            raise ParameterError(f"--gpu is {gpu}, but the GPU to be measured here is: {here}.")
         estimator = plans.measured(parts, estimator, training.Runtime(device, compile, members))
         if record:
             _say(f"Kept in {costs.record_speeds(estimator.speeds)}")

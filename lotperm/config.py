@@ -169,7 +169,8 @@ class Recipe:
     def __post_init__(self) -> None:
         _parse(
             self, epochs="epochs", lr="lr", momentum="momentum", weight_decay="weight_decay",
-            batch_size="batch_size", augment="augment", precision="precision",
+            batch_size="batch_size", augment="augment", precision="precision", schedule="schedule",
+            milestones="milestones", gamma="gamma", warmup_epochs="warmup_epochs",
         )  # fmt: skip
         _check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         _check(math.isfinite(self.lr) and self.lr > 0, "lr", self.lr, "a finite number above 0")
@@ -216,7 +217,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         _parse(self, name="dataset")
         _check_choice("dataset", self.name, DATASETS)
-        _parse(self, **{n: n for n in ("train_size", "test_size") if getattr(self, n) is not None})
+        sizes = ("train_size", "test_size", "image_size", "resize_size")
+        _parse(self, **{n: n for n in sizes if getattr(self, n) is not None})
         for label, size in (("train_size", self.train_size), ("test_size", self.test_size)):
             _check(size is None or size >= 1, label, size, "1 or more, or nothing for all")
         for label, size in (("image_size", self.image_size), ("resize_size", self.resize_size)):
@@ -379,7 +381,8 @@ class Experiment:
             _check(len(set(values)) == len(values), label, values, "no number twice")
         if self.keep is not None:
             # In order, so that the same epochs are the same stage.
-            object.__setattr__(self, "keep", tuple(sorted(set(self.keep))))
+            kept = PARAMETERS["rewind_epoch"].parse("keep", self.keep)
+            object.__setattr__(self, "keep", tuple(sorted(set(kept))))
             for k in self.keep:
                 _check(0 <= k <= self.dense.epochs, "keep", k, f"0 <= keep <= epochs ({self.dense.epochs})")
             for k in self.rewind_epochs:

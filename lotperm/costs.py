@@ -236,10 +236,31 @@ def record_speeds(speeds: Iterable[Speed]) -> Path:
     return path
 
 
+class _Clock:
+    """A progress bar that notes when the first step was done, and counts the images after it."""
+
+    def __init__(self) -> None:
+        self.began, self.images = 0.0, 0.0
+
+    def update(self, n: float) -> None:
+        if self.began:
+            self.images += n
+        else:
+            self.began = time.perf_counter()
+
+    def set_postfix_str(self, s: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def measure(
     experiment: Experiment, members: int, device: str, runtime: Runtime | None = None, *, seconds: float = 2.0
 ) -> Speed:
     """Train networks for a few steps, on noise in the shape of the data, and time it.
+
+    The first step isn't counted, nor what comes before it, such as compiling; reading image files isn't either.
 
     Parameters
     ----------
@@ -247,9 +268,11 @@ def measure(
     members : networks trained at once
     device : the name under which the speed is kept, e.g. ``"cpu"``
     runtime : how to compute
-    seconds : about how long to measure, after as much warming up as one step is
+    seconds : about how long to measure, after as much warming up as two steps are
     """
     of, recipe = info(experiment.data), experiment.dense
+    if recipe.augment == "flip_resized_crop":  # of files, by whoever reads them
+        recipe = dataclasses.replace(recipe, augment="none")
     generator = torch.Generator().manual_seed(0)
 
     def noise(examples: int) -> Split:
@@ -261,17 +284,17 @@ def measure(
     start = [initialize(pipeline.build, i) for i in range(members)]
     seeds = [Seeds.of("speed", i) for i in range(members)]
 
-    def timed(steps: int) -> float:
+    def rate(steps: int) -> float:
+        """Images a second from the end of the first step on."""
         data = Dataset("noise", noise(steps * recipe.batch_size), noise(1), of.classes, channels, channels)
-        began = time.perf_counter()
-        train(pipeline.model, start, data, recipe, seeds, until=1, evaluate_at=(), runtime=runtime)
-        return time.perf_counter() - began
+        clock = _Clock()
+        timed = dataclasses.replace(runtime or Runtime(), progress=lambda label, images: clock)
+        train(pipeline.model, start, data, recipe, seeds, until=1, evaluate_at=(), runtime=timed)
+        return clock.images / (time.perf_counter() - clock.began)
 
-    steps, took = 1, timed(1)
-    if took < 5 * seconds:
-        steps = max(2, min(200, round(seconds / timed(1))))
-        took = timed(steps)
-    rate = steps * recipe.batch_size * members / took
+    step = recipe.batch_size * members / rate(2)
+    steps = 1 + max(1, min(200, round(seconds / step)))
+    found = rate(steps)
     e = experiment
     gpu = torch.device(runtime.device).type == "cuda" if runtime else False
     on = (
@@ -281,5 +304,5 @@ def measure(
     )
     where = f"{steps} steps on {on}, PyTorch {torch.__version__}, {datetime.date.today()}"
     return Speed(
-        device, e.model.name, e.model.width, e.model.hidden, of.shape, recipe.precision, members, rate, where
+        device, e.model.name, e.model.width, e.model.hidden, of.shape, recipe.precision, members, found, where
     )

@@ -184,6 +184,17 @@ def load(
     )
 
 
+def load_configured(config: DataConfig) -> Dataset:
+    """Load the data set of an experiment; raises as `load`."""
+    return load(
+        config.name,
+        train_size=config.train_size,
+        test_size=config.test_size,
+        image_size=config.image_size,
+        resize_size=config.resize_size,
+    )
+
+
 def verify(name: str, *, home: Path | None = None) -> str:
     """Check a stored data set (checksum of the file, pinned hash of the content); return the content's sha256.
 

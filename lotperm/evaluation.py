@@ -209,18 +209,37 @@ def reset_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:
 
     Only the batch norms run in train mode, so dropout stays off. Every batch counts the same: use
     batches of one size. Momentum and training mode are restored.
+
+    Raises
+    ------
+    ParameterError
+        If there are no batches; the statistics are as they were.
     """
+    batches = _some(inputs)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     before = [norm.momentum for norm in norms]
-    with _evaluating(model) as device:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch's cumulative average
-            norm.train()
-        for x in inputs:
-            model(x.to(device))
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
+    try:
+        with _evaluating(model) as device:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch's cumulative average
+                norm.train()
+            for x in batches:
+                model(x.to(device))
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+
+
+def _some(inputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same batches, at least one."""
+    batches = iter(inputs)
+    first = next(batches, None)
+    if first is None:
+        raise ParameterError(
+            "got no batches of inputs, expected at least one; a generator can be used once only."
+        )
+    return chain([first], batches)
 
 
 def preactivation_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> Statistics:
@@ -236,8 +255,13 @@ def preactivation_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> Stat
     dict
         Module name -> (mean, standard deviation), float64 `(n,)`, pooled over samples and positions, for the
         output of each convolution, linear layer and batch norm but the one that is the network's output.
+
+    Raises
+    ------
+    ParameterError
+        If there are no batches.
     """
-    batches = iter(inputs)
+    batches = _some(inputs)
     first = next(batches)
     pooled = {name: _Pooled() for name in _hidden_points(model, first[:2])}
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lotperm import distributed
 from lotperm.config import ARMS, IMAGE_FOLDERS, DataConfig, Experiment, Recipe, Seeds
-from lotperm.data import Batches, Dataset, Info, Split, first, identity, info, load
+from lotperm.data import Batches, Dataset, Info, Split, first, identity, info, load_configured
 from lotperm.errors import ParameterError, StorageError
 from lotperm.evaluation import (
     REPAIRS,
@@ -156,15 +156,7 @@ class Pipeline:
         config = self.experiment.data
         if config not in self._datasets:
             # What has to be made on disk, rank 0 makes.
-            self._datasets[config] = distributed.in_turn(
-                lambda: load(
-                    config.name,
-                    train_size=config.train_size,
-                    test_size=config.test_size,
-                    image_size=config.image_size,
-                    resize_size=config.resize_size,
-                )
-            )
+            self._datasets[config] = distributed.in_turn(lambda: load_configured(config))
         return self._datasets[config]
 
     @cached_property
@@ -187,7 +179,13 @@ class Pipeline:
         """The permutation symmetries of the network."""
         # Noise will do: data aren't needed to move a mask.
         example = torch.randn(2, *self._info.shape, generator=torch.Generator().manual_seed(0))
-        return PermutationSpec.trace(self.model, example)
+        spec = PermutationSpec.trace(self.model, example)
+        if not spec.sizes:
+            raise ParameterError(
+                f"{self.experiment.model.name} has no layer of two units or more here, so there is nothing to permute. "
+                "Choose a larger width or hidden."
+            )
+        return spec
 
     def build(self) -> nn.Module:
         """A new network of the experiment's architecture."""
@@ -268,6 +266,7 @@ class Pipeline:
             config["keep"] = kept
 
         def compute(workspace: Workspace) -> StageResult:
+            _ = self.spec  # whether it can be aligned is known before it is trained
             start = [
                 initialize(self.build, Seeds.of(network, seed).init)
                 for network in ("dense_a", "dense_b")

@@ -100,19 +100,19 @@ def _gather(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for path in files:
         if path.name in names and path.name not in found:
-            found[path.name] = _pinned(path)
+            found[path.name] = _pinned(path.name, path.read_bytes(), path)
     for path in files:
         if len(found) < len(names) and path.name.endswith((".tar", ".tgz", ".tar.gz", ".deb")):
             found = _members(path, names) | found
     return found
 
 
-def _pinned(path: Path) -> bytes:
-    data = path.read_bytes()
-    expected = _ARCHIVES.get(path.name)
+def _pinned(name: str, data: bytes, where: Path | str) -> bytes:
+    """The same bytes; refused if a file of this name was published and they aren't its."""
+    expected = _ARCHIVES.get(name)
     if expected and (got := hashlib.sha256(data).hexdigest()) != expected:
         raise IntegrityError(
-            f"{path} is not the published file: sha256 {got}, expected {expected}. Get it again."
+            f"{where} is not the published file: sha256 {got}, expected {expected}. Get it again."
         )
     return data
 
@@ -128,7 +128,7 @@ def _members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
                 return _tar_members(process.stdout, path, names)
             finally:
                 process.kill()
-    return _tar_members(io.BytesIO(_pinned(path)), path, names)
+    return _tar_members(io.BytesIO(_pinned(path.name, path.read_bytes(), path)), path, names)
 
 
 def _tar_members(stream: IO[bytes], path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
@@ -138,13 +138,14 @@ def _tar_members(stream: IO[bytes], path: Path, names: tuple[str, ...]) -> dict[
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in archive:
                 total += member.size + 512
-                wanted = member.isfile() and os.path.basename(member.name) in names
+                name = os.path.basename(member.name)
+                wanted = member.isfile() and name in names
                 if total > _ARCHIVE_LIMIT or (wanted and member.size > _MEMBER_LIMIT):
                     raise IntegrityError(
                         f"{path} is too large: {member.name} is past the limit. Is it the right one?"
                     )
                 if wanted and (file := archive.extractfile(member)) is not None:
-                    found[os.path.basename(member.name)] = file.read()
+                    found[name] = _pinned(name, file.read(), f"{member.name} in {path}")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise IntegrityError(f"{path} is not a readable archive: {error}.") from error
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lotperm.errors import IntegrityError, ParameterError, unknown_name
+from lotperm.errors import IntegrityError, ParameterError, UnsupportedModelError, unknown_name
 from lotperm.shapes import Bool, Float
 from lotperm.store import load_tensors, save_tensors
 
@@ -40,12 +40,18 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
     ------
     ParameterError
         If the rule is unknown.
+    UnsupportedModelError
+        If two layers share a weight: it would be ranked twice, and could be pruned in one of them alone.
     """
     if rule not in ("paper", "all"):
         raise unknown_name("prunable rule", rule, ("paper", "all"))
-    names = []
+    names, owner = [], dict[int, str]()
     for name, module in model.named_modules():
         if isinstance(module, _WEIGHTED):
+            if (first := owner.setdefault(id(module.weight), name)) != name:
+                raise UnsupportedModelError(
+                    f"layers {first!r} and {name!r} share a weight, which no mask can name."
+                )
             on_shortcut = any(part in _SHORTCUT_NAMES for part in name.split("."))
             if rule == "all" or not on_shortcut:
                 names.append(f"{name}.weight" if name else "weight")
@@ -163,7 +169,20 @@ def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:
 
 
 def apply_mask(weights: Mapping[str, Tensor], mask: Mapping[str, Bool[Tensor, " ..."]]) -> dict[str, Tensor]:
-    """A copy of a state dict with pruned weights set to exactly zero."""
+    """A copy of a state dict with pruned weights set to exactly zero.
+
+    Raises
+    ------
+    ParameterError
+        If the mask names a tensor that isn't there, or that has another shape.
+    """
+    for name, kept in mask.items():
+        if name not in weights:
+            raise unknown_name("weight of the mask", name, weights)
+        if kept.shape != weights[name].shape:
+            raise ParameterError(
+                f"the mask of {name} has shape {tuple(kept.shape)}, expected {tuple(weights[name].shape)}."
+            )
     return {
         name: tensor.masked_fill(~mask[name], 0) if name in mask else tensor.clone()
         for name, tensor in weights.items()
@@ -198,10 +217,10 @@ class Counts:
 def count(model: nn.Module, mask: Mapping[str, Bool[Tensor, " ..."]]) -> Counts:
     """Count what a mask keeps in a network."""
     parameters = dict(model.named_parameters())
-    every = sum(parameters[name].numel() for name in prunable_parameters(model, "all"))
+    dense = sum(parameters[name].numel() for name in prunable_parameters(model, "all") if name not in mask)
     prunable = sum(kept.numel() for kept in mask.values())
     kept = sum(int(kept.sum()) for kept in mask.values())
-    return Counts(kept=kept, prunable=prunable, dense=every - prunable)
+    return Counts(kept=kept, prunable=prunable, dense=dense)
 
 
 def save_mask(path: Path | str, mask: Mapping[str, Bool[Tensor, " ..."]]) -> None:

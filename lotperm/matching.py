@@ -198,12 +198,11 @@ def correlate(
     batches, and all get the moments of one process, to the last bit. Of `Divisible` batches each rank reads its own
     chunks only. For data that is spread otherwise: correlate the parts, then `merge` them group by group.
     """
-    nets = []
-    for weights in (a, b):
-        state = weights.state_dict() if isinstance(weights, nn.Module) else weights
-        place = torch.device(device) if device is not None else next(iter(state.values())).device
-        state = {name: _place(tensor.detach(), place, dtype) for name, tensor in state.items()}
-        nets.append(_extractor(spec, state, points))
+    if not points:
+        return {}
+    states = [w.state_dict() if isinstance(w, nn.Module) else w for w in (a, b)]
+    place = torch.device(device) if device is not None else next(iter(states[0].values())).device
+    nets = [_extractor(spec, weights, points, place, dtype) for weights in states]
     ranks = distributed.world_size()
     own = range(distributed.rank(), _LANES, ranks)
     lanes = [{group: CorrelationAccumulator() for group in points} for _ in own]
@@ -212,6 +211,7 @@ def correlate(
     @torch.no_grad()
     def see(accumulators: Mapping[str, CorrelationAccumulator], chunks: Sequence[Tensor]) -> None:
         for chunk in chunks:
+            # A copy for each: a network may write into its input.
             acts_a, acts_b = (net(_place(chunk, place, dtype)) for net in nets)
             for group, accumulator in accumulators.items():
                 accumulator.update(acts_a.pop(group), acts_b.pop(group))
@@ -222,9 +222,11 @@ def correlate(
         """Those chunks of the next batch that are this rank's."""
         # At least four, so that small batches keep a few threads busy.
         parts = max(4, math.ceil(size / _CHUNK)) if place.type == "cpu" else 1
-        sizes = [len(part) for part in torch.arange(size).tensor_split(min(parts, size))]
+        sizes = [len(part) for part in torch.arange(size).tensor_split(max(1, min(parts, size)))]
         found = zip(sizes, accumulate(sizes), numbers, strict=False)
-        return [slice(end - length, end) for length, end, number in found if number % _LANES in own]
+        return [
+            slice(end - length, end) for length, end, number in found if length and number % _LANES in own
+        ]
 
     keep_freed_memory()
     seen = 0
@@ -327,30 +329,43 @@ def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str,
 
 
 def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Move to device and dtype; images and their kernels channels-last, so that units are contiguous."""
+    """A copy on device, of dtype; images and their kernels channels-last, so that units are contiguous."""
     layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
-    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, memory_format=layout)
+    kind = dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(device, kind, memory_format=layout, copy=True)
 
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Without TF32 and the like, whose errors would be those of bfloat16 in a sum of products."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    kinds: list[Any] = [
+        part for backend in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)
+        for part in (getattr(backend, "matmul", None), getattr(backend, "conv", None)) if part is not None
+    ]  # fmt: skip
+    before = [kind.fp32_precision for kind in kinds]
     try:
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            yield
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def _extractor(
-    spec: PermutationSpec, weights: Mapping[str, Tensor], points: Mapping[str, str]
-) -> Callable[[Tensor], dict[str, Tensor]]:
+    spec: PermutationSpec, weights: Mapping[str, Tensor], points: Mapping[str, str], device: torch.device,
+    dtype: torch.dtype,
+) -> Callable[[Tensor], dict[str, Tensor]]:  # fmt: skip
     """What `spec.activations` does, for weights that stay: compiled to Python, with batch norms folded."""
-    graph, tensors = _fold_batch_norm(spec, weights)
+    state = {n: _place(t, device, dtype) for n, t in {**spec._constants, **weights}.items()}
+    for node in spec._graph.nodes:
+        if node.op == "get_attr" and node.target not in state:
+            raise ParameterError(
+                f"the weights lack {node.target!r} of the traced network; give a full state dict."
+            )
+    graph, tensors = _fold_batch_norm(spec, state)
     nodes = tuple(dict.fromkeys(points.values()))
-    module = fx.GraphModule({**spec._constants, **tensors}, _cut(graph, nodes))
+    module = fx.GraphModule(tensors, _cut(graph, nodes))
 
     def activations(inputs: Tensor) -> dict[str, Tensor]:
         outputs = dict(zip(nodes, module(inputs), strict=True))
@@ -386,6 +401,8 @@ def _fold_batch_norm(
         x, kernel, bias, *rest = (*conv.args, None) if len(conv.args) == 2 else conv.args
         sources: list[Any] = [kernel, bias, *norm.args[1:5]]
         if len(conv.users) > 1 or conv.name in points or any(n and n.op != "get_attr" for n in sources):
+            continue
+        if norm.args[5] or None in norm.args[3:5]:  # it takes the statistics of the batch
             continue
         zero, epsilon = torch.zeros(()), cast(float, norm.args[7])
         w, b, gamma, beta, mean, var = (tensors[n.target].double() if n else zero for n in sources)
@@ -434,8 +451,18 @@ def match_weights(
     Matching
         Its scores are the mean cosine between the weights of matched units, incoming and outgoing together,
         with all other groups matched too.
+
+    Raises
+    ------
+    ParameterError
+        If A and B don't have the same parameters.
     """
     a, b = _parameters(weights_a), _parameters(weights_b)
+    if odd := sorted(a.keys() ^ b.keys()):
+        raise ParameterError(
+            f"A and B aren't of one architecture: {', '.join(odd[:4])} is in one of them alone."
+        )
+    a = {name: a[name] for name in b}  # in one order: tensors are compared one by one
     names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
     moved, permutation = dict(a), spec.identity()
     groups, generator = list(spec.sizes), np.random.default_rng(seed)

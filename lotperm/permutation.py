@@ -8,8 +8,9 @@ move values around (reshape, concatenate, slice) are run on the ids themselves. 
 way everywhere form one group, and any permutation inside a group is allowed.
 
 Where the rules have a choice they take the safe side: a unit too few moves, never one too many. So these
-symmetries are left out: exchanging whole blocks of a grouped convolution, whole groups of a group norm, or
-whole attention heads. Every spec is checked once, by a forward pass with a random permutation.
+symmetries are left out: exchanging whole blocks of a grouped convolution, or whole groups of a group norm. There is no
+rule for attention, nor for embeddings: such a network is refused. Every spec is checked once, by a forward pass with a
+random permutation.
 """
 
 from __future__ import annotations
@@ -157,6 +158,13 @@ class PermutationSpec:
             )
         batch = example_input if len(example_input) > 1 else torch.cat([example_input, example_input])
         state, names = _tensors(model)
+        for name, tensor in state.items():
+            if tensor.numel() == 0:
+                raise UnsupportedModelError(
+                    f"{name} has shape {tuple(tensor.shape)}, so no values: a layer has no units."
+                )
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ParameterError(f"weights of {name} are not finite; trace the network with others.")
         program = _export(model, batch)
         graph = fx.Graph()  # without the module, which holds a copy of the weights
         graph.output(graph.graph_copy(program.graph, {}))
@@ -210,7 +218,9 @@ class PermutationSpec:
         nodes = tuple(dict.fromkeys(points.values()))
         if nodes not in self._extractors:
             self._extractors[nodes] = _cut(self._graph, nodes)
-        values = _run(self._extractors[nodes], {**self._constants, **weights}, inputs)
+        # Copies, as a network may write into its input and its buffers.
+        tensors = {name: tensor.detach().clone() for name, tensor in {**self._constants, **weights}.items()}
+        values = _run(self._extractors[nodes], tensors, inputs.clone())
         outputs = dict(zip(nodes, values, strict=True))
         result = {}
         for group, node in points.items():
@@ -332,10 +342,12 @@ def _validated(spec: PermutationSpec, group: str, p: Tensor) -> Tensor:
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All parameters and buffers by name; for each name the first one of the same tensor (weight tying)."""
+    """All parameters and buffers of a state dict; for each name the first one of the same tensor (weight tying)."""
     state: dict[str, Tensor] = {}
     state.update(model.named_parameters(remove_duplicate=False))
-    state.update(model.named_buffers(remove_duplicate=False))
+    kept = model.state_dict()
+    # What isn't in a state dict can't be permuted: to the network that is a constant.
+    state.update((n, b) for n, b in model.named_buffers(remove_duplicate=False) if n in kept)
     first: dict[int, str] = {}
     return state, {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
 
@@ -347,6 +359,7 @@ def _export(model: nn.Module, batch: Tensor) -> fx.GraphModule:
         exported = torch.export.export(
             copy.deepcopy(model).eval(), (batch,), dynamic_shapes=dynamic, strict=False
         )
+        program = exported.module()
     except Exception as error:  # whatever user code or the exporter raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsupportedModelError(
@@ -355,7 +368,6 @@ def _export(model: nn.Module, batch: Tensor) -> fx.GraphModule:
             "input, that its control flow doesn't depend on values, and that it reads the batch size as x.shape[0] "
             "(len(x) fixes it)."
         ) from error
-    program = exported.module()
     assert isinstance(program, fx.GraphModule)
     for node in [n for n in program.graph.nodes if n.op == "call_module"]:  # checks of the input's shape
         program.graph.erase_node(node)
@@ -749,9 +761,14 @@ def _points(
     """Candidates for activation matching, and in which dimension and where there the units lie."""
     channels: dict[tuple[str, str], tuple[int, Tensor]] = {}
     carriers: dict[str, list[tuple[str, bool, bool]]] = {group: [] for group in sizes}
+    activations: set[fx.Node] = (
+        set()
+    )  # what depends on the input: a function of weights alone says nothing of a unit
     for node in graph.nodes:
+        if node.op == "placeholder" or not activations.isdisjoint(node.all_input_nodes):
+            activations.add(node)
         varying = labels.varying(labels.carried[node.name]) if node.name in labels.carried else []
-        if len(varying) == 1:
+        if node in activations and len(varying) == 1 and varying[0] > 0:  # samples come first
             ids, dim = labels.carried[node.name], varying[0]
             spatial = ids.numel() > ids.shape[0] * ids.shape[dim]
             for group, where in places(_thin(ids).movedim(dim, 0).flatten(1)[:, 0]).items():
@@ -773,6 +790,7 @@ def _check(
     generator = torch.Generator().manual_seed(0)
 
     def noisy(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+        tensor = tensor.clone()  # a network may write into its buffers
         if not tensor.is_floating_point():
             return tensor
         tensor = tensor.to(dtype or tensor.dtype)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from lotperm import distributed
-from lotperm.errors import ParameterError, UnsupportedModelError
+from lotperm.errors import ParameterError, UnsupportedModelError, unknown_name
 from lotperm.models import Weights
 
 _ALIGNMENT = 16
@@ -210,6 +210,7 @@ def stack(model: nn.Module, members: int) -> nn.Module:
     # "input": (B, M, C, ...); "folded": (B, M·C, H, W), signals with H = 1; "split": (M, B, F)
     layout: dict[fx.Node, str] = {}
     placed: set[str] = set()
+    owned: set[int] = set()
 
     def put(name: str, module: nn.Module) -> None:
         *path, last = name.split(".")
@@ -253,6 +254,8 @@ def stack(model: nn.Module, members: int) -> nn.Module:
                 raise refuse(node, "a second input")
             layout[node] = "input"
         elif node.op == "output":
+            if not isinstance(node.args[0], fx.Node):
+                raise refuse(node, "more than one output")
             node.args = (converted(node, sources[0], "split"),)
         elif node.op == "call_module":
             layer, source = modules[str(node.target)], sources[0]
@@ -278,6 +281,12 @@ def stack(model: nn.Module, members: int) -> nn.Module:
                 raise refuse(node, f"layer {type(layer).__name__}")
             if str(node.target) in placed:
                 raise refuse(node, f"layer {node.target}, used twice,")
+            for parameter in layer.parameters():
+                if id(parameter) in owned:
+                    raise refuse(node, f"layer {node.target}, which shares a parameter with another one,")
+                if not parameter.requires_grad:
+                    raise refuse(node, f"layer {node.target}, which is frozen,")
+                owned.add(id(parameter))
             if next(new.parameters(), None) is not None:
                 placed.add(str(node.target))
             put(str(node.target), new)
@@ -328,6 +337,8 @@ class StackedNetworks:
                 raise ParameterError(f"weights of member {member} don't fit the network: {odd[:4]} differ.")
         with torch.no_grad():
             for name, tensor in self.module.state_dict().items():
+                for member, state in enumerate(weights):
+                    self._fits(f"weight {name} of member {member}", state[name], tensor)
                 tensor.copy_(torch.stack([state[name] for state in weights]))
 
     def views(self, flat: Tensor) -> list[Tensor]:
@@ -336,10 +347,29 @@ class StackedNetworks:
         parts = flat.split([shape.numel() for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
+    @staticmethod
+    def _fits(what: str, tensor: Tensor, stacked: Tensor) -> None:
+        if tensor.shape != stacked.shape[1:]:
+            raise ParameterError(
+                f"{what} has shape {tuple(tensor.shape)}, expected {tuple(stacked.shape[1:])}."
+            )
+
     def spread(self, tensors: Sequence[Mapping[str, Tensor] | None], default: float) -> Tensor:
-        """Lay one dict of tensors a member out like `flat`; `default` stands where a dict has no tensor."""
+        """Lay one dict of tensors a member out like `flat`; `default` stands where a dict has no tensor.
+
+        Raises
+        ------
+        ParameterError
+            For a name that is no parameter's, or another shape: a mask would be ignored, or prune other weights.
+        """
+        parameters = dict(self.module.named_parameters())
+        for member, given_here in enumerate(tensors):
+            for name, tensor in (given_here or {}).items():
+                if name not in parameters:
+                    raise unknown_name("parameter", name, parameters)
+                self._fits(f"mask {name} of member {member}", tensor, parameters[name])
         parts = []
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in parameters.items():
             for tensor_dict in tensors:
                 given = None if tensor_dict is None else tensor_dict.get(name)
                 parts.append(

@@ -28,6 +28,7 @@ import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def jobs(tasks: Iterable[Task]) -> list[Job]:
         homes = {place[before.key] for before in task.after if before.key in place}
         # The one that all the others are before of: whoever waits for it has waited for all.
         last = next((home for home in homes if homes - {home} <= ancestors[home]), None)
-        trained = None if last is None else next(t for t in reversed(found[last].tasks) if t.work.networks)
+        trained = (
+            None if last is None else next((t for t in reversed(found[last].tasks) if t.work.networks), None)
+        )
         alone = trained is not None and trained in task.after and followers[trained.key] == 1
         if last is None or not (alone or not task.work.networks):
             found.append(Job(after=homes))
@@ -304,6 +307,8 @@ def collect(
     ------
     SweepError
         If stages are missing, naming the first that failed, why, and its log.
+    StorageError
+        If a data set isn't here any more.
     """
     missing = [task for task in campaign.tasks(store) if not task.exists()]
     if missing:
@@ -314,7 +319,8 @@ def collect(
             f"{len(missing)} stages are missing, {len(notes)} of them failed. {first} What is done is kept; the same "
             "command tries the rest again."
         )
-    campaigns.run(campaign, store, Runtime(), results, say)
+    if skipped := campaigns.run(campaign, store, Runtime(), results, say):
+        raise StorageError(f"not recorded, as a data set isn't here: {', '.join(skipped)}.")
 
 
 def _failure(folder: Path, key: str) -> Path:
@@ -387,11 +393,13 @@ class Sweep:
         return not all(handle.done() for handle in self.handles)
 
     def wait(self, say: Callable[[str], None], seconds: float = 2.0) -> None:
-        """Wait to the end, telling what is done; here, record the tables then.
+        """Wait to the end, telling what is done, and record the tables then.
+
+        On Slurm the last job has recorded them already, unless it was killed.
 
         Raises
         ------
-        SweepError
+        SweepError, StorageError
             As `collect`.
         """
         tasks = [task for job in self.jobs for task in job.tasks]
@@ -404,12 +412,7 @@ class Sweep:
                 left = [other for other in left if other is not task]
             if alive:
                 time.sleep(seconds)
-        if self.options.cluster == "local":
-            collect(self.campaign, self.store, self.folder, self.options.results, say)
-        elif left:
-            collect(self.campaign, self.store, self.folder, self.options.results, lambda _: None)
-        else:
-            say(f"recorded; the log: {self.handles[-1].paths.stdout}")
+        collect(self.campaign, self.store, self.folder, self.options.results, say)
 
     def cancel(self, seconds: float = 30.0) -> None:
         """End what was started here: each process saves its state after a step; one that doesn't in time is killed."""
@@ -471,19 +474,25 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
 
     executor: Any
     if options.cluster == "local":
-        executor = submitit.LocalExecutor(folder / "logs", max_num_timeout=_TIMEOUTS)
+        executor = _local_executor(folder / "logs")
         handles = _start_here(executor, found, worker, options)
+        _note(folder, options, found, handles)
     else:
         if not shutil.which("sbatch"):
             raise ParameterError("there is no sbatch here, so no Slurm. Use --cluster local.")
         executor = submitit.SlurmExecutor(folder / "logs", max_num_timeout=_TIMEOUTS)
         last = Collector(copy, store.root, folder, options.results and options.results.absolute())
-        handles = _submit_to_slurm(executor, found, worker, last, options, path.stem)
-    ids = [str(handle.job_id) for handle in handles]
+        note = partial(_note, folder, options, found)
+        handles = _submit_to_slurm(executor, found, worker, last, options, path.stem, note)
+    return Sweep(campaign, store, folder, options, found, handles)
+
+
+def _note(folder: Path, options: Options, found: Sequence[Job], handles: Sequence[Any]) -> None:
+    """Keep what was submitted; an empty id stands for a job that wasn't yet."""
+    ids = ["" if handle is None else str(handle.job_id) for handle in handles]
     keys = [[task.key for task in job.tasks] for job in found]
     note = {"cluster": options.cluster, "ids": ids, "jobs": keys, "after": [sorted(j.after) for j in found]}
     write_atomic(folder / "sweep.json", (json.dumps(note, indent=1) + "\n").encode())
-    return Sweep(campaign, store, folder, options, found, handles)
 
 
 def _gpus(options: Options) -> int:
@@ -506,6 +515,44 @@ def _check_ranks(campaign: Campaign, options: Options) -> None:
         compiled = bool(options.runtime.get("compile") or entry.options.get("compile"))
         for experiment in entry.experiments:
             check_shared(experiment.dense, compiled, ranks)
+
+
+_CONTROLLER = f"""
+import signal, sys
+from pathlib import Path
+from submitit.local.local import Controller
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+Controller(Path(sys.argv[1])).run({_TIMEOUTS})
+"""
+
+
+def _local_executor(folder: Path) -> Any:
+    """submitit's for this machine, with another controller, the process that starts a job and starts it again.
+
+    submitit's own starts a job six times at the most. Ctrl-C at a terminal, which reaches every process, makes it kill
+    its job after a second: a job ends by itself, after a step, and `Sweep.cancel` sees to it. And submitit numbers GPUs
+    from 0, whichever of them CUDA_VISIBLE_DEVICES allows.
+    """
+    import submitit
+
+    class Executor(submitit.LocalExecutor):
+        def _submit_command(self, command: str) -> submitit.LocalJob[Any]:
+            allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            gpus = self.parameters.get("visible_gpus", ())
+            names = [allowed[gpu] if allowed[0] else str(gpu) for gpu in gpus]
+            minutes, delay = self.parameters["timeout_min"], self.parameters.get("signal_delay_s", 30)
+            variables = {
+                "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_COMMAND": command, "SUBMITIT_LOCAL_NTASKS": "1",
+                "SUBMITIT_LOCAL_NODEID": "0", "SUBMITIT_LOCAL_JOB_NUM_NODES": "1", "SUBMITIT_LOCAL_WITH_SHELL": "",
+                "SUBMITIT_LOCAL_TIMEOUT_S": str(60 * minutes), "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(delay),
+                "SUBMITIT_STDERR_TO_STDOUT": "", "CUDA_VISIBLE_DEVICES": ",".join(names),
+            }  # fmt: skip
+            process = subprocess.Popen(
+                [sys.executable, "-c", _CONTROLLER, self.folder], env={**os.environ, **variables}
+            )
+            return submitit.LocalJob(self.folder, str(process.pid), process=process, tasks=[0])
+
+    return Executor(folder, max_num_timeout=_TIMEOUTS)
 
 
 def _start_here(
@@ -532,9 +579,11 @@ def _start_here(
 
 def _submit_to_slurm(
     executor: Any, found: Sequence[Job], worker: Callable[[Iterable[int]], Worker], last: Collector, options: Options,
-    name: str,
+    name: str, note: Callable[[Sequence[Any]], None],
 ) -> list[Any]:  # fmt: skip
-    """Submit arrays of jobs that wait for those before them, and one job that waits for all."""
+    """Submit arrays of jobs that wait for those before them, and one job that waits for all; note each at once."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
     handles: list[Any] = [None] * len(found)
     common = {
         "job_name": name, "time": options.minutes or 240, "array_parallelism": options.at_once,
@@ -545,15 +594,28 @@ def _submit_to_slurm(
     executor.update_parameters(
         **{k: v for k, v in common.items() if v is not None}, additional_parameters=further
     )
-    for group in arrays(found):
-        before = [handles[number].job_id for number in sorted(found[group[0]].after)]
-        executor.update_parameters(dependency="afterok:" + ":".join(before) if before else None)
-        for number, handle in zip(group, executor.submit_array([worker([n]) for n in group]), strict=True):
-            handles[number] = handle
-    ids = sorted({handle.job_id.partition("_")[0] for handle in handles})
-    dependency = "afterany:" + ":".join(ids) if ids else None
-    executor.update_parameters(dependency=dependency, gpus_per_node=None, job_name=f"{name}-collect")
-    return [*handles, executor.submit(last)]
+    try:
+        for group in arrays(found):
+            before = [handles[number].job_id for number in sorted(found[group[0]].after)]
+            executor.update_parameters(dependency="afterok:" + ":".join(before) if before else None)
+            submitted = executor.submit_array([worker([number]) for number in group])
+            for number, handle in zip(group, submitted, strict=True):
+                handles[number] = handle
+            note(handles)
+        ids = sorted({handle.job_id.partition("_")[0] for handle in handles})
+        dependency = "afterany:" + ":".join(ids) if ids else None
+        executor.update_parameters(dependency=dependency, gpus_per_node=None, job_name=f"{name}-collect")
+        handles.append(executor.submit(last))
+    except (FailedJobError, FailedSubmissionError) as error:
+        if ids := sorted({handle.job_id.partition("_")[0] for handle in handles if handle}):
+            subprocess.run(["scancel", *ids], check=False)
+        said = (str(error).strip() or "it said nothing").splitlines()[-1]
+        raise ParameterError(
+            f"Slurm refused a job: {said} What was submitted before it is cancelled. See --partition, --time, --gpus, "
+            "--array-parallelism and --slurm."
+        ) from error
+    note(handles)
+    return handles
 
 
 # --- progress ---------------------------------------------------------------------------------------
@@ -565,7 +627,11 @@ def queue(ids: Iterable[str]) -> dict[str, str]:
     if not wanted or not shutil.which("squeue"):
         return {}
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %r"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for pause in (1, 4, 16, 0):  # a busy Slurm doesn't always answer at once
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            break
+        time.sleep(pause)
     if done.returncode != 0:
         raise SweepError(f"squeue failed: {done.stderr.strip()}")
     rows = (line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())

@@ -17,6 +17,21 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("dense", "gamma", "x"), ("dense", "milestones", ["a"]), ("dense", "milestones", 5),
+        ("dense", "warmup_epochs", "z"), ("dense", "schedule", 3), ("data", "image_size", "large"),
+        (None, "keep", ["q"]), (None, "keep", "all"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_in_a_file_is_refused_by_name(part, name, value):
+    content = json.loads(canonical_json(Experiment.from_parameters(profile="smoke").to_dict()))
+    (content[part] if part else content)[name] = value
+    with pytest.raises(ParameterError, match=name):
+        Experiment.from_dict(content)
+
+
 @given(plain)
 def test_canonical_json_round_trips(value):
     text = canonical_json(value)

@@ -275,6 +275,12 @@ def test_archives_of_another_content_are_refused_unopened(
             patch.setattr(tarfile, "open", opened)
             with pytest.raises(IntegrityError, match="sha256"):
                 fetch(name, source=folder, home=tmp_path)
+        if file.endswith("mat") or name == "cifar100":
+            around = tar(tmp_path / f"{name}.tar", {file: b"not the published one"})
+            with pytest.raises(
+                IntegrityError, match=f"{file} in .*{name}.tar is not the published file: sha256"
+            ):
+                fetch(name, source=around, home=tmp_path)
 
 
 @pytest.mark.usefixtures("small")

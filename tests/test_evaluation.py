@@ -326,3 +326,26 @@ def test_diversity_of_certain_members_is_finite() -> None:
     assert kl_divergence(p[[0, 0]]) == disagreement(p[[0, 0]]) == 0
     with pytest.raises(ParameterError, match="members >= 2"):
         disagreement(p[:1])
+
+
+@pytest.mark.parametrize("repair", ["bn", "repair"])
+def test_a_repair_without_data_is_refused(repair: str) -> None:
+    model = small_network(0)
+    pairs = {"test": [(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))]}
+    state = model.state_dict()
+    with pytest.raises(ParameterError, match="got no batches of inputs"):
+        loss_barrier(model, state, state, pairs, repair=repair, statistics=[])  # type: ignore[arg-type]
+
+
+def test_batch_norm_is_as_it_was_if_resetting_it_fails() -> None:
+    model = small_network(0)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = copy.deepcopy(model.state_dict())
+    used = iter([torch.randn(4, 3, 8, 8)])
+    next(used)
+    with pytest.raises(ParameterError, match="got no batches of inputs"):
+        reset_batch_norm(model, used)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(RuntimeError):
+        reset_batch_norm(model, [torch.randn(4, 5, 8, 8)])
+    assert [norm.momentum for norm in norms] == [0.1] * len(norms)

@@ -8,7 +8,7 @@ import torch
 
 from lotperm import Experiment, Pipeline, Store, permute, run
 from lotperm.config import ARMS
-from lotperm.errors import StorageError
+from lotperm.errors import ParameterError, StorageError
 from lotperm.masks import apply_mask, kept_after
 from lotperm.training import Runtime
 
@@ -263,3 +263,10 @@ def test_the_work_of_a_task_is_what_was_trained(store):
     assert counted == trained
     assert tasks[0].work.networks == 4
     assert tasks[0].work.epochs == 3
+
+
+def test_a_network_with_nothing_to_permute_is_refused_before_it_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("lotperm.experiments.train", _never)
+    experiment = Experiment.from_parameters(profile="smoke", hidden=[1, 1])
+    with pytest.raises(ParameterError, match="mlp has no layer of two units or more"):
+        Pipeline(experiment, Store(tmp_path)).run()

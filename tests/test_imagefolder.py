@@ -16,6 +16,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from lotperm import Experiment, Pipeline, Store, data
+from lotperm.campaign import Campaign
 from lotperm.config import Recipe, Seeds
 from lotperm.data import Batches, load
 from lotperm.errors import IntegrityError, LotpermError, ParameterError, PreemptedError, StorageError
@@ -482,6 +483,23 @@ def test_the_paper_profile_of_imagenet_is_the_protocol() -> None:
     (wide,) = Experiment.for_figure("resnet50_imagenet", profile="paper", widths=2)
     assert wide.model.width == 2.0
     assert Experiment.from_parameters(profile="paper", dataset="imagefolder").dense == d
+
+
+def test_a_campaign_trains_on_images_of_the_size_that_was_asked_for(
+    own: data.Dataset, tmp_path: Path
+) -> None:
+    file = tmp_path / "campaign.json"
+    entry = {
+        "name": "one", "kind": "connectivity", "profile": "smoke", "dataset": "imagefolder", "model": "resnet8",
+        "image_size": 32, "resize_size": 36, "train_size": 24, "test_size": 12, "epochs": 2, "rewind_epoch": 1,
+    }  # fmt: skip
+    file.write_text(json.dumps({"name": "small", "entries": [entry]}))
+    (read,), datasets, store = Campaign.load(file).entries, {}, Store(tmp_path)
+    assert read.lacking(datasets) is None
+    ((_, loaded),) = datasets.items()
+    assert (loaded.input_shape, files(loaded).resize_size) == ((3, 32, 32), 36)
+    keys = [task.key for task in read.tasks(store)]
+    assert [task.key for task in read.tasks(store, None, datasets)] == keys
 
 
 def test_the_whole_method_runs_on_an_image_folder(own: data.Dataset, tmp_path: Path) -> None:

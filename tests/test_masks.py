@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lotperm.errors import IntegrityError, ParameterError
+from lotperm.errors import IntegrityError, ParameterError, UnsupportedModelError
 from lotperm.masks import (
     apply_mask,
     count,
@@ -131,3 +131,18 @@ def test_apply_mask_copies():
     assert masked["w"].tolist() == [1.0, 0.0]
     masked["b"].zero_()
     assert weights["b"].item() == 3.0
+
+
+def test_a_mask_that_does_not_fit_is_not_applied():
+    weights = {"a": torch.ones(2, 3)}
+    with pytest.raises(ParameterError, match=r"unknown weight of the mask 'module\.a'"):
+        apply_mask(weights, {"module.a": torch.zeros(2, 3, dtype=torch.bool)})
+    with pytest.raises(ParameterError, match=r"the mask of a has shape \(3,\), expected \(2, 3\)"):
+        apply_mask(weights, {"a": torch.zeros(3, dtype=torch.bool)})
+
+
+def test_layers_that_share_a_weight_have_no_mask():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    with pytest.raises(UnsupportedModelError, match="layers '0' and '2' share a weight"):
+        prunable_parameters(model)

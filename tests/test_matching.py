@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator, Mapping
 
@@ -388,11 +390,153 @@ def test_folding_changes_no_activation(pair: tuple[str, nn.Module, nn.Module, Pe
             plain = its_spec.activations(model.state_dict(), x, points)
             single = {k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
             with torch.no_grad():
-                folded = matching._extractor(its_spec, model.state_dict(), points)(x)
-                folded_single = matching._extractor(its_spec, single, points)(x.float())
+                place = torch.device("cpu")
+                folded = matching._extractor(its_spec, model.state_dict(), points, place, x.dtype)(x)
+                folded_single = matching._extractor(its_spec, single, points, place, torch.float32)(x.float())
             for group, values in plain.items():
                 torch.testing.assert_close(folded[group], values, rtol=1e-9, atol=1e-9)
                 assert (folded_single[group] - values).abs().max() <= 1e-5 * values.abs().max()
+
+
+# ------------------------------------------------------------------------------ networks of one's own
+
+
+class Own(nn.Module):
+    """A convolution, something of one's own, and a classifier."""
+
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.middle, self.out = nn.Conv2d(3, 16, 3), middle, nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.middle(self.conv(x)).mean((2, 3)))
+
+
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.randn(1, 16, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() * self.gate.sigmoid()
+
+
+class Scale(nn.Module):
+    """A buffer that no state dict holds, a constant, and a counter that every pass moves on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, 36).view(1, 1, 6, 6), persistent=False)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return (x * self.scale * torch.tensor([2.0])).relu()
+
+
+class InPlace(nn.Module):
+    """Normalizes its input where it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Own(nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.own(x.sub_(0.5).div_(0.25))
+
+
+def own(make: type[nn.Module] | None = None, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    if make is InPlace:
+        return InPlace().eval()
+    middle = (
+        nn.Sequential(nn.BatchNorm2d(16, track_running_stats=False), nn.ReLU()) if make is None else make()
+    )
+    model = Own(middle)
+    nn.init.constant_(model.conv.bias, -1.0)  # what the statistics of the batch take away again
+    return model.eval()
+
+
+@pytest.mark.parametrize("make", [None, Gate, Scale, InPlace])
+@pytest.mark.parametrize("how", ["activations", "weights"])
+def test_a_planted_permutation_is_found_in_any_network(make: type[nn.Module] | None, how: str) -> None:
+    """Statistics of the batch, gates that are parameters, buffers outside of the state dict, writing in place."""
+    b, x = own(make), torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    spec = PermutationSpec.trace(b, x[:2].clone())
+    (group,) = spec.sizes
+    p = torch.randperm(16, generator=torch.Generator().manual_seed(2))
+    before, state = x.clone(), copy.deepcopy(b.state_dict())
+    # Weights as a file gives them: in another order than the model's.
+    a = dict(sorted(permute(b.state_dict(), spec, {group: p}).items()))
+    found = (
+        match_activations(a, b, [x], spec) if how == "activations" else match_weights(a, b.state_dict(), spec)
+    )
+    assert torch.equal(p[found[group]], torch.arange(16))
+    assert found.scores[group] == pytest.approx(1, abs=1e-5)
+    assert torch.equal(x, before)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in b.state_dict().items())
+
+
+def test_only_what_depends_on_the_input_is_a_point() -> None:
+    spec = PermutationSpec.trace(own(Gate), torch.randn(2, 3, 8, 8))
+    assert list(spec.points.values()) == [("relu",)]
+
+
+def test_constants_follow_the_dtype() -> None:
+    model, x = own(Scale), torch.randn(16, 3, 8, 8)
+    spec = PermutationSpec.trace(model, x)
+    found = match_activations(model, model, [x], spec, dtype=torch.bfloat16)
+    assert all(torch.equal(p, torch.arange(16)) for p in found.values())
+
+
+def test_without_groups_there_is_nothing_to_match() -> None:
+    model = nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 3))
+    spec = PermutationSpec.trace(model, torch.randn(2, 6))
+    assert match_activations(model, model, [torch.randn(8, 6)], spec) == {}
+    assert match_weights(model.state_dict(), model.state_dict(), spec) == {}
+
+
+def test_weights_that_do_not_belong_together_are_named(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    name, a, b, spec = pair
+    part = dict(a.state_dict())
+    lost = next(iter(part))
+    del part[lost]
+    with pytest.raises(ParameterError, match=f"the weights lack '{lost}' of the traced network"):
+        match_activations(part, b, [inputs(name, 8)], spec, dtype=torch.float64)
+    with pytest.raises(ParameterError, match=f"one architecture: {lost} is in one of them alone"):
+        match_weights(part, b.state_dict(), spec)
+
+
+def test_an_empty_batch_is_passed_over(pair: tuple[str, nn.Module, nn.Module, PermutationSpec]) -> None:
+    name, a, b, spec = pair
+    x = inputs(name, 40)
+    some, all_of_it = (
+        match_activations(a, b, batches, spec, dtype=torch.float64) for batches in ([x[:0], x, x[:0]], [x])
+    )
+    assert some.scores == all_of_it.scores
+
+
+@pytest.mark.parametrize("choice", ["legacy high", "new tf32", "default"])
+def test_precision_is_whole_meanwhile_and_as_it_was_afterwards(choice: str) -> None:
+    """Convolutions stay with cuDNN, and either of PyTorch's interfaces may have been used before."""
+    program = f"""
+import torch
+from lotperm import matching
+if {choice!r} == "legacy high":
+    torch.set_float32_matmul_precision("high")
+elif {choice!r} == "new tf32":
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+kinds = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
+before = [kind.fp32_precision for kind in kinds]
+with matching._full_precision():
+    assert [kind.fp32_precision for kind in kinds] == ["ieee"] * 3
+    assert torch.backends.cudnn.enabled
+assert [kind.fp32_precision for kind in kinds] == before
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # ---------------------------------------------------------------------------------------- weight matching

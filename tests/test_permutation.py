@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -502,6 +503,29 @@ def test_what_cannot_be_exported_is_refused() -> None:
     model = Net(lambda m, x: m.fc(x.flatten(1)) if x.sum() > 0 else x, fc=nn.Linear(192, 5))
     with pytest.raises(UnsupportedModelError, match=r"torch.export can't turn Net into a graph"):
         PermutationSpec.trace(model, IMAGE)
+    named = Net(lambda m, x: m.code(x.flatten(1)), code=nn.Linear(192, 5))  # as fx's modules have it
+    with pytest.raises(UnsupportedModelError, match=r"torch.export can't turn Net into a graph"):
+        PermutationSpec.trace(named, IMAGE)
+
+
+def test_weights_that_are_not_finite_or_not_there_are_refused() -> None:
+    model = mlp()
+    with torch.no_grad():
+        model[1].weight[0, 0] = torch.nan
+    with pytest.raises(ParameterError, match=r"weights of 1\.weight are not finite"):
+        PermutationSpec.trace(model, IMAGE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, of a layer without values
+        empty = nn.Sequential(nn.Flatten(), nn.Linear(192, 0), nn.Linear(0, 5))
+    with pytest.raises(UnsupportedModelError, match=r"1\.weight has shape \(0, 192\), so no values"):
+        PermutationSpec.trace(empty, IMAGE)
+
+
+@pytest.mark.parametrize("wrap", [torch.exp, torch.sigmoid])
+def test_operations_on_a_parameter_of_one_axis_are_fine(wrap: Callable[[Tensor], Tensor]) -> None:
+    model = stem(lambda m, x: x.relu() * wrap(m.g)[None, :, None, None], g=nn.Parameter(torch.randn(8)))
+    spec = assert_symmetric(model, IMAGE)
+    assert all("relu" in points[-1] for points in spec.points.values())
 
 
 def test_errors_name_what_is_wrong() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lotperm import Experiment, Pipeline, Store, costs, plan
+from lotperm import Experiment, Pipeline, Store, costs, plan, training
 from lotperm.campaign import Campaign
 from lotperm.config import FIGURES, DataConfig, ModelConfig
 from lotperm.costs import DEVICES, Speed, measure, network
@@ -28,7 +28,7 @@ def _without_data_or_training(monkeypatch):
 
     for name in ("train", "initialize"):
         monkeypatch.setattr(f"lotperm.experiments.{name}", never)
-    monkeypatch.setattr("lotperm.experiments.load", nowhere)
+    monkeypatch.setattr("lotperm.experiments.load_configured", nowhere)
 
 
 @pytest.fixture
@@ -272,6 +272,41 @@ def test_a_speed_is_measured_on_noise(monkeypatch):
     assert found.images_per_second > 0
     assert found.fits("cpu", e)
     assert not found.fits("h100", e)
+
+
+def test_what_comes_before_the_first_step_is_not_measured(monkeypatch):
+    """By a clock of its own: making ready takes 100 seconds, and each step one."""
+    now = [1.0]
+    step, prepare = training._Run.update, training._Run.prepare
+
+    def later(seconds, original):
+        def wrapped(*arguments):
+            now[0] += seconds
+            return original(*arguments)
+
+        return wrapped
+
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(training._Run, "update", later(1.0, step))
+    monkeypatch.setattr(training._Run, "prepare", later(100.0, prepare))
+    e = Experiment.from_parameters(profile="smoke", hidden=[8])
+    found = measure(e, 1, "cpu", seconds=5.0)
+    assert found.images_per_second == pytest.approx(e.dense.batch_size)
+    assert found.source.startswith("6 steps on ")
+
+
+def test_a_network_that_reads_files_is_measured_on_noise_too():
+    (e,) = Experiment.for_figure("resnet50_imagenet", profile="smoke")
+    assert e.dense.augment == "flip_resized_crop"
+    found = measure(e, 1, "cpu", seconds=0.01)
+    assert found.images_per_second > 0 and found.fits("cpu", e)
+
+
+def test_another_gpu_is_not_filed_under_a_name_that_is_not_its(command, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100-SXM4-80GB")
+    code, _, err = command("plan", "figure5", "--gpu", "h100", "--measure")
+    assert code == 2 and "--gpu is h100, but the GPU to be measured here is: NVIDIA A100" in err
 
 
 def test_recorded_speeds_are_kept_and_read(tmp_path, monkeypatch):

@@ -96,6 +96,43 @@ def test_layers_without_a_rule_are_refused(layer):
         stack(_Odd(layer), 2)
 
 
+@pytest.mark.parametrize("what", ["tied", "frozen", "outputs"])
+def test_what_would_train_otherwise_than_alone_is_refused(what):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            if what == "tied":
+                self.b.weight = self.a.weight
+            if what == "frozen":
+                self.a.bias.requires_grad_(False)
+
+        def forward(self, x):
+            h = self.a(x)
+            return (h, self.b(h)) if what == "outputs" else self.b(h)
+
+    said = {"tied": "shares a parameter", "frozen": "frozen", "outputs": "more than one output"}[what]
+    with pytest.raises(UnsupportedModelError, match=said):
+        stack(Own(), 2)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"module.1.weight": torch.zeros(8, 6, dtype=torch.bool)}, "unknown parameter 'module.1.weight'"),
+        ({"1.weight": torch.zeros(6, 8, dtype=torch.bool)}, r"mask 1.weight of member 1 has shape \(6, 8\)"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(mask, message):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    networks = StackedNetworks(model, [model.state_dict()] * 2)
+    with pytest.raises(ParameterError, match=message):
+        networks.spread([None, mask], 1.0)
+    wrong = {**model.state_dict(), "1.bias": torch.zeros(1)}
+    with pytest.raises(ParameterError, match=r"weight 1.bias of member 1 has shape \(1,\), expected \(8,\)"):
+        StackedNetworks(model, [model.state_dict(), wrong])
+
+
 def test_a_layer_that_is_used_twice_is_refused():
     class Twice(_Odd):
         def forward(self, x):

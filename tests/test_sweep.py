@@ -5,11 +5,13 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
 import sweeps
+from submitit.core.utils import FailedJobError
 from test_distributed import torchrun
 
 from lotperm import Store, sweep
@@ -44,6 +46,14 @@ def test_a_round_of_pruning_for_one_sparsity_alone_is_one_job(tmp_path):
     path = sweeps.write(tmp_path, {**sweeps.TINY, "name": "deep", "sparsity": 0.9})
     jobs = sweep.jobs(Campaign.load(path).tasks(Store(tmp_path / "store")))
     assert labels(jobs) == [["dense", "match"], ["imp", "imp", "imp", "imp", "sparse"]]
+
+
+def test_what_is_left_after_an_interruption_may_begin_with_matching(tmp_path):
+    path, store = sweeps.write(tmp_path, sweeps.PAIR[0]), Store(tmp_path / "store")
+    for task in Campaign.load(path).tasks(store):
+        if task.name in ("dense", "imp"):
+            task.run()
+    assert labels(sweep.jobs(Campaign.load(path).tasks(store))) == [["match"], ["sparse"]]
 
 
 def test_two_processes_compute_every_stage_once(tmp_path):
@@ -81,11 +91,16 @@ def test_a_sweep_here_that_is_asked_to_stop_takes_its_processes_along(tmp_path, 
     path, store = sweeps.write(tmp_path, sweeps.LONG), Store(tmp_path / "store")
     command = [sys.executable, "-m", "lotperm", "sweep", "run", path, "--cluster", "local", "--device", "cpu"]
     variables = {**os.environ, "LOTPERM_HOME": str(store.root)}
-    running = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     stage = sweeps.until(lambda: sweeps.training(store.root))
     (controller,) = sweeps.children(running.pid)
     (worker,) = sweeps.children(controller)
-    running.send_signal(number)
+    if number == signal.SIGINT:  # as a terminal does: to every process
+        os.killpg(running.pid, number)
+    else:
+        running.send_signal(number)
     _, said = running.communicate(timeout=60)
     assert running.returncode == (143 if number == signal.SIGTERM else 130), said
     assert (
@@ -158,9 +173,91 @@ def test_every_process_has_as_many_gpus_as_ranks(tmp_path):
     shares = [call.kwargs["visible_gpus"] for call in executor.update_parameters.call_args_list]
     assert shares == [[0, 1], [2, 3], [0, 1]]
     slurm.submit_array.side_effect = lambda workers: [MagicMock(job_id="1_0") for _ in workers]
-    sweep._submit_to_slurm(slurm, jobs, list, MagicMock(), sweep.Options("slurm", ranks=2), "small")
+    sweep._submit_to_slurm(slurm, jobs, list, MagicMock(), sweep.Options("slurm", ranks=2), "small", print)
     first, *_, last = (call.kwargs for call in slurm.update_parameters.call_args_list)
     assert (first["gpus_per_node"], last["gpus_per_node"]) == (2, None)
+
+
+def test_a_process_may_start_again_any_number_of_times(tmp_path):
+    """submitit's own controller stops at six."""
+
+    class Again:
+        def checkpoint(self):
+            from submitit.helpers import DelayedSubmission
+
+            return DelayedSubmission(self)
+
+        def __call__(self):
+            with (tmp_path / "runs").open("a") as file:
+                file.write("x")
+            if (tmp_path / "runs").stat().st_size < 8:
+                signal.getsignal(signal.SIGUSR2)(signal.SIGUSR2, None)
+
+    executor = sweep._local_executor(tmp_path / "logs")
+    executor.update_parameters(timeout_min=60, gpus_per_node=0, visible_gpus=[])
+    executor.submit(Again()).wait()
+    assert (tmp_path / "runs").read_text() == "x" * 8
+
+
+@pytest.mark.parametrize(
+    ("allowed", "given"), [(None, "1,0"), ("", "1,0"), ("4,2", "2,4"), ("GPU-ab,GPU-cd", "GPU-cd,GPU-ab")]
+)
+def test_a_sweep_here_keeps_to_the_gpus_that_it_may_use(tmp_path, monkeypatch, allowed, given):
+    if allowed is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    start = MagicMock(return_value=MagicMock(pid=1))
+    monkeypatch.setattr(sweep.subprocess, "Popen", start)
+    executor = sweep._local_executor(tmp_path)
+    executor.update_parameters(timeout_min=1, gpus_per_node=2, visible_gpus=[1, 0])
+    executor._submit_command("a command")
+    assert start.call_args.kwargs["env"]["CUDA_VISIBLE_DEVICES"] == given
+
+
+def test_what_slurm_refuses_halfway_leaves_nothing_in_the_queue(tmp_path, monkeypatch):
+    path = sweeps.write(tmp_path, *sweeps.PAIR)
+    found = sweep.jobs(Campaign.load(path).tasks(Store(tmp_path / "store")))
+    slurm, scancel, folder, options = MagicMock(), MagicMock(), tmp_path / "sweep", sweep.Options("slurm")
+    said = "sbatch: error: QOSMaxSubmitJobPerUserLimit"
+    slurm.submit_array.side_effect = [[MagicMock(job_id="7_0")], FailedJobError(f"failed\n{said}")]
+    monkeypatch.setattr(sweep.subprocess, "run", scancel)
+    with pytest.raises(
+        ParameterError, match=f"Slurm refused a job: {said} What was submitted before it is c"
+    ):
+        sweep._submit_to_slurm(
+            slurm, found, list, MagicMock(), options, "small", partial(sweep._note, folder, options, found)
+        )
+    assert scancel.call_args.args == (["scancel", "7"],)
+    # Noted as soon as it was submitted: whoever is killed in between leaves no job that nobody knows of.
+    assert sweep._noted(folder) == ["7_0", "", "", ""]
+
+
+def test_waiting_for_slurm_records_what_its_last_job_did_not(tmp_path, monkeypatch):
+    path, store = sweeps.write(tmp_path, sweeps.PAIR[0]), Store(tmp_path / "plain" / "store")
+    sweeps.unbroken(path, tmp_path / "plain")
+    submitted = sweep.Sweep(Campaign.load(path), store, tmp_path / "sweep", sweep.Options("slurm"), [], [])
+    submitted.wait(lambda line: None)
+    tables = [
+        folder / "half" / "results.csv" for folder in (tmp_path / "results", tmp_path / "plain" / "results")
+    ]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    monkeypatch.setattr(sweep.campaigns, "run", lambda *_: {"half": "no data"})
+    with pytest.raises(StorageError, match="not recorded, as a data set isn't here: half"):
+        submitted.wait(lambda line: None)
+
+
+def test_a_queue_that_does_not_answer_at_once_is_asked_again(monkeypatch):
+    answers = iter(
+        [MagicMock(returncode=1), MagicMock(returncode=0, stdout="7_0 RUNNING None\n8_0 PENDING x\n")]
+    )
+    monkeypatch.setattr(sweep.shutil, "which", lambda name: name)
+    monkeypatch.setattr(sweep.subprocess, "run", lambda *_, **__: next(answers))
+    monkeypatch.setattr(sweep.time, "sleep", lambda seconds: None)
+    assert sweep.queue(["7_0"]) == {"7_0": "RUNNING None"}
+    monkeypatch.setattr(sweep.subprocess, "run", lambda *_, **__: MagicMock(returncode=1, stderr="down\n"))
+    with pytest.raises(SweepError, match="squeue failed: down"):
+        sweep.queue(["7_0"])
 
 
 def test_what_fails_is_tried_again_and_then_named(tmp_path):
