@@ -157,8 +157,8 @@ def _arm_rows(summary: pd.DataFrame, sparsity: float, rewind_epoch: int) -> dict
 
 
 def _nearest(share: float, available: list[int], epochs: int) -> int:
-    """The rewind epoch nearest to a share of training."""
-    return min(available, key=lambda k: (abs(k / epochs - share), k))
+    """The rewind epoch nearest to a share of training; of two, the later one, so that 0 stands beside no other."""
+    return min(available, key=lambda k: (round(abs(k / epochs - share), 9), -k))
 
 
 def beside(
