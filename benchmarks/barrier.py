@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from common import RESULTS, environment, write_report
-from torch import Tensor
 
 from lotperm.config import Recipe, Seeds
-from lotperm.data import Dataset, Split, load, normalize
+from lotperm.data import Batches, load
 from lotperm.evaluation import barrier_height, loss_barrier
 from lotperm.matching import match_activations
 from lotperm.models import build, initialize
@@ -27,12 +27,6 @@ from lotperm.permutation import PermutationSpec, permute
 from lotperm.training import Runtime, tqdm_bar, train
 
 ALPHAS = [i / 10 for i in range(11)]
-
-
-def batches(split: Split, data: Dataset, size: int = 500) -> list[tuple[Tensor, Tensor]]:
-    """Normalized inputs with their targets, in batches."""
-    pairs = zip(split.inputs.split(size), split.targets.split(size), strict=True)
-    return [(normalize(x, data), y) for x, y in pairs]
 
 
 def main() -> None:
@@ -66,12 +60,12 @@ def main() -> None:
     a, b = trained.weights
 
     model = factory()
-    train_batches = batches(data.train, data)[:10]
+    train_batches = list(Batches(data, data.train))[:10]
     inputs = [x for x, _ in train_batches]
     spec = PermutationSpec.trace(model, inputs[0][:2])
     matching = match_activations(a, b, inputs, spec)
     ends = {"A and B": a, "π(A) and B": permute(a, spec, matching)}
-    test = batches(data.test, data)
+    test = list(Batches(data, data.test))
     curves = pd.concat(
         [
             loss_barrier(model, one, b, {"test": test}, ALPHAS, repair=repair, statistics=inputs).assign(
@@ -104,15 +98,15 @@ def main() -> None:
     write_report(options.out / "barrier", report, _table(report))
 
 
-def _table(report: dict) -> str:
+def _table(report: dict[str, Any]) -> str:
     ends = " and ".join(f"{100 * accuracy:.1f}" for accuracy in report["end_accuracy"])
     lines = [
         f"# Barrier between {report['what']}",
         "",
         f"`{report['command']}`. Test accuracy of A and B: {ends} %. `repair` says what is done to the network on the",
         "line before it is evaluated: nothing, batch-norm statistics recomputed (`bn`), or REPAIR. Accuracy barrier:",
-        "mean of the ends less the midpoint, in points; the ends are repaired in the same way as the midpoint. Loss barrier: at",
-        "the worst point. One pair of networks.",
+        "mean of the ends less the midpoint, in points; the ends are repaired in the same way as the midpoint.",
+        "Loss barrier: at the worst point. One pair of networks.",
         "",
         "| line between | repair | midpoint accuracy (%) | accuracy barrier | loss barrier (nats) |",
         "| --- | --- | --- | --- | --- |",

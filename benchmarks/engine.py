@@ -42,7 +42,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from lotperm.config import Recipe, Seeds
+from lotperm.config import Precision, Recipe, Seeds
 from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
 from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters
 from lotperm.models import Weights, build, initialize
@@ -77,7 +77,7 @@ NETWORKS = {
         Network("vgg11", "vgg11", 1.0),
     )
 }
-MODES = {
+MODES: dict[str, tuple[Precision, bool, int | None]] = {
     "float32": ("float32", False, None),
     "bfloat16": ("bfloat16", False, None),
     "float32, compiled": ("float32", True, None),
@@ -125,9 +125,10 @@ class _Images(TorchDataset[Any]):
     """Image by image, with torchvision's transforms."""
 
     def __init__(self, data: Dataset) -> None:
-        self.data = data
+        assert isinstance(data.train.inputs, Tensor)
+        self.inputs, self.targets = data.train.inputs, data.train.targets
         pipeline: list[Any] = []
-        if data.train.inputs.ndim == 4:
+        if self.inputs.ndim == 4:
             pipeline = [
                 v2.RandomHorizontalFlip(),
                 v2.RandomCrop(32, padding=4),
@@ -137,10 +138,10 @@ class _Images(TorchDataset[Any]):
         self.transform = v2.Compose(pipeline) if pipeline else (lambda x: x)
 
     def __len__(self) -> int:
-        return len(self.data.train.targets)
+        return len(self.targets)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.transform(self.data.train.inputs[i]), self.data.train.targets[i]
+        return self.transform(self.inputs[i]), self.targets[i]
 
 
 class Plain:
@@ -182,13 +183,16 @@ class Plain:
     def on_device(self, data: Dataset, recipe: Recipe) -> None:
         """Take batches from a data set that is on the device."""
 
+        inputs = data.train.inputs
+        assert isinstance(inputs, Tensor)
+
         def endless() -> Iterator[tuple[Tensor, Tensor]]:
             for epoch in itertools.count():
                 size = len(data.train.targets)
                 order = draw_order(size, 0, epoch).to(self.device)
                 draws = [d.to(self.device) for d in draw_augmentation(size, 0, epoch)]
                 for rows in order.split(BATCH)[: size // BATCH]:
-                    x = data.train.inputs[rows]
+                    x = inputs[rows]
                     if recipe.augment != "none":
                         x = augment(x, *(d[rows] for d in draws))
                     yield normalize(x, data), data.train.targets[rows]
@@ -214,11 +218,14 @@ class Engine:
     def steps(self, count: int) -> None:
         """So many steps of every network; an epoch ends where it ends."""
 
+        def reached(run: _Run, goal: int) -> bool:
+            return run.step >= goal
+
         def advance(run: _Run) -> None:
             left = count
             while left > 0:
                 before, goal = run.step, min(run.step + left, run.steps)
-                run.advance(0, lambda goal=goal: run.step >= goal, None)
+                run.advance(0, partial(reached, run, goal), None)
                 left -= run.step - before
                 if run.step == run.steps:
                     run.step = 0

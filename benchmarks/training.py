@@ -17,6 +17,7 @@ import statistics
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ def main() -> None:
             )
 
     # The times: interleaved, so that a busy moment of the machine hits all.
-    recipes = {p: Recipe(epochs=1000, lr=0.08, precision=p) for p in ("float32", "bfloat16")}  # type: ignore[arg-type]
+    recipes = {p: Recipe(epochs=1000, lr=0.08, precision=p) for p in ("float32", "bfloat16")}
     steps = len(data.train.targets) // 128
     times: dict[tuple[str, int], list[float]] = {}
     plain = Plain(starts[0], masks[0], data, recipes["float32"], seeds[0])
@@ -198,7 +199,7 @@ def main() -> None:
     write_report(options.out / "training", report, _table(report))
 
 
-def _table(report: dict) -> str:
+def _table(report: dict[str, Any]) -> str:
     machine = report["machine"]
     lines = [
         f"# Training many networks at once: {report['what']}",

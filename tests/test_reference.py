@@ -259,3 +259,9 @@ def test_the_recorded_faults_are_of_a_long_run():
     assert len(apart) == 5
     kills = sum(row["tried"] for row in rows if row["fault"].startswith("kill −9"))
     assert kills >= 500 or "crash" in report["missing"]
+
+
+def test_of_two_rewind_epochs_as_near_the_later_one_is_compared():
+    """The twin's are 0 and 3 of 15, as far from the paper's 20 of 200 either way; 0 is no rewinding at all."""
+    assert reference._nearest(0.1, [0, 3], 15) == 3
+    assert reference._nearest(0.1, [0, 1, 3], 15) == 1
