@@ -23,7 +23,7 @@ from lotperm.evaluation import interval
 from lotperm.experiments import Pipeline
 from lotperm.imagefolder import ImageFiles
 from lotperm.reference import early_means
-from lotperm.results import Results
+from lotperm.results import Results, comparison_words
 
 # --- what is run ------------------------------------------------------------------------------------
 
@@ -78,9 +78,17 @@ def settings(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
             **schedule,
             "rewind epochs k": ", ".join(map(str, e.rewind_epochs)),
             "sparsities S": ", ".join(f"{s:g}" for s in e.sparsities),
-            "epochs a round of IMP": e.pruning.finetune.epochs,
+            "epochs a round of IMP": round_epochs(e),
         }
     return pd.DataFrame(columns)
+
+
+def round_epochs(experiment: Experiment) -> int | str:
+    """How many epochs a round of IMP trains, for each rewind epoch if they differ."""
+    e = experiment
+    if e.pruning.imp == "finetune":
+        return e.pruning.finetune.epochs
+    return ", ".join(str(e.sparse_recipe(k).epochs) for k in e.rewind_epochs)
 
 
 def matching_epochs(epochs: int) -> list[int]:
@@ -211,14 +219,18 @@ def comparisons(results: Sequence[Results]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index (width, sparsity, rewind_epoch, comparison); columns ``points``, the mean over seeds with the half width
-        of its 95 % interval (of the gap closed: percent), and ``p (paired t-test)``; texts, "" where there is none.
+        Index (width, sparsity, rewind_epoch, comparison); columns ``difference (points)``, the mean over seeds with the
+        half width of its 95 % interval, and ``p (paired t-test)``; texts, "" where there is none.
     """
-    found = by_width([r.experiment for r in results], [r.comparisons() for r in results])
+    tables = [r.comparisons() for r in results]
+    for table, result in zip(tables, results, strict=True):
+        seeds = len(result.experiment.seeds)
+        table["comparison"] = [comparison_words(row, seeds) for row in table.to_dict("records")]
+    found = by_width([r.experiment for r in results], tables)
     found = found.set_index(["width", "sparsity", "rewind_epoch", "comparison"])
     return pd.DataFrame(
         {
-            "points": _joined(found["mean"], found["half_width"]),
+            "difference (points)": _joined(found["mean"], found["half_width"]),
             "p (paired t-test)": ["" if pd.isna(p) else f"{p:.1g}" for p in found["p_value"]],
         },
         index=found.index,
@@ -256,11 +268,27 @@ def diversity(table: pd.DataFrame) -> pd.DataFrame:
     small = {"disagreement": "disagreement", "KL": "kl", "JS": "js"}
     return pd.DataFrame(
         {
-            "test accuracy (%)": _joined(table["mean"], table["spread"]),
+            "test accuracy (%) ± standard deviation": _joined(table["mean"], table["spread"]),
             "ensemble (%)": (100 * table["ensemble_accuracy"]).map("{:.1f}".format),
             **{words: table[name].map("{:.3f}".format) for words, name in small.items()},
         }
     ).set_index(table["method"])
+
+
+def early_data(table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int) -> pd.DataFrame:
+    """What the figure of early matching shows, as one tidy table: ``permuted`` at every t, and LTH and naive.
+
+    Parameters are those of `matching_costs`.
+    """
+    arms = results.table[
+        results.table["method"].isin(["lth", "naive"])
+        & (results.table["sparsity"] == sparsity)
+        & (results.table["rewind_epoch"] == rewind_epoch)
+        & (results.table["metric"] == "test_accuracy")
+    ]
+    return pd.concat(
+        [table.assign(method="permuted"), arms[["seed", "method", "metric", "value"]]], ignore_index=True
+    )
 
 
 def matching_costs(table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int) -> pd.DataFrame:
@@ -278,10 +306,11 @@ def matching_costs(table: pd.DataFrame, results: Results, sparsity: float, rewin
     -------
     DataFrame
         Index ``matching epoch t``; B's dense epochs as a share of T, all its epochs as a share of those with t = T,
-        accuracy, and the gap closed; percent, texts.
+        accuracy, and the gap closed, of the means ("" if LTH isn't above naive); percent, texts.
     """
     k, whole = rewind_epoch, results.experiment.dense.epochs
     lth, naive, accuracy = early_means(table, results, sparsity, k)
+    gap = lth - naive
     return pd.DataFrame(
         {
             "B's dense epochs (% of T)": [f"{100 * max(t, k) / whole:.0f}" for t in accuracy],
@@ -289,7 +318,9 @@ def matching_costs(table: pd.DataFrame, results: Results, sparsity: float, rewin
                 f"{100 * (max(t, k) + whole - k) / (2 * whole - k):.0f}" for t in accuracy
             ],
             "test accuracy (%)": [f"{100 * a:.1f}" for a in accuracy.values()],
-            "gap closed (%)": [f"{100 * (a - naive) / (lth - naive):.0f}" for a in accuracy.values()],
+            "gap closed (%)": [
+                f"{100 * (a - naive) / gap:.0f}" if gap > 0 else "" for a in accuracy.values()
+            ],
         },
         index=pd.Index(accuracy, name="matching epoch t"),
     )

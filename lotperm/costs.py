@@ -237,19 +237,18 @@ def record_speeds(speeds: Iterable[Speed]) -> Path:
 
 
 class _Clock:
-    """A progress bar that notes when the first step was done, and counts the images after it."""
+    """A progress bar that times the second epoch, and counts its images; where an epoch ends, all networks are done."""
 
     def __init__(self) -> None:
-        self.began, self.images = 0.0, 0.0
+        self.ends: list[float] = []
+        self.images = 0.0
 
     def update(self, n: float) -> None:
-        if self.began:
+        if self.ends:
             self.images += n
-        else:
-            self.began = time.perf_counter()
 
     def set_postfix_str(self, s: str) -> None:
-        pass
+        self.ends.append(time.perf_counter())
 
     def close(self) -> None:
         pass
@@ -260,7 +259,8 @@ def measure(
 ) -> Speed:
     """Train networks for a few steps, on noise in the shape of the data, and time it.
 
-    The first step isn't counted, nor what comes before it, such as compiling; reading image files isn't either.
+    Two epochs are trained, and the second one counts: neither compiling nor other things that are done once. Reading
+    image files isn't measured.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def measure(
     members : networks trained at once
     device : the name under which the speed is kept, e.g. ``"cpu"``
     runtime : how to compute
-    seconds : about how long to measure, after as much warming up as two steps are
+    seconds : about how long to measure, after warming up for as long
     """
     of, recipe = info(experiment.data), experiment.dense
     if recipe.augment == "flip_resized_crop":  # of files, by whoever reads them
@@ -285,15 +285,15 @@ def measure(
     seeds = [Seeds.of("speed", i) for i in range(members)]
 
     def rate(steps: int) -> float:
-        """Images a second from the end of the first step on."""
+        """Images a second in the second epoch of so many steps."""
         data = Dataset("noise", noise(steps * recipe.batch_size), noise(1), of.classes, channels, channels)
         clock = _Clock()
         timed = dataclasses.replace(runtime or Runtime(), progress=lambda label, images: clock)
-        train(pipeline.model, start, data, recipe, seeds, until=1, evaluate_at=(), runtime=timed)
-        return clock.images / (time.perf_counter() - clock.began)
+        train(pipeline.model, start, data, recipe, seeds, until=2, evaluate_at=(), runtime=timed)
+        return clock.images / (clock.ends[1] - clock.ends[0])
 
-    step = recipe.batch_size * members / rate(2)
-    steps = 1 + max(1, min(200, round(seconds / step)))
+    step = recipe.batch_size * members / rate(1)
+    steps = max(2, min(200, round(seconds / step)))
     found = rate(steps)
     e = experiment
     gpu = torch.device(runtime.device).type == "cuda" if runtime else False

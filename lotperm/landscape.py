@@ -388,7 +388,10 @@ _LINES = {"dense_a": "-", "dense_b": "--", "lth": "-", "naive": "-", "permuted":
 
 def extent(scene: Scene) -> float:
     """Half the width of the part of the plane that is drawn: the minima and both initializations, and a margin."""
-    largest = max(abs(v) for v in (*scene.teacher, *scene.init_a, *scene.init_b))
+    first, second = scene.teacher
+    # Slopes of one sign can come from one neuron alone, whose weight is then their sum.
+    teacher = abs(first + second) if first * second > 0 else max(abs(first), abs(second))
+    largest = max(teacher, *(abs(v) for v in (*scene.init_a, *scene.init_b)))
     return max(3.0, math.ceil(largest + 0.5))
 
 

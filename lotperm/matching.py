@@ -220,13 +220,13 @@ def correlate(
 
     def cut(size: int) -> list[slice]:
         """Those chunks of the next batch that are this rank's."""
+        if size == 0:
+            return []
         # At least four, so that small batches keep a few threads busy.
         parts = max(4, math.ceil(size / _CHUNK)) if place.type == "cpu" else 1
-        sizes = [len(part) for part in torch.arange(size).tensor_split(max(1, min(parts, size)))]
+        sizes = [len(part) for part in torch.arange(size).tensor_split(min(parts, size))]
         found = zip(sizes, accumulate(sizes), numbers, strict=False)
-        return [
-            slice(end - length, end) for length, end, number in found if length and number % _LANES in own
-        ]
+        return [slice(end - length, end) for length, end, number in found if number % _LANES in own]
 
     keep_freed_memory()
     seen = 0
@@ -282,6 +282,7 @@ def match_activations(
     Returns
     -------
     Matching
+        Of every group that an activation shows: not of one that only computes on parameters.
 
     Raises
     ------
@@ -313,7 +314,8 @@ def _assign_all(
 
 
 def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str, str]:
-    last = {group: nodes[-1] for group, nodes in spec.points.items()}
+    # Of a group that no activation shows nothing is known, so it stays as it is.
+    last = {group: nodes[-1] for group, nodes in spec.points.items() if nodes}
     if not isinstance(points, str):
         for group, node in points.items():
             if group not in last:
@@ -324,7 +326,7 @@ def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str,
     if points == "last":
         return last
     if points == "penultimate":
-        return {group: nodes[-2:][0] for group, nodes in spec.points.items()}
+        return {group: nodes[-2:][0] for group, nodes in spec.points.items() if nodes}
     raise unknown_name("choice of points", points, ("last", "penultimate"))
 
 

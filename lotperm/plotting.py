@@ -50,8 +50,10 @@ def use_style() -> None:
 
 
 def _band(ax: Axes, curves: pd.DataFrame, method: str, metric: str, scale: float = 1.0) -> None:
-    """Mean over seeds against epoch, with its 95 % interval."""
+    """Mean over seeds against epoch, with its 95 % interval; an arm's epochs are those that its rewind point begins."""
     chosen = curves[(curves["method"] == method) & (curves["metric"] == metric)]
+    if method in ARMS:
+        chosen = chosen.assign(epoch=chosen["epoch"] + chosen["rewind_epoch"].astype(int))
     table = chosen.pivot_table(index="epoch", columns="seed", values="value") * scale
     means, halves = np.array([interval(row) for row in table.to_numpy()]).T
     words, colour = METHODS[method]
@@ -61,6 +63,8 @@ def _band(ax: Axes, curves: pd.DataFrame, method: str, metric: str, scale: float
 
 def learning_curves(results: Results, methods: Sequence[str], *, title: str) -> Figure:
     """Training loss and test accuracy against the epoch; mean over seeds and 95 % interval.
+
+    Epochs are those of the dense training: sparse arms begin at their rewind epoch.
 
     Parameters
     ----------
@@ -214,8 +218,7 @@ def _bars(ax: Axes, accuracies: Mapping[str, float]) -> None:
         range(len(values)), [m.removeprefix("dense_").upper() if "dense" in m else m for m in accuracies]
     )
     ax.tick_params(axis="x", labelsize=8)
-    low = min(values)
-    ax.set_ylim(max(0, low - 15), max(values) + 4)
+    ax.set_ylim(0, 108)  # from zero, so that lengths can be compared, and alike in all panels
     sns.despine(ax=ax, left=True)
     ax.set_xlabel("test accuracy (%)", fontsize=9)
 
@@ -472,6 +475,9 @@ def _line(
     """Mean over seeds with its 95 % interval, at each x."""
     means, halves = scale * np.array([interval(v) for v in values]).T
     words, colour = METHODS[method]
+    if len(x) == 1:  # a band over one place isn't seen
+        ax.errorbar(x, means, halves, fmt="o", color=colour, label=words, markersize=4, capsize=4)
+        return
     ax.plot(x, means, "o-", color=colour, label=words, markersize=4)
     ax.fill_between(x, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0)
 

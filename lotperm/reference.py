@@ -415,9 +415,11 @@ def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) ->
     ----------
     notebook : its name in ``notebooks/`` without number and suffix, as `lotperm run` takes it
     experiment : what the page computed (the first, if it computed several)
-    given : the page's parameters; those that are None come from the profile and aren't named
+    given : the page's parameters; those that are None come from the profile and aren't named, nor is the CPU
     """
-    named = {n: v for n, v in given.items() if v is not None and n not in ("profile", "device")}
+    named = {
+        n: v for n, v in given.items() if v is not None and n != "profile" and (n, v) != ("device", "cpu")
+    }
     texts = {n: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for n, v in named.items()}
     options = "".join(" -p " + shlex.quote(f"{n}={text}") for n, text in texts.items())
     command = f"lotperm run {notebook} --profile {experiment.profile}{options}"

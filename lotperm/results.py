@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lotperm.config import ARMS, Experiment
@@ -26,7 +27,8 @@ class Results:
     ----------
     experiment : what was run
     table : one row per seed, method, sparsity, rewind epoch and metric (``test_accuracy``, ``test_loss``)
-    curves : the same with a column ``epoch`` of training, and metric ``train_loss``
+    curves : the same with a column ``epoch``, of a network's own training (an arm's begins with 0 at its rewind point),
+        and metric ``train_loss``
     stages : name, key and meta (device, versions, source hash, seconds, …) of every stage behind the tables
     """
 
@@ -85,7 +87,8 @@ class Results:
         DataFrame
             One row per sparsity, rewind epoch and comparison: ``permuted - naive``, ``lth - permuted``,
             ``lth - naive`` (mean, half_width, p_value of a two-sided paired t-test) and ``gap closed`` =
-            (permuted - naive)/(lth - naive), mean of the seeds (no p-value).
+            (permuted - naive)/(lth - naive), mean of the seeds on which LTH is above naive (no p-value). ``seeds``
+            says of how many.
         """
         rows = []
         for sparsity in self.experiment.sparsities:
@@ -94,11 +97,16 @@ class Results:
                 at = {"sparsity": sparsity, "rewind_epoch": k}
                 for a, b in (("permuted", "naive"), ("lth", "permuted"), ("lth", "naive")):
                     difference = paired(arms[a], arms[b])
-                    rows.append({**at, "comparison": f"{a} - {b}", **difference._asdict()})
+                    rows.append(
+                        {**at, "comparison": f"{a} - {b}", **difference._asdict(), "seeds": len(arms[a])}
+                    )
                 closed = gap_closed(arms["lth"], arms["naive"], arms["permuted"])
                 rows.append(
-                    {**at, "comparison": "gap closed", "mean": closed.mean, "half_width": closed.half_width}
-                )
+                    {
+                        **at, "comparison": "gap closed", "mean": closed.mean, "half_width": closed.half_width,
+                        "seeds": int(np.isfinite(closed.per_seed).sum()),
+                    }
+                )  # fmt: skip
         return pd.DataFrame(rows)
 
     def markdown(self) -> str:
@@ -123,7 +131,7 @@ class Results:
         ]
         for row in self.comparisons().to_dict("records"):
             p = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}"
-            words = "gap closed (percent)" if row["comparison"] == "gap closed" else row["comparison"]
+            words = comparison_words(row, len(e.seeds))
             lines.append(f"| {row['sparsity']:g} | {row['rewind_epoch']} | {words} | {_percent(row)} | {p} |")
         how = self.stages[-1]
         seconds = sum(stage["seconds"] for stage in self.stages)
@@ -169,6 +177,13 @@ def save_record(
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     for name, data in {**files, "results.json": seal({**content, "files": checksums})}.items():
         write_atomic(folder / name, data)
+
+
+def comparison_words(row: Mapping[Any, Any], seeds: int) -> str:
+    """What a row of `Results.comparisons` is called in a table; the gap, of how many of the seeds, if not of all."""
+    if row["comparison"] != "gap closed":
+        return str(row["comparison"])
+    return "gap closed (percent)" + ("" if row["seeds"] == seeds else f", {row['seeds']} of {seeds} seeds")
 
 
 def _percent(row: Mapping[Any, Any]) -> str:

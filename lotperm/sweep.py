@@ -424,7 +424,8 @@ class Sweep:
             time.sleep(0.5)
         for handle in self.handles:
             if not handle.done():
-                handle.cancel(check=False)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(handle.job_id), signal.SIGUSR1)
 
 
 def folder_of(path: Path, store: Store) -> Path:
@@ -511,6 +512,9 @@ def _check_ranks(campaign: Campaign, options: Options) -> None:
         raise ParameterError(
             f"{ranks} ranks need as many GPUs, but there are {gpus}. Use --ranks {gpus}, or --gpus 0: ranks on the CPU."
         )
+    here = torch.cuda.device_count()
+    if options.cluster == "local" and gpus > here:
+        raise ParameterError(f"--gpus is {gpus}, but on this machine there are {here} that may be used.")
     for entry in campaign.entries:
         compiled = bool(options.runtime.get("compile") or entry.options.get("compile"))
         for experiment in entry.experiments:
@@ -518,11 +522,13 @@ def _check_ranks(campaign: Campaign, options: Options) -> None:
 
 
 _CONTROLLER = f"""
-import signal, sys
+import contextlib, signal, sys
 from pathlib import Path
 from submitit.local.local import Controller
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-Controller(Path(sys.argv[1])).run({_TIMEOUTS})
+signal.signal(signal.SIGUSR1, signal.default_int_handler)
+with contextlib.suppress(KeyboardInterrupt):
+    Controller(Path(sys.argv[1])).run({_TIMEOUTS})
 """
 
 
@@ -530,8 +536,8 @@ def _local_executor(folder: Path) -> Any:
     """submitit's for this machine, with another controller, the process that starts a job and starts it again.
 
     submitit's own starts a job six times at the most. Ctrl-C at a terminal, which reaches every process, makes it kill
-    its job after a second: a job ends by itself, after a step, and `Sweep.cancel` sees to it. And submitit numbers GPUs
-    from 0, whichever of them CUDA_VISIBLE_DEVICES allows.
+    its job after a second; here a job ends by itself, after a step, and SIGUSR1 is what kills it: `Sweep.cancel` sees
+    to it. And submitit numbers GPUs from 0, whichever of them CUDA_VISIBLE_DEVICES allows.
     """
     import submitit
 

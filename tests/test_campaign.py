@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from lotperm import Store, cli, packing, reference
@@ -360,7 +361,16 @@ def test_a_task_reads_what_it_says(smoke_campaign, unbroken, monkeypatch, tmp_pa
         assert {key: set(files) for key, files in task.reads.items()} == read, task.label
 
 
-def test_status_says_what_is_left(unbroken, smoke_campaign, tmp_path):
+@pytest.fixture
+def one_thread():
+    """Two would ask in an order of their own whether to stop."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_status_says_what_is_left(unbroken, smoke_campaign, tmp_path, one_thread):
     load("mnist1d")
     store = Store(tmp_path)
     stages, skipped = campaigns.status(smoke_campaign, store)
@@ -644,7 +654,9 @@ def test_the_slice_on_the_page_twice_with_a_kill_between(unbroken, tmp_path):
         if number:
             shutil.copytree(tmp_path / f"machine-{number - 1}" / "slice" / "packs", folder / "packs")
         environment = {**os.environ, "LOTPERM_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT),
-                       "LOTPERM_DATA": str(store.root / "data"), "OMP_NUM_THREADS": "1"}  # fmt: skip
+                       "LOTPERM_DATA": str(store.root / "data"),
+                       # As many as here: how networks are put together, and so their bits, may depend on it.
+                       "OMP_NUM_THREADS": str(torch.get_num_threads())}  # fmt: skip
         commands = block.replace("--budget-minutes 9", limits[0])
         options = {"cwd": folder, "env": environment, "text": True, "stdout": -1, "stderr": -1}
         if number:

@@ -134,9 +134,22 @@ def test_comparisons_are_in_points(smoke):
     expected = results.comparisons().set_index("comparison").loc["permuted - naive"]
     for width in (1.0, 2.0):
         row = table.loc[(width, S, K, "permuted - naive")]
-        assert row["points"] == f"{100 * expected['mean']:.1f} ± {100 * expected['half_width']:.1f}"
+        assert (
+            row["difference (points)"] == f"{100 * expected['mean']:.1f} ± {100 * expected['half_width']:.1f}"
+        )
         assert row["p (paired t-test)"] == f"{expected['p_value']:.1g}"
-        assert table.loc[(width, S, K, "gap closed"), "p (paired t-test)"] == ""
+        assert table.loc[(width, S, K, "gap closed (percent)"), "p (paired t-test)"] == ""
+
+
+def test_of_how_many_seeds_a_gap_is_said_if_not_of_all(smoke):
+    """On seed 1 LTH is below naive, so that there is no gap."""
+    values = {("lth", 0): 0.8, ("permuted", 0): 0.7, ("naive", 0): 0.6}
+    values |= {("lth", 1): 0.5, ("permuted", 1): 0.7, ("naive", 1): 0.6}
+    results = with_values(smoke[1], values)
+    table = chapters.comparisons([results]).droplevel(["width", "sparsity", "rewind_epoch"])
+    assert table.loc["gap closed (percent), 1 of 3 seeds", "difference (points)"] == "50.0"
+    assert "| gap closed (percent), 1 of 3 seeds | 50.00 ± nan |" in results.markdown()
+    assert list(results.comparisons()["seeds"]) == [2, 2, 2, 1]
 
 
 def test_what_one_seed_or_equal_arms_cannot_say_stays_empty(smoke):
@@ -144,7 +157,7 @@ def test_what_one_seed_or_equal_arms_cannot_say_stays_empty(smoke):
     table = chapters.comparisons([single]).droplevel(["width", "sparsity", "rewind_epoch"])
     assert table.loc["permuted - naive"].to_list() == ["25.0", ""]
     equal = with_values(smoke[1], {(arm, seed): 0.1 for arm in ARMS for seed in (0, 1)})
-    assert chapters.comparisons([equal])["points"].to_list() == [*["0.0 ± 0.0"] * 3, ""]
+    assert chapters.comparisons([equal])["difference (points)"].to_list() == [*["0.0 ± 0.0"] * 3, ""]
 
 
 def test_in_short_rounds_to_whole_percent(smoke):
@@ -161,7 +174,7 @@ def test_diversity_is_in_percent():
          "kl": [0.5], "js": [0.125], "members": [3]}
     )  # fmt: skip
     assert chapters.diversity(table).loc["lth"].to_dict() == {
-        "test accuracy (%)": "50.0 ± 2.5", "ensemble (%)": "62.5",
+        "test accuracy (%) ± standard deviation": "50.0 ± 2.5", "ensemble (%)": "62.5",
         "disagreement": "0.250", "KL": "0.500", "JS": "0.125",
     }  # fmt: skip
 
@@ -175,6 +188,26 @@ def test_matching_costs_count_epochs_by_hand(smoke):
     # T = 12, k = 2: at t = 0 the rewind point still costs 2 dense epochs, 2 + 10 of 12 + 10 in all.
     assert found.loc[0].to_list() == ["17", "55", "60.0", "0"]
     assert found.loc[6].to_list() == ["50", "73", "70.0", "50"]
+
+
+def test_where_lth_is_not_above_naive_there_is_no_gap_to_close(smoke):
+    results = with_values(smoke[1], {("lth", 0): 0.6, ("permuted", 0): 0.7, ("naive", 0): 0.6})
+    table = pd.DataFrame([{"seed": 0, "matching_epoch": 0, "metric": "test_accuracy", "value": 0.7}])
+    assert chapters.matching_costs(table, results, S, K).loc[0, "gap closed (%)"] == ""
+
+
+def test_the_data_of_early_matching_are_all_that_is_drawn(smoke):
+    results = with_values(smoke[1], {(arm, seed): 0.1 for arm in ARMS for seed in (0, 1)})
+    table = pd.DataFrame([{"seed": 0, "matching_epoch": 6, "metric": "score", "value": 0.7}])
+    data = chapters.early_data(table, results, S, K)
+    assert data["method"].value_counts().to_dict() == {"lth": 2, "naive": 2, "permuted": 1}
+    assert data.loc[data["method"] == "permuted", "matching_epoch"].to_list() == [6]
+
+
+def test_a_round_of_imp_trains_what_its_kind_does():
+    given = {"profile": "smoke", "epochs": 12, "rewind_epoch": [2, 4], "finetune_epochs": 3}
+    assert chapters.round_epochs(Experiment.from_parameters(**given)) == 3
+    assert chapters.round_epochs(Experiment.from_parameters(**given, imp="rewind")) == "10, 8"
 
 
 # --- scripts ----------------------------------------------------------------------------------------

@@ -295,6 +295,10 @@ def test_figure_3_has_its_panels_and_paths():
 def test_the_surface_that_is_drawn_holds_the_whole_scene():
     assert landscape.extent(Scene()) == 3
     assert landscape.extent(Scene(init_a=(-7.2, 0.0))) == 8
+    # Slopes of one sign can come from one neuron: its weight is then 4, past either slope.
+    alike = Scene(teacher=(2.0, 2.0))
+    ends = [path[-1] for path in landscape.simulate(alike).paths.values()]
+    assert 3 < max(abs(w).max() for w in ends) < landscape.extent(alike) == 5
 
 
 # --- the JS twin ------------------------------------------------------------------------------------

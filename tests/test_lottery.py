@@ -416,6 +416,7 @@ def test_what_is_reported(js: Js) -> None:
         ({"seeds": []}, "seeds"),
         ({"seeds": [1, 1]}, "no number twice"),
         ({"prune_fraction": 0}, "prune_fraction"),
+        ({"prune_fraction": 1e-17}, "prune_fraction is 1e-17; expected a fraction from 0.01 on"),
         ({"sparisty": 0.5}, "sparisty"),
     ],
 )

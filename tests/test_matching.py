@@ -509,6 +509,27 @@ def test_weights_that_do_not_belong_together_are_named(
         match_weights(part, b.state_dict(), spec)
 
 
+def test_a_group_that_no_activation_shows_stays_as_it_is() -> None:
+    class Constant(nn.Module):
+        """A gate that is computed from a constant alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(1, 8), nn.Linear(8, 16)
+            self.register_buffer("c", torch.ones(1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() * self.outer(self.inner(self.c).relu()).sigmoid()[..., None, None]
+
+    model, x = own(Constant), torch.randn(16, 3, 8, 8)
+    spec = PermutationSpec.trace(model, x)
+    shown = {group for group, nodes in spec.points.items() if nodes}
+    for points in ("last", "penultimate"):
+        found = match_activations(model, model, [x], spec, points=points)  # type: ignore[arg-type]
+        assert found.keys() == shown < spec.sizes.keys()
+    assert permute(model.state_dict(), spec, found).keys() == model.state_dict().keys()
+
+
 def test_an_empty_batch_is_passed_over(pair: tuple[str, nn.Module, nn.Module, PermutationSpec]) -> None:
     name, a, b, spec = pair
     x = inputs(name, 40)

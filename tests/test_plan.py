@@ -292,7 +292,7 @@ def test_what_comes_before_the_first_step_is_not_measured(monkeypatch):
     e = Experiment.from_parameters(profile="smoke", hidden=[8])
     found = measure(e, 1, "cpu", seconds=5.0)
     assert found.images_per_second == pytest.approx(e.dense.batch_size)
-    assert found.source.startswith("6 steps on ")
+    assert found.source.startswith("5 steps on ")
 
 
 def test_a_network_that_reads_files_is_measured_on_noise_too():

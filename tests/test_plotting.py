@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 
 from lotperm import plotting
 from lotperm.config import ARMS
+from lotperm.evaluation import interval
 from lotperm.matching import Matching
 
 
@@ -32,8 +33,26 @@ def test_learning_curves(smoke):
         chosen = curves[(curves["method"] == arm) & (curves["metric"] == "test_accuracy")]
         expected = 100 * chosen.groupby("epoch")["value"].mean()
         assert line.get_label() == plotting.METHODS[arm][0]
-        np.testing.assert_allclose(line.get_xdata(), expected.index)
+        # Epochs of the dense training, which an arm goes on from.
+        np.testing.assert_allclose(line.get_xdata(), expected.index + results.experiment.rewind_epochs[0])
         np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_an_interval_is_seen_at_a_single_place_too():
+    _, ax = plt.subplots()
+    values = [0.5, 0.6, 0.7]
+    plotting._line(ax, [3], [values], "lth")
+    ((_, _, (bar,)),) = ax.containers
+    (ends,) = bar.get_segments()
+    mean, half = interval(values)
+    np.testing.assert_allclose(ends, [[3, 100 * (mean - half)], [3, 100 * (mean + half)]])
+
+
+def test_bars_begin_at_zero_in_every_panel():
+    _, axes = plt.subplots(1, 2)
+    plotting._bars(axes[0], {"dense_a": 0.65, "dense_b": 0.7})
+    plotting._bars(axes[1], {"lth": 0.6, "permuted": 0.5, "naive": 0.4})
+    assert axes[0].get_ylim() == axes[1].get_ylim() and axes[0].get_ylim()[0] == 0
 
 
 def test_final_comparison(smoke):
@@ -85,7 +104,8 @@ def test_rewind_curves_and_sparsity_show_the_means(smoke):
     e = results.experiment
     ax = plotting.rewind_curves([results], title="Title").axes[0]
     other = plotting.accuracy_against_sparsity([results], title="Title").axes[0]
-    for line, flat, arm in zip(ax.lines, other.lines, ARMS, strict=False):
+    points = [[container[0] for container in axes.containers] for axes in (ax, other)]
+    for line, flat, arm in zip(*points, ARMS, strict=True):
         mean = 100 * results.values(arm, e.sparsities[0], e.rewind_epochs[0]).mean()
         np.testing.assert_allclose(line.get_ydata(), [mean])
         np.testing.assert_allclose(flat.get_ydata(), [mean])

@@ -238,6 +238,9 @@ def test_how_it_was_made_names_what_was_given(smoke):
         "lotperm run diversity --profile smoke -p &#x27;sparsity=[0.8,0.9]&#x27; -p dataset=mnist1d</code>"
         in line
     )
+    page = {**given, "points": 5, "workers": None, "device": "cuda"}
+    assert "-p points=5 -p device=cuda</code>" in reference.how_made("diversity", results.experiment, page)
+    assert "device" not in reference.how_made("diversity", results.experiment, {**page, "device": "cpu"})
 
 
 def test_the_recorded_faults_are_of_a_long_run():

@@ -199,6 +199,35 @@ def test_a_process_may_start_again_any_number_of_times(tmp_path):
     assert (tmp_path / "runs").read_text() == "x" * 8
 
 
+def ended(pid):
+    """Whether a process has ended, or waits only for somebody to ask how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_what_does_not_end_by_itself_is_killed(tmp_path):
+    def sleep():
+        import signal
+        import time
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        (tmp_path / "begun").touch()
+        time.sleep(600)
+
+    executor = sweep._local_executor(tmp_path / "logs")
+    executor.update_parameters(timeout_min=60, gpus_per_node=0, visible_gpus=[])
+    handle = executor.submit(sleep)
+    sweeps.until((tmp_path / "begun").exists)
+    (worker,) = sweeps.children(handle.job_id)
+    started = sweep.Sweep(MagicMock(), MagicMock(), tmp_path, sweep.Options(), [], [handle])
+    started.cancel(seconds=1)
+    sweeps.until(handle.done, 20)
+    sweeps.until(lambda: ended(worker), 20)
+
+
 @pytest.mark.parametrize(
     ("allowed", "given"), [(None, "1,0"), ("", "1,0"), ("4,2", "2,4"), ("GPU-ab,GPU-cd", "GPU-cd,GPU-ab")]
 )
@@ -284,6 +313,7 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(tmp_path, monkeyp
         sweep.submit(path, store, sweep.Options(cluster="moab"))
     for wrong, message in (
         ({"gpus": 1, "ranks": 2}, "2 ranks need as many GPUs, but there are 1"),
+        ({"gpus": 2}, "--gpus is 2, but on this machine there are 0"),
         ({"gpus": 3, "ranks": 4, "cluster": "slurm"}, "4 ranks need as many GPUs, but there are 3"),
         ({"gpus": 0, "ranks": 0}, "ranks is 0"),
         ({"gpus": 0, "ranks": 3}, "batch_size is 128, which 3 processes can't share"),

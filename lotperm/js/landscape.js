@@ -193,7 +193,8 @@
   const FLOOR = 1e-8; // of the axis of the loss curves
 
   function mount(root, config) {
-    const { presets, methods, levels, extent } = config;
+    const { presets, methods, levels } = config;
+    let extent = config.extent;
     const runs = Object.keys(methods);
     const still = global.matchMedia("(prefers-reduced-motion: reduce)");
     let scene = structuredClone(config.scene);
@@ -318,6 +319,11 @@
 
     function compute(typing) {
       result = simulate(scene);
+      // As the Python twin's: slopes of one sign can come from one neuron alone, whose weight is then their sum.
+      const [first, second] = scene.teacher;
+      const reach = first * second > 0 ? Math.abs(first + second) : Math.max(Math.abs(first), Math.abs(second));
+      const starts = [...scene.init_a, ...scene.init_b].map(Math.abs);
+      extent = Math.max(config.extent, Math.ceil(reach + 0.5), Math.ceil(Math.max(...starts)));
       ui.time.max = scene.steps;
       ui.inputs.rewind.max = scene.steps;
       for (const [name, index] of CONTROLS) {
@@ -481,7 +487,7 @@
 
     /** The surface in shades, twice as fine as the screen so that contour lines come out smooth. */
     function shaded(pixels) {
-      const id = [pixels, ...scene.teacher].join();
+      const id = [pixels, extent, ...scene.teacher].join();
       if (surface && surface.id === id) return surface.canvas;
       const n = pixels * 2;
       const canvas = element("canvas", { width: n, height: n });
@@ -581,6 +587,10 @@
       context.fillText("mirror line w₀ = w₁", 0, -5);
       context.restore();
 
+      context.save(); // a path may leave the plane
+      context.beginPath();
+      context.rect(view.left, view.top, view.width, view.height);
+      context.clip();
       for (const run of runs.filter((name) => shown.has(name))) {
         const path = result.paths[run].slice(0, time + 1);
         if (ARMS[run]) { // where an arm starts, the mask projects the weights onto an axis
@@ -589,6 +599,7 @@
         }
         stroke(context, path.map(at), colours.runs[run], 3, dashOf(run));
       }
+      context.restore();
       if (shown.has("dense_a") && time === scene.steps) {
         stroke(context, [result.paths.dense_a[time], result.pruned].map(at), css(colours.text), 1.5, [2, 3]);
         dot(context, "pruned", ...at(result.pruned));
@@ -614,7 +625,7 @@
     }
 
     function drawLosses() {
-      const [context, view] = axes(losses, "loss", "step");
+      const [context, view] = axes(losses, "loss against the step", "");
       const visible = runs.filter((run) => shown.has(run));
       const values = Object.fromEntries(visible.map((run) =>
         [run, result.paths[run].map((w) => Math.max(loss(w, scene.teacher), FLOOR))]));
@@ -629,7 +640,8 @@
       }
       context.textAlign = "center";
       context.fillText("0", view.left, view.top + view.height + 15);
-      context.fillText(String(scene.steps), view.left + view.width - 50, view.top + view.height + 15);
+      context.textAlign = "right";
+      context.fillText(String(scene.steps), view.left + view.width, view.top + view.height + 15);
       for (const run of visible) {
         stroke(context, values[run].slice(0, time + 1).map((v, i) => [x(i), y(v)]), colours.runs[run], 2, dashOf(run));
         dot(context, run, x(time), y(values[run][time]));

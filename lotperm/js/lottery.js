@@ -879,7 +879,7 @@
     check(p.seeds.length > 0 && p.seeds.every((s) => whole(s, 0)), "seeds", "whole numbers of 0 or more");
     check(new Set(p.seeds).size === p.seeds.length, "seeds", "no number twice");
     check(p.sparsity > 0 && p.sparsity < 1, "sparsity", "a fraction above 0 and below 1");
-    check(p.prune_fraction > 0 && p.prune_fraction < 1, "prune_fraction", "a fraction above 0 and below 1");
+    check(p.prune_fraction >= 0.01 && p.prune_fraction < 1, "prune_fraction", "a fraction from 0.01 on and below 1");
     check(whole(p.epochs, 1), "epochs", "a whole number, 1 or more");
     check(whole(p.finetune_epochs, 0), "finetune_epochs", "a whole number, 0 or more");
     check(whole(p.rewind_epoch, 0) && p.rewind_epoch < p.epochs, "rewind_epoch", `0 to ${p.epochs - 1}`);

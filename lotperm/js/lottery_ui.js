@@ -39,7 +39,9 @@
     const number = (name) => {
       const text = field[name].value.trim();
       const value = text === "" ? NaN : Number(text);
-      const wrong = Number.isNaN(value) || (["count", "first"].includes(name) && !field[name].checkValidity());
+      const { rangeUnderflow, rangeOverflow } = field[name].validity;
+      const broken = ["count", "first"].includes(name) && !field[name].checkValidity();
+      const wrong = Number.isNaN(value) || rangeUnderflow || rangeOverflow || broken;
       field[name].setAttribute("aria-invalid", String(wrong));
       const words = field[name].parentElement.textContent.trim();
       if (wrong) throw new Error(`${words}: a number from ${field[name].min} to ${field[name].max || "…"}, please.`);
@@ -180,10 +182,15 @@
       const name = `<th scope="row">${WORDS[network]}</th>`;
       return `<tr data-network="${network}">${name}${cells([pair(list)])}${each}</tr>`;
     });
-    const gaps = shown.finished.map(({ accuracies: a }) => (a.permuted - a.naive) / (a.lth - a.naive));
-    if (gaps.every(Number.isFinite)) {
-      const each = several ? cells(gaps.map(percent)) : "";
-      rows.push(`<tr data-network="gap"><th scope="row">gap closed (%)</th>${cells([pair(gaps)])}${each}</tr>`);
+    // As in Python: where LTH isn't above naive there is no gap to close.
+    const gaps = shown.finished.map(({ accuracies: a }) =>
+      a.lth > a.naive ? (a.permuted - a.naive) / (a.lth - a.naive) : null);
+    const defined = gaps.filter((gap) => gap !== null);
+    if (defined.length) {
+      const each = several ? cells(gaps.map((gap) => (gap === null ? "–" : percent(gap)))) : "";
+      const words = defined.length < gaps.length ? `, ${defined.length} of ${gaps.length} seeds` : "";
+      rows.push(
+        `<tr data-network="gap"><th scope="row">gap closed (%)${words}</th>${cells([pair(defined)])}${each}</tr>`);
     }
     const heads = ["", several ? "mean" : `seed ${seeds[0]}`, ...(several ? seeds.map((s) => `seed ${s}`) : [])];
     const layers = (list) => list.map((x) => x.toFixed(2)).join(" and ");

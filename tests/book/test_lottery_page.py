@@ -177,7 +177,9 @@ def test_stop_stops_and_run_starts_anew(reader: Reader) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("sparsity", "100", "sparsity is 1; expected a fraction above 0 and below 1."),
+        ("sparsity", "100", "Sparsity (%): a number from 1 to 99.5, please."),
+        ("epochs", "1e9", "Epochs: a number from 1 to 200, please."),
+        ("prune_fraction", "1e-15", "Cut per round (%): a number from 1 to 99, please."),
         ("rewind_epoch", "40", "rewind_epoch is 40; expected 0 to 39."),
         ("epochs", "2.5", "epochs is 2.5"),
         ("lr", "", "Learning rate, dense"),
