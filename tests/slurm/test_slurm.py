@@ -102,3 +102,10 @@ def test_what_fails_is_tried_again_then_named_and_nothing_waits_for_it(tmp_path)
     assert states["match A to B"] == "done"
     assert states["IMP round 1/1, sparsity 0.500"].startswith("failed: StorageError")
     assert states["sparse arms, sparsity 0.5, k = 1"] == "missing (not in the queue)"
+
+
+def test_what_slurm_refuses_is_said_in_one_line(tmp_path):
+    path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
+    with pytest.raises(ParameterError, match=r"^Slurm refused a job: .*partition.* --partition, --time"):
+        sweep.submit(path, store, sweep.Options(**HERE, partition="nowhere"))
+    assert slurm("squeue", "--noheader") == ""
