@@ -1,11 +1,16 @@
 """What all tests share: a store of their own, and one smoke run for the whole session."""
 
+import signal
 import sys
 
 import pytest
 import tools
 
 from lotperm import Experiment, Pipeline, Store, cli
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
