@@ -280,15 +280,11 @@ def early_data(table: pd.DataFrame, results: Results, sparsity: float, rewind_ep
 
     Parameters are those of `matching_costs`.
     """
-    arms = results.table[
-        results.table["method"].isin(["lth", "naive"])
-        & (results.table["sparsity"] == sparsity)
-        & (results.table["rewind_epoch"] == rewind_epoch)
-        & (results.table["metric"] == "test_accuracy")
+    arms = [
+        results.values(arm, sparsity, rewind_epoch).reset_index().assign(method=arm, metric="test_accuracy")
+        for arm in ("lth", "naive")
     ]
-    return pd.concat(
-        [table.assign(method="permuted"), arms[["seed", "method", "metric", "value"]]], ignore_index=True
-    )
+    return pd.concat([table.assign(method="permuted"), *arms], ignore_index=True)
 
 
 def matching_costs(table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from lotperm import distributed
 from lotperm.errors import ParameterError, unknown_name
-from lotperm.permutation import PermutationSpec, _cut, permute
+from lotperm.permutation import PermutationSpec, _cut, _lacking, permute
 from lotperm.shapes import Float, Float64, Int64
 from lotperm.threads import keep_freed_memory, workers
 
@@ -362,9 +362,7 @@ def _extractor(
     state = {n: _place(t, device, dtype) for n, t in {**spec._constants, **weights}.items()}
     for node in spec._graph.nodes:
         if node.op == "get_attr" and node.target not in state:
-            raise ParameterError(
-                f"the weights lack {node.target!r} of the traced network; give a full state dict."
-            )
+            raise _lacking(node.target)
     graph, tensors = _fold_batch_norm(spec, state)
     nodes = tuple(dict.fromkeys(points.values()))
     module = fx.GraphModule(tensors, _cut(graph, nodes))

@@ -389,6 +389,10 @@ def _cut(graph: fx.Graph, nodes: tuple[str, ...]) -> fx.Graph:
     return cut
 
 
+def _lacking(name: str) -> ParameterError:
+    return ParameterError(f"the weights lack {name!r} of the traced network; give a full state dict.")
+
+
 class _Runner(fx.Interpreter):
     """Runs a graph with given parameters, buffers and constants."""
 
@@ -399,9 +403,7 @@ class _Runner(fx.Interpreter):
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Tensor:
         if target not in self.tensors:
-            raise ParameterError(
-                f"the weights lack {target!r} of the traced network; give a full state dict."
-            )
+            raise _lacking(target)
         return self.tensors[target]
 
 

@@ -473,17 +473,17 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
         keys = [[task.key for task in found[number].tasks] for number in numbers]
         return Worker(copy, store.root, folder, keys, dict(options.runtime), options.retries, options.ranks)
 
+    note = partial(_note, folder, options, found)
     executor: Any
     if options.cluster == "local":
         executor = _local_executor(folder / "logs")
         handles = _start_here(executor, found, worker, options)
-        _note(folder, options, found, handles)
+        note(handles)
     else:
         if not shutil.which("sbatch"):
             raise ParameterError("there is no sbatch here, so no Slurm. Use --cluster local.")
         executor = submitit.SlurmExecutor(folder / "logs", max_num_timeout=_TIMEOUTS)
         last = Collector(copy, store.root, folder, options.results and options.results.absolute())
-        note = partial(_note, folder, options, found)
         handles = _submit_to_slurm(executor, found, worker, last, options, path.stem, note)
     return Sweep(campaign, store, folder, options, found, handles)
 
@@ -608,12 +608,12 @@ def _submit_to_slurm(
             for number, handle in zip(group, submitted, strict=True):
                 handles[number] = handle
             note(handles)
-        ids = sorted({handle.job_id.partition("_")[0] for handle in handles})
+        ids = _array_ids(handles)
         dependency = "afterany:" + ":".join(ids) if ids else None
         executor.update_parameters(dependency=dependency, gpus_per_node=None, job_name=f"{name}-collect")
         handles.append(executor.submit(last))
     except (FailedJobError, FailedSubmissionError) as error:
-        if ids := sorted({handle.job_id.partition("_")[0] for handle in handles if handle}):
+        if ids := _array_ids(handle for handle in handles if handle is not None):
             subprocess.run(["scancel", *ids], check=False)
         said = (str(error).strip() or "it said nothing").splitlines()[-1]
         raise ParameterError(
@@ -622,6 +622,11 @@ def _submit_to_slurm(
         ) from error
     note(handles)
     return handles
+
+
+def _array_ids(handles: Iterable[Any]) -> list[str]:
+    """The ids of the job arrays that some jobs are of."""
+    return sorted({handle.job_id.partition("_")[0] for handle in handles})
 
 
 # --- progress ---------------------------------------------------------------------------------------
