@@ -47,7 +47,7 @@ from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
 from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters
 from lotperm.models import Weights, build, initialize
 from lotperm.threads import workers
-from lotperm.training import Runtime, _Run, _split, draw_order
+from lotperm.training import Programs, Runtime, _Run, _split, draw_order
 
 BATCH = 128
 EPOCH = {"mlp": 4_000}  # training examples; CIFAR-10's for the others
@@ -212,8 +212,9 @@ class Engine:
         self.runs = [
             _Run(network.make(), starts[p], data, recipe, seeds[p], masks[p], runtime) for p in self.parts
         ]
+        programs: Programs = {}
         for run in self.runs:
-            run.prepare()
+            run.prepare(programs, self.threads)
 
     def steps(self, count: int) -> None:
         """So many steps of every network; an epoch ends where it ends."""
@@ -286,9 +287,9 @@ and the activation read again backward. Fewer only where operations are fused.""
 
 
 def usable(network: Network, options: argparse.Namespace) -> list[str]:
-    """The modes asked for, but on a CPU no compiled convolutions: they take minutes to compile, and are slower."""
-    slow = len(network.shape) == 3 and options.device == "cpu"
-    return [mode for mode in options.modes if not (slow and MODES[mode][1])]
+    """The modes asked for, but not one by one on a CPU where convolutions of each network run alone anyway."""
+    alone = len(network.shape) == 3 and options.device == "cpu"
+    return [mode for mode in options.modes if not (alone and MODES[mode][2])]
 
 
 def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:

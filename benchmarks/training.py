@@ -31,7 +31,7 @@ from lotperm.data import Dataset, load, normalize
 from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters
 from lotperm.models import Weights, build, initialize
 from lotperm.threads import workers
-from lotperm.training import Runtime, _Run, _split, draw_order, learning_rate, train
+from lotperm.training import Programs, Runtime, _Run, _split, draw_order, learning_rate, train
 
 HIDDEN = (128, 128)
 
@@ -150,8 +150,9 @@ def main() -> None:
                 for p in parts
             ]
             prepared[mode, count] = (runs, threads)
+            programs: Programs = {}
             for run in runs:
-                run.prepare()
+                run.prepare(programs, threads)
             with workers(threads) as each:
                 each(partial(train_epoch, epoch=0), runs)
             times[mode, count] = []

@@ -251,8 +251,9 @@ def train(
         torch.backends.cudnn.benchmark = True
         each = resources.enter_context(workers(threads))
         if epoch < epochs:
+            programs: Programs = {}
             for run in runs:
-                run.prepare()
+                run.prepare(programs, threads)
         while epoch < epochs:
             each(partial(_Run.advance, epoch=epoch, pause=pause, bar=bar), runs)
             for run in runs:
@@ -317,7 +318,7 @@ _STREAMS = 16
 """How many parts a CUDA device trains at the same time, each in a stream of its own."""
 
 
-_ACTIVATION_BYTES = {"float32": 2**20, "bfloat16": 2**23}
+_ACTIVATION_BYTES = {"float32": 2**20, "bfloat16": 2**22}
 """Of the largest activation of the networks that run together on a CPU, the best that was measured: in float32 the
 second level of a core's cache; in bfloat16 there are more operations to save, for casts."""
 
@@ -334,14 +335,12 @@ def _at_once(model: nn.Module, shape: Sequence[int], precision: str, runtime: Ru
     model : one network
     shape : of a batch of its inputs
     precision : of the recipe
-    runtime : its device, and whether each part would have to be compiled
+    runtime : its device
     """
     if not any(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in model.modules()):
         return None
     if torch.device(runtime.device).type == "cuda":
         return 1
-    if runtime.compile:  # on a CPU that takes minutes for each part
-        return None
     sizes: list[int] = []
     form = copy.deepcopy(model).to("meta", torch.float32).eval()
     for layer in form.modules():
@@ -358,10 +357,9 @@ def _split(
 ) -> tuple[list[slice], int]:  # fmt: skip
     """Which members run together, and how many such parts at a time.
 
-    On the CPU two Python threads share the parts; more would wait for Python's lock. A compiled step is few operations:
-    all threads share it. On CUDA every part has a stream of its own. With several ranks there is one part at a time,
-    since all must exchange gradients in one order. Members that a checkpoint left at different `steps` of an epoch stay
-    apart.
+    On the CPU two Python threads share the parts; more would wait for Python's lock, which a compiled step doesn't
+    take. On CUDA every part has a stream of its own. With several ranks there is one part at a time, since all must
+    exchange gradients in one order. Members that a checkpoint left at different `steps` of an epoch stay apart.
     """
     cuda = torch.device(runtime.device).type == "cuda"
     parts = math.ceil(count / (runtime.members or _at_once(model, shape, precision, runtime) or count))
@@ -370,8 +368,8 @@ def _split(
     elif cuda:
         threads = min(parts, _STREAMS)
     else:
-        threads = 1 if runtime.compile else min(count, torch.get_num_threads(), 2)
-        parts = max(threads, parts)
+        threads = min(count, torch.get_num_threads(), *(() if runtime.compile else (2,)))
+        parts = min(count, threads * math.ceil(parts / threads))  # no thread is left without work
     bounds = {count * i // parts for i in range(parts + 1)}
     if steps is not None:
         bounds |= {m for m in range(1, count) if steps[m] != steps[m - 1]}
@@ -430,8 +428,11 @@ def _restore(
     return Trained([], checkpoints, list(info["train_loss"]), evaluations), int(info["epoch"])
 
 
-_BLOCK_VALUES = 2**23
-"""How many input values are made ready at a time: 32 MiB in float32."""
+Programs = dict[int, Callable[..., Tensor]]
+"""Compiled steps by the number of members."""
+
+_BLOCK_VALUES = {"cpu": 2**20, "cuda": 2**23}
+"""How many input values are made ready at a time: 4 and 32 MiB in float32, so that a CPU finds them in its caches."""
 
 _ASK_EVERY = 8
 """Steps between two questions to all ranks whether one wants to stop: so the processes seldom wait for each other."""
@@ -519,8 +520,14 @@ class _Run:
         self._descend(self.lr, [gradient], [networks.flat], [self.velocity], [self.mask])
         return losses
 
-    def prepare(self) -> None:
-        """Compile the step, if that is wanted, before the first one; changes no weights."""
+    def prepare(self, programs: Programs, threads: int) -> None:
+        """Compile the step, if that is wanted, before the first one; changes no weights.
+
+        Parameters
+        ----------
+        programs : of the runs beside this one, by their numbers of members; this run takes one or adds its own
+        threads : how many runs are trained at a time
+        """
         if not self.runtime.compile or self.program is not None:
             return
         self.networks.module.train()
@@ -528,7 +535,9 @@ class _Run:
         shape = (batch, count, *self.data.train.inputs.shape[1:])
         inputs = self.networks.flat.new_zeros(shape)
         targets = self.data.train.targets.new_zeros(count, batch)
-        step = self._compile((inputs, targets, self.lr, *self.state))
+        if count not in programs:
+            programs[count] = self._compile((inputs, targets, self.lr, *self.state), threads)
+        step = programs[count]
         if self.stream is None:
             self.program = lambda x, y: step(x, y, self.lr, *self.state)
         else:
@@ -574,12 +583,13 @@ class _Run:
         if self.stream is not None:
             torch.cuda.default_stream(self.stream.device).wait_stream(self.stream)
 
-    def _compile(self, arguments: Sequence[Tensor]) -> Callable[..., Tensor]:
+    def _compile(self, arguments: Sequence[Tensor], threads: int) -> Callable[..., Tensor]:
         """The step as one compiled program, for this run's shapes and with all of its tensors as arguments.
 
         torch.compile's own compiler, without its front end: that checks at every step whether the program still fits
-        (a fifth of the step of 8 MLPs), and shares programs between runs. Here nothing can change: shapes, types and
-        the recipe are those of the run.
+        (a fifth of the step of 8 MLPs), and keeps programs for the whole process. Here nothing can change: shapes,
+        types and the recipe are those of the run. On a CPU all of it is C++, which doesn't hold Python's lock, so
+        several threads can be in it at a time.
         """
         names = [*self.parameters, *self.buffers]
         count = len(self.parameters)
@@ -594,7 +604,9 @@ class _Run:
             return losses
 
         graph = make_fx(step, tracing_mode="fake")(*arguments)
-        program: Callable[..., Tensor] = torch._inductor.compile(graph, list(arguments))
+        share = max(1, torch.get_num_threads() // threads)
+        options = None if self.networks.flat.is_cuda else {"cpp_wrapper": True, "cpp.threads": share}
+        program: Callable[..., Tensor] = torch._inductor.compile(graph, list(arguments), options=options)
         return program
 
     @torch.enable_grad()
@@ -709,7 +721,7 @@ class _Run:
             each = [draw_augmentation(len(train), s.augment, epoch, self.recipe.augment) for s in self.seeds]
             draws = [torch.stack(kind, 1).to(self.runtime.device) for kind in zip(*each, strict=True)]
         # Examples are gathered for several steps at once: fewer, larger operations.
-        block = max(1, _BLOCK_VALUES // (batch * len(self.seeds) * examples[0].numel()))
+        block = max(1, _BLOCK_VALUES[self.networks.flat.device.type] // (batch * len(self.seeds) * examples[0].numel()))
         for start in range(0, len(rows), block):
             some = rows[start : start + block]
             flat = some.flatten(0, 1)
