@@ -4,8 +4,6 @@ The same masked networks are trained from the same weights on the same examples 
 plain loop in float32 (`engine.Plain`: ``nn.Module``, pruning hooks, ``torch.optim.SGD``), and all at once by
 `lotperm.training.train` in every mode. What is compared is the test accuracy of each network, seed by seed. The data
 set is MNIST-1D, the networks an MLP and the one-dimensional twin of a narrow ResNet, with convolutions and batch norm.
-
-On a CPU convolutions aren't compiled: that takes minutes, and is slower.
 """
 
 from __future__ import annotations
@@ -71,9 +69,8 @@ def compare(network: Network, options: argparse.Namespace) -> list[dict[str, Any
         for each in zip(starts, masks, [data] * count, [recipe] * count, seeds, strict=True)
     ]
     rows: list[dict[str, Any]] = [{"network": network.name, "mode": "plain loop", "accuracy": plain}]
-    compiled = (False, True) if device == "cuda" or network.model == "mlp" else (False,)
     for precision in ("float32", "bfloat16"):
-        for compile in compiled[:1] if options.quick else compiled:
+        for compile in (False,) if options.quick else (False, True):
             trained = train(
                 network.make(), starts, data, replace(recipe, precision=precision), seeds, masks=masks,
                 runtime=Runtime(device=device, compile=compile),

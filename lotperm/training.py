@@ -76,8 +76,8 @@ class Runtime:
     Attributes
     ----------
     device : "cpu" or "cuda"
-    compile : compile the training step; pays off from a minute of training on. On CUDA it becomes a CUDA graph, without
-        which one small network is bound by the launches of its kernels
+    compile : compile the training step, which takes seconds to a minute; pays off from minutes of training on. On CUDA
+        it becomes a CUDA graph, without which one small network is bound by the launches of its kernels
     members : how many networks go through one forward pass at the most; None: what is fast (`_at_once`), all if there
         are no convolutions
     microbatch : examples of a batch that each network takes at a time, to bound memory; None: all. Gradients are
@@ -721,7 +721,8 @@ class _Run:
             each = [draw_augmentation(len(train), s.augment, epoch, self.recipe.augment) for s in self.seeds]
             draws = [torch.stack(kind, 1).to(self.runtime.device) for kind in zip(*each, strict=True)]
         # Examples are gathered for several steps at once: fewer, larger operations.
-        block = max(1, _BLOCK_VALUES[self.networks.flat.device.type] // (batch * len(self.seeds) * examples[0].numel()))
+        step = batch * len(self.seeds) * examples[0].numel()
+        block = max(1, _BLOCK_VALUES[self.networks.flat.device.type] // step)
         for start in range(0, len(rows), block):
             some = rows[start : start + block]
             flat = some.flatten(0, 1)
