@@ -37,6 +37,7 @@ from common import RESULTS, environment, write_report
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -278,6 +279,34 @@ def counted(network: Network) -> dict[str, float]:
     return {"flop": counter.get_total_flops() / 2, "activations": written / 2}
 
 
+_PRODUCTS = ("aten::mkldnn_convolution", "aten::cudnn_convolution", "aten::convolution_backward", "aten::bmm",
+             "aten::baddbmm")  # fmt: skip
+"""The operations that do all but a few of the counted ones."""
+
+
+def profiled(network: Network, flop: float, options: argparse.Namespace) -> dict[str, float]:
+    """What bounds a step of one network: the share of convolutions and matrix products, and at which rate they run.
+
+    In bfloat16 and not compiled, so that the profiler sees every operation.
+    """
+    starts, masks = prepared(network, 1)
+    recipe = Recipe(epochs=1, lr=0.001, precision="bfloat16")
+    data = random_data(network, 4 * BATCH).to(options.device)
+    engine = Engine(network, starts, masks, data, recipe, Runtime(device=options.device))
+    engine.steps(4)
+    steps = 4 if options.quick or len(network.shape) == 3 else 100
+    cuda = options.device == "cuda"
+    with profile(activities={ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])}) as profiler:
+        engine.steps(steps)
+        synchronize(options.device)
+    # A kernel's time is that of the operation which started it; the kernels' own events would count it twice.
+    events = [event for event in profiler.key_averages() if event.device_type.name == "CPU"]
+    time = "self_device_time_total" if cuda else "self_cpu_time_total"
+    total = sum(getattr(event, time) for event in events)
+    products = sum(getattr(event, time) for event in events if event.key in _PRODUCTS)
+    return {"share": products / total, "tflops": BATCH * steps * flop / (products * 1e-6) / 1e12}
+
+
 _PASSES = 5
 """Passes over memory for each activation of a training step: written and read forward; the gradient written and read
 and the activation read again backward. Fewer only where operations are fused."""
@@ -424,6 +453,7 @@ def main() -> None:
         count = counted(network)
         roofs.append({
             "network": name, "gate_nats": differences, **count,
+            "products": profiled(network, count["flop"], options),
             "images_per_s_by_arithmetic": found["tflops_bfloat16"] * 1e12 / count["flop"],
             "images_per_s_by_memory": found["gb_per_s"] * 1e9 / (2 * _PASSES * count["activations"]),
         })  # fmt: skip
@@ -460,7 +490,9 @@ def table(report: dict[str, Any]) -> str:
             "", f"## {roof['network']}", "",
             f"{roof['flop'] / 1e6:,.2f} MFLOP and {roof['activations'] / 1e3:,.1f} thousand activations an image. "
             f"In bfloat16 at most {roof['images_per_s_by_arithmetic']:,.0f} images/s by arithmetic and "
-            f"{roof['images_per_s_by_memory']:,.0f} by memory.", "",
+            f"{roof['images_per_s_by_memory']:,.0f} by memory. One network in bfloat16, not compiled, spends "
+            f"{roof['products']['share']:.0%} of its time in convolutions and matrix products; they run at "
+            f"{roof['products']['tflops']:.2f} TFLOP/s.", "",
             "| peer | networks | images/s | model-epochs/min | × ordinary | × data on the device | share of the roof |",
             "| --- | --- | --- | --- | --- | --- | --- |",
         ]  # fmt: skip
