@@ -88,6 +88,10 @@ class Recorded:
     summary: pd.DataFrame
     how: dict[str, Any]
 
+    def rows(self) -> pd.DataFrame:
+        """One row for each seed, as in ``results.csv``; of all kinds."""
+        return pd.read_csv(book_folder() / "results" / self.name / "results.csv")
+
     @property
     def label(self) -> str:
         """What stands over its numbers: that they are recorded, of what, and at which profile."""
@@ -304,6 +308,27 @@ def early_means(
     return lth, naive, dict(zip(permuted.index.tolist(), permuted.tolist(), strict=True))
 
 
+def _recorded_arms(run: Recorded, sparsity: float, rewind_epoch: int) -> dict[str, float]:
+    """Mean test accuracies of LTH and naive for a recorded run of early matching: fractions, {} if there are none.
+
+    They are in the recorded table of the same experiment, which may have more seeds; the mean is over those of the run.
+    """
+    free = ("seeds", "sparsities", "rewind_epochs", "keep")
+    own = {key: value for key, value in run.experiment.items() if key not in free}
+    seeds = set(run.experiment["seeds"])
+    for table in recorded(run.experiment["data"]["name"]):
+        same = {key: value for key, value in table.experiment.items() if key not in free} == own
+        if not same or not seeds <= set(table.experiment["seeds"]):
+            continue
+        rows = table.rows()
+        rows = rows[(rows["metric"] == "test_accuracy") & rows["seed"].isin(seeds)]
+        rows = rows[(rows["sparsity"] == sparsity) & (rows["rewind_epoch"] == rewind_epoch)]
+        means = rows.groupby("method")["value"].mean()
+        if {"lth", "naive"} <= set(means.index):
+            return {"LTH": means["lth"], "naive": means["naive"]}
+    return {}
+
+
 def beside_early_matching(
     table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
 ) -> pd.DataFrame:
@@ -345,7 +370,10 @@ def beside_early_matching(
         key: Any
         for key, mean in means.items():
             s, k, t = key
-            row = rows.setdefault((f"{run.label}, k = {k}", f"{s:g}"), {})
+            name = (f"{run.label}, k = {k}", f"{s:g}")
+            if name not in rows:
+                rows[name] = {what: 100 * value for what, value in _recorded_arms(run, s, k).items()}
+            row = rows[name]
             row[at(t, run.experiment["dense"]["epochs"])] = 100 * mean
     for label, s in [name for name in rows if name[0] != theirs]:
         if same := rows.get((theirs, s)):

@@ -148,7 +148,7 @@ def made_up(monkeypatch):
     def put(kind, summary):
         experiment = {
             "data": {"name": "cifar10"}, "model": {"name": "resnet8", "width": 1.0}, "profile": "desktop",
-            "dense": {"epochs": 20},
+            "dense": {"epochs": 20}, "seeds": [0, 1],
         }  # fmt: skip
         run = reference.Recorded("mine", kind, experiment, summary, {})
 
@@ -206,6 +206,37 @@ def test_early_matching_beside_the_papers(smoke, made_up):
     difference = found.loc[("live, mnist1d − paper", "0.8")]
     assert difference["LTH"] == f"{lth - paper[0.8, 'lth'].item():.1f}"
     assert found.loc[("paper, cifar10", "0.95"), "naive"] == f"{paper[0.95, 'naive'].item():.1f}"
+
+
+def test_recorded_early_matching_stands_beside_the_arms_of_its_table(smoke, monkeypatch):
+    """LTH and naive of the seeds that were matched early, from the recorded table of the same experiment."""
+    (table,) = [r for r in reference.recorded("cifar10") if r.name == "desktop_resnet8_cifar10"]
+    e = {**table.experiment, "seeds": [0, 2], "sparsities": [0.9], "rewind_epochs": [4]}
+    rows = [
+        {"seed": s, "sparsity": 0.9, "rewind_epoch": 4, "matching_epoch": 4, "metric": "test_accuracy", "value": 0.5}
+        for s in e["seeds"]
+    ]  # fmt: skip
+    real = reference.recorded
+    early = [
+        reference.Recorded("mine", "early", experiment, pd.DataFrame(rows), {})
+        for experiment in (e, {**e, "profile": "elsewhere"})
+    ]
+    monkeypatch.setattr(
+        reference, "recorded", lambda *given, kind="table": early if kind == "early" else real(*given)
+    )
+    _, results = smoke
+    live = pd.DataFrame(rows)
+    found = reference.beside_early_matching(live, results, 0.8, results.experiment.rewind_epochs[0])
+    kept = found.loc[(f"{early[0].label}, k = 4", "0.9")]
+    every = pd.read_csv(ROOT / "book" / "results" / "desktop_resnet8_cifar10" / "results.csv")
+    at = every.query(
+        "sparsity == 0.9 and rewind_epoch == 4 and metric == 'test_accuracy' and seed in (0, 2)"
+    ).groupby("method")["value"]
+    assert (at.count() == 2).all()
+    assert [kept["LTH"], kept["naive"]] == [f"{100 * at.mean()[arm]:.1f}" for arm in ("lth", "naive")]
+    assert kept["t = 25 % of T"] == "50.0"
+    other = found.loc[(f"{early[1].label}, k = 4", "0.9")]
+    assert other["LTH"] == other["naive"] == ""
 
 
 def test_lines_beside_published_ones(smoke, made_up):
