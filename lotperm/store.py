@@ -403,6 +403,9 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self._source = (
+            source_hash()
+        )  # of what runs: in the hours until a stage is written the files may be edited
 
     @classmethod
     def default(cls) -> Store:
@@ -469,7 +472,7 @@ class Store:
             result = compute(workspace)
 
             def write() -> Stage | None:
-                meta = {**_provenance(workspace.seconds), **result.meta}
+                meta = {**_provenance(workspace.seconds, self._source), **result.meta}
                 _write_stage(path, name, key, dict(config), result, meta)
                 workspace.clear()
                 return _load_stage(path, key)
@@ -665,12 +668,12 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def _provenance(seconds: float) -> dict[str, JSON]:
+def _provenance(seconds: float, source: str) -> dict[str, JSON]:
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "source": source_hash(),
+        "source": source,
         "machine": platform.machine(),
     }
 

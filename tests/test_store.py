@@ -608,3 +608,18 @@ def test_the_source_hash_follows_modules_and_scripts(tmp_path, monkeypatch):
         (tmp_path / name).write_text("2")
         hashes.append(store_module.source_hash())
     assert len(set(hashes)) == 3
+
+
+def test_a_stage_names_the_sources_that_computed_it(tmp_path, monkeypatch):
+    """Not those that are in the folder when it is written: they may have been edited since the process started."""
+    (tmp_path / "store.py").write_text("1")
+    monkeypatch.setattr(store_module, "__file__", str(tmp_path / "store.py"))
+    store, began = Store(tmp_path / "kept"), store_module.source_hash()
+
+    def compute(workspace):
+        (tmp_path / "store.py").write_text("2")
+        return StageResult({}, {})
+
+    store.stage("dense", CONFIG, compute)
+    assert store_module.source_hash() != began
+    assert store.find("dense", CONFIG).meta["source"] == began
