@@ -68,6 +68,39 @@ def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     assert [round(wider.min(), 1), round(wider.max(), 1)] == [1.6, 4.0]
 
 
+def test_the_recorded_engine_is_what_the_book_says_of_it():
+    """The words of book/recorded.md."""
+    report = json.loads((ROOT / "book" / "results" / "engine.json").read_text())
+
+    def best(network, members):
+        rows = [r for r in report["rows"] if r["network"] == network]
+        ordinary = max(r["images_per_s"] for r in rows if r["peer"].startswith("ordinary"))
+        ours = [r for r in rows if r["members"] == members and r["peer"].startswith(("float", "bfloat"))]
+        return max(r["images_per_s"] for r in ours), ordinary
+
+    places = (("resnet20x1", 1), ("resnet8x0.5", 8), ("mlp", 8), ("mlp", 16))
+    ratios = [round(ours / ordinary, 1) for ours, ordinary in (best(*place) for place in places)]
+    assert ratios == [2.7, 3.5, 12.2, 15.0]
+    (roof,) = [r for r in report["roofline"] if r["network"] == "resnet20x1"]
+    assert round(100 * roof["products"]["share"]) == 69
+    assert round(100 * best("resnet20x1", 16)[0] / roof["images_per_s_by_arithmetic"]) == 71
+    assert {r["members"] for r in report["rows"]} == {1, 2, 4, 8, 16}
+
+
+def test_the_recorded_early_matching_is_what_the_book_says_of_it():
+    """The words of chapter 9."""
+    (run,) = reference.recorded("cifar10", "resnet8", kind="early")
+    assert (run.experiment["seeds"], run.experiment["dense"]["epochs"]) == ([0, 1, 2], 16)
+    rows = run.summary.pivot_table(index=["metric", "matching_epoch"], columns="seed", values="value")
+    score, accuracy = rows.loc["score"].mean(axis=1), rows.loc["test_accuracy"]
+    assert [round(score[t], 2) for t in (0, 4, 16)] == [0.18, 0.32, 0.34]
+    means = 100 * accuracy.mean(axis=1)
+    assert [round(means.min(), 1), round(means.max(), 1)] == [49.2, 51.1]
+    assert round(100 * (accuracy.max(axis=1) - accuracy.min(axis=1)).max()) == 3
+    arms = reference._recorded_arms(run, 0.9, 4)
+    assert [round(100 * arms[name], 1) for name in ("naive", "LTH")] == [50.0, 55.6]
+
+
 def test_the_recorded_fashion_mnist_run_is_what_the_book_says_of_it():
     """The words of book/recorded.md."""
     run = reference.recorded("fashion_mnist", "mlp")[0]
