@@ -85,7 +85,7 @@ MODES: dict[str, tuple[Precision, bool, int | None]] = {
     "bfloat16, compiled": ("bfloat16", True, None),
     "bfloat16, compiled, one by one": ("bfloat16", True, 1),
 }
-"""Name -> precision, compiled, networks in one forward pass (None: all)."""
+"""Name -> precision, compiled, networks in one forward pass (None: what `lotperm.training` takes for the best)."""
 
 
 def random_data(network: Network, size: int) -> Dataset:
@@ -287,14 +287,16 @@ _PRODUCTS = ("aten::mkldnn_convolution", "aten::cudnn_convolution", "aten::convo
 def profiled(network: Network, flop: float, options: argparse.Namespace) -> dict[str, float]:
     """What bounds a step of one network: the share of convolutions and matrix products, and at which rate they run.
 
-    In bfloat16 and not compiled, so that the profiler sees every operation.
+    In bfloat16 and not compiled, so that the profiler sees every operation. The share is of all operations' time; what
+    Python needs between them isn't counted.
     """
     starts, masks = prepared(network, 1)
-    recipe = Recipe(epochs=1, lr=0.001, precision="bfloat16")
-    data = random_data(network, 4 * BATCH).to(options.device)
+    images = len(network.shape) == 3
+    recipe = Recipe(epochs=1, lr=0.001, precision="bfloat16", augment="flip_crop" if images else "none")
+    data = random_data(network, 20 * BATCH).to(options.device)
     engine = Engine(network, starts, masks, data, recipe, Runtime(device=options.device))
-    engine.steps(4)
-    steps = 4 if options.quick or len(network.shape) == 3 else 100
+    engine.steps(1 if options.quick else 4)
+    steps = 1 if options.quick else (20 if images else 200)
     cuda = options.device == "cuda"
     with profile(activities={ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])}) as profiler:
         engine.steps(steps)
@@ -315,22 +317,18 @@ and the activation read again backward. Fewer only where operations are fused.""
 # --- the measurement --------------------------------------------------------------------------------
 
 
-def usable(network: Network, options: argparse.Namespace) -> list[str]:
-    """The modes asked for, but not one by one on a CPU where convolutions of each network run alone anyway."""
-    alone = len(network.shape) == 3 and options.device == "cpu"
-    return [mode for mode in options.modes if not (alone and MODES[mode][2])]
-
-
 def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:
-    """Mode -> largest difference of two networks' losses from the plain model's, after the first of three steps; nats.
+    """Mode -> largest difference of some networks' losses from the plain model's, over three steps; nats.
 
-    The steps repeat one batch, without augmentation, so that all see the same.
+    So many networks that on a CPU each thread has two. The steps repeat one batch, without augmentation, so that all
+    see the same.
     """
-    starts, masks = prepared(network, 2)
+    count = 2 if device == "cuda" else 2 * torch.get_num_threads()
+    starts, masks = prepared(network, count)
     data = random_data(network, BATCH)
     recipe = Recipe(epochs=1, lr=0.01)
-    wanted = torch.zeros(3, 2)
-    for i in range(2):
+    wanted = torch.zeros(3, count)
+    for i in range(count):
         plain = Plain(network, starts[i], masks[i], recipe, device)
         x, y = normalize(data.train.inputs, data).to(device), data.train.targets.to(device)
         plain.batches = itertools.repeat((x, y))
@@ -371,7 +369,6 @@ def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any
     host = data if device == "cpu" else random_data(network, size)
     recipe = Recipe(epochs=1, lr=0.001, augment="flip_crop" if images else "none")
     steps = 1 if options.quick else (200 if device == "cuda" else (100 if not images else 4))
-    modes = usable(network, options)
     starts, masks = prepared(network, max(options.members))
     times: dict[tuple[str, int], list[float]] = {}
     peers: dict[tuple[str, int], Callable[[], float]] = {}
@@ -400,11 +397,12 @@ def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any
         count = max(1, steps // members) if images and device == "cpu" else steps
         return seconds_per_step(lambda: engine.steps(count), 1, device) / count
 
-    for members, mode in itertools.product(options.members, modes):
+    for members, mode in itertools.product(options.members, options.modes):
         precision, compiled, at_once = MODES[mode]
-        if at_once is not None and members == 1:
-            continue
         runtime = Runtime(device=device, compile=compiled, members=at_once)
+        split = partial(_split, network.make(), (BATCH, *network.shape), members, precision)
+        if at_once is not None and split(runtime) == split(replace(runtime, members=None)):
+            continue  # it is the mode without that limit
         chosen = replace(recipe, precision=precision)
         engine = Engine(network, starts[:members], masks[:members], data, chosen, runtime)
         engine.steps(1)
@@ -419,6 +417,7 @@ def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any
             "network": network.name, "peer": name, "members": members,
             "images_per_s": members * BATCH / min(seconds),
             "images_per_s_median": members * BATCH / statistics.median(seconds),
+            "seconds_per_step": seconds,
             "model_epochs_per_min": 60 * members * BATCH / min(seconds) / EPOCH.get(network.name, 50_000),
         }
         for (name, members), seconds in times.items()
@@ -448,7 +447,7 @@ def main() -> None:
     roofs: list[dict[str, Any]] = []
     for name in names:
         network = NETWORKS[name]
-        differences = gate(network, usable(network, options), options.device)
+        differences = gate(network, options.modes, options.device)
         rows += measure(network, options)
         count = counted(network)
         roofs.append({
@@ -490,8 +489,8 @@ def table(report: dict[str, Any]) -> str:
             "", f"## {roof['network']}", "",
             f"{roof['flop'] / 1e6:,.2f} MFLOP and {roof['activations'] / 1e3:,.1f} thousand activations an image. "
             f"In bfloat16 at most {roof['images_per_s_by_arithmetic']:,.0f} images/s by arithmetic and "
-            f"{roof['images_per_s_by_memory']:,.0f} by memory. One network in bfloat16, not compiled, spends "
-            f"{roof['products']['share']:.0%} of its time in convolutions and matrix products; they run at "
+            f"{roof['images_per_s_by_memory']:,.0f} by memory. Of one network in bfloat16, not compiled, convolutions "
+            f"and matrix products are {roof['products']['share']:.0%} of the operations' time; they run at "
             f"{roof['products']['tflops']:.2f} TFLOP/s.", "",
             "| peer | networks | images/s | model-epochs/min | × ordinary | × data on the device | share of the roof |",
             "| --- | --- | --- | --- | --- | --- | --- |",

@@ -233,6 +233,7 @@ def execute(
     if validate is not None:
         validate(notebook, values)
     nb = _with_parameters(_read(notebook), notebook, values)
+    source = source_hash()  # of what will run: the files may be edited meanwhile
     try:
         nb = papermill.execute_notebook(
             nb,
@@ -255,7 +256,7 @@ def execute(
             f"{notebook}: the Python process of the notebook died. Was there enough memory?"
         ) from error
     _tidy(nb)
-    nb.metadata["lotperm"] = {"notebook": notebook.name, "parameters": values, "source_hash": source_hash()}
+    nb.metadata["lotperm"] = {"notebook": notebook.name, "parameters": values, "source_hash": source}
     write_atomic(out, nbformat.writes(nb).encode())
     return out
 

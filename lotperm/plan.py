@@ -224,8 +224,8 @@ class Estimator:
 def measured(parts: Sequence[Part], estimator: Estimator, runtime: Runtime) -> Estimator:
     """The estimator with the speed of every network of some parts, measured now on this machine.
 
-    On a GPU once for each number of networks that a stage trains at once; on a CPU, where that number matters little
-    and a step of many takes long, with the smallest alone.
+    On a GPU once for each number of networks that a stage trains at once; on a CPU, where a step of many takes long,
+    with the smallest alone: for small networks without convolutions that is up to three times too long.
     """
     found: dict[tuple[Any, ...], dict[int, Experiment]] = {}
     for part in parts:

@@ -1,4 +1,4 @@
-"""Train M masked networks at once, in one program.
+"""Train M masked networks at once.
 
 `train` runs masked SGD on a stack of networks (`lotperm.stacking`). All parameters live in one flat buffer, so a step
 is one backward pass and a handful of operations on that buffer:
@@ -78,8 +78,8 @@ class Runtime:
     device : "cpu" or "cuda"
     compile : compile the training step, which takes seconds to a minute; pays off from minutes of training on. On CUDA
         it becomes a CUDA graph, without which one small network is bound by the launches of its kernels
-    members : how many networks go through one forward pass at the most; None: what is fast (`_at_once`), all if there
-        are no convolutions
+    members : how many networks go through one forward pass at the most; None: what is fast (`_at_once`), all that a
+        thread has if there are no convolutions
     microbatch : examples of a batch that each network takes at a time, to bound memory; None: all. Gradients are
         summed, so a step is the same up to rounding, with one exception: batch norm takes the statistics of each part,
         as if the batch were that small, and its running averages move once for each part
@@ -324,7 +324,7 @@ second level of a core's cache; in bfloat16 there are more operations to save, f
 
 
 def _at_once(model: nn.Module, shape: Sequence[int], precision: str, runtime: Runtime) -> int | None:
-    """How many networks one forward pass computes best; None: as many as there are.
+    """How many networks one forward pass computes best; None: as many as a thread has.
 
     Linear layers of many networks are one operation on any device. Convolutions gain by fewer operations only while
     they are small: on a CPU, as long as the largest activation stays below a size (three times as fast for a narrow
@@ -357,19 +357,25 @@ def _split(
 ) -> tuple[list[slice], int]:  # fmt: skip
     """Which members run together, and how many such parts at a time.
 
-    On the CPU two Python threads share the parts; more would wait for Python's lock, which a compiled step doesn't
-    take. On CUDA every part has a stream of its own. With several ranks there is one part at a time, since all must
-    exchange gradients in one order. Members that a checkpoint left at different `steps` of an epoch stay apart.
+    On the CPU two Python threads share the parts; more would wait for Python's lock. Compiled convolutions take long
+    and don't hold it: there every core has a thread. On CUDA every part has a stream of its own. With several ranks
+    there is one part at a time, since all must exchange gradients in one order. Members that a checkpoint left at
+    different `steps` of an epoch stay apart.
     """
     cuda = torch.device(runtime.device).type == "cuda"
-    parts = math.ceil(count / (runtime.members or _at_once(model, shape, precision, runtime) or count))
+    at_once = _at_once(model, shape, precision, runtime)
+    parts = math.ceil(count / (runtime.members or at_once or count))
     if distributed.world_size() > 1:
         threads = 1
     elif cuda:
         threads = min(parts, _STREAMS)
     else:
-        threads = min(count, torch.get_num_threads(), *(() if runtime.compile else (2,)))
-        parts = min(count, threads * math.ceil(parts / threads))  # no thread is left without work
+        threads = min(count, torch.get_num_threads())
+        if not (runtime.compile and at_once):
+            threads = min(threads, 2)
+        parts = min(
+            count, threads * math.ceil(parts / threads)
+        )  # as many in the last round, if there are enough
     bounds = {count * i // parts for i in range(parts + 1)}
     if steps is not None:
         bounds |= {m for m in range(1, count) if steps[m] != steps[m - 1]}
@@ -439,7 +445,7 @@ _ASK_EVERY = 8
 
 
 class _Run:
-    """The state of one call of `train`: networks, optimizer and data on the device."""
+    """The state of one part of a call of `train`: networks, optimizer and data on the device."""
 
     def __init__(
         self,
