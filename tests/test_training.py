@@ -255,7 +255,20 @@ def test_weights_that_diverge_in_the_last_step_are_found():
         train(make(), [start], data, recipe, [Seeds.of("t", 0)])
 
 
-def test_networks_in_several_threads_share_a_compiled_step(monkeypatch):
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("count", "members", "programs"), [(4, 1, 1), (5, None, 2)])
+def test_networks_in_several_threads_share_a_compiled_step(
+    count, members, programs, two_threads, monkeypatch
+):
+    """One program for each size of a part: four of one network, or one of two and one of three."""
+
     def make():
         convolution = nn.Conv2d(3, 4, 3, stride=4, padding=1, bias=False)
         return nn.Sequential(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
@@ -265,19 +278,27 @@ def test_networks_in_several_threads_share_a_compiled_step(monkeypatch):
     monkeypatch.setattr(
         training._Run, "_compile", lambda *given: compilations.append(given) or compiler(*given)
     )
-    data, starts = toy(IMAGE), [initialize(make, i) for i in range(4)]
+    data, starts = toy(IMAGE), [initialize(make, i) for i in range(count)]
     masks = [magnitude_prune(start, full_mask(start, prunable_parameters(make())), 0.5) for start in starts]
-    recipe, seeds = Recipe(epochs=2, lr=0.02, batch_size=32), [Seeds.of("t", i) for i in range(4)]
+    recipe, seeds = Recipe(epochs=2, lr=0.02, batch_size=32), [Seeds.of("t", i) for i in range(count)]
     run = partial(train, make(), starts, data, recipe, seeds, masks=masks)
-    eager, compiled = run(), run(runtime=Runtime(compile=True, members=1))
-    assert len(compilations) == 1
+    runtime = Runtime(compile=True, members=members)
+    eager, compiled = run(), run(runtime=runtime)
+    assert len(compilations) == programs
     assert all(distance(a, b) < 1e-3 for a, b in zip(eager.weights, compiled.weights, strict=True))
     assert min(distance(a, b) for a, b in itertools.combinations(compiled.weights, 2)) > 0.1
+    # Broken off after a step, perhaps with one thread ahead of the other.
+    notebook = Notebook()
+    with pytest.raises(PreemptedError):
+        run(runtime=dataclasses.replace(runtime, stop=lambda: True), checkpoints=notebook)
+    assert max(notebook.kept[1]["steps"]) > 0
+    resumed = run(runtime=runtime, checkpoints=notebook)
+    assert all(distance(a, b) == 0 for a, b in zip(compiled.weights, resumed.weights, strict=True))
 
 
 def test_compiled_and_bfloat16_steps_learn_the_same():
     data, make = toy(SIGNAL, n=256), factory("mlp", SIGNAL)
-    starts, seeds = [initialize(make, i) for i in range(2)], [Seeds.of("t", i) for i in range(2)]
+    starts, seeds = [initialize(make, i) for i in range(4)], [Seeds.of("t", i) for i in range(4)]
     recipe = Recipe(epochs=6, lr=0.05, batch_size=32)
     eager = train(make(), starts, data, recipe, seeds)
     compiled = train(make(), starts, data, recipe, seeds, runtime=Runtime(compile=True))
@@ -346,6 +367,16 @@ def test_networks_with_convolutions_run_together_while_they_fit_into_the_cache()
         if torch.get_num_threads() > 1:
             assert (len(parts), threads) == (expected, 2)
     assert len(_split(model, (128, *SIGNAL), 5, "float32", Runtime(members=1))[0]) == 5
+
+
+def test_compiled_convolutions_take_a_thread_for_every_core(two_threads):
+    torch.set_num_threads(4)
+    conv, mlp = factory("resnet8", IMAGE)(), factory("mlp", SIGNAL)()
+    for model, shape, compiled, expected in (
+        (conv, IMAGE, True, (8, 4)), (conv, IMAGE, False, (8, 2)), (mlp, SIGNAL, True, (2, 2)),
+    ):  # fmt: skip
+        parts, threads = _split(model, (128, *shape), 8, "float32", Runtime(compile=compiled))
+        assert (len(parts), threads) == expected
 
 
 def test_learning_rates():
