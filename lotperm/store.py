@@ -403,9 +403,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._source = (
-            source_hash()
-        )  # of what runs: in the hours until a stage is written the files may be edited
+        # Of what runs: in the hours until a stage is written the files may be edited.
+        self._source = source_hash()
 
     @classmethod
     def default(cls) -> Store:

@@ -373,9 +373,8 @@ def _split(
         threads = min(count, torch.get_num_threads())
         if not (runtime.compile and at_once):
             threads = min(threads, 2)
-        parts = min(
-            count, threads * math.ceil(parts / threads)
-        )  # as many in the last round, if there are enough
+        # No thread is without a part in the last round, if there are enough networks.
+        parts = min(count, threads * math.ceil(parts / threads))
     bounds = {count * i // parts for i in range(parts + 1)}
     if steps is not None:
         bounds |= {m for m in range(1, count) if steps[m] != steps[m - 1]}
