@@ -28,18 +28,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 
 from lotperm import tickets
 from lotperm.config import PARAMETERS, Experiment
 from lotperm.data import load_configured
-from lotperm.errors import ParameterError, PreemptedError, StorageError, unknown_name
+from lotperm.errors import IntegrityError, ParameterError, PreemptedError, StorageError, unknown_name
 from lotperm.evaluation import REPAIRS
 from lotperm.experiments import Datasets, Pipeline, kept_epochs
 from lotperm.packing import Item
-from lotperm.results import Results, records, save_record
+from lotperm.results import Results, load_record, records, save_record
 from lotperm.store import Store
 from lotperm.tasks import Task, chain, provenance
 from lotperm.training import Runtime
@@ -203,6 +203,62 @@ class Campaign:
         datasets: Datasets = {}
         return chain(task for entry in self.entries for task in entry.tasks(store, runtime, datasets))
 
+    def parts(
+        self,
+        store: Store,
+        results: Path | None = None,
+        runtime: Runtime | None = None,
+        datasets: Datasets | None = None,
+    ) -> list[Part]:
+        """What is recorded in a folder of its own, of all entries in order; `results`: in it, None: the campaign's."""
+        results = self.results if results is None else results
+        datasets = {} if datasets is None else datasets
+        parts = []
+        for entry in self.entries:
+            pipelines = entry.pipelines(store, runtime, datasets)
+            widths = [list(g) for _, g in itertools.groupby(pipelines, lambda p: p.experiment.model)]
+            for same in widths:
+                name = f"{entry.name}_x{same[0].experiment.model.width:g}" if len(widths) > 1 else entry.name
+                parts.append(Part(entry, results / name, same))
+        return parts
+
+    def missing(self, store: Store, results: Path | None = None) -> list[Task]:
+        """The tasks, in order, that what isn't recorded yet in `results` needs and `store` hasn't; as `parts`."""
+        parts = [part for part in self.parts(store, results) if not part.recorded()]
+        return [task for task in chain(t for part in parts for t in part.own_tasks()) if not task.exists()]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is recorded together: an entry, or one width of it.
+
+    Attributes
+    ----------
+    entry : that it belongs to
+    folder : to record it in; named for the entry, and for the width if the entry has several
+    pipelines : one, or with ``together`` one for each group of seeds
+    """
+
+    entry: Entry
+    folder: Path
+    pipelines: list[Pipeline]
+
+    def own_tasks(self) -> list[Task]:
+        """As `Entry.own_tasks`, of all its pipelines."""
+        return [task for pipeline in self.pipelines for task in self.entry.own_tasks(pipeline)]
+
+    def tasks(self) -> list[Task]:
+        """All its tasks in an order in which they can be computed."""
+        return chain(self.own_tasks())
+
+    def recorded(self) -> bool:
+        """Whether its folder holds, whole, what these very stages gave, here or elsewhere; no store is needed."""
+        try:
+            content = load_record(self.folder)
+        except IntegrityError:
+            return False
+        return {stage["key"] for stage in content["stages"]} == {task.key for task in self.tasks()}
+
 
 # --- computing --------------------------------------------------------------------------------------
 
@@ -232,7 +288,7 @@ def run(
     results: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, str]:
-    """Compute what the store lacks, in order, and record every entry as it finishes.
+    """Compute what is neither recorded nor in the store, in order, and record every entry as it finishes.
 
     Parameters
     ----------
@@ -251,33 +307,31 @@ def run(
     PreemptedError
         If it was stopped.
     """
-    results = campaign.results if results is None else results
     stop = runtime.stop or (lambda: False)
     datasets: Datasets = {}
     skipped: dict[str, str] = {}
-    for entry in campaign.entries:
-        if lacking := entry.lacking(datasets):
+    for part in campaign.parts(store, results, runtime, datasets):
+        name = part.entry.name
+        if part.recorded():
+            say(f"{name}: is recorded in {part.folder}; --out FOLDER computes it anew")
+            continue
+        if lacking := part.entry.lacking(datasets):
             if lacking not in skipped.values():
                 say(lacking)
-            skipped[entry.name] = lacking
+            skipped[name] = lacking
             continue
-        pipelines = entry.pipelines(store, runtime, datasets)
-        for pipeline in pipelines:
-            for task in chain(entry.own_tasks(pipeline)):
-                if task.done():
-                    continue
-                if stop():
-                    raise PreemptedError(
-                        f"stopped before {task.label} of {entry.name}. Run it again to go on."
-                    )
-                say(f"{entry.name}: {task.label}")
-                task.run()
-        for _, group in itertools.groupby(pipelines, lambda pipeline: pipeline.experiment.model):
-            same = list(group)
-            folder = record(entry, same, results)
-            say(f"{entry.name}: recorded in {folder}")
-            if entry.kind == "table":
-                say(f"{entry.name}: {_publish(same, folder / 'tickets')}")
+        for task in part.tasks():
+            if task.done():
+                continue
+            if stop():
+                raise PreemptedError(f"stopped before {task.label} of {name}. Run it again to go on.")
+            say(f"{name}: {task.label}")
+            task.run()
+        if part.entry.kind == "table":
+            say(f"{name}: {_publish(part.pipelines, part.folder / 'tickets')}")
+        # Last of all: from then on the part is taken for finished.
+        record(part)
+        say(f"{name}: recorded in {part.folder}")
     return skipped
 
 
@@ -303,32 +357,26 @@ def _publish(pipelines: Sequence[Pipeline], folder: Path) -> str:
     return f"{len(paths)} files of tickets in {folder}" if paths else "its tickets are too large to publish"
 
 
-def record(entry: Entry, pipelines: Sequence[Pipeline], results: Path) -> Path:
-    """Write the finished results of an entry, for the book (see `lotperm.reference.recorded`).
-
-    `pipelines` are those of one width: one, or with ``together`` one for each group of seeds. Returns the folder: it is
-    named for the entry, and for the width if the entry has several.
-    """
-    pipeline = pipelines[0]
-    several = len({e.model for e in entry.experiments}) > 1
-    folder = results / (f"{entry.name}_x{pipeline.experiment.model.width:g}" if several else entry.name)
+def record(part: Part) -> None:
+    """Write the finished results of a part, for the book (see `lotperm.reference.recorded`)."""
+    entry, pipeline = part.entry, part.pipelines[0]
     if entry.kind == "table":
-        Results.join([p.run() for p in pipelines]).save(folder)
-        return folder
+        Results.join([p.run() for p in part.pipelines]).save(part.folder)
+        return
     e, o = pipeline.experiment, entry.options
     if entry.kind == "connectivity":
         table = pipeline.connectivity(o["alphas"], o["repairs"], replicates=o["replicates"])
     else:
-        parts = []
+        tables = []
         for sparsity, k in ((sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs):
             if entry.kind == "early":
-                part = pipeline.early_matching(sparsity, k, o["match_epochs"])
+                cell = pipeline.early_matching(sparsity, k, o["match_epochs"])
             else:
-                part = pipeline.diversity(sparsity, k)
-            part.insert(0, "sparsity", sparsity)
-            part.insert(1, "rewind_epoch", k)
-            parts.append(part)
-        table = pd.concat(parts, ignore_index=True)
+                cell = pipeline.diversity(sparsity, k)
+            cell.insert(0, "sparsity", sparsity)
+            cell.insert(1, "rewind_epoch", k)
+            tables.append(cell)
+        table = pd.concat(tables, ignore_index=True)
     # Stored results are sorted by name: what a row is about comes first.
     about = [
         "sparsity",
@@ -345,10 +393,9 @@ def record(entry: Entry, pipelines: Sequence[Pipeline], results: Path) -> Path:
     content = {
         "kind": entry.kind, "experiment": e.to_dict(),
         "options": {key: value for key, value in o.items() if key not in _RUNTIME},
-        "summary": records(table), "stages": provenance(chain(entry.own_tasks(pipeline))),
+        "summary": records(table), "stages": provenance(part.tasks()),
     }  # fmt: skip
-    save_record(folder, content, {"results": table})
-    return folder
+    save_record(part.folder, content, {"results": table})
 
 
 def needed(campaign: Campaign, store: Store) -> list[Item]:
@@ -402,24 +449,38 @@ class Progress:
     seconds: float | None
 
 
-def status(campaign: Campaign, store: Store) -> tuple[list[Progress], dict[str, str]]:
-    """How far every stage of a campaign is, each under the first entry that needs it; changes nothing.
+class Status(NamedTuple):
+    """How far a campaign is.
 
-    Returns
-    -------
-    stages, skipped
-        The latter as `run`: entries whose data set isn't there.
+    Attributes
+    ----------
+    stages : those that what isn't recorded yet needs, each under the first entry that needs it
+    skipped : as `run`: entries whose data set isn't there
+    recorded : folders that are there already, of all entries
     """
+
+    stages: list[Progress]
+    skipped: dict[str, str]
+    recorded: dict[str, list[Path]]
+
+
+def status(campaign: Campaign, store: Store, results: Path | None = None) -> Status:
+    """How far a campaign is that records in `results` (None: in its own folder); changes nothing."""
     datasets: Datasets = {}
     seen: set[str] = set()
     found: list[tuple[Entry, Task, Any]] = []
     skipped: dict[str, str] = {}
+    recorded: dict[str, list[Path]] = {}
     work: dict[Any, list[float]] = {}
-    for entry in campaign.entries:
+    for part in campaign.parts(store, results, None, datasets):
+        entry = part.entry
+        if part.recorded():
+            recorded.setdefault(entry.name, []).append(part.folder)
+            continue
         if lacking := entry.lacking(datasets):
             skipped[entry.name] = lacking
             continue
-        for pipeline in entry.pipelines(store, None, datasets):
+        for pipeline in part.pipelines:
             e = pipeline.experiment
             network = (e.data.name, e.model, e.dense.precision)
             for task in chain(entry.own_tasks(pipeline)):
@@ -442,7 +503,7 @@ def status(campaign: Campaign, store: Store) -> tuple[list[Progress], dict[str, 
         time_left = left * rate[1] / rate[0] if left and rate else None
         took = task.meta["seconds"] if done else None
         stages.append(Progress(entry.name, task.label, state, epoch, epochs, left, time_left, took))
-    return stages, skipped
+    return Status(stages, skipped, recorded)
 
 
 # --- reading the file -------------------------------------------------------------------------------

@@ -293,6 +293,9 @@ def data_verify(name: Annotated[str, typer.Argument(help="A data set that was fe
 CampaignFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="A campaign: .yaml, or the same as .json.")
 ]
+RecordedIn = Annotated[
+    Path | None, typer.Option("--out", help="Folder to record in; default: the campaign's, book/results.")
+]
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="This entry only. Repeat it.")]
 
 
@@ -303,9 +306,7 @@ def campaign_run(
         float | None, typer.Option(help="Stop after so many minutes, at a step; the same command goes on.")
     ] = None,
     only: Only = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to record in; default: the campaign's, book/results.")
-    ] = None,
+    out: RecordedIn = None,
     device: Device = "auto",
     compile: Annotated[
         bool | None,
@@ -314,6 +315,8 @@ def campaign_run(
     members: Annotated[int | None, typer.Option(min=1, help="Networks trained at once at the most.")] = None,
 ) -> None:
     """Compute what is missing, in order, and record every entry as it finishes.
+
+    What is recorded already is skipped, even if the store has nothing of it; --out FOLDER computes it anew.
 
     Ends with 0 when all is done or the budget is used up, with 143 after a signal: the same command goes on.
     """
@@ -331,7 +334,7 @@ def campaign_run(
         if _stop.asked():
             raise
         _say(f"The budget is used up: {error}")
-        _say(_left(*campaigns.status(chosen, store)))
+        _say(_left(campaigns.status(chosen, store, out)))
         return
     if skipped:
         raise StorageError(f"not computed, as a data set isn't here: {', '.join(skipped)}. The rest is done.")
@@ -343,14 +346,14 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _left(stages: list[campaigns.Progress], skipped: Mapping[str, str]) -> str:
-    left = [stage for stage in stages if stage.state != "done"]
+def _left(status: campaigns.Status) -> str:
+    left = [stage for stage in status.stages if stage.state != "done"]
     times = [stage.seconds_left for stage in left if stage.images_left]
     known = sum(seconds for seconds in times if seconds is not None)
     about = f", about {_duration(known)}" if times and None not in times else ""
-    lacking = f"; without data: {', '.join(skipped)}" if skipped else ""
+    lacking = f"; without data: {', '.join(status.skipped)}" if status.skipped else ""
     images = sum(stage.images_left for stage in left)
-    return f"Left: {len(left)} of {len(stages)} stages, {images:,} training images{about}{lacking}."
+    return f"Left: {len(left)} of {len(status.stages)} stages, {images:,} training images{about}{lacking}."
 
 
 def _duration(seconds: float | None) -> str:
@@ -365,27 +368,28 @@ def _duration(seconds: float | None) -> str:
 def campaign_status(
     file: CampaignFile,
     only: Only = None,
+    out: RecordedIn = None,
     every: Annotated[
         bool, typer.Option("--stages", help="Also the stages that are done or missing.")
     ] = False,
 ) -> None:
-    """Show what is done, in progress and missing, and how long the rest takes at the rate seen so far."""
+    """Show what is recorded, done, in progress and missing, and how long the rest takes at the rate seen so far."""
     chosen, store = campaigns.Campaign.load(file).only(only), Store.default()
-    stages, skipped = campaigns.status(chosen, store)
+    found = campaigns.status(chosen, store, out)
     table = Table(title=f"Campaign {chosen.name}")
     for column in ("entry", "stage", "state", "images left", "time left", "took"):
         table.add_column(column, overflow="fold")
     for entry in chosen.entries:
-        own = [stage for stage in stages if stage.entry == entry.name]
+        own = [stage for stage in found.stages if stage.entry == entry.name]
         done = sum(stage.state == "done" for stage in own)
         left = sum(stage.images_left for stage in own)
         times = [stage.seconds_left for stage in own if stage.images_left]
         total = None if None in times or not times else sum(t for t in times if t is not None)
         state = "done" if done == len(own) else f"{done} of {len(own)} done"
-        if entry.name in skipped:
+        if entry.name in found.skipped:
             state = "data missing"
         elif not own:
-            state = "the same stages as above"
+            state = "recorded" if entry.name in found.recorded else "the same stages as above"
         took = _duration(sum(stage.seconds for stage in own if stage.seconds is not None)) if done else ""
         table.add_row(entry.name, entry.kind, state, f"{left:,}", _duration(total), took)
         for stage in own:
@@ -398,8 +402,8 @@ def campaign_status(
                     _duration(stage.seconds),
                 )  # fmt: skip
     rich.print(table)
-    _say(_left(stages, skipped))
-    for reason in dict.fromkeys(skipped.values()):
+    _say(_left(found))
+    for reason in dict.fromkeys(found.skipped.values()):
         _say(reason)
 
 
@@ -509,7 +513,7 @@ def sweep_run(
         ),
     ] = None,
     retries: Annotated[int, typer.Option(min=0, max=4, help="Tries again of a stage that failed.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Folder to record in; default: the campaign's.")] = None,
+    out: RecordedIn = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for Slurm until all is done.")] = False,
     device: Device = "auto",
     compile: Annotated[bool, typer.Option(help="Compile the training step; pays off for long runs.")] = False,
@@ -549,7 +553,7 @@ def sweep_status(file: CampaignFile) -> None:
     """Show where every stage of a campaign's sweep is: done, in the queue, the epoch it reached, or why it failed."""
     rows = sweep.status(file, Store.default())
     _table(f"Sweep of {file}", [{**row, "log": Path(row["log"]).name} for row in rows])
-    done = sum(row["state"] == "done" for row in rows)
+    done = sum(row["state"] in ("done", "recorded") for row in rows)
     _say(f"{done} of {len(rows)} stages are done. Logs: {sweep.folder_of(file, Store.default()) / 'logs'}")
 
 

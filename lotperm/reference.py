@@ -7,7 +7,6 @@ column, and the column's name says which kind it is.
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import json
 import math
@@ -22,8 +21,8 @@ import pandas as pd
 from lotperm.config import ARMS, Experiment
 from lotperm.errors import IntegrityError, StorageError, unknown_name
 from lotperm.evaluation import accuracy_barriers
-from lotperm.results import Results
-from lotperm.store import source_hash, unseal
+from lotperm.results import Results, load_record
+from lotperm.store import source_hash
 
 _WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
 
@@ -113,7 +112,10 @@ def recorded(
     """
     found = []
     for path in sorted((book_folder() / "results").glob("*/results.json")):
-        content = _verified(path)
+        try:
+            content = load_record(path.parent)
+        except IntegrityError as error:
+            raise IntegrityError(f"{error} It is kept in git: git checkout -- {path.parent}") from error
         e, its_kind = content["experiment"], content.get("kind", "table")
         if (
             its_kind != kind
@@ -130,22 +132,6 @@ def recorded(
                 summary["rewind_epoch"] = summary["rewind_epoch"].astype("Int64")
             found.append(Recorded(path.parent.name, kind, e, summary, content["stages"][-1]))
     return found
-
-
-def _verified(path: Path) -> dict[str, Any]:
-    """The content of a ``results.json``, its checksum and those of the files beside it verified."""
-    restore = f"It is kept in git: git checkout -- {path.parent}"
-    try:
-        content = unseal(path.read_bytes(), path)
-        for name, expected in content["files"].items():
-            got = hashlib.sha256((path.parent / name).read_bytes()).hexdigest()
-            if got != expected:
-                raise IntegrityError(f"{path.parent / name} is corrupt: sha256 {got}, expected {expected}.")
-    except IntegrityError as error:
-        raise IntegrityError(f"{error} {restore}") from error
-    except (OSError, KeyError) as error:
-        raise IntegrityError(f"the recorded run {path.parent} is not whole: {error}. {restore}") from error
-    return content
 
 
 def _arm_rows(summary: pd.DataFrame, sparsity: float, rewind_epoch: int) -> dict[str, str | float]:

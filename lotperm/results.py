@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from lotperm.config import ARMS, Experiment
+from lotperm.errors import IntegrityError
 from lotperm.evaluation import gap_closed, interval, paired
-from lotperm.store import seal, write_atomic
+from lotperm.store import seal, unseal, write_atomic
 from lotperm.tasks import Plain
 
 
@@ -177,6 +178,26 @@ def save_record(
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     for name, data in {**files, "results.json": seal({**content, "files": checksums})}.items():
         write_atomic(folder / name, data)
+
+
+def load_record(folder: Path) -> Plain:
+    """What `save_record` wrote as ``results.json``.
+
+    Raises
+    ------
+    IntegrityError
+        If it isn't there, or it or a file beside it isn't what was written.
+    """
+    path = folder / "results.json"
+    try:
+        content = unseal(path.read_bytes(), path)
+        for name, expected in content["files"].items():
+            got = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            if got != expected:
+                raise IntegrityError(f"{folder / name} is corrupt: sha256 {got}, expected {expected}.")
+    except (OSError, KeyError) as error:
+        raise IntegrityError(f"the recorded run {folder} is not whole: {error}.") from error
+    return content
 
 
 def comparison_words(row: Mapping[Any, Any], seeds: int) -> str:

@@ -310,8 +310,7 @@ def collect(
     StorageError
         If a data set isn't here any more.
     """
-    missing = [task for task in campaign.tasks(store) if not task.exists()]
-    if missing:
+    if missing := campaign.missing(store, results):
         notes = failures(folder)
         unknown = f"Nobody noted why: see the logs in {folder / 'logs'}."
         first = f"{notes[0]['label']}: {notes[0]['error']} Its log: {notes[0]['log']}." if notes else unknown
@@ -461,13 +460,13 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
     if options.cluster == "slurm" and (alive := queue(_noted(folder))):
         raise ParameterError(f"{path} is in the queue already: jobs {', '.join(sorted(alive))}.")
     datasets: Datasets = {}
-    for entry in campaign.entries:
-        if lacking := entry.lacking(datasets):
+    for part in campaign.parts(store, options.results):
+        if not part.recorded() and (lacking := part.entry.lacking(datasets)):
             raise StorageError(lacking)
     shutil.rmtree(folder / "failed", ignore_errors=True)
     copy = folder / f"campaign{path.suffix}"
     write_atomic(copy, path.read_bytes())
-    found = jobs(campaign.tasks(store))
+    found = jobs(campaign.missing(store, options.results))
 
     def worker(numbers: Iterable[int]) -> Worker:
         keys = [[task.key for task in found[number].tasks] for number in numbers]
@@ -492,7 +491,10 @@ def _note(folder: Path, options: Options, found: Sequence[Job], handles: Sequenc
     """Keep what was submitted; an empty id stands for a job that wasn't yet."""
     ids = ["" if handle is None else str(handle.job_id) for handle in handles]
     keys = [[task.key for task in job.tasks] for job in found]
-    note = {"cluster": options.cluster, "ids": ids, "jobs": keys, "after": [sorted(j.after) for j in found]}
+    note = {
+        "cluster": options.cluster, "ids": ids, "jobs": keys, "after": [sorted(j.after) for j in found],
+        "results": options.results and str(options.results),
+    }  # fmt: skip
     write_atomic(folder / "sweep.json", (json.dumps(note, indent=1) + "\n").encode())
 
 
@@ -663,7 +665,8 @@ def status(path: Path, store: Store) -> list[dict[str, str]]:
     Returns
     -------
     list of dict
-        Text, one row a stage: entry, stage, state (done, epoch reached, failed, or what Slurm says), log.
+        Text, one row a stage: entry, stage, state (done, recorded, epoch reached, failed, or what Slurm says), log.
+        What is recorded comes last.
     """
     folder = folder_of(path, store)
     try:
@@ -674,10 +677,11 @@ def status(path: Path, store: Store) -> list[dict[str, str]]:
     slurm = note["cluster"] == "slurm"
     states = queue(note["ids"]) if slurm else {}
     rows: dict[str, dict[str, str]] = {}
-    for entry in Campaign.load(path).entries:
-        for task in entry.tasks(store):
-            state, log = "done" if task.exists() else "missing", ""
-            if state != "done":
+    parts = Campaign.load(path).parts(store, note["results"] and Path(note["results"]))
+    for recorded, part in sorted(((p.recorded(), p) for p in parts), key=lambda pair: pair[0]):
+        for task in part.tasks():
+            state, log = "done" if task.exists() else "recorded" if recorded else "missing", ""
+            if state == "missing":
                 if reached := store.workspace(task.name, task.key).peek():
                     state = f"epoch {reached['epoch']} of {task.work.epochs}"
                 if (failed := _failure(folder, task.key)).exists():
@@ -687,6 +691,6 @@ def status(path: Path, store: Store) -> list[dict[str, str]]:
                     job = note["ids"][where[task.key]]
                     state += f" ({states[job].lower()})" if job in states else " (not in the queue)"
                     log = str(folder / "logs" / f"{job}_0_log.out")
-            row = {"entry": entry.name, "stage": task.label, "state": state, "log": log}
+            row = {"entry": part.entry.name, "stage": task.label, "state": state, "log": log}
             rows.setdefault(task.key, row)
     return list(rows.values())

@@ -21,6 +21,7 @@ from lotperm.campaign import KINDS, Campaign, Stop
 from lotperm.data import load
 from lotperm.errors import ParameterError, PreemptedError, StorageError
 from lotperm.experiments import kept_epochs
+from lotperm.results import save_record
 from lotperm.tickets import load_ticket
 from lotperm.training import Runtime
 
@@ -301,9 +302,10 @@ def test_tickets_of_other_seeds_do_not_stay(unbroken, smoke_campaign, tmp_path, 
     old.write_bytes(b"")
     said = []
     monkeypatch.setattr(campaigns, "TICKET_BYTES", 1000)
+    (tmp_path / "smoke_table" / "results.json").unlink()
     campaigns.run(smoke_campaign.only(["smoke_table"]), store, Runtime(), tmp_path, said.append)
     assert not old.parent.exists()
-    assert said[-1] == "smoke_table: its tickets are too large to publish"
+    assert said[-2] == "smoke_table: its tickets are too large to publish"
 
 
 def test_in_slices_on_many_machines_it_is_the_same(unbroken, smoke_campaign, tmp_path, monkeypatch):
@@ -373,7 +375,7 @@ def one_thread():
 def test_status_says_what_is_left(unbroken, smoke_campaign, tmp_path, one_thread):
     load("mnist1d")
     store = Store(tmp_path)
-    stages, skipped = campaigns.status(smoke_campaign, store)
+    stages, skipped, _ = campaigns.status(smoke_campaign, store, tmp_path / "results")
     tasks = smoke_campaign.tasks(store)
     assert skipped == {}
     assert [stage.label for stage in stages] == [task.label for task in tasks]
@@ -383,16 +385,17 @@ def test_status_says_what_is_left(unbroken, smoke_campaign, tmp_path, one_thread
     # 600 examples are 4 steps an epoch; one question before the stage begins.
     with pytest.raises(PreemptedError):
         campaigns.run(smoke_campaign, store, Runtime(stop=After(1 + 4 + 2)), tmp_path / "results")
-    first = campaigns.status(smoke_campaign, store)[0][0]
+    first = campaigns.status(smoke_campaign, store, tmp_path / "results").stages[0]
     assert (first.state, first.epoch, first.epochs) == ("in progress", 1, 4)
     assert first.images_left == tasks[0].work.train_images * 3 // 4
     with pytest.raises(PreemptedError):
         campaigns.run(smoke_campaign, store, Runtime(stop=After(50)), tmp_path / "results")
-    stages, _ = campaigns.status(smoke_campaign, store)
+    stages = campaigns.status(smoke_campaign, store, tmp_path / "elsewhere").stages
     assert stages[0].state == "done" and stages[0].seconds > 0
     assert next(stage for stage in stages if stage.state == "missing").seconds_left > 0
     assert stages[-1].seconds_left is None, "another network's rate isn't known"
-    assert {stage.state for stage in campaigns.status(smoke_campaign, unbroken[0])[0]} == {"done"}
+    stages = campaigns.status(smoke_campaign, unbroken[0], tmp_path / "elsewhere").stages
+    assert {stage.state for stage in stages} == {"done"}
 
 
 def test_entries_without_data_are_skipped_and_said_once(tmp_path):
@@ -410,9 +413,55 @@ def test_entries_without_data_are_skipped_and_said_once(tmp_path):
     assert list(skipped) == ["images", "same"]
     assert sum("lotperm data fetch svhn" in line for line in said) == 1
     assert list(done_in(tmp_path / "results")) == ["signals"]
-    stages, lacking = campaigns.status(campaign, Store(tmp_path))
+    stages, lacking, recorded = campaigns.status(campaign, Store(tmp_path), tmp_path / "results")
     assert lacking == skipped
-    assert {stage.entry for stage in stages} == {"signals"}
+    assert list(recorded) == ["signals"]
+    assert stages == []
+
+
+def test_what_is_recorded_is_not_computed_again(unbroken, smoke_campaign, monkeypatch, tmp_path):
+    """Not even with an empty store: what is recorded may have been computed elsewhere."""
+    store, results, _ = unbroken
+    shutil.copytree(results, tmp_path / "results")
+    before, said = done_in(results), []
+    with monkeypatch.context() as patch:
+        patch.setattr("lotperm.experiments.train", lambda *args, **kwargs: pytest.fail("trained again"))
+        campaigns.run(smoke_campaign, Store(tmp_path), Runtime(), tmp_path / "results", said.append)
+    assert [line.split()[1:4] for line in said] == [["is", "recorded", "in"]] * 6
+    found = campaigns.status(smoke_campaign, Store(tmp_path), tmp_path / "results")
+    assert found.stages == []
+    assert {entry: len(folders) for entry, folders in found.recorded.items()} == {
+        "smoke_table": 1, "smoke_early": 1, "smoke_diversity": 1, "smoke_connectivity": 1, "smoke_widths": 2,
+    }  # fmt: skip
+    assert smoke_campaign.missing(Store(tmp_path), tmp_path / "results") == []
+    # What isn't whole, or of other stages, isn't recorded.
+    with (tmp_path / "results" / "smoke_early" / "results.csv").open("a") as file:
+        file.write("0.8")
+    shutil.rmtree(tmp_path / "results" / "smoke_widths_x0.5")
+    shutil.copytree(results / "smoke_table", tmp_path / "results" / "smoke_diversity", dirs_exist_ok=True)
+    parts = smoke_campaign.parts(store, tmp_path / "results")
+    assert [part.folder.name for part in parts if not part.recorded()] == [
+        "smoke_early", "smoke_diversity", "smoke_widths_x0.5",
+    ]  # fmt: skip
+    stages = campaigns.status(smoke_campaign, Store(tmp_path), tmp_path / "results").stages
+    assert {stage.entry for stage in stages} == {"smoke_early", "smoke_diversity", "smoke_widths"}
+    assert "dense A and B" in {stage.label for stage in stages if stage.entry == "smoke_early"}
+    monkeypatch.setenv("LOTPERM_HOME", str(store.root))
+    campaigns.run(smoke_campaign, store, Runtime(), tmp_path / "results")
+    assert done_in(tmp_path / "results") == before
+
+
+def test_what_is_recorded_needs_no_data(tmp_path):
+    campaign = Campaign.load(
+        write(tmp_path / "c.json", {"name": "images", "dataset": "svhn", "profile": "smoke"})
+    )
+    (part,) = campaign.parts(Store(tmp_path), tmp_path)
+    stages = [{"stage": task.name, "key": task.key} for task in part.tasks()]
+    save_record(part.folder, {"kind": "table", "stages": stages[1:]}, {})
+    assert list(campaigns.run(campaign, Store(tmp_path), Runtime(), tmp_path)) == ["images"]
+    save_record(part.folder, {"kind": "table", "stages": stages}, {})
+    assert campaigns.run(campaign, Store(tmp_path), Runtime(), tmp_path) == {}
+    assert campaigns.status(campaign, Store(tmp_path), tmp_path).skipped == {}
 
 
 def test_a_budget_is_a_number():
@@ -443,11 +492,16 @@ def test_a_budget_that_is_used_up_is_no_error(command, tmp_path):
     code, out, err = command(*arguments, "--only", "smoke_table")
     assert code == 0, err
     assert "All entries are done." in out
-    code, out, _ = command("campaign", "status", FOLDER / "smoke.yaml")
+    status = ("campaign", "status", FOLDER / "smoke.yaml", "--out")
+    code, out, _ = command(*status, tmp_path / "results")
     assert code == 0
+    assert re.search(r"smoke_table .* recorded ", out)
+    done, stages = map(int, re.search(r"smoke_early .* (\d+) of (\d+) done", out).groups())
+    assert done == stages - 1 > 0, "it shares all but its own with the table"
+    code, out, _ = command(*status, tmp_path / "elsewhere")
     assert re.search(r"smoke_table .* done ", out)
     assert re.search(r"smoke_early .* 0 of 1 done", out)
-    code, out, _ = command("campaign", "status", FOLDER / "smoke.yaml", "--stages", "--only", "smoke_table")
+    code, out, _ = command(*status, tmp_path / "elsewhere", "--stages", "--only", "smoke_table")
     assert "dense A and B" in out
 
 

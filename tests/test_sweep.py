@@ -70,6 +70,13 @@ def test_two_processes_compute_every_stage_once(tmp_path):
         assert tables[0].read_bytes() == tables[1].read_bytes()
     assert [row["state"] for row in sweep.status(path, store)] == ["done"] * 6
     assert sweep.jobs(Campaign.load(path).tasks(store)) == []
+    # What is recorded isn't submitted, whatever the store has; another folder gets all of it.
+    empty = Store(tmp_path / "empty")
+    again = sweep.submit(path, empty, sweep.Options())
+    again.wait(said.append)
+    assert again.jobs == [] and list(empty.stages()) == []
+    assert [row["state"] for row in sweep.status(path, empty)] == ["recorded"] * 6
+    assert len(Campaign.load(path).missing(empty, tmp_path / "elsewhere")) == 6
 
 
 def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path):
