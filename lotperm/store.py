@@ -313,11 +313,17 @@ class Workspace:
     ----------
     path : the folder of this stage's progress
     key : the stage's key; a checkpoint of another key is never used
+    maker : what computes it here: versions, sources (plain JSON); checkpoints hand it on
+
+    Attributes
+    ----------
+    earlier : makers, other than `maker`, of what came before the checkpoint that was resumed from
     """
 
-    def __init__(self, path: Path, key: str) -> None:
+    def __init__(self, path: Path, key: str, maker: Mapping[str, JSON] | None = None) -> None:
         self.path = path
-        self._key = key
+        self.earlier: list[JSON] = []
+        self._key, self._maker = key, dict(maker or {})
         self._started = time.monotonic()
 
     @property
@@ -339,7 +345,13 @@ class Workspace:
         older = self._checkpoints()
         for path in self.path.glob(".*.tmp"):  # left by a killed process: the lock is ours
             path.unlink(missing_ok=True)
-        notes = {"key": self._key, "info": canonical_json(info), "seconds": repr(self.seconds)}
+        makers = canonical_json([*self.earlier, self._maker])
+        notes = {
+            "key": self._key,
+            "info": canonical_json(info),
+            "seconds": repr(self.seconds),
+            "makers": makers,
+        }
         save_tensors(self.next(), tensors, notes)
         with _storage_errors("tidy up", self.path):
             for path in older[:-1]:
@@ -382,6 +394,7 @@ class Workspace:
                 move_aside(path, f"{error} The checkpoint before it is used")
                 continue
             self._started = time.monotonic() - float(notes["seconds"])
+            self.earlier = [maker for maker in json.loads(notes.get("makers", "[]")) if maker != self._maker]
             return tensors, json.loads(notes["info"])
         return None
 
@@ -404,7 +417,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         # Of what runs: in the hours until a stage is written the files may be edited.
-        self._source = source_hash()
+        self._maker = _maker()
 
     @classmethod
     def default(cls) -> Store:
@@ -467,11 +480,11 @@ class Store:
         with self._lock(path.name):
             if (found := distributed.once(look)) is not None:
                 return found
-            workspace = Workspace(self.root / "work" / path.name, key)
+            workspace = Workspace(self.root / "work" / path.name, key, self._maker)
             result = compute(workspace)
 
             def write() -> Stage | None:
-                meta = {**_provenance(workspace.seconds, self._source), **result.meta}
+                meta = {**_provenance(workspace, self._maker), **result.meta}
                 _write_stage(path, name, key, dict(config), result, meta)
                 workspace.clear()
                 return _load_stage(path, key)
@@ -667,14 +680,24 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def _provenance(seconds: float, source: str) -> dict[str, JSON]:
+def _maker() -> dict[str, JSON]:
+    """What this process computes with."""
     return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "source": source,
+        "source": source_hash(),
         "machine": platform.machine(),
     }
+
+
+def _provenance(workspace: Workspace, maker: Mapping[str, JSON]) -> dict[str, JSON]:
+    found: dict[str, JSON] = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(workspace.seconds, 3),
+        **maker,
+    }
+    if workspace.earlier:
+        found["earlier"] = workspace.earlier
+    return found
 
 
 def _write_stage(

@@ -623,3 +623,33 @@ def test_a_stage_names_the_sources_that_computed_it(tmp_path, monkeypatch):
     store.stage("dense", CONFIG, compute)
     assert store_module.source_hash() != began
     assert store.find("dense", CONFIG).meta["source"] == began
+
+
+def test_a_stage_that_was_resumed_names_all_sources(tmp_path, monkeypatch):
+    (tmp_path / "store.py").write_text("1")
+    monkeypatch.setattr(store_module, "__file__", str(tmp_path / "store.py"))
+    sources = []
+
+    def attempt(text, fails=True):
+        (tmp_path / "store.py").write_text(text)
+        sources.append(store_module.source_hash())
+
+        def compute(workspace):
+            workspace.latest()
+            workspace.checkpoint({}, None)
+            if fails:
+                raise KeyboardInterrupt
+            return StageResult({}, {})
+
+        Store(tmp_path / "kept").stage("dense", CONFIG, compute)
+
+    for text in ("1", "1", "2"):
+        with pytest.raises(KeyboardInterrupt):
+            attempt(text)
+    attempt("3", fails=False)
+    meta = Store(tmp_path / "kept").find("dense", CONFIG).meta
+    assert meta["source"] == sources[-1]
+    assert [maker["source"] for maker in meta["earlier"]] == [sources[0], sources[2]]
+    assert meta["earlier"][0]["versions"] == meta["versions"]
+    Store(tmp_path / "kept").stage("imp", CONFIG, lambda workspace: StageResult({}, {}))
+    assert "earlier" not in Store(tmp_path / "kept").find("imp", CONFIG).meta
