@@ -24,6 +24,9 @@ from lotperm.evaluation import accuracy_barriers
 from lotperm.results import Results, load_record
 from lotperm.store import source_hash
 
+# Of what a page runs: until it ends the files may be edited.
+_SOURCE = source_hash()
+
 _WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
 
 
@@ -439,6 +442,6 @@ def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) ->
     command = f"lotperm run {notebook} --profile {experiment.profile}{options}"
     return (
         f"<p>How this was made: profile <code>{experiment.profile}</code>, {len(experiment.seeds)} seeds, "
-        f"{experiment.data.name}, {experiment.model.name}; sources <code>{source_hash()[:12]}</code>. "
+        f"{experiment.data.name}, {experiment.model.name}; sources <code>{_SOURCE[:12]}</code>. "
         f"Again: <code>{html.escape(command)}</code></p>"
     )

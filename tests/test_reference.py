@@ -13,6 +13,7 @@ from lotperm import Experiment, reference
 from lotperm.config import ARMS
 from lotperm.errors import ParameterError, StorageError
 from lotperm.evaluation import paired
+from lotperm.store import source_hash
 
 ROOT = Path(__file__).parents[1]
 
@@ -316,6 +317,15 @@ def test_how_it_was_made_names_what_was_given(smoke):
     page = {**given, "points": 5, "workers": None, "device": "cuda"}
     assert "-p points=5 -p device=cuda</code>" in reference.how_made("diversity", results.experiment, page)
     assert "device" not in reference.how_made("diversity", results.experiment, {**page, "device": "cpu"})
+
+
+def test_it_names_the_sources_that_ran(smoke, tmp_path, monkeypatch):
+    """Not those that are there when the page ends: they may have been edited."""
+    _, results = smoke
+    began = source_hash()
+    monkeypatch.setattr("lotperm.store.__file__", str(tmp_path / "store.py"))
+    assert source_hash() != began
+    assert f"<code>{began[:12]}</code>" in reference.how_made("diversity", results.experiment, {})
 
 
 def test_the_recorded_faults_are_of_a_long_run():
