@@ -103,6 +103,30 @@ def test_the_recorded_early_matching_is_what_the_book_says_of_it():
     assert [round(100 * arms[name], 1) for name in ("naive", "LTH")] == [50.0, 55.6]
 
 
+def test_the_recorded_diversity_is_what_the_book_says_of_it():
+    """The words of chapter 8."""
+    (run,) = reference.recorded("cifar10", "resnet8", kind="diversity")
+    assert (run.experiment["model"]["width"], run.experiment["dense"]["epochs"]) == (0.5, 16)
+    rows = run.summary.set_index("method")
+    assert (rows["members"] == 5).all()
+    paper = reference.paper("table1_diversity").query("dataset == 'cifar10'").set_index("method")
+    gain, theirs = rows["ensemble_accuracy"] - rows["mean"], paper["ensemble_acc"] - paper["test_acc_mean"]
+    disagreement = 100 * rows["disagreement"]
+    assert [round(disagreement[m]) for m in ("lth", "permuted", "imp")] == [6, 34, 29]
+    assert [round(100 * paper.loc[m, "disagreement"], 1) for m in ("permuted", "imp")] == [10.7, 9.3]
+    assert [round(100 * gain[m], 1) for m in ("lth", "permuted")] == [0.1, 2.8]
+    assert round(theirs["permuted"], 1) == 2.4
+    behind = rows.loc["lth", "mean"] - rows.loc["permuted", "mean"]
+    assert round(100 * behind, 1) == 5.8
+    assert round(paper.loc["lth", "test_acc_mean"] - paper.loc["permuted", "test_acc_mean"], 1) == 1.8
+    ensembles = 100 * rows["ensemble_accuracy"].drop("dense")
+    assert [round(ensembles[m], 2) for m in ("permuted", "lth", "imp")] == [52.76, 55.85, 59.41]
+    assert ensembles.idxmax() == "imp"
+    better = 100 * (rows.loc["permuted", "mean"] - rows.loc["naive", "mean"])
+    assert round(better, 1) == 1.3 and round(100 * rows.loc["naive", "half_width"], 1) == 1.8
+    assert disagreement.idxmax() == "naive" and rows["mean"].idxmin() == "naive"
+
+
 def test_the_recorded_fashion_mnist_run_is_what_the_book_says_of_it():
     """The words of book/recorded.md."""
     run = reference.recorded("fashion_mnist", "mlp")[0]
