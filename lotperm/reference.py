@@ -14,13 +14,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from lotperm.config import ARMS, Experiment
 from lotperm.errors import IntegrityError, StorageError, unknown_name
-from lotperm.evaluation import accuracy_barriers
+from lotperm.evaluation import accuracy_barriers, interval
 from lotperm.results import Results, load_record
 from lotperm.store import source_hash
 
@@ -137,16 +137,46 @@ def recorded(
     return found
 
 
-def _arm_rows(summary: pd.DataFrame, sparsity: float, rewind_epoch: int) -> dict[str, str | float]:
-    """Means of the arms at one sparsity and rewind epoch in percent, and what follows from them."""
-    at = summary[(summary["sparsity"] == sparsity) & (summary["rewind_epoch"] == rewind_epoch)]
-    means = at.set_index("method")["mean"].to_dict()
-    found = {arm: 100 * means[arm] for arm in ARMS if arm in means}
-    if {"permuted", "naive"} <= found.keys():
-        found["permuted − naive"] = found["permuted"] - found["naive"]
-    if set(ARMS) <= found.keys() and found["lth"] != found["naive"]:
-        found["gap closed (%)"] = 100 * found["permuted − naive"] / (found["lth"] - found["naive"])
+class _Number(NamedTuple):
+    """A number of a table: in percent or points, with the half width of its 95 % interval over seeds, or NaN."""
+
+    value: float
+    half_width: float = math.nan
+
+    @classmethod
+    def of(cls, fractions: pd.Series) -> _Number:
+        """The mean over seeds, one value a seed."""
+        return cls(*(100 * x for x in interval(fractions.to_numpy())))
+
+    def less(self, published: float) -> _Number:
+        """The difference from a published mean; its interval is ours alone: of theirs only a spread is known."""
+        return _Number(self.value - published, self.half_width)
+
+    def text(self, digits: int) -> str:
+        """ "49.8 ± 2.1"; "" for NaN."""
+        if math.isnan(self.value):
+            return ""
+        half = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
+        return f"{self.value:.{digits}f}{half}"
+
+
+def _with_what_follows(arms: dict[str, _Number], gain: _Number | None = None) -> dict[str, _Number]:
+    """The arms, and what permuting gains; `gain` is given where seeds can be paired."""
+    found = dict(arms)
+    if {"permuted", "naive"} <= arms.keys():
+        found["permuted − naive"] = gain or arms["permuted"].less(arms["naive"].value)
+    if set(ARMS) <= arms.keys() and arms["lth"].value != arms["naive"].value:
+        gap = arms["lth"].value - arms["naive"].value
+        found["gap closed (%)"] = _Number(100 * found["permuted − naive"].value / gap)
     return found
+
+
+def _our_arms(rows: pd.DataFrame, sparsity: float, rewind_epoch: int) -> dict[str, _Number]:
+    """The arms at one sparsity and rewind epoch, of a tidy table of results."""
+    at = rows[(rows["sparsity"] == sparsity) & (rows["rewind_epoch"] == rewind_epoch)]
+    by_seed = at[at["metric"] == "test_accuracy"].pivot(index="seed", columns="method", values="value")
+    gain = _Number.of(by_seed["permuted"] - by_seed["naive"])
+    return _with_what_follows({arm: _Number.of(by_seed[arm]) for arm in ARMS}, gain)
 
 
 def _nearest(share: float, available: list[int], epochs: int) -> int:
@@ -163,7 +193,8 @@ def beside(
 ) -> pd.DataFrame:
     """Our arms beside the paper's: accuracy of each arm, their difference and the gap closed, sparsity by sparsity.
 
-    Ours are taken at the rewind epoch that is nearest to the paper's as a share of dense training.
+    Ours are taken at the rewind epoch that is nearest to the paper's as a share of dense training, with 95 % intervals
+    over seeds, paired for permuted − naive. The gap closed is the ratio of the means, which has none.
 
     Parameters
     ----------
@@ -177,41 +208,42 @@ def beside(
         Index (sparsity, quantity); a column for each of ours, "paper", and "ours − paper" for each of ours; rounded
         texts, "" where there is none.
     """
-    columns: dict[str, dict[tuple[float, str], float]] = {}
+    columns: dict[str, dict[tuple[float, str], _Number]] = {}
     for label, results in ours.items():
-        summary = results.summary() if isinstance(results, Results) else results.summary
+        rows = results.table if isinstance(results, Results) else results.rows()
         e = results.experiment
         plain = e.to_dict() if isinstance(e, Experiment) else e
         epochs = plain["dense"]["epochs"]
         k = _nearest(paper_rewind / paper_epochs, plain["rewind_epochs"], epochs)
         columns[f"{label} (k = {k} of {epochs})"] = {
-            (s, what): float(value)
-            for s in plain["sparsities"]
-            for what, value in _arm_rows(summary, s, k).items()
+            (s, what): number for s in plain["sparsities"] for what, number in _our_arms(rows, s, k).items()
         }
-    theirs: dict[tuple[float, str], float] = {}
+    theirs: dict[tuple[float, str], _Number] = {}
     if reference is not None and len(reference):
-        at = (
-            reference[reference["rewind_epoch"] == paper_rewind] if "rewind_epoch" in reference else reference
-        )
-        summary = at.rename(columns={"test_acc_mean": "mean"}).assign(
-            mean=lambda f: f["mean"] / 100, rewind_epoch=paper_rewind
-        )
-        for s in sorted(summary["sparsity"].unique()):
-            theirs |= {(float(s), what): float(v) for what, v in _arm_rows(summary, s, paper_rewind).items()}
+        if "rewind_epoch" in reference:
+            reference = reference[reference["rewind_epoch"] == paper_rewind]
+        sparsity: Any
+        for sparsity, part in reference.groupby("sparsity"):
+            means = part.set_index("method")["test_acc_mean"]
+            arms = _with_what_follows({arm: _Number(means[arm]) for arm in ARMS if arm in means})
+            theirs |= {(float(sparsity), what): number for what, number in arms.items()}
     name = f"paper (k = {paper_rewind} of {paper_epochs})"
-    keys = sorted({key[0] for column in (*columns.values(), theirs) for key in column})
+    differences = {
+        f"{label.partition(' (')[0]} − paper": {
+            key: number.less(theirs[key].value) for key, number in column.items() if key in theirs
+        }
+        for label, column in columns.items()
+    }
+    shown = {**columns, name: theirs, **differences}
     order = [*ARMS, "permuted − naive", "gap closed (%)"]
-    index = [
-        (s, what) for s in keys for what in order if any((s, what) in c for c in (*columns.values(), theirs))
-    ]
+    keys = {key for column in shown.values() for key in column}
+    index = sorted(keys, key=lambda key: (key[0], order.index(key[1])))
     table = pd.DataFrame(
-        {label: [column.get(key, math.nan) for key in index] for label, column in columns.items()}
+        {
+            label: [column.get(key, _Number(math.nan)).text(1) for key in index]
+            for label, column in shown.items()
+        }
     )
-    table[name] = [theirs.get(key, math.nan) for key in index]
-    for label in columns:
-        table[f"{label.partition(' (')[0]} − paper"] = table[label] - table[name]
-    table = _few_decimals(table, 1)
     table.index = pd.MultiIndex.from_tuples(
         [(f"{s:g}", _WORDS.get(what, what)) for s, what in index], names=["sparsity", ""]
     )
@@ -254,8 +286,8 @@ def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFram
     -------
     DataFrame
         Index (whose, method): first the paper's networks, then ours, each followed by its differences from the paper's
-        first. Columns accuracy (percent), gain (the ensemble's accuracy less the members', points), disagreement (a
-        fraction), KL and JS (nats); texts, "" where there is none.
+        first. Columns accuracy (percent, ours with the 95 % interval over members), gain (the ensemble's accuracy less
+        the members', points), disagreement (a fraction), KL and JS (nats); texts, "" where there is none.
     """
 
     def columns(rows: pd.DataFrame, mean: str, ensemble: str, scale: float) -> pd.DataFrame:
@@ -263,6 +295,7 @@ def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFram
         return pd.DataFrame(
             {
                 "accuracy": scale * rows[mean],
+                "half_width": scale * rows["half_width"] if "half_width" in rows else math.nan,
                 "gain": scale * (rows[ensemble] - rows[mean]),
                 "disagreement": rows["disagreement"],
                 "KL": rows["kl"],
@@ -281,8 +314,12 @@ def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFram
             ours[f"{run.label}, S = {s:g}, k = {k}"] = rows
     for label, rows in ours.items():
         found[label] = columns(rows, "mean", "ensemble_accuracy", 100)
-        found[f"{label} − {first}"] = found[label] - theirs
-    return _few_decimals(pd.concat(found).rename_axis(["", "method"]), 2)
+        found[f"{label} − {first}"] = (found[label] - theirs).assign(half_width=found[label]["half_width"])
+    both = pd.concat(found).rename_axis(["", "method"])
+    halves = both.pop("half_width")
+    shown = _few_decimals(both, 2)
+    shown["accuracy"] = [_Number(*pair).text(2) for pair in zip(both["accuracy"], halves, strict=True)]
+    return shown
 
 
 def early_means(
@@ -297,10 +334,10 @@ def early_means(
     return lth, naive, dict(zip(permuted.index.tolist(), permuted.tolist(), strict=True))
 
 
-def _recorded_arms(run: Recorded, sparsity: float, rewind_epoch: int) -> dict[str, float]:
-    """Mean test accuracies of LTH and naive for a recorded run of early matching: fractions, {} if there are none.
+def _recorded_arms(run: Recorded, sparsity: float, rewind_epoch: int) -> dict[str, _Number]:
+    """Test accuracies of LTH and naive for a recorded run of early matching; {} if there are none.
 
-    They are in the recorded table of the same experiment, which may have more seeds; the mean is over those of the run.
+    They are in the recorded table of the same experiment, which may have more seeds; taken are those of the run.
     """
     free = ("seeds", "sparsities", "rewind_epochs", "keep")
     own = {key: value for key, value in run.experiment.items() if key not in free}
@@ -312,9 +349,9 @@ def _recorded_arms(run: Recorded, sparsity: float, rewind_epoch: int) -> dict[st
         rows = table.rows()
         rows = rows[(rows["metric"] == "test_accuracy") & rows["seed"].isin(seeds)]
         rows = rows[(rows["sparsity"] == sparsity) & (rows["rewind_epoch"] == rewind_epoch)]
-        means = rows.groupby("method")["value"].mean()
-        if {"lth", "naive"} <= set(means.index):
-            return {"LTH": means["lth"], "naive": means["naive"]}
+        arms = {arm: part["value"] for arm, part in rows.groupby("method")}
+        if {"lth", "naive"} <= arms.keys():
+            return {"LTH": _Number.of(arms["lth"]), "naive": _Number.of(arms["naive"])}
     return {}
 
 
@@ -333,45 +370,51 @@ def beside_early_matching(
     -------
     DataFrame
         Index (whose, sparsity): the paper's, ours, and their differences where both have that sparsity and share.
-        Columns LTH, ``t = … % of T``, naive; percent, texts, "" where there is none.
+        Columns LTH, ``t = … % of T``, naive; percent, ours with 95 % intervals over seeds; texts, "" where there is
+        none.
     """
 
     def at(t: Any, epochs: int) -> str:
         return f"t = {100 * t / epochs:.3g} % of T"
 
     theirs = "paper, cifar10"
-    rows: dict[tuple[str, str], dict[str, float]] = {}
+    rows: dict[tuple[str, str], dict[str, _Number]] = {}
     for s, part in paper("early_matching_resnet20x1_cifar10").groupby("sparsity"):
         fixed = part[part["method"] != "permuted"].set_index("method")["test_acc_mean"]
         early = part[part["method"] == "permuted"].set_index("matching_epoch")["test_acc_mean"]
         rows[theirs, f"{s:g}"] = {
-            "LTH": fixed["lth"],
-            **{at(t, 200): value for t, value in early.items()},
-            "naive": fixed["naive"],
+            "LTH": _Number(fixed["lth"]),
+            **{at(t, 200): _Number(value) for t, value in early.items()},
+            "naive": _Number(fixed["naive"]),
         }
     e = results.experiment
-    lth, naive, permuted = early_means(table, results, sparsity, rewind_epoch)
-    live = {at(t, e.dense.epochs): 100 * value for t, value in permuted.items()}
-    rows[live_label(e), f"{sparsity:g}"] = {"LTH": 100 * lth, **live, "naive": 100 * naive}
+    lth, naive = (_Number.of(results.values(arm, sparsity, rewind_epoch)) for arm in ("lth", "naive"))
+    accuracies = table[table["metric"] == "test_accuracy"].groupby("matching_epoch")["value"]
+    live = {at(t, e.dense.epochs): _Number.of(values) for t, values in accuracies}
+    rows[live_label(e), f"{sparsity:g}"] = {"LTH": lth, **live, "naive": naive}
     for run in recorded(kind="early"):
         found = run.summary[run.summary["metric"] == "test_accuracy"]
-        means = found.groupby(["sparsity", "rewind_epoch", "matching_epoch"])["value"].mean()
         key: Any
-        for key, mean in means.items():
+        for key, values in found.groupby(["sparsity", "rewind_epoch", "matching_epoch"])["value"]:
             s, k, t = key
             name = (f"{run.label}, k = {k}", f"{s:g}")
             if name not in rows:
-                rows[name] = {what: 100 * value for what, value in _recorded_arms(run, s, k).items()}
-            row = rows[name]
-            row[at(t, run.experiment["dense"]["epochs"])] = 100 * mean
+                rows[name] = _recorded_arms(run, s, k)
+            rows[name][at(t, run.experiment["dense"]["epochs"])] = _Number.of(values)
     for label, s in [name for name in rows if name[0] != theirs]:
         if same := rows.get((theirs, s)):
-            values = rows[label, s].items()
-            rows[f"{label} − paper", s] = {what: v - same[what] for what, v in values if what in same}
-    both = pd.DataFrame(rows).T.rename_axis(["", "sparsity"])
+            row = rows[label, s]
+            rows[f"{label} − paper", s] = {
+                what: v.less(same[what].value) for what, v in row.items() if what in same
+            }
     shares = {what for row in rows.values() for what in row} - {"LTH", "naive"}
     ordered = sorted(shares, key=lambda what: float(what.split()[2]))
-    return _few_decimals(both[["LTH", *ordered, "naive"]], 1)
+    columns = ["LTH", *ordered, "naive"]
+    shown = {
+        name: [numbers.get(what, _Number(math.nan)).text(1) for what in columns]
+        for name, numbers in rows.items()
+    }
+    return pd.DataFrame(shown, index=columns).T.rename_axis(["", "sparsity"])
 
 
 def beside_connectivity(
@@ -389,13 +432,16 @@ def beside_connectivity(
     -------
     DataFrame
         Index (whose, network, stage: "permuted" and what was repaired); columns midpoint accuracy (percent) and barrier
-        (points); texts, "" where none is published.
+        (points), ours with 95 % intervals over seeds; texts, "" where none is published.
     """
     published = paper("lmc_reference")
     if dataset is not None:
         published = published[published["dataset"] == dataset]
     rows = {
-        ("reference", f"{r['model']}, {r['dataset']}", r["stage"]): (r["midpoint_test_acc"], r["barrier"])
+        ("reference", f"{r['model']}, {r['dataset']}", r["stage"]): [
+            _Number(r["midpoint_test_acc"]),
+            _Number(r["barrier"]),
+        ]
         for r in published.to_dict("records")
     }
     ours = [
@@ -407,13 +453,15 @@ def beside_connectivity(
         ours.append((run.label, f"{model['name']}x{model['width']:g}", run.summary))
     stages = {"none": "permuted", "bn": "permuted+bn_reset", "repair": "permuted+repair"}
     for label, network, line in ours:
-        barriers = accuracy_barriers(line).groupby(["ends", "repair"])["barrier"].mean()
-        middles = line[line["alpha"] == 0.5].groupby(["ends", "repair"])["accuracy"].mean()
+        barriers, middles = accuracy_barriers(line), line[line["alpha"] == 0.5]
         for repair in line["repair"].unique():
-            heights = (100 * middles["permuted", repair], 100 * barriers["permuted", repair])
-            rows[label, network, stages[repair]] = heights
-    table = pd.DataFrame(rows, index=["midpoint accuracy (%)", "barrier (points)"]).T
-    return _few_decimals(table.rename_axis(["", "network", "stage"]), 1)
+            rows[label, network, stages[repair]] = [
+                _Number.of(part.loc[(part["ends"] == "permuted") & (part["repair"] == repair), what])
+                for part, what in ((middles, "accuracy"), (barriers, "barrier"))
+            ]
+    shown = {name: [number.text(1) for number in row] for name, row in rows.items()}
+    table = pd.DataFrame(shown, index=["midpoint accuracy (%)", "barrier (points)"]).T
+    return table.rename_axis(["", "network", "stage"])
 
 
 def csv_link(table: pd.DataFrame, filename: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from lotperm import Experiment, reference
 from lotperm.config import ARMS
 from lotperm.errors import ParameterError, StorageError
-from lotperm.evaluation import paired
+from lotperm.evaluation import interval, paired
 from lotperm.store import source_hash
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +67,15 @@ def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     assert [round(share.min()), round(share.max())] == [20, 30]
     wider = (100 * (cells["lth"] - cells["naive"])).div(gap, level="sparsity")
     assert [round(wider.min(), 1), round(wider.max(), 1)] == [1.6, 4.0]
+    # Chapter 5, at the rewind point that is nearest to the paper's.
+    ours = {s: reference._our_arms(run.rows(), s, 2) for s in theirs.index}
+    permuting = {s: arms["permuted − naive"] for s, arms in ours.items()}
+    published = theirs["permuted"] - theirs["naive"]
+    gained = [number.value for number in permuting.values()]
+    assert [round(min(gained), 1), round(max(gained), 1)] == [0.6, 1.3]
+    assert [round(published.min(), 1), round(published.max(), 1)] == [0.6, 1.0]
+    assert all(abs(permuting[s].value - published[s]) < permuting[s].half_width for s in published.index)
+    assert sum(ours[s]["gap closed (%)"].value < share[s] for s in share.index) == 3
 
 
 def test_the_recorded_engine_is_what_the_book_says_of_it():
@@ -100,7 +109,7 @@ def test_the_recorded_early_matching_is_what_the_book_says_of_it():
     assert [round(means.min(), 1), round(means.max(), 1)] == [49.2, 51.1]
     assert round(100 * (accuracy.max(axis=1) - accuracy.min(axis=1)).max()) == 3
     arms = reference._recorded_arms(run, 0.9, 4)
-    assert [round(100 * arms[name], 1) for name in ("naive", "LTH")] == [50.0, 55.6]
+    assert [round(arms[name].value, 1) for name in ("naive", "LTH")] == [50.0, 55.6]
 
 
 def test_the_recorded_diversity_is_what_the_book_says_of_it():
@@ -172,20 +181,33 @@ def test_beside_the_paper(smoke):
     table = reference.beside({"live": results}, paper)
     ours, theirs, difference = table.columns
     assert ours == "live (k = 2 of 12)" and theirs == "paper (k = 20 of 200)" and difference == "live − paper"
-    lth = 100 * results.values("lth", 0.8, e.rewind_epochs[0]).mean()
-    assert table.loc[("0.8", "LTH"), ours] == f"{lth:.1f}"
+    arms = {arm: results.values(arm, 0.8, e.rewind_epochs[0]) for arm in ARMS}
+    lth, half = (100 * x for x in interval(arms["lth"]))
+    assert table.loc[("0.8", "LTH"), ours] == f"{lth:.1f} ± {half:.1f}"
+    gain = paired(arms["permuted"], arms["naive"])
+    assert (
+        table.loc[("0.8", "permuted − naive"), ours] == f"{100 * gain.mean:.1f} ± {100 * gain.half_width:.1f}"
+    )
+    gap = 100 * gain.mean / (arms["lth"].mean() - arms["naive"].mean())
+    assert table.loc[("0.8", "gap closed (%)"), ours] == f"{gap:.1f}"
     assert table.loc[("0.8", "LTH"), theirs] == "110.0"  # at 20, not at 50
     assert table.loc[("0.8", "permuted − naive"), theirs] == "6.0"
     assert table.loc[("0.8", "gap closed (%)"), theirs] == "60.0"
-    assert table.loc[("0.8", "LTH"), difference] == f"{lth - 110:.1f}"
+    assert table.loc[("0.8", "LTH"), difference] == f"{lth - 110:.1f} ± {half:.1f}"
+    assert table.index.get_level_values(1).to_list()[:5] == [
+        "LTH", "permuted", "naive", "permuted − naive", "gap closed (%)",
+    ]  # fmt: skip
+    assert table.index.get_level_values(0).to_list() == ["0.8"] * 5 + [
+        f"{s:g}" for s in e.sparsities[1:] for _ in range(5)
+    ]
 
 
 def test_beside_what_was_recorded_and_nothing_of_the_papers(smoke):
     _, results = smoke
     run = reference.recorded("fashion_mnist", "mlp")[1]
     table = reference.beside({"live": results, "recorded": run})
-    mean = run.summary.set_index("method").loc["permuted", "mean"]
-    assert table.loc[("0.9", "permuted"), "recorded (k = 4 of 20)"] == f"{100 * mean:.1f}"
+    mean, half = 100 * run.summary.set_index("method").loc["permuted", ["mean", "half_width"]]
+    assert table.loc[("0.9", "permuted"), "recorded (k = 4 of 20)"] == f"{mean:.1f} ± {half:.1f}"
     assert table.loc[("0.8", "permuted"), "recorded (k = 4 of 20)"] == ""
     assert (table["paper (k = 20 of 200)"] == "").all()
 
@@ -221,13 +243,13 @@ def made_up(monkeypatch):
 
 
 def test_diversity_beside_the_papers(smoke, made_up):
-    columns = ["method", "mean", "ensemble_accuracy", "disagreement", "kl", "js"]
-    table = pd.DataFrame([["lth", 0.5, 0.625, 0.25, 0.5, 0.125]], columns=columns)
+    columns = ["method", "mean", "half_width", "ensemble_accuracy", "disagreement", "kl", "js"]
+    table = pd.DataFrame([["lth", 0.5, 0.03125, 0.625, 0.25, 0.5, 0.125]], columns=columns)
     run = made_up("diversity", table.assign(mean=0.75, sparsity=0.9, rewind_epoch=4))
     found = reference.beside_diversity(table, smoke[1].experiment)
     live, kept = "live, mnist1d", f"{run.label}, S = 0.9, k = 4"
-    assert found.loc[(live, "lth")].to_list() == ["50.00", "12.50", "0.25", "0.50", "0.12"]
-    assert found.loc[(kept, "lth"), ["accuracy", "gain"]].to_list() == ["75.00", "-12.50"]
+    assert found.loc[(live, "lth")].to_list() == ["50.00 ± 3.12", "12.50", "0.25", "0.50", "0.12"]
+    assert found.loc[(kept, "lth"), ["accuracy", "gain"]].to_list() == ["75.00 ± 3.12", "-12.50"]
     paper = reference.paper("table1_diversity")
     model, dataset = "resnet20x1", "cifar10"
     (lth,) = paper[
@@ -236,13 +258,13 @@ def test_diversity_beside_the_papers(smoke, made_up):
     name = f"paper, {model}, {dataset}"
     assert found.loc[(name, "lth"), "accuracy"] == f"{lth['test_acc_mean']:.2f}"
     assert found.loc[(name, "dense"), "disagreement"] == ""  # the paper gives none
-    assert found.loc[(f"{live} − {name}", "lth"), "accuracy"] == f"{50 - lth['test_acc_mean']:.2f}"
+    assert found.loc[(f"{live} − {name}", "lth"), "accuracy"] == f"{50 - lth['test_acc_mean']:.2f} ± 3.12"
 
 
 def test_early_matching_beside_the_papers(smoke, made_up):
     _, results = smoke
     rows = [
-        {"seed": s, "matching_epoch": t, "metric": m, "value": v + 0.1 * s}
+        {"seed": s, "matching_epoch": t, "metric": m, "value": v + 0.01 * s}
         for s in (0, 1) for t, v in ((3, 0.5), (12, 0.6)) for m in ("test_accuracy", "score")
     ]  # fmt: skip
     table = pd.DataFrame(rows)
@@ -255,15 +277,15 @@ def test_early_matching_beside_the_papers(smoke, made_up):
         "LTH", "t = 2.5 % of T", "t = 10 % of T", "t = 25 % of T", "t = 50 % of T", "t = 100 % of T", "naive",
     ]  # fmt: skip
     live, kept = found.loc[("live, mnist1d", "0.8")], found.loc[(f"{run.label}, k = 4", "0.9")]
-    assert live["t = 25 % of T"] == kept["t = 10 % of T"] == "55.0"  # of 12 epochs, and of 20
+    assert live["t = 25 % of T"] == kept["t = 10 % of T"] == "50.5 ± 6.4"  # of 12 epochs, and of 20
     assert live["t = 10 % of T"] == kept["LTH"] == ""
-    lth = 100 * results.values("lth", 0.8, 2).mean()
-    assert live["LTH"] == f"{lth:.1f}"
+    lth, half = (100 * x for x in interval(results.values("lth", 0.8, 2)))
+    assert live["LTH"] == f"{lth:.1f} ± {half:.1f}"
     paper = reference.paper("early_matching_resnet20x1_cifar10").set_index(["sparsity", "method"])[
         "test_acc_mean"
     ]
     difference = found.loc[("live, mnist1d − paper", "0.8")]
-    assert difference["LTH"] == f"{lth - paper[0.8, 'lth'].item():.1f}"
+    assert difference["LTH"] == f"{lth - paper[0.8, 'lth'].item():.1f} ± {half:.1f}"
     assert found.loc[("paper, cifar10", "0.95"), "naive"] == f"{paper[0.95, 'naive'].item():.1f}"
 
 
@@ -292,8 +314,9 @@ def test_recorded_early_matching_stands_beside_the_arms_of_its_table(smoke, monk
         "sparsity == 0.9 and rewind_epoch == 4 and metric == 'test_accuracy' and seed in (0, 2)"
     ).groupby("method")["value"]
     assert (at.count() == 2).all()
-    assert [kept["LTH"], kept["naive"]] == [f"{100 * at.mean()[arm]:.1f}" for arm in ("lth", "naive")]
-    assert kept["t = 25 % of T"] == "50.0"
+    means = [f"{100 * at.mean()[arm]:.1f}" for arm in ("lth", "naive")]
+    assert [text.split(" ± ")[0] for text in (kept["LTH"], kept["naive"])] == means
+    assert kept["t = 25 % of T"] == "50.0 ± 0.0"
     other = found.loc[(f"{early[1].label}, k = 4", "0.9")]
     assert other["LTH"] == other["naive"] == ""
 
@@ -301,7 +324,7 @@ def test_recorded_early_matching_stands_beside_the_arms_of_its_table(smoke, monk
 def test_lines_beside_published_ones(smoke, made_up):
     lines = pd.DataFrame(
         [
-            {"seed": s, "ends": ends, "alpha": a, "repair": repair, "accuracy": v - 0.1 * s}
+            {"seed": s, "ends": ends, "alpha": a, "repair": repair, "accuracy": v - 0.01 * s * (1 + a)}
             for s in (0, 1) for repair in ("none", "bn")
             for ends, middle in (("as trained", 0.3), ("permuted", 0.6)) for a, v in ((0, 0.9), (0.5, middle), (1, 0.7))
         ]
@@ -309,7 +332,7 @@ def test_lines_beside_published_ones(smoke, made_up):
     run = made_up("connectivity", lines[lines["repair"] == "bn"])
     experiments = [Experiment.from_parameters(profile="smoke", width=width) for width in (1, 0.5)]
     found = reference.beside_connectivity(experiments, [lines, lines])
-    assert found.loc[("live, mnist1d", "mlpx0.5", "permuted")].to_list() == ["55.0", "20.0"]
+    assert found.loc[("live, mnist1d", "mlpx0.5", "permuted")].to_list() == ["59.2 ± 9.5", "20.0 ± 0.0"]
     recorded = found.loc[run.label]
     assert list(recorded.index) == [("resnet8x1", "permuted+bn_reset")]
     published = reference.paper("lmc_reference")
