@@ -153,7 +153,7 @@ class _Number(NamedTuple):
         return _Number(self.value - published, self.half_width)
 
     def text(self, digits: int) -> str:
-        """ "49.8 ± 2.1"; "" for NaN."""
+        """As "49.8 ± 2.1"; empty for NaN."""
         if math.isnan(self.value):
             return ""
         half = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
