@@ -21,7 +21,7 @@ from lotperm.campaign import KINDS, Campaign, Stop
 from lotperm.data import load
 from lotperm.errors import ParameterError, PreemptedError, StorageError
 from lotperm.experiments import kept_epochs
-from lotperm.results import save_record
+from lotperm.results import load_record, save_record
 from lotperm.tickets import load_ticket
 from lotperm.training import Runtime
 
@@ -449,6 +449,17 @@ def test_what_is_recorded_is_not_computed_again(unbroken, smoke_campaign, monkey
     monkeypatch.setenv("LOTPERM_HOME", str(store.root))
     campaigns.run(smoke_campaign, store, Runtime(), tmp_path / "results")
     assert done_in(tmp_path / "results") == before
+
+
+def test_all_of_the_desktop_campaign_is_in_the_book(tmp_path):
+    """Of the same settings; a change of the method may since have changed the keys of the stages."""
+    parts = Campaign.load(FOLDER / "desktop.yaml").parts(Store(tmp_path), reference.book_folder() / "results")
+    assert len(parts) == 7
+    for part in parts:
+        content = load_record(part.folder)
+        asked = [pipeline.experiment.to_dict() for pipeline in part.pipelines]
+        assert content["kind"] == part.entry.kind
+        assert content["experiment"] == {**asked[0], "seeds": [seed for e in asked for seed in e["seeds"]]}
 
 
 def test_what_is_recorded_needs_no_data(tmp_path):
