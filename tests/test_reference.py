@@ -4,15 +4,17 @@ import base64
 import io
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from lotperm import Experiment, reference
 from lotperm.config import ARMS
 from lotperm.errors import ParameterError, StorageError
-from lotperm.evaluation import interval, paired
+from lotperm.evaluation import accuracy_barriers, interval, paired
 from lotperm.store import source_hash
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +136,36 @@ def test_the_recorded_diversity_is_what_the_book_says_of_it():
     better = 100 * (rows.loc["permuted", "mean"] - rows.loc["naive", "mean"])
     assert round(better, 1) == 1.3 and round(100 * rows.loc["naive", "half_width"], 1) == 1.8
     assert disagreement.idxmax() == "naive" and rows["mean"].idxmin() == "naive"
+
+
+def test_the_recorded_lines_are_what_the_book_says_of_them():
+    """The words of chapter 10."""
+    runs = {
+        run.experiment["model"]["width"]: run for run in reference.recorded("cifar10", kind="connectivity")
+    }
+    assert list(runs) == [0.25, 0.5, 1]
+    barriers, middles = {}, {}
+    for width, run in runs.items():
+        every = accuracy_barriers(run.summary).set_index(["ends", "repair", "seed"])["barrier"].sort_index()
+        assert run.experiment["data"]["train_size"] == 10_000 and run.experiment["dense"]["epochs"] == 16
+        assert len(every["permuted", "bn"]) == 3
+        barriers[width] = 100 * every
+        middle = run.summary[run.summary["alpha"] == 0.5]
+        middles[width] = 100 * middle.groupby(["ends", "repair"])["accuracy"].mean()
+
+    def by_width(ends, repair):
+        return [round(barriers[width][ends, repair].mean(), 1) for width in runs]
+
+    assert by_width("permuted", "bn") == [26.3, 20.5, 17.8]
+    assert by_width("as trained", "bn") == [35.4, 42.8, 46.8]
+    assert by_width("permuted", "none") == [38.8, 42.4, 41.3]
+    reset = [barriers[width]["permuted", "bn"] for width in runs]
+    steps = [stats.ttest_ind(a, b, equal_var=False).pvalue for a, b in pairwise(reset)]
+    assert [round(p, 2) for p in steps] == [0.03, 0.25]
+    repaired = [barriers[width]["permuted", "repair"].mean() for width in runs]
+    further = [abs(a - b.mean()) for a, b in zip(repaired, reset, strict=True)]
+    assert round(max(further), 1) == 0.2
+    assert round(middles[1]["permuted", "none"], 1) == 26.3
 
 
 def test_the_recorded_fashion_mnist_run_is_what_the_book_says_of_it():
