@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import pandas as pd
 
@@ -449,7 +449,8 @@ class Progress:
     seconds: float | None
 
 
-class Status(NamedTuple):
+@dataclass(frozen=True)
+class Status:
     """How far a campaign is.
 
     Attributes

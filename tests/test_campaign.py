@@ -375,9 +375,10 @@ def one_thread():
 def test_status_says_what_is_left(unbroken, smoke_campaign, tmp_path, one_thread):
     load("mnist1d")
     store = Store(tmp_path)
-    stages, skipped, _ = campaigns.status(smoke_campaign, store, tmp_path / "results")
+    status = campaigns.status(smoke_campaign, store, tmp_path / "results")
+    stages = status.stages
     tasks = smoke_campaign.tasks(store)
-    assert skipped == {}
+    assert status.skipped == {}
     assert [stage.label for stage in stages] == [task.label for task in tasks]
     assert {stage.state for stage in stages} == {"missing"}
     assert [stage.images_left for stage in stages] == [task.work.train_images for task in tasks]
@@ -413,10 +414,10 @@ def test_entries_without_data_are_skipped_and_said_once(tmp_path):
     assert list(skipped) == ["images", "same"]
     assert sum("lotperm data fetch svhn" in line for line in said) == 1
     assert list(done_in(tmp_path / "results")) == ["signals"]
-    stages, lacking, recorded = campaigns.status(campaign, Store(tmp_path), tmp_path / "results")
-    assert lacking == skipped
-    assert list(recorded) == ["signals"]
-    assert stages == []
+    status = campaigns.status(campaign, Store(tmp_path), tmp_path / "results")
+    assert status.skipped == skipped
+    assert list(status.recorded) == ["signals"]
+    assert status.stages == []
 
 
 def test_what_is_recorded_is_not_computed_again(unbroken, smoke_campaign, monkeypatch, tmp_path):
