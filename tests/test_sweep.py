@@ -144,7 +144,8 @@ def test_ranks_that_are_killed_and_preempted_go_on_to_the_same_bits(tmp_path):
     options = sweep.Options(ranks=2, gpus=0)
     unbroken, store = Store(tmp_path / "unbroken"), Store(tmp_path / "store")
     path = sweeps.write(tmp_path, {**sweeps.LONG, "epochs": 50, "keep": [0, 1, 50]})  # two ranks are slow
-    sweep.submit(path, unbroken, options).wait(lambda line: None)
+    apart = sweep.Options(ranks=2, gpus=0, results=tmp_path / "apart")  # else it would count as recorded
+    sweep.submit(path, unbroken, apart).wait(lambda line: None)
     running = sweep.submit(path, store, options)
     stage = sweeps.until(lambda: sweeps.training(store.root))
     (worker,) = sweeps.children(running.handles[0].job_id)

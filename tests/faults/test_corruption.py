@@ -17,6 +17,7 @@ from conftest import ROOT
 from lotperm import book, data, reference
 from lotperm.data import Split
 from lotperm.errors import IntegrityError
+from lotperm.results import load_record
 from lotperm.store import StageResult, Store, Workspace, load_tensors
 
 EACH = 200  # of five kinds of files: 1,000
@@ -139,7 +140,7 @@ def test_every_recorded_run_is_whole():
     folders = [path.parent for path in (ROOT / "book" / "results").glob("*/results.json")]
     assert len(folders) >= 2
     for folder in folders:
-        content = reference._verified(folder / "results.json")
+        content = load_record(folder)
         assert set(content["files"]) == {path.name for path in folder.iterdir()} - {"results.json", "tickets"}
         for ticket in folder.glob("tickets/*"):
             load_tensors(ticket, checked=True)
