@@ -28,7 +28,8 @@ from lotperm.training import Runtime, draw_order, learning_rate, train
 
 SIGNAL = (1, 40)
 NETWORKS = (Network("mlp", "mlp", 1.0, SIGNAL), Network("resnet8x0.5, 1-D", "resnet8", 0.5, SIGNAL))
-# The peak learning rate. With 0.08 the ResNet ends anywhere from 43 to 88 percent, which hides any difference.
+# The peak learning rate. With 0.08 a ResNet whose sums round otherwise ends anywhere from 43 to 88 percent, which hides
+# any difference.
 LR = {"mlp": 0.08, "resnet8": 0.02}
 SPARSITY = 0.9
 

@@ -80,6 +80,15 @@ def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     assert sum(ours[s]["gap closed (%)"].value < share[s] for s in share.index) == 3
 
 
+def test_the_recorded_accuracies_are_what_the_book_says_of_them():
+    """The words of book/recorded.md."""
+    rows = json.loads((ROOT / "book" / "results" / "accuracy.json").read_text())["rows"]
+    found = [row["difference"] for row in rows if "difference" in row]
+    assert len(found) == 8
+    assert all(abs(d["mean"]) < d["half_width"] for d in found)
+    assert max(abs(d["mean"]) + d["half_width"] for d in found) <= 0.005
+
+
 def test_the_recorded_engine_is_what_the_book_says_of_it():
     """The words of book/recorded.md."""
     report = json.loads((ROOT / "book" / "results" / "engine.json").read_text())
