@@ -11,6 +11,7 @@ import html
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,13 +261,17 @@ def live_and_recorded(
 ) -> dict[str, Results | Recorded]:
     """What a page has just computed and what is recorded, each under its label, as `beside` takes it.
 
+    Runs that have the same label bear their names, too.
+
     Parameters
     ----------
     results : live
     dataset, model : of the recorded runs, as in `recorded`
     """
-    runs = {f"recorded, {run.name}": run for run in recorded(dataset, model)}
-    return {live_label(results.experiment): results, **runs}
+    runs = recorded(dataset, model)
+    shared = Counter(run.label for run in runs)
+    named = {run.label if shared[run.label] == 1 else f"{run.label}, {run.name}": run for run in runs}
+    return {live_label(results.experiment): results, **named}
 
 
 def _few_decimals(table: pd.DataFrame, digits: int) -> pd.DataFrame:

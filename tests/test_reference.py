@@ -257,9 +257,14 @@ def test_live_and_recorded_columns_say_which_they_are(smoke):
     _, results = smoke
     assert reference.live_label(results.experiment) == "live, mnist1d"
     columns = reference.live_and_recorded(results, "fashion_mnist", "mlp")
-    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
-    assert list(columns) == ["live, mnist1d", *(f"recorded, {name}" for name in names)]
+    both, names = (
+        "recorded, fashion_mnist, mlp×1, desktop",
+        ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"],
+    )
+    assert list(columns) == ["live, mnist1d", *(f"{both}, {name}" for name in names)]
     assert columns["live, mnist1d"] is results
+    alone = list(reference.live_and_recorded(results, "cifar10", "resnet"))
+    assert alone == ["live, mnist1d", "recorded, cifar10, resnet8×0.5, desktop"]
     assert list(reference.live_and_recorded(results, "svhn")) == ["live, mnist1d"]
 
 
