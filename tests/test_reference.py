@@ -109,6 +109,30 @@ def test_the_recorded_engine_is_what_the_book_says_of_it():
     assert {r["members"] for r in report["rows"]} == {1, 2, 4, 8, 16}
 
 
+def test_the_recorded_engine_of_wide_networks_is_what_the_book_says_of_it():
+    """The words of book/recorded.md: least and most against the ordinary loop, and of the roof."""
+    report = json.loads((ROOT / "book" / "results" / "wide" / "engine.json").read_text())
+
+    def span(network, precision):
+        rows = [r for r in report["rows"] if r["network"] == network]
+        (roof,) = [r["images_per_s_by_arithmetic"] for r in report["roofline"] if r["network"] == network]
+        ordinary = max(r["images_per_s"] for r in rows if r["peer"].startswith("ordinary"))
+        speeds = [r["images_per_s"] for r in rows if r["peer"].startswith(precision)]
+        least, most = min(speeds), max(speeds)
+        return [
+            round(least / ordinary, 1),
+            round(most / ordinary, 1),
+            round(100 * least / roof),
+            round(100 * most / roof),
+        ]
+
+    assert span("resnet20x4", "bfloat16") == [2.3, 2.5, 87, 94]
+    assert span("vgg11", "bfloat16") == [1.7, 1.9, 70, 75]
+    assert span("resnet20x4", "float32")[:2] == [1.1, 1.2]
+    assert span("vgg11", "float32")[:2] == [0.9, 1.1]
+    assert {r["members"] for r in report["rows"]} == {1, 2, 4}
+
+
 def test_the_recorded_early_matching_is_what_the_book_says_of_it():
     """The words of chapter 9."""
     (run,) = reference.recorded("cifar10", "resnet8", kind="early")
