@@ -89,19 +89,22 @@ def test_the_recorded_accuracies_are_what_the_book_says_of_them():
     assert max(abs(d["mean"]) + d["half_width"] for d in found) <= 0.005
 
 
+def speeds(report, network, peers):
+    """Number of networks and images/s of every way of training whose name begins so."""
+    rows = [r for r in report["rows"] if r["network"] == network and r["peer"].startswith(peers)]
+    return [(r["members"], r["images_per_s"]) for r in rows]
+
+
 def test_the_recorded_engine_is_what_the_book_says_of_it():
     """The words of book/recorded.md."""
     report = json.loads((ROOT / "book" / "results" / "engine.json").read_text())
 
     def best(network, members):
-        rows = [r for r in report["rows"] if r["network"] == network]
-        ordinary = max(r["images_per_s"] for r in rows if r["peer"].startswith("ordinary"))
-        ours = [r for r in rows if r["members"] == members and r["peer"].startswith(("float", "bfloat"))]
-        return max(r["images_per_s"] for r in ours), ordinary
+        ours = max(speed for m, speed in speeds(report, network, ("float", "bfloat")) if m == members)
+        return ours / max(speed for _, speed in speeds(report, network, "ordinary"))
 
     places = (("resnet20x1", 1), ("resnet8x0.5", 8), ("mlp", 8), ("mlp", 16))
-    ratios = [round(ours / ordinary, 1) for ours, ordinary in (best(*place) for place in places)]
-    assert ratios == [2.4, 3.9, 10.9, 10.2]
+    assert [round(best(*place), 1) for place in places] == [2.4, 3.9, 10.9, 10.2]
     (roof,) = [r for r in report["roofline"] if r["network"] == "resnet20x1"]
     assert round(100 * roof["products"]["share"]) == 68
     assert round(roof["products"]["tflops"], 2) == 0.25
@@ -114,17 +117,11 @@ def test_the_recorded_engine_of_wide_networks_is_what_the_book_says_of_it():
     report = json.loads((ROOT / "book" / "results" / "wide" / "engine.json").read_text())
 
     def span(network, precision):
-        rows = [r for r in report["rows"] if r["network"] == network]
         (roof,) = [r["images_per_s_by_arithmetic"] for r in report["roofline"] if r["network"] == network]
-        ordinary = max(r["images_per_s"] for r in rows if r["peer"].startswith("ordinary"))
-        speeds = [r["images_per_s"] for r in rows if r["peer"].startswith(precision)]
-        least, most = min(speeds), max(speeds)
-        return [
-            round(least / ordinary, 1),
-            round(most / ordinary, 1),
-            round(100 * least / roof),
-            round(100 * most / roof),
-        ]
+        ordinary = max(speed for _, speed in speeds(report, network, "ordinary"))
+        ours = [speed for _, speed in speeds(report, network, precision)]
+        ends = min(ours), max(ours)
+        return [round(speed / ordinary, 1) for speed in ends] + [round(100 * speed / roof) for speed in ends]
 
     assert span("resnet20x4", "bfloat16") == [2.5, 2.8, 90, 101]
     assert span("vgg11", "bfloat16") == [1.7, 2.0, 76, 89]
@@ -281,10 +278,8 @@ def test_live_and_recorded_columns_say_which_they_are(smoke):
     _, results = smoke
     assert reference.live_label(results.experiment) == "live, mnist1d"
     columns = reference.live_and_recorded(results, "fashion_mnist", "mlp")
-    both, names = (
-        "recorded, fashion_mnist, mlp×1, desktop",
-        ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"],
-    )
+    both = "recorded, fashion_mnist, mlp×1, desktop"
+    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
     assert list(columns) == ["live, mnist1d", *(f"{both}, {name}" for name in names)]
     assert columns["live, mnist1d"] is results
     alone = list(reference.live_and_recorded(results, "cifar10", "resnet"))
