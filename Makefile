@@ -65,7 +65,7 @@ bench: $(READY)  ## measure the fast paths against plain ones, side by side
 	$(BIN)/python benchmarks/engine.py --networks resnet20x4 vgg11 --members 1 2 4 --rounds 2 --out book/results/wide
 
 notebooks: $(READY)  ## run the notebooks at smoke and keep their outputs in notebooks/
-	$(BIN)/python -c 'from pathlib import Path; from lotperm.book import renew; [renew(p) for p in sorted(Path("notebooks").glob("*.ipynb"))]'
+	$(BIN)/python -c 'from pathlib import Path; from lotperm.site.notebooks import renew; [renew(p) for p in sorted(Path("notebooks").glob("*.ipynb"))]'
 
 clean:  ## remove what was built; .venv and the results in the store stay
 	rm -rf _build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache *.egg-info

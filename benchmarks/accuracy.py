@@ -1,9 +1,11 @@
-"""Whether the fast ways of training end where the ordinary one does: accuracies, paired over seeds.
+"""Whether the fast ways of training end where the ordinary one does: accuracies, paired over
+seeds.
 
-The same masked networks are trained from the same weights on the same examples in the same order: one at a time by a
-plain loop in float32 (`engine.Plain`: ``nn.Module``, pruning hooks, ``torch.optim.SGD``), and all at once by
-`lotperm.training.train` in every mode. What is compared is the test accuracy of each network, seed by seed. The data
-set is MNIST-1D, the networks an MLP and the one-dimensional twin of a narrow ResNet, with convolutions and batch norm.
+The same masked networks are trained from the same weights on the same examples in the same order:
+one at a time by a plain loop in float32 (`engine.Plain`: ``nn.Module``, pruning hooks,
+``torch.optim.SGD``), and all at once by `lotperm.engine.training.train` in every mode. What is
+compared is the test accuracy of each network, seed by seed. The data set is MNIST-1D, the networks
+an MLP and the one-dimensional twin of a narrow ResNet, with convolutions and batch norm.
 """
 
 from __future__ import annotations
@@ -19,30 +21,43 @@ from common import RESULTS, environment, write_report
 from engine import Network, Plain
 from torch import Tensor
 
-from lotperm.config import Recipe, Seeds
-from lotperm.data import Dataset, load, normalize
-from lotperm.evaluation import paired
-from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters
-from lotperm.models import Weights, initialize
-from lotperm.training import Runtime, draw_order, learning_rate, train
+from lotperm.config.experiment import Recipe
+from lotperm.config.seeds import Seeds
+from lotperm.data.batches import normalize
+from lotperm.data.dataset import Dataset
+from lotperm.data.datasets import load
+from lotperm.engine.models import Weights, initialize
+from lotperm.engine.runtime import Runtime
+from lotperm.engine.schedule import draw_order, learning_rate
+from lotperm.engine.training import train
+from lotperm.science.sparsity import Mask, full_mask, magnitude_prune, prunable_parameters
+from lotperm.science.statistics import paired
 
 SIGNAL = (1, 40)
 NETWORKS = (Network("mlp", "mlp", 1.0, SIGNAL), Network("resnet8x0.5, 1-D", "resnet8", 0.5, SIGNAL))
-# The peak learning rate. With 0.08 a ResNet whose sums round otherwise ends anywhere from 43 to 88 percent, which hides
-# any difference.
+# The peak learning rate. With 0.08 a ResNet whose sums round otherwise ends anywhere from 43 to 88
+# percent, which hides any difference.
 LR = {"mlp": 0.08, "resnet8": 0.02}
 SPARSITY = 0.9
 
 
 def plain_accuracy(
-    network: Network, start: Weights, mask: Mask, data: Dataset, recipe: Recipe, seeds: Seeds, device: str
+    network: Network,
+    start: Weights,
+    mask: Mask,
+    data: Dataset,
+    recipe: Recipe,
+    seeds: Seeds,
+    device: str,
 ) -> float:
     """Test accuracy of one network after the ordinary training."""
     plain = Plain(network, start, mask, recipe, device)
     inputs = normalize(data.train.inputs, data)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in draw_order(len(inputs), seeds.order, epoch).to(device).split(recipe.batch_size)[:steps]:
+        for rows in (
+            draw_order(len(inputs), seeds.order, epoch).to(device).split(recipe.batch_size)[:steps]
+        ):
             yield inputs[rows], data.train.targets[rows]
 
     steps = len(inputs) // recipe.batch_size
@@ -71,17 +86,26 @@ def compare(network: Network, options: argparse.Namespace) -> list[dict[str, Any
         plain_accuracy(network, *each, device=device)
         for each in zip(starts, masks, [data] * count, [recipe] * count, seeds, strict=True)
     ]
-    rows: list[dict[str, Any]] = [{"network": network.name, "mode": "plain loop", "accuracy": plain}]
+    rows: list[dict[str, Any]] = [
+        {"network": network.name, "mode": "plain loop", "accuracy": plain}
+    ]
     for precision in ("float32", "bfloat16"):
         for compile in (False,) if options.quick else (False, True):
             trained = train(
-                network.make(), starts, data, replace(recipe, precision=precision), seeds, masks=masks,
+                network.make(),
+                starts,
+                data,
+                replace(recipe, precision=precision),
+                seeds,
+                masks=masks,
                 runtime=Runtime(device=device, compile=compile),
-            )  # fmt: skip
+            )
             found = trained.evaluations[recipe.epochs]["accuracy"]
             mode = f"{precision}{', compiled' if compile else ''}"
             difference = paired(found, plain)._asdict()
-            rows.append({"network": network.name, "mode": mode, "accuracy": found, "difference": difference})
+            rows.append(
+                {"network": network.name, "mode": mode, "accuracy": found, "difference": difference}
+            )
     return rows
 
 
@@ -90,7 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="an epoch of two seeds, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="an epoch of two seeds, to see that it runs"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=20)
@@ -102,7 +128,9 @@ def main() -> None:
     command = f"python benchmarks/accuracy.py --seeds {options.seeds} --epochs {options.epochs}"
     report = {"command": command, "seeds": options.seeds, "rows": rows, "machine": environment()}
     write_report(
-        options.out / ("accuracy" if options.device == "cpu" else "accuracy_gpu"), report, table(report)
+        options.out / ("accuracy" if options.device == "cpu" else "accuracy_gpu"),
+        report,
+        table(report),
     )
 
 
@@ -122,7 +150,11 @@ def table(report: dict[str, Any]) -> str:
     for row in report["rows"]:
         mean = 100 * sum(row["accuracy"]) / len(row["accuracy"])
         d = row.get("difference")
-        words = f"{100 * d['mean']:+.2f} ± {100 * d['half_width']:.2f} | {d['p_value']:.2g}" if d else " | "
+        words = (
+            f"{100 * d['mean']:+.2f} ± {100 * d['half_width']:.2f} | {d['p_value']:.2g}"
+            if d
+            else " | "
+        )
         lines.append(f"| {row['network']} | {row['mode']} | {mean:.2f} | {words} |")
     return "\n".join(lines) + "\n"
 

@@ -1,11 +1,12 @@
 """The loss barrier between two independently trained networks, before and after alignment.
 
-Two ResNet20x1 are trained on CIFAR-10's real pixels for a few epochs from different initializations. On the
-straight line between them the accuracy collapses; between π(A) and B, with batch-norm statistics recomputed, it
-must collapse clearly less (Ainsworth et al. 2023; Jordan et al. 2023). Writes book/results/barrier.json and .md.
+Two ResNet20x1 are trained on CIFAR-10's real pixels for a few epochs from different
+initializations. On the straight line between them the accuracy collapses; between π(A) and B, with
+batch-norm statistics recomputed, it must collapse clearly less (Ainsworth et al. 2023; Jordan et
+al. 2023). Writes book/results/barrier.json and .md.
 
-    python benchmarks/barrier.py             # needs: lotperm data fetch cifar10
-    python benchmarks/barrier.py --quick     # 1-D twins on MNIST-1D, seconds: only to see that it runs
+    python benchmarks/barrier.py             # needs: lotperm data fetch cifar10 python
+    benchmarks/barrier.py --quick     # 1-D twins on MNIST-1D, seconds: only to see that it runs
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import pandas as pd
 import torch
 from common import RESULTS, environment, write_report
 
-from lotperm.config import Recipe, Seeds
-from lotperm.data import Batches, load
-from lotperm.evaluation import barrier_height, loss_barrier
-from lotperm.matching import match_activations
-from lotperm.models import build, initialize
-from lotperm.permutation import PermutationSpec, permute
-from lotperm.training import Runtime, tqdm_bar, train
+from lotperm.config.experiment import Recipe
+from lotperm.config.seeds import Seeds
+from lotperm.data.batches import Batches
+from lotperm.data.datasets import load
+from lotperm.engine.models import build, initialize
+from lotperm.engine.runtime import Runtime, tqdm_bar
+from lotperm.engine.training import train
+from lotperm.science.barrier import barrier_height, loss_barrier
+from lotperm.science.matching import match_activations
+from lotperm.science.symmetry import PermutationSpec, permute
 
 ALPHAS = [i / 10 for i in range(11)]
 
@@ -68,9 +72,9 @@ def main() -> None:
     test = list(Batches(data, data.test))
     curves = pd.concat(
         [
-            loss_barrier(model, one, b, {"test": test}, ALPHAS, repair=repair, statistics=inputs).assign(
-                between=words
-            )
+            loss_barrier(
+                model, one, b, {"test": test}, ALPHAS, repair=repair, statistics=inputs
+            ).assign(between=words)
             for words, one in ends.items()
             for repair in ("none", "bn", "repair")
         ]

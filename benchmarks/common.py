@@ -13,7 +13,7 @@ import scipy
 import torch
 from torch import Tensor, nn
 
-from lotperm.models import build
+from lotperm.engine.models import build
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 """Where the recorded tables are: the book shows them."""
@@ -24,7 +24,9 @@ def environment() -> dict[str, Any]:
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu
+        )
     return {
         "cpu": cpu,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -38,8 +40,12 @@ def environment() -> dict[str, Any]:
     }
 
 
-def random_network(name: str, seed: int, images: Tensor, classes: int, width: float = 1.0) -> nn.Module:
-    """A network in eval mode with random weights, norms included; its running statistics are those of the images."""
+def random_network(
+    name: str, seed: int, images: Tensor, classes: int, width: float = 1.0
+) -> nn.Module:
+    """A network in eval mode with random weights, norms included; its running statistics are
+    those of the images.
+    """
     torch.manual_seed(seed)
     model = build(name, input_shape=tuple(images.shape[1:]), classes=classes, width=width)
     for module in model.modules():

@@ -1,7 +1,9 @@
-"""What each page of the book costs: time, memory and disk, from an empty store and again from a full one.
+"""What each page of the book costs: time, memory and disk, from an empty store and again from a
+full one.
 
-Executes the notebooks in the order of the book, each in a process of its own, into one store: a page that shares stages
-with an earlier one pays only for its own. Writes book/results/costs.{json,md}.
+Executes the notebooks in the order of the book, each in a process of its own, into one store: a
+page that shares stages with an earlier one pays only for its own. Writes
+book/results/costs.{json,md}.
 
     python benchmarks/costs.py --profile live     # minutes
     python benchmarks/costs.py --quick            # one page at smoke: checks that it runs
@@ -24,7 +26,7 @@ from common import RESULTS, environment, write_report
 ROOT = Path(__file__).parents[1]
 _EXECUTE = """
 import sys, pathlib
-from lotperm.book import execute
+from lotperm.site.notebooks import execute
 notebook, out, profile = sys.argv[1:]
 execute(pathlib.Path(notebook), pathlib.Path(out), {"profile": profile}, progress=False)
 """
@@ -36,12 +38,21 @@ def size(folder: Path) -> int:
 
 
 def measure(notebook: Path, profile: str, home: Path) -> dict[str, Any]:
-    """Execute one notebook twice; seconds of both, peak memory of the first, MiB that it added to the store."""
+    """Execute one notebook twice; seconds of both, peak memory of the first, MiB that it added
+    to the store.
+    """
     before, seconds = size(home) if home.exists() else 0, []
     variables = {**os.environ, "LOTPERM_HOME": str(home)}
     for _ in range(2):
         begin = time.perf_counter()
-        command = [sys.executable, "-c", _EXECUTE, str(notebook), str(home.with_suffix(".ipynb")), profile]
+        command = [
+            sys.executable,
+            "-c",
+            _EXECUTE,
+            str(notebook),
+            str(home.with_suffix(".ipynb")),
+            profile,
+        ]
         subprocess.run(command, check=True, env=variables, cwd=ROOT)
         seconds.append(time.perf_counter() - begin)
     return {
@@ -56,7 +67,9 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="live")
-    parser.add_argument("--quick", action="store_true", help="one page at smoke, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="one page at smoke, to see that it runs"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     profile = "smoke" if options.quick else options.profile
@@ -96,7 +109,10 @@ def table(report: dict[str, Any]) -> str:
         lines.append(
             f"| {row['page']} | {row['seconds']:.0f} | {row['seconds_again']:.0f} | {row['store_mib']:.1f} |"
         )
-    total = [sum(row[name] for row in report["rows"]) for name in ("seconds", "seconds_again", "store_mib")]
+    total = [
+        sum(row[name] for row in report["rows"])
+        for name in ("seconds", "seconds_again", "store_mib")
+    ]
     lines.append(f"| all | {total[0]:.0f} | {total[1]:.0f} | {total[2]:.1f} |")
     return "\n".join(lines) + "\n"
 

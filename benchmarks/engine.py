@@ -1,18 +1,21 @@
-"""How fast many masked networks are trained: lotperm's engine against the ordinary loop, and against the machine.
+"""How fast many masked networks are trained: lotperm's engine against the ordinary loop, and
+against the machine.
 
 For each network of the paper and M networks at once, images/s and model-epochs/min of
 
 - ordinary: one network at a time in float32, a DataLoader with workers and torchvision's transforms, pruning hooks,
-  ``torch.optim.SGD``, ``loss.item()`` at every step: the way the authors' code works, at its best number of threads
-  and workers here;
+  ``torch.optim.SGD``, ``loss.item()`` at every step: the way the authors' code works, at its best
+  number of threads and workers here;
 - on device: the same loop, with the data set and the augmentation on the device;
-- lotperm: `lotperm.training` with M networks, in every mode that is asked for; the best one counts.
+- lotperm: `lotperm.engine.training` with M networks, in every mode that is asked for; the best one counts.
 
-First a gate: in every mode, three steps must give the losses of the plain loop. All peers of a network run in one
-process, interleaved. Beside the times stands the roofline: operations counted by PyTorch's flop counter and bytes of
-activations and weights, over the limits of the device, which are measured here by a matrix product and a copy.
+First a gate: in every mode, three steps must give the losses of the plain loop. All peers of a
+network run in one process, interleaved. Beside the times stands the roofline: operations counted
+by PyTorch's flop counter and bytes of activations and weights, over the limits of the device,
+which are measured here by a matrix product and a copy.
 
-Pixels are random, in the sizes of CIFAR-10 and MNIST-1D: speed doesn't depend on them, and no data set is needed.
+Pixels are random, in the sizes of CIFAR-10 and MNIST-1D: speed doesn't depend on them, and no data
+set is needed.
 
     python benchmarks/engine.py                        # all networks that suit the device
     python benchmarks/engine.py --networks mlp --members 1 8 16
@@ -44,12 +47,19 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from lotperm.config import Precision, Recipe, Seeds
-from lotperm.data import Dataset, Split, augment, draw_augmentation, normalize
-from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters
-from lotperm.models import Weights, build, initialize
-from lotperm.threads import workers
-from lotperm.training import Programs, Runtime, _Run, _split, draw_order
+from lotperm.config.experiment import Recipe
+from lotperm.config.parameters import Precision
+from lotperm.config.seeds import Seeds
+from lotperm.data.augment import augment, draw_augmentation
+from lotperm.data.batches import normalize
+from lotperm.data.dataset import Dataset, Split
+from lotperm.engine.models import Weights, build, initialize
+from lotperm.engine.run import Programs, Run
+from lotperm.engine.runtime import Runtime
+from lotperm.engine.schedule import draw_order
+from lotperm.engine.training import _split
+from lotperm.parallel.threads import workers
+from lotperm.science.sparsity import Mask, full_mask, magnitude_prune, prunable_parameters
 
 BATCH = 128
 EPOCH = {"mlp": 4_000}  # training examples; CIFAR-10's for the others
@@ -66,7 +76,9 @@ class Network:
 
     def make(self) -> nn.Module:
         """A new one."""
-        return build(self.model, input_shape=self.shape, classes=10, width=self.width, hidden=(128, 128))
+        return build(
+            self.model, input_shape=self.shape, classes=10, width=self.width, hidden=(128, 128)
+        )
 
 
 NETWORKS = {
@@ -86,7 +98,9 @@ MODES: dict[str, tuple[Precision, bool, int | None]] = {
     "bfloat16, compiled": ("bfloat16", True, None),
     "bfloat16, compiled, one by one": ("bfloat16", True, 1),
 }
-"""Name -> precision, compiled, networks in one forward pass (None: what `lotperm.training` takes for the best)."""
+"""Name -> precision, compiled, networks in one forward pass (None: what
+`lotperm.engine.training` takes for the best).
+"""
 
 
 def random_data(network: Network, size: int) -> Dataset:
@@ -96,7 +110,9 @@ def random_data(network: Network, size: int) -> Dataset:
     def split(count: int) -> Split:
         targets = torch.randint(10, (count,), generator=generator)
         if len(network.shape) == 3:
-            pixels = torch.randint(256, (count, *network.shape), dtype=torch.uint8, generator=generator)
+            pixels = torch.randint(
+                256, (count, *network.shape), dtype=torch.uint8, generator=generator
+            )
             return Split(pixels, targets)
         return Split(torch.randn(count, *network.shape, generator=generator), targets)
 
@@ -149,15 +165,22 @@ class _Images(TorchDataset[Any]):
 class Plain:
     """The ordinary training of one masked network; `step` does one step."""
 
-    def __init__(self, network: Network, start: Weights, mask: Mask, recipe: Recipe, device: str) -> None:
+    def __init__(
+        self, network: Network, start: Weights, mask: Mask, recipe: Recipe, device: str
+    ) -> None:
         self.device = device
         self.model = network.make()
         self.model.load_state_dict(start)
         for name, kept in mask.items():
-            prune.custom_from_mask(self.model.get_submodule(name.removesuffix(".weight")), "weight", kept)
+            prune.custom_from_mask(
+                self.model.get_submodule(name.removesuffix(".weight")), "weight", kept
+            )
         self.model.to(device).train()
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            self.model.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
         )
         self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())
 
@@ -173,9 +196,14 @@ class Plain:
     def loader(self, data: Dataset, count: int) -> None:
         """Take batches from a DataLoader with so many workers."""
         loader = DataLoader(
-            _Images(data), BATCH, shuffle=True, drop_last=True, num_workers=count, pin_memory=self.device == "cuda",
+            _Images(data),
+            BATCH,
+            shuffle=True,
+            drop_last=True,
+            num_workers=count,
+            pin_memory=self.device == "cuda",
             persistent_workers=count > 0,
-        )  # fmt: skip
+        )
         self.batches = (
             (x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
             for _ in itertools.count()
@@ -205,14 +233,22 @@ class Plain:
 class Engine:
     """lotperm's training of M networks; `step` does one step of each."""
 
-    def __init__(self, network: Network, starts: list[Weights], masks: list[Mask], data: Dataset, recipe: Recipe,
-                 runtime: Runtime) -> None:  # fmt: skip
+    def __init__(
+        self,
+        network: Network,
+        starts: list[Weights],
+        masks: list[Mask],
+        data: Dataset,
+        recipe: Recipe,
+        runtime: Runtime,
+    ) -> None:
         count = len(starts)
         shape = (BATCH, *network.shape)
         self.parts, self.threads = _split(network.make(), shape, count, recipe.precision, runtime)
         seeds = [Seeds.of("engine", i) for i in range(count)]
         self.runs = [
-            _Run(network.make(), starts[p], data, recipe, seeds[p], masks[p], runtime) for p in self.parts
+            Run(network.make(), starts[p], data, recipe, seeds[p], masks[p], runtime)
+            for p in self.parts
         ]
         programs: Programs = {}
         for run in self.runs:
@@ -221,10 +257,10 @@ class Engine:
     def steps(self, count: int) -> None:
         """So many steps of every network; an epoch ends where it ends."""
 
-        def reached(run: _Run, goal: int) -> bool:
+        def reached(run: Run, goal: int) -> bool:
             return run.step >= goal
 
-        def advance(run: _Run) -> None:
+        def advance(run: Run) -> None:
             left = count
             while left > 0:
                 before, goal = run.step, min(run.step + left, run.steps)
@@ -243,7 +279,9 @@ class Engine:
 
 
 def limits(device: str, quick: bool) -> dict[str, float]:
-    """TFLOP/s of matrix products in float32 and bfloat16, and GB/s of a copy (reads and writes counted)."""
+    """TFLOP/s of matrix products in float32 and bfloat16, and GB/s of a copy (reads and writes
+    counted).
+    """
     n, count = (512, 2) if quick else (4096 if device == "cuda" else 2048, 5)
     found = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
@@ -257,12 +295,16 @@ def limits(device: str, quick: bool) -> dict[str, float]:
     y = torch.empty_like(x)
     copy = partial(y.copy_, x)
     copy()
-    found["gb_per_s"] = 2 * x.nbytes / min(seconds_per_step(copy, 3, device) for _ in range(count)) / 1e9
+    found["gb_per_s"] = (
+        2 * x.nbytes / min(seconds_per_step(copy, 3, device) for _ in range(count)) / 1e9
+    )
     return found
 
 
 def counted(network: Network) -> dict[str, float]:
-    """Of one training image: operations (forward and backward), and values of activations that one pass writes."""
+    """Of one training image: operations (forward and backward), and values of activations that
+    one pass writes.
+    """
     model = network.make()
     x = torch.randn(2, *network.shape)
     with FlopCounterMode(display=False) as counter:
@@ -280,29 +322,40 @@ def counted(network: Network) -> dict[str, float]:
     return {"flop": counter.get_total_flops() / 2, "activations": written / 2}
 
 
-_PRODUCTS = ("aten::mkldnn_convolution", "aten::cudnn_convolution", "aten::convolution_backward", "aten::bmm",
-             "aten::baddbmm")  # fmt: skip
+_PRODUCTS = (
+    "aten::mkldnn_convolution",
+    "aten::cudnn_convolution",
+    "aten::convolution_backward",
+    "aten::bmm",
+    "aten::baddbmm",
+)
 """The operations that do all but a few of the counted ones."""
 
 
 def profiled(network: Network, flop: float, options: argparse.Namespace) -> dict[str, float]:
-    """What bounds a step of one network: the share of convolutions and matrix products, and at which rate they run.
+    """What bounds a step of one network: the share of convolutions and matrix products, and at
+    which rate they run.
 
-    In bfloat16 and not compiled, so that the profiler sees every operation. The share is of all operations' time; what
-    Python needs between them isn't counted.
+    In bfloat16 and not compiled, so that the profiler sees every operation. The share is of all
+    operations' time; what Python needs between them isn't counted.
     """
     starts, masks = prepared(network, 1)
     images = len(network.shape) == 3
-    recipe = Recipe(epochs=1, lr=0.001, precision="bfloat16", augment="flip_crop" if images else "none")
+    recipe = Recipe(
+        epochs=1, lr=0.001, precision="bfloat16", augment="flip_crop" if images else "none"
+    )
     data = random_data(network, 20 * BATCH).to(options.device)
     engine = Engine(network, starts, masks, data, recipe, Runtime(device=options.device))
     engine.steps(1 if options.quick else 4)
     steps = 1 if options.quick else (20 if images else 200)
     cuda = options.device == "cuda"
-    with profile(activities={ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])}) as profiler:
+    with profile(
+        activities={ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])}
+    ) as profiler:
         engine.steps(steps)
         synchronize(options.device)
-    # A kernel's time is that of the operation which started it; the kernels' own events would count it twice.
+    # A kernel's time is that of the operation which started it; the kernels' own events would
+    # count it twice.
     events = [event for event in profiler.key_averages() if event.device_type.name == "CPU"]
     time = "self_device_time_total" if cuda else "self_cpu_time_total"
     total = sum(getattr(event, time) for event in events)
@@ -311,8 +364,10 @@ def profiled(network: Network, flop: float, options: argparse.Namespace) -> dict
 
 
 _PASSES = 5
-"""Passes over memory for each activation of a training step: written and read forward; the gradient written and read
-and the activation read again backward. Fewer only where operations are fused."""
+"""Passes over memory for each activation of a training step: written and read forward; the
+gradient written and read and the activation read again backward. Fewer only where operations are
+fused.
+"""
 
 
 # --- the measurement --------------------------------------------------------------------------------
@@ -323,10 +378,11 @@ _APART = {"float32": 4e-4, "bfloat16": 0.02}
 
 
 def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:
-    """Mode -> largest difference of some networks' losses from the plain model's, over three steps; nats.
+    """Mode -> largest difference of some networks' losses from the plain model's, over three
+    steps; nats.
 
-    So many networks that on a CPU each thread has two. The steps repeat one batch, without augmentation, so that all
-    see the same.
+    So many networks that on a CPU each thread has two. The steps repeat one batch, without
+    augmentation, so that all see the same.
 
     Raises
     ------
@@ -336,7 +392,8 @@ def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:
     count = 2 if device == "cuda" else 2 * torch.get_num_threads()
     starts, masks = prepared(network, count)
     data = random_data(network, BATCH)
-    # VGG11 has no batch normalization: at 0.01 it leaps, and a rounding becomes a hundred times larger in three steps.
+    # VGG11 has no batch normalization: at 0.01 it leaps, and a rounding becomes a hundred times
+    # larger in three steps.
     recipe = Recipe(epochs=1, lr=0.001 if network.model == "vgg11" else 0.01)
     wanted = torch.zeros(3, count)
     for i in range(count):
@@ -346,7 +403,9 @@ def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:
         wanted[:, i] = torch.tensor([plain.step() for _ in range(3)])
     moved = (wanted[2] - wanted[0]).abs()
     if not bool((moved > _APART["float32"] * wanted[0]).all()):
-        raise SystemExit(f"{network.name}: its losses move by {moved.min():.2g} nats, which proves nothing.")
+        raise SystemExit(
+            f"{network.name}: its losses move by {moved.min():.2g} nats, which proves nothing."
+        )
     found = {}
     for mode in modes:
         precision, compiled, at_once = MODES[mode]
@@ -370,9 +429,9 @@ def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:
 def prepared(network: Network, members: int) -> tuple[list[Weights], list[Mask]]:
     """Random networks, 90 % of each layer's prunable weights removed.
 
-    What is left of a layer is scaled so that signals keep their size (Kaiming's rule). Without that, or with the few
-    weights that one threshold leaves to the last layer, images hardly move the losses of a network without batch
-    normalization, and the gate couldn't fail.
+    What is left of a layer is scaled so that signals keep their size (Kaiming's rule). Without
+    that, or with the few weights that one threshold leaves to the last layer, images hardly move
+    the losses of a network without batch normalization, and the gate couldn't fail.
     """
     starts = [initialize(network.make, i) for i in range(members)]
     full = full_mask(starts[0], prunable_parameters(network.make()))
@@ -388,7 +447,11 @@ def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any
     device, rounds = options.device, 1 if options.quick else options.rounds
     images = len(network.shape) == 3
     cores = torch.get_num_threads()
-    size = 4 * BATCH if options.quick else EPOCH.get(network.name, 50_000 if device == "cuda" else 5_000)
+    size = (
+        4 * BATCH
+        if options.quick
+        else EPOCH.get(network.name, 50_000 if device == "cuda" else 5_000)
+    )
     data = random_data(network, size).to(device)
     host = data if device == "cpu" else random_data(network, size)
     recipe = Recipe(epochs=1, lr=0.001, augment="flip_crop" if images else "none")
@@ -438,14 +501,20 @@ def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any
             times[key].append(peer())
     return [
         {
-            "network": network.name, "peer": name, "members": members,
+            "network": network.name,
+            "peer": name,
+            "members": members,
             "images_per_s": members * BATCH / min(seconds),
             "images_per_s_median": members * BATCH / statistics.median(seconds),
             "seconds_per_step": seconds,
-            "model_epochs_per_min": 60 * members * BATCH / min(seconds) / EPOCH.get(network.name, 50_000),
+            "model_epochs_per_min": 60
+            * members
+            * BATCH
+            / min(seconds)
+            / EPOCH.get(network.name, 50_000),
         }
         for (name, members), seconds in times.items()
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
@@ -453,7 +522,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one step of little, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="one step of little, to see that it runs"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS)
     parser.add_argument("--members", type=int, nargs="+")
@@ -462,8 +533,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     cpu = options.device == "cpu"
-    names = options.networks or (["mlp"] if options.quick else ["mlp", "resnet8x0.5", "resnet20x1"] if cpu
-                                 else ["mlp", "resnet20x1", "resnet20x4", "vgg11"])  # fmt: skip
+    names = options.networks or (
+        ["mlp"]
+        if options.quick
+        else ["mlp", "resnet8x0.5", "resnet20x1"]
+        if cpu
+        else ["mlp", "resnet20x1", "resnet20x4", "vgg11"]
+    )
     options.members = options.members or ([2] if options.quick else [1, 2, 4, 8, 16])
     options.modes = options.modes or (["float32"] if options.quick else list(MODES))
     found = limits(options.device, options.quick)
@@ -474,19 +550,29 @@ def main() -> None:
         differences = gate(network, options.modes, options.device)
         rows += measure(network, options)
         count = counted(network)
-        roofs.append({
-            "network": name, "gate_nats": differences, **count,
-            "products": profiled(network, count["flop"], options),
-            "images_per_s_by_arithmetic": found["tflops_bfloat16"] * 1e12 / count["flop"],
-            "images_per_s_by_memory": found["gb_per_s"] * 1e9 / (2 * _PASSES * count["activations"]),
-        })  # fmt: skip
+        roofs.append(
+            {
+                "network": name,
+                "gate_nats": differences,
+                **count,
+                "products": profiled(network, count["flop"], options),
+                "images_per_s_by_arithmetic": found["tflops_bfloat16"] * 1e12 / count["flop"],
+                "images_per_s_by_memory": found["gb_per_s"]
+                * 1e9
+                / (2 * _PASSES * count["activations"]),
+            }
+        )
         # After every network: what was measured isn't lost if it is stopped.
         machine = environment() | ({} if cpu else {"gpu": torch.cuda.get_device_name()})
         report = {
             "what": f"batch {BATCH}, 90 % masks, random pixels",
             "command": shlex.join(["python", "benchmarks/engine.py", *sys.argv[1:]]),
-            "rounds": options.rounds, "limits": found, "rows": rows, "roofline": roofs, "machine": machine,
-        }  # fmt: skip
+            "rounds": options.rounds,
+            "limits": found,
+            "rows": rows,
+            "roofline": roofs,
+            "machine": machine,
+        }
         write_report(options.out / ("engine" if cpu else "engine_gpu"), report, table(report))
 
 
@@ -510,15 +596,18 @@ def table(report: dict[str, Any]) -> str:
         device = max(r["images_per_s"] for r in rows if r["peer"].startswith("data on"))
         bound = min(roof["images_per_s_by_arithmetic"], roof["images_per_s_by_memory"])
         lines += [
-            "", f"## {roof['network']}", "",
+            "",
+            f"## {roof['network']}",
+            "",
             f"{roof['flop'] / 1e6:,.2f} MFLOP and {roof['activations'] / 1e3:,.1f} thousand activations an image. "
             f"In bfloat16 at most {roof['images_per_s_by_arithmetic']:,.0f} images/s by arithmetic and "
             f"{roof['images_per_s_by_memory']:,.0f} by memory. Of one network in bfloat16, not compiled, convolutions "
             f"and matrix products are {roof['products']['share']:.0%} of the operations' time; they run at "
-            f"{roof['products']['tflops']:.2f} TFLOP/s.", "",
+            f"{roof['products']['tflops']:.2f} TFLOP/s.",
+            "",
             "| peer | networks | images/s | model-epochs/min | × ordinary | × data on the device | share of the roof |",
             "| --- | --- | --- | --- | --- | --- | --- |",
-        ]  # fmt: skip
+        ]
         lines += [
             f"| {r['peer']} | {r['members']} | {r['images_per_s']:,.0f} | {r['model_epochs_per_min']:,.2f} | "
             f"{r['images_per_s'] / ordinary:.1f} | {r['images_per_s'] / device:.1f} | {r['images_per_s'] / bound:.1%} |"

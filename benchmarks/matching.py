@@ -1,15 +1,18 @@
-"""Activation matching of two ResNet20x1: one pass for all groups against the layer-by-layer method.
+"""Activation matching of two ResNet20x1: one pass for all groups against the layer-by-layer
+method.
 
-The layer-by-layer method is the one of the paper's authors: for each of the 12 permutation groups a pass over
-all images through both networks up to that layer, float64 moments of its activations, assignment, A permuted
-before the next pass. It is written here in plain PyTorch (eager modules, NCHW, batches of 100).
+The layer-by-layer method is the one of the paper's authors: for each of the 12 permutation groups
+a pass over all images through both networks up to that layer, float64 moments of its activations,
+assignment, A permuted before the next pass. It is written here in plain PyTorch (eager modules,
+NCHW, batches of 100).
 
-First both must give the same permutations, or, where units tie, the same objective to 1e-9; only then are
-they timed, in turns, in one process. CPU seconds, over all threads, are noted beside the wall clock's, since
-they suffer less from other load. Peak memory is taken in fresh processes, for a stream of images.
+First both must give the same permutations, or, where units tie, the same objective to 1e-9; only
+then are they timed, in turns, in one process. CPU seconds, over all threads, are noted beside the
+wall clock's, since they suffer less from other load. Peak memory is taken in fresh processes, for
+a stream of images.
 
-    python benchmarks/matching.py            # writes book/results/matching.{json,md}
-    python benchmarks/matching.py --quick    # seconds: checks that it runs, its ratios mean nothing
+    python benchmarks/matching.py            # writes book/results/matching.{json,md} python
+    benchmarks/matching.py --quick    # seconds: checks that it runs, its ratios mean nothing
 """
 
 from __future__ import annotations
@@ -31,17 +34,20 @@ from common import RESULTS, environment, random_network, write_report
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from lotperm import data
+from lotperm.data import batches, datasets
 from lotperm.errors import StorageError
-from lotperm.matching import assign, match_activations
-from lotperm.permutation import Permutation, PermutationSpec, permute
+from lotperm.science.assignment import assign
+from lotperm.science.matching import match_activations
+from lotperm.science.symmetry import Permutation, PermutationSpec, permute
 
 BATCH = 100
 SHAPE = (3, 32, 32)
 
 
 def random_images(n: int, seed: int) -> Tensor:
-    """Smoothed noise of unit variance, `(n, 3, 32, 32)`: neighbours correlate, as in photographs."""
+    """Smoothed noise of unit variance, `(n, 3, 32, 32)`: neighbours correlate, as in
+    photographs.
+    """
     noise = torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     images = F.interpolate(noise, SHAPE[1:], mode="bilinear")
     return images / images.std()
@@ -50,20 +56,24 @@ def random_images(n: int, seed: int) -> Tensor:
 def images_for(n: int) -> tuple[Tensor, str]:
     """CIFAR-10's own training images where they were fetched, else random ones."""
     try:
-        dataset = data.load("cifar10", train_size=n)
+        dataset = datasets.load("cifar10", train_size=n)
     except StorageError:
         return random_images(n, seed=0), "smoothed noise"
-    return data.normalize(dataset.train.inputs, dataset), "CIFAR-10"
+    return batches.normalize(dataset.train.inputs, dataset), "CIFAR-10"
 
 
 # ------------------------------------------------------------------------------------------------- the peer
 
 
 def prefixes(model: nn.Module, spec: PermutationSpec) -> dict[str, fx.GraphModule]:
-    """For each group the sub-network that ends at its last activation; all share the modules of `model`."""
+    """For each group the sub-network that ends at its last activation; all share the modules of
+    `model`.
+    """
     graph = fx.Tracer().trace(model)
     relus = [
-        n for n in graph.nodes if n.op == "call_module" and isinstance(model.get_submodule(n.target), nn.ReLU)
+        n
+        for n in graph.nodes
+        if n.op == "call_module" and isinstance(model.get_submodule(n.target), nn.ReLU)
     ]
     # Both tracers meet the same activations in the same order.
     nodes = {node for nodes in spec.points.values() for node in nodes}
@@ -101,7 +111,9 @@ def correlation(net_a: nn.Module, net_b: nn.Module, images: Tensor) -> Tensor:
 def layer_by_layer(
     a: nn.Module, b: nn.Module, images: Tensor, spec: PermutationSpec
 ) -> tuple[Permutation, dict[str, Tensor]]:
-    """One pass for each group; also returns the correlations, of A permuted up to the group before."""
+    """One pass for each group; also returns the correlations, of A permuted up to the group
+    before.
+    """
     a = copy.deepcopy(a)
     nets_a, nets_b = prefixes(a, spec), prefixes(b, spec)
     permutation, correlations = {}, {}
@@ -116,7 +128,9 @@ def layer_by_layer(
 def disagreement(
     found: Permutation, reference: Permutation, correlations: dict[str, Tensor]
 ) -> dict[str, float]:
-    """How many units were matched otherwise, and the largest gap in the reference's objective over groups."""
+    """How many units were matched otherwise, and the largest gap in the reference's objective
+    over groups.
+    """
     moved, gap = 0, 0.0
     for group, matrix in correlations.items():
         rows = torch.arange(len(matrix))
@@ -139,10 +153,14 @@ def compare(images: Tensor, repeats: int) -> tuple[list[dict[str, Any]], dict[st
         "one pass": partial(match_activations, a, b, batches, spec),
         "one pass, bfloat16": partial(match_activations, a, b, batches, spec, dtype=torch.bfloat16),
     }
-    checks = {name: disagreement(method(), reference, correlations) for name, method in methods.items()}
+    checks = {
+        name: disagreement(method(), reference, correlations) for name, method in methods.items()
+    }
     gate = checks["one pass"]
     if gate["units_moved"] and gate["objective_gap"] > 1e-9:
-        raise SystemExit(f"matching.py: one pass disagrees with layer by layer: {gate}; nothing was timed.")
+        raise SystemExit(
+            f"matching.py: one pass disagrees with layer by layer: {gate}; nothing was timed."
+        )
 
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     cpu: dict[str, list[float]] = {name: [] for name in methods}
@@ -173,11 +191,16 @@ def compare(images: Tensor, repeats: int) -> tuple[list[dict[str, Any]], dict[st
         group: correlations[group][torch.arange(n), reference[group]].mean().item()
         for group, n in spec.sizes.items()
     }
-    return rows, {"groups": len(spec.sizes), "mean_matched_correlation": statistics.mean(scores.values())}
+    return rows, {
+        "groups": len(spec.sizes),
+        "mean_matched_correlation": statistics.mean(scores.values()),
+    }
 
 
 def match_stream(samples: int) -> None:
-    """Match on images that are made batch by batch, and print this process's peak memory in KiB."""
+    """Match on images that are made batch by batch, and print this process's peak memory in
+    KiB.
+    """
 
     def stream() -> Iterator[Tensor]:
         for seed in range(samples // BATCH):
@@ -240,7 +263,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.stream is not None:
         match_stream(args.stream)
         return 0
-    n, repeats, samples = (60, 1, (100, 200)) if args.quick else (args.images, args.repeats, (1000, 10_000))
+    n, repeats, samples = (
+        (60, 1, (100, 200)) if args.quick else (args.images, args.repeats, (1000, 10_000))
+    )
     images, pixels = images_for(n)
     machine = environment()
     rows, facts = compare(images, repeats)
@@ -262,7 +287,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_report(args.out / "matching", result, table(result))
     low, high = peaks.values()
     if high > 1.1 * low:
-        print(f"matching.py: peak memory grew from {low:.0f} to {high:.0f} MiB, expected within 10 %.")
+        print(
+            f"matching.py: peak memory grew from {low:.0f} to {high:.0f} MiB, expected within 10 %."
+        )
         return 1
     return 0
 

@@ -1,11 +1,13 @@
-"""Activation matching of two ResNet50s, all 37 permutation groups in one pass: seconds, where they go, and memory.
+"""Activation matching of two ResNet50s, all 37 permutation groups in one pass: seconds, where they
+go, and memory.
 
-Real ResNet50s of width 1 as torchvision has them (groups of up to 2,048 units), with random weights and batch norms
-calibrated to the images: what the networks have learned matters to the time of the assignment alone. First a gate: A's
-units, permuted at random, must all be found again.
+Real ResNet50s of width 1 as torchvision has them (groups of up to 2,048 units), with random
+weights and batch norms calibrated to the images: what the networks have learned matters to the
+time of the assignment alone. First a gate: A's units, permuted at random, must all be found again.
 
-    python benchmarks/resnet50_matching.py            # writes book/results/resnet50_matching.{json,md}
-    python benchmarks/resnet50_matching.py --quick    # seconds: checks that it runs, its numbers mean nothing
+    python benchmarks/resnet50_matching.py            # writes
+    book/results/resnet50_matching.{json,md} python benchmarks/resnet50_matching.py --quick    #
+    seconds: checks that it runs, its numbers mean nothing
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lotperm.matching import assign, correlate, match_activations
-from lotperm.permutation import PermutationSpec, permute
+from lotperm.science.assignment import assign
+from lotperm.science.correlation import correlate
+from lotperm.science.matching import match_activations
+from lotperm.science.symmetry import PermutationSpec, permute
 
 BATCH = 64
 TARGET = 90.0
@@ -34,7 +38,9 @@ TARGET = 90.0
 
 
 def random_images(n: int, size: int, seed: int = 0) -> Tensor:
-    """Smoothed noise of unit variance, `(n, 3, size, size)`: neighbours correlate, as in photographs."""
+    """Smoothed noise of unit variance, `(n, 3, size, size)`: neighbours correlate, as in
+    photographs.
+    """
     noise = torch.randn(n, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(seed))
     images = F.interpolate(noise, (size, size), mode="bilinear")
     return images / images.std()
@@ -128,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a narrow network, few small images, once")
+    parser.add_argument(
+        "--quick", action="store_true", help="a narrow network, few small images, once"
+    )
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--size", type=int, default=96, help="pixels a side")
     parser.add_argument("--repeats", type=int, default=3)
@@ -136,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    n, size, repeats, width = (16, 32, 1, 0.125) if args.quick else (args.images, args.size, args.repeats, 1)
+    n, size, repeats, width = (
+        (16, 32, 1, 0.125) if args.quick else (args.images, args.size, args.repeats, 1)
+    )
     machine = environment()
     images = random_images(n, size)
     a, b = (random_network("resnet50", seed, images[:32], 1000, width) for seed in (1, 2))

@@ -4,10 +4,11 @@ The peers, in one process and interleaved, on MNIST-1D with a 90 % mask each:
 
 - plain: the ordinary way. One ``nn.Module`` at a time with ``torch.nn.utils.prune``'s hooks, a DataLoader,
   ``torch.optim.SGD`` and ``loss.item()``, at whichever thread count is fastest here;
-- lotperm: `lotperm.training.train` of all members at once: eager or compiled, float32 or bfloat16.
+- lotperm: `lotperm.engine.training.train` of all members at once: eager or compiled, float32 or bfloat16.
 
-First a gate: all peers see the same examples in the same order from the same weights, and must end at the same
-accuracy. Then the times of one epoch, best and median of several rounds. Writes book/results/training.json and .md.
+First a gate: all peers see the same examples in the same order from the same weights, and must end
+at the same accuracy. Then the times of one epoch, best and median of several rounds. Writes
+book/results/training.json and .md.
 """
 
 from __future__ import annotations
@@ -26,12 +27,18 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
-from lotperm.config import Recipe, Seeds
-from lotperm.data import Dataset, load, normalize
-from lotperm.masks import Mask, full_mask, magnitude_prune, prunable_parameters
-from lotperm.models import Weights, build, initialize
-from lotperm.threads import workers
-from lotperm.training import Programs, Runtime, _Run, _split, draw_order, learning_rate, train
+from lotperm.config.experiment import Recipe
+from lotperm.config.seeds import Seeds
+from lotperm.data.batches import normalize
+from lotperm.data.dataset import Dataset
+from lotperm.data.datasets import load
+from lotperm.engine.models import Weights, build, initialize
+from lotperm.engine.run import Programs, Run
+from lotperm.engine.runtime import Runtime
+from lotperm.engine.schedule import draw_order, learning_rate
+from lotperm.engine.training import _split, train
+from lotperm.parallel.threads import workers
+from lotperm.science.sparsity import Mask, full_mask, magnitude_prune, prunable_parameters
 
 HIDDEN = (128, 128)
 
@@ -44,14 +51,21 @@ def factory() -> nn.Module:
 class Plain:
     """The ordinary training of one masked network."""
 
-    def __init__(self, start: Weights, mask: Mask, data: Dataset, recipe: Recipe, seeds: Seeds) -> None:
+    def __init__(
+        self, start: Weights, mask: Mask, data: Dataset, recipe: Recipe, seeds: Seeds
+    ) -> None:
         self.data, self.recipe, self.seeds = data, recipe, seeds
         self.model = factory()
         self.model.load_state_dict(start)
         for name, kept in mask.items():
-            prune.custom_from_mask(self.model.get_submodule(name.removesuffix(".weight")), "weight", kept)
+            prune.custom_from_mask(
+                self.model.get_submodule(name.removesuffix(".weight")), "weight", kept
+            )
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            self.model.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
         )
         self.inputs = normalize(data.train.inputs, data)
 
@@ -61,7 +75,9 @@ class Plain:
             group["lr"] = learning_rate(self.recipe, epoch)
         order = draw_order(len(self.inputs), self.seeds.order, epoch).tolist()
         examples = TensorDataset(self.inputs, self.data.train.targets)
-        loader = DataLoader(examples, batch_size=self.recipe.batch_size, sampler=order, drop_last=True)
+        loader = DataLoader(
+            examples, batch_size=self.recipe.batch_size, sampler=order, drop_last=True
+        )
         self.model.train()
         total = 0.0
         for x, y in loader:
@@ -79,7 +95,7 @@ class Plain:
         return (logits.argmax(1) == self.data.test.targets).float().mean().item()
 
 
-def train_epoch(run: _Run, epoch: int) -> None:
+def train_epoch(run: Run, epoch: int) -> None:
     """One epoch of lotperm's training, as `train` does it."""
     run.advance(epoch, lambda: False, None)
     run.finish_epoch()
@@ -88,7 +104,9 @@ def train_epoch(run: _Run, epoch: int) -> None:
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of little, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of little, to see that it runs"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--members", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -144,9 +162,11 @@ def main() -> None:
     for count in members:
         for mode, (precision, compiled) in modes.items():
             runtime = Runtime(compile=compiled)
-            parts, threads = _split(factory(), (128, *data.train.inputs.shape[1:]), count, precision, runtime)
+            parts, threads = _split(
+                factory(), (128, *data.train.inputs.shape[1:]), count, precision, runtime
+            )
             runs = [
-                _Run(factory(), starts[p], data, recipes[precision], seeds[p], masks[p], runtime)
+                Run(factory(), starts[p], data, recipes[precision], seeds[p], masks[p], runtime)
                 for p in parts
             ]
             prepared[mode, count] = (runs, threads)
@@ -173,7 +193,9 @@ def main() -> None:
                 times[mode, count].append((time.perf_counter() - begin) / 3 / count)
 
     # Per model-step: seconds of one step of one member.
-    best_plain = min((name for name, _ in times if name.startswith("plain")), key=lambda n: min(times[n, 1]))
+    best_plain = min(
+        (name for name, _ in times if name.startswith("plain")), key=lambda n: min(times[n, 1])
+    )
     reference = times[best_plain, 1]
     rows = []
     for (name, count), seconds in times.items():
@@ -193,7 +215,9 @@ def main() -> None:
         "command": "python benchmarks/training.py",
         "reference": best_plain,
         "rounds": rounds,
-        "accuracy": {name: {"mean": float(np.mean(a)), "per_member": a} for name, a in accuracy.items()},
+        "accuracy": {
+            name: {"mean": float(np.mean(a)), "per_member": a} for name, a in accuracy.items()
+        },
         "rows": rows,
         "machine": environment(),
     }

@@ -1,5 +1,5 @@
 """``python -m lotperm`` is the command ``lotperm``."""
 
-from lotperm.cli import main
+from lotperm.cli.app import main
 
 main()

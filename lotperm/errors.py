@@ -1,4 +1,6 @@
-"""Exceptions with exit codes: every error is one line that says what, where, expected and got, and what to do."""
+"""Exceptions with exit codes: every error is one line that says what, where, expected and got,
+and what to do.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from collections.abc import Iterable
 
 
 class LotpermError(Exception):
-    """Base of all errors that lotperm raises on purpose; `exit_code` is what the command line returns."""
+    """Base of all errors that lotperm raises on purpose; `exit_code` is what the command line
+    returns.
+    """
 
     exit_code = 1
 
@@ -23,7 +27,9 @@ class UnsupportedModelError(ParameterError):
 
 
 class IntegrityError(LotpermError):
-    """A file is corrupt, is not what its checksum says, or comes in a format that is not trusted."""
+    """A file is corrupt, is not what its checksum says, or comes in a format that is not
+    trusted.
+    """
 
     exit_code = 3
 
@@ -53,13 +59,17 @@ class DeviceError(LotpermError):
 
 
 class RankLostError(LotpermError):
-    """Another process of a job with several (see `lotperm.distributed`) ended or doesn't answer any more."""
+    """Another process of a job with several (see `lotperm.parallel.distributed`) ended or
+    doesn't answer any more.
+    """
 
     exit_code = 8
 
 
 class PreemptedError(LotpermError):
-    """The process was asked to stop (SIGTERM, SIGUSR2), or its time is used up; the state was saved after a step."""
+    """The process was asked to stop (SIGTERM, SIGUSR2), or its time is used up; the state was
+    saved after a step.
+    """
 
     exit_code = 143
 
@@ -71,23 +81,37 @@ class SweepError(LotpermError):
 
 
 # What other libraries say, in exceptions of their own and in plain RuntimeErrors.
-_MEMORY = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "can't start new thread")
+_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "can't start new thread",
+)
 _DEVICE = ("CUDA error", "CUDA driver error", "cuDNN error", "NCCL error", "HIP error")
-_STORAGE = ("No space left on device", "Read-only file system", "Disk quota exceeded", "File too large")
+_STORAGE = (
+    "No space left on device",
+    "Read-only file system",
+    "Disk quota exceeded",
+    "File too large",
+)
 
 
 def class_of(name: str, message: str) -> type[LotpermError] | None:
-    """The class that stands for an exception, given its name and message as a notebook reports them; None: a defect.
+    """The class that stands for an exception, given its name and message as a notebook reports
+    them; None: a defect.
 
     Parameters
     ----------
-    name : of the exception's class, for example ``"MemoryError"``
-    message : its text
+    name : str
+        Of the exception's class, for example ``"MemoryError"``.
+    message : str
+        Its text.
 
     Returns
     -------
     type or None
-        The class of that name in this module; or that of memory, device or storage, if the message says so.
+        The class of that name in this module; or that of memory, device or storage, if the message
+        says so.
     """
     own = globals().get(name)
     if isinstance(own, type) and issubclass(own, LotpermError):
@@ -105,7 +129,10 @@ def shown(value: object) -> str:
     """A value as an error message shows it: its repr, on one line and cut short."""
     try:
         text = " ".join(repr(value).splitlines())
-    except (ValueError, RecursionError):  # an int of more digits than Python writes; a list of great depth
+    except (
+        ValueError,
+        RecursionError,
+    ):  # an int of more digits than Python writes; a list of great depth
         return f"a {type(value).__name__} too long to be shown"
     return text if len(text) <= 100 else f"{text[:70]}… ({len(text):,} characters)"
 
@@ -115,9 +142,12 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ParameterError:
 
     Parameters
     ----------
-    kind : what the name was meant to be, e.g. ``"parameter"``
-    name : the name as given
-    valid : the names that exist
+    kind : str
+        What the name was meant to be, e.g. ``"parameter"``.
+    name : str
+        The name as given.
+    valid : Iterable[str]
+        The names that exist.
 
     Returns
     -------

@@ -6,7 +6,8 @@ import sys
 import pytest
 import tools
 
-from lotperm import Experiment, Pipeline, Store, cli
+from lotperm import Experiment, Pipeline, Store
+from lotperm.cli import app
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,7 +45,7 @@ def command(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["lotperm", *map(str, arguments)])
         code = 0
         try:
-            cli.main()
+            app.main()
         except SystemExit as stop:
             code = stop.code or 0
         captured = capsys.readouterr()
@@ -66,6 +67,8 @@ def browser():
 
     with sync_playwright() as playwright:
         # Without the sandbox it also runs as root, in a container.
-        browser = playwright.chromium.launch(executable_path=tools.chromium(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=tools.chromium(), args=["--no-sandbox"]
+        )
         yield browser
         browser.close()

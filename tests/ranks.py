@@ -1,4 +1,5 @@
-"""What tests/test_distributed.py runs: in this process, or by torchrun on several ranks, with the same code.
+"""What tests/test_distributed.py runs: in this process, or by torchrun on several ranks, with the
+same code.
 
 ``torchrun --nproc-per-node 2 tests/ranks.py JOB FOLDER``: each rank writes what JOB returns to
 ``FOLDER/JOB-RANK.safetensors``.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,23 +22,55 @@ import torch
 from matplotlib import cbook, image
 from torch import Tensor
 
-from lotperm import distributed
-from lotperm.config import Recipe, Seeds
-from lotperm.data import Batches, Dataset, Split, load, normalize
+from lotperm.config.experiment import Recipe
+from lotperm.config.seeds import Seeds
+from lotperm.data.batches import Batches, normalize
+from lotperm.data.dataset import Dataset, Split
+from lotperm.data.datasets import load
+from lotperm.data.images import ImageFiles
+from lotperm.engine.models import build, initialize
+from lotperm.engine.runtime import Runtime
+from lotperm.engine.training import train
 from lotperm.errors import DivergedError, LotpermError, ParameterError, PreemptedError
-from lotperm.imagefolder import ImageFiles
-from lotperm.masks import full_mask, magnitude_prune, prunable_parameters
-from lotperm.matching import correlate, match_activations
-from lotperm.models import build, initialize
-from lotperm.permutation import PermutationSpec
-from lotperm.store import StageResult, Store, Workspace, save_tensors
-from lotperm.training import Runtime, train
+from lotperm.parallel import distributed
+from lotperm.science.correlation import correlate
+from lotperm.science.matching import match_activations
+from lotperm.science.sparsity import full_mask, magnitude_prune, prunable_parameters
+from lotperm.science.symmetry import PermutationSpec
+from lotperm.store.files import save_tensors
+from lotperm.store.stages import StageResult, Store
+from lotperm.store.workspace import Workspace
+
+
+def torchrun(
+    *arguments: object, processes: int = 2, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        processes,
+    ]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [*map(str, command), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment},
+    )
+
 
 CLASSES = 4
 
 
 def crops(train: int = 96, test: int = 50, side: int = 16) -> Dataset:
-    """Pieces of a photograph (Grace Hopper's, which matplotlib ships); the class is the quarter they are from."""
+    """Pieces of a photograph (Grace Hopper's, which matplotlib ships); the class is the quarter
+    they are from.
+    """
     pixels = image.imread(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
     photo = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
     generator = torch.Generator().manual_seed(0)
@@ -46,12 +80,17 @@ def crops(train: int = 96, test: int = 50, side: int = 16) -> Dataset:
         targets = torch.randint(CLASSES, (size,), generator=generator)
         y = torch.randint(height - side, (size,), generator=generator) + targets // 2 * height
         x = torch.randint(width - side, (size,), generator=generator) + targets % 2 * width
-        pieces = [photo[:, r : r + side, c : c + side] for r, c in zip(y.tolist(), x.tolist(), strict=True)]
+        pieces = [
+            photo[:, r : r + side, c : c + side]
+            for r, c in zip(y.tolist(), x.tolist(), strict=True)
+        ]
         return Split(torch.stack(pieces), targets)
 
     parts = split(train), split(test)
     values = parts[0].inputs.double() / 255
-    return Dataset("photo", *parts, CLASSES, values.mean((0, 2, 3)).float(), values.std((0, 2, 3)).float())
+    return Dataset(
+        "photo", *parts, CLASSES, values.mean((0, 2, 3)).float(), values.std((0, 2, 3)).float()
+    )
 
 
 def double(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -59,11 +98,15 @@ def double(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def network(name: str, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
-    return build(name, input_shape=(3, 16, 16), classes=CLASSES, width=0.25, hidden=(24, 20)).to(dtype)
+    return build(name, input_shape=(3, 16, 16), classes=CLASSES, width=0.25, hidden=(24, 20)).to(
+        dtype
+    )
 
 
 def learn(name: str, *, epochs: int = 3, **options: object) -> dict[str, Tensor]:
-    """Train two networks in float64, one of them masked, prune them, and match one to the other."""
+    """Train two networks in float64, one of them masked, prune them, and match one to the
+    other.
+    """
     data, model = crops(), network(name)
     # Twelve steps an epoch: ranks ask each other after the eighth and at the end.
     recipe = Recipe(epochs=epochs, lr=0.02, batch_size=8, augment="flip_crop")
@@ -73,8 +116,14 @@ def learn(name: str, *, epochs: int = 3, **options: object) -> dict[str, Tensor]
     seeds = [Seeds.of("test", i) for i in range(2)]
     options.setdefault("runtime", Runtime(members=1))
     trained = train(model, starts, data, recipe, seeds, masks=masks, save_at=(1,), **options)
-    found = {f"final.{m}.{n}": t for m, state in enumerate(trained.weights) for n, t in state.items()}
-    found |= {f"first.{m}.{n}": t for m, state in enumerate(trained.checkpoints[1]) for n, t in state.items()}
+    found = {
+        f"final.{m}.{n}": t for m, state in enumerate(trained.weights) for n, t in state.items()
+    }
+    found |= {
+        f"first.{m}.{n}": t
+        for m, state in enumerate(trained.checkpoints[1])
+        for n, t in state.items()
+    }
     found["train_loss"] = torch.tensor(trained.train_loss, dtype=torch.float64)
     for metric, values in trained.evaluations[epochs].items():
         found[metric] = torch.tensor(values, dtype=torch.float64)
@@ -98,12 +147,16 @@ def match(name: str) -> dict[str, Tensor]:
 
 
 def match_files(folder: Path) -> dict[str, Tensor]:
-    """Match two fresh networks on 96 crops that lie in files, and count the files that all ranks read together."""
+    """Match two fresh networks on 96 crops that lie in files, and count the files that all
+    ranks read together.
+    """
 
     def write() -> None:
         data = crops()
         for name, split in (("train", data.train), ("val", data.test)):
-            for i, (pixels, target) in enumerate(zip(split.inputs, split.targets.tolist(), strict=True)):
+            for i, (pixels, target) in enumerate(
+                zip(split.inputs, split.targets.tolist(), strict=True)
+            ):
                 place = folder / name / str(target)
                 place.mkdir(parents=True, exist_ok=True)
                 image.imsave(place / f"{i}.png", pixels.permute(1, 2, 0).numpy())
@@ -111,7 +164,9 @@ def match_files(folder: Path) -> dict[str, Tensor]:
     distributed.once(write)
     opened = []
 
-    def note(images: ImageFiles, row: int, original: Callable[..., object] = ImageFiles.open) -> object:
+    def note(
+        images: ImageFiles, row: int, original: Callable[..., object] = ImageFiles.open
+    ) -> object:
         opened.append(row)
         return original(images, row)
 
@@ -130,7 +185,9 @@ def match_files(folder: Path) -> dict[str, Tensor]:
 def stopping(after: int, only: int | None = None) -> Runtime:
     """A runtime that is asked to stop after so many steps, on one rank alone or on all."""
     asked = itertools.count(1)
-    return Runtime(members=1, stop=lambda: next(asked) >= after and only in (None, distributed.rank()))
+    return Runtime(
+        members=1, stop=lambda: next(asked) >= after and only in (None, distributed.rank())
+    )
 
 
 def stopped(folder: Path, after: int, only: int | None = None) -> None:
@@ -145,7 +202,9 @@ def refused(expected: type[LotpermError], **changes: object) -> str:
     inputs = data.train.inputs.double()
     if expected is DivergedError:
         inputs[5] = torch.nan  # which one rank sees, at some step
-    data = Dataset("photo", Split(inputs, data.train.targets), data.test, CLASSES, data.mean, data.std)
+    data = Dataset(
+        "photo", Split(inputs, data.train.targets), data.test, CLASSES, data.mean, data.std
+    )
     recipe = Recipe(**{"epochs": 2, "lr": 0.1, "batch_size": 24, **changes.pop("recipe", {})})
     start = double(initialize(partial(network, "mlp", torch.float32), 0))
     with pytest.raises(expected) as caught:
@@ -160,7 +219,9 @@ def everything(folder: Path) -> dict[str, Tensor]:
     """What two ranks do in one launch; `test_distributed` looks at the parts."""
     rank, ranks = distributed.rank(), distributed.world_size()
     found = {f"{name}/{key}": t for name in ("mlp", "resnet8") for key, t in learn(name).items()}
-    found |= {f"match/{name}/{key}": t for name in ("mlp", "resnet8") for key, t in match(name).items()}
+    found |= {
+        f"match/{name}/{key}": t for name in ("mlp", "resnet8") for key, t in match(name).items()
+    }
     found |= {f"match_files/{key}": t for key, t in match_files(folder / "images").items()}
 
     # Decisions, sums and their gradients.
@@ -179,7 +240,8 @@ def everything(folder: Path) -> dict[str, Tensor]:
     with pytest.raises(ParameterError, match="from rank 0"):
         distributed.once(fail)
 
-    # One rank alone is asked to stop: all do, at the same step, and go on from there as if nothing had been.
+    # One rank alone is asked to stop: all do, at the same step, and go on from there as if nothing
+    # had been.
     stopped(folder / "work-of-two", 5, only=1)
     if rank == 0:
         os.system(f"cp -r {folder / 'work-of-two'} {folder / 'work-for-one'}")
@@ -207,7 +269,10 @@ def everything(folder: Path) -> dict[str, Tensor]:
 def job(workspace: Workspace, calls: list[int], runtime: Runtime | None = None) -> StageResult:
     calls.append(1)
     trained = learn(
-        "resnet8", checkpoints=workspace, checkpoint_seconds=0.0, runtime=runtime or Runtime(members=1)
+        "resnet8",
+        checkpoints=workspace,
+        checkpoint_seconds=0.0,
+        runtime=runtime or Runtime(members=1),
     )
     return StageResult(tensors={"final": trained})
 
@@ -221,7 +286,9 @@ def killed(folder: Path) -> dict[str, Tensor]:
             os.kill(os.getpid(), signal.SIGKILL)
         return False
 
-    Store(folder / "store").stage("job", {}, partial(job, calls=[], runtime=Runtime(members=1, stop=stop)))
+    Store(folder / "store").stage(
+        "job", {}, partial(job, calls=[], runtime=Runtime(members=1, stop=stop))
+    )
     raise AssertionError("nobody was killed")
 
 

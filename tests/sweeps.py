@@ -9,18 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from lotperm import Store
-from lotperm.campaign import Campaign, run
-from lotperm.training import Runtime
+from lotperm.cluster.campaign import Campaign, run
+from lotperm.engine.runtime import Runtime
 
 TINY: dict[str, Any] = {
-    "profile": "smoke", "train_size": 300, "test_size": 100, "epochs": 3, "rewind_epoch": 1, "finetune_epochs": 1,
-    "hidden": [12], "seeds": 2, "prune_fraction": 0.5,
-}  # fmt: skip
+    "profile": "smoke",
+    "train_size": 300,
+    "test_size": 100,
+    "epochs": 3,
+    "rewind_epoch": 1,
+    "finetune_epochs": 1,
+    "hidden": [12],
+    "seeds": 2,
+    "prune_fraction": 0.5,
+}
 # Seconds of training, so that there is time to interrupt it, with few states to keep.
 LONG: dict[str, Any] = {
-    "name": "long", "kind": "connectivity", "profile": "smoke", "epochs": 150, "rewind_epoch": 1, "hidden": [32],
-    "seeds": 1, "alphas": [0, 0.5, 1], "repairs": "none", "keep": [0, 1, 150],
-}  # fmt: skip
+    "name": "long",
+    "kind": "connectivity",
+    "profile": "smoke",
+    "epochs": 150,
+    "rewind_epoch": 1,
+    "hidden": [32],
+    "seeds": 1,
+    "alphas": [0, 0.5, 1],
+    "repairs": "none",
+    "keep": [0, 1, 150],
+}
 PAIR = [{**TINY, "name": "half", "sparsity": 0.5}, {**TINY, "name": "more", "sparsity": 0.75}]
 """Two entries that share dense networks, matching and a round of pruning."""
 
@@ -59,8 +74,14 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 def training(store: Path) -> str | None:
-    """Name of the dense stage if it is being computed, from a second after its begin on: then it trains."""
-    locks = [p for p in (store / "locks").glob("dense-*.lock") if not (store / "stages" / p.stem).exists()]
+    """Name of the dense stage if it is being computed, from a second after its begin on: then
+    it trains.
+    """
+    locks = [
+        p
+        for p in (store / "locks").glob("dense-*.lock")
+        if not (store / "stages" / p.stem).exists()
+    ]
     old = [path.stem for path in locks if time.time() - path.stat().st_mtime > 1]
     return old[0] if old else None
 
@@ -86,5 +107,6 @@ def contents(store: Path) -> dict[str, bytes]:
     """Every file of tensors of a store's stages."""
     folder = store / "stages"
     return {
-        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*/*.safetensors"))
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.glob("*/*.safetensors"))
     }

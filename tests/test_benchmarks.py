@@ -51,7 +51,9 @@ def engine(monkeypatch):
     [("mlp", "no training"), ("mlp", "no mask"), ("mlp", "not a number"), ("vgg11", "no training")],
 )
 def test_the_engines_gate_refuses_what_is_wrong(engine, monkeypatch, name, wrong):
-    """Of VGG11, too, whose losses a mask of one threshold for all layers keeps at log 10 whatever is done."""
+    """Of VGG11, too, whose losses a mask of one threshold for all layers keeps at log 10
+    whatever is done.
+    """
     real = engine.Engine
 
     def spoiled(network, starts, masks, data, recipe, runtime):

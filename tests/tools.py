@@ -1,4 +1,6 @@
-"""The programs that the tests of the site need, found or installed: a browser, and Node for its scripts."""
+"""The programs that the tests of the site need, found or installed: a browser, and Node for its
+scripts.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lotperm.book import find_browser
+from lotperm.site.pdf import find_browser
 
 
 @cache
 def chromium() -> str:
-    """An installed Chromium or Chrome; else Debian's package, where we may install it; else Playwright's own.
+    """An installed Chromium or Chrome; else Debian's package, where we may install it; else
+    Playwright's own.
 
     ``LOTPERM_BROWSER`` names another one.
 
@@ -28,7 +31,9 @@ def chromium() -> str:
     """
     if found := find_browser():
         return found
-    with FileLock(Path(tempfile.gettempdir()) / "lotperm-chromium.lock"):  # several processes share the tests
+    with FileLock(
+        Path(tempfile.gettempdir()) / "lotperm-chromium.lock"
+    ):  # several processes share the tests
         return find_browser() or _install()
 
 

@@ -1,4 +1,6 @@
-"""How shapes are checked while tests run: jaxtyping applies `checked` to the modules that pyproject.toml lists."""
+"""How shapes are checked while tests run: jaxtyping applies `checked` to the modules that
+pyproject.toml lists.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the book adds to Sphinx: docstrings as the package writes them, tables from data, accessible names, one page."""
+"""What the book adds to Sphinx: docstrings as the package writes them, tables from data,
+accessible names, one page.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,17 @@ _SIGN = re.compile(r"(`+).*?\1|(?P<sign>\||(?<=, )\*(?=\w+[^\w*]))")
 
 
 def _literal(line: str) -> str:
-    """Signs that mean themselves: |x| is no substitution, (B, *spatial) no emphasis. Code is left alone."""
+    """Signs that mean themselves: |x| is no substitution, (B, *spatial) no emphasis. Code is
+    left alone.
+    """
     return _SIGN.sub(lambda match: "\\" + match[0] if match["sign"] else match[0], line)
 
 
 def describe(lines: list[str]) -> list[str]:
     """Put what a docstring says after ``name :`` where NumPy's style has the description.
 
-    The package writes ``name : what it is``, because the type stands in the signature; Sphinx's reader of this
-    style takes all that follows the colon for a type.
+    The package writes ``name : what it is``, because the type stands in the signature; Sphinx's
+    reader of this style takes all that follows the colon for a type.
     """
     out: list[str] = []
     described = False
@@ -44,19 +48,25 @@ def describe(lines: list[str]) -> list[str]:
     return out
 
 
-def _before_napoleon(_app: Any, _what: str, _name: str, _obj: Any, options: Any, lines: list[str]) -> None:
+def _before_napoleon(
+    _app: Any, _what: str, _name: str, _obj: Any, options: Any, lines: list[str]
+) -> None:
     lines[:] = describe(lines)
     options["lotperm_lines"] = list(lines)
 
 
-def _after_napoleon(_app: Any, what: str, _name: str, _obj: Any, options: Any, lines: list[str]) -> None:
+def _after_napoleon(
+    _app: Any, what: str, _name: str, _obj: Any, options: Any, lines: list[str]
+) -> None:
     # It takes what stands before the first colon of these for a type, too.
     if what in ("attribute", "data", "property"):
         lines[:] = options["lotperm_lines"]
 
 
 class _Table(SphinxDirective):
-    """A table whose rows are data; its argument is the caption, its option ``:name:`` what refers to it."""
+    """A table whose rows are data; its argument is the caption, its option ``:name:`` what
+    refers to it.
+    """
 
     has_content = False
     optional_arguments = 1
@@ -74,10 +84,14 @@ class _Table(SphinxDirective):
             [str(name).replace("_", " ") for name in rows[0]],
             *([_cell(v) for v in row.values()] for row in rows),
         ]
-        lines = [f"{'* -' if i == 0 else '  -'} {cell}" for row in cells for i, cell in enumerate(row)]
+        lines = [
+            f"{'* -' if i == 0 else '  -'} {cell}" for row in cells for i, cell in enumerate(row)
+        ]
         name = f":name: {self.options['name']}\n" if "name" in self.options else ""
         caption = self.arguments[0] if self.arguments else ""
-        text = "\n".join([f"```{{list-table}} {caption}", f"{name}:header-rows: 1\n", *lines, "```"])
+        text = "\n".join(
+            [f"```{{list-table}} {caption}", f"{name}:header-rows: 1\n", *lines, "```"]
+        )
         return self.parse_text_to_nodes(text)
 
 
@@ -90,7 +104,9 @@ def _cell(value: Any) -> str:
 
 
 class Costs(_Table):
-    """What a page costs at each profile: the rows of ``results/costs.json``, as they were recorded."""
+    """What a page costs at each profile: the rows of ``results/costs.json``, as they were
+    recorded.
+    """
 
     def rows(self) -> list[dict[str, Any]]:
         path = Path(self.env.srcdir) / "book" / "results" / "costs.json"
@@ -102,12 +118,12 @@ class Parameters(_Table):
     """Every parameter of an experiment, from the package."""
 
     def rows(self) -> list[dict[str, Any]]:
-        from lotperm import config
+        from lotperm.config import parameters
 
-        self.env.note_dependency(str(config.__file__))
+        self.env.note_dependency(str(parameters.__file__))
         return [
             {"parameter": f"`{name}`", "value": parameter.kind, "meaning": parameter.meaning}
-            for name, parameter in config.PARAMETERS.items()
+            for name, parameter in parameters.PARAMETERS.items()
         ]
 
 
@@ -115,17 +131,21 @@ class Plans(_Table):
     """What every figure costs at the paper's scale, on one H100: a row each."""
 
     def rows(self) -> list[dict[str, Any]]:
-        from lotperm.config import FIGURES
+        from lotperm.config.presets import FIGURES
 
         rows = []
         for name in FIGURES:
             found = _plan(self, name)
-            apart = {f"× {what}": f"{x.flops / found.total.flops:.1f}" for what, x in zip(
-                ("by sparsity", "by arm"), found.separately.values(), strict=True
-            )}  # fmt: skip
+            apart = {
+                f"× {what}": f"{x.flops / found.total.flops:.1f}"
+                for what, x in zip(
+                    ("by sparsity", "by arm"), found.separately.values(), strict=True
+                )
+            }
             (row,) = found.rows()[-1:]
             kept = {
-                key: row[key] for key in ("networks", "epochs", "trained", "FLOP", "hours", "device", "disk")
+                key: row[key]
+                for key in ("networks", "epochs", "trained", "FLOP", "hours", "device", "disk")
             }
             rows.append({"figure": f"`{name}`", **kept, **apart})
         return rows
@@ -148,7 +168,7 @@ class Growth(_Table):
     option_spec = {**_Table.option_spec, "figure": str}  # noqa: RUF012
 
     def rows(self) -> list[dict[str, Any]]:
-        from lotperm import plan
+        from lotperm.cluster import plan
 
         _plan(self, self.options["figure"])
         part = plan.figure(self.options["figure"], profile="paper")
@@ -157,26 +177,36 @@ class Growth(_Table):
 
 def _plan(table: _Table, figure: str) -> Any:
     """A figure's plan; the page is made anew when what it rests on changes."""
-    from lotperm import config, costs, experiments, plan
+    from lotperm.cluster import costs, plan
+    from lotperm.config import experiment, parameters, presets
+    from lotperm.studies import pipeline
 
-    for module in (config, costs, experiments, plan):
+    for module in (experiment, parameters, presets, costs, pipeline, plan):
         table.env.note_dependency(str(module.__file__))
     table.env.note_dependency(str(Path(table.env.srcdir) / "book" / "results" / "throughput.json"))
     return plan.plan([plan.figure(figure, profile="paper")], plan.Estimator("h100"))
 
 
 def _on_builder(app: Any) -> None:
-    # An extension that registers nodes for singlehtml only hides all those that are registered for html.
+    # An extension that registers nodes for singlehtml only hides all those that are registered for
+    # html.
     handlers = app.registry.translation_handlers
     handlers["singlehtml"] = {**handlers.get("html", {}), **handlers.get("singlehtml", {})}
 
 
-# Names that the theme and its extensions give in ways which WCAG 2.2 (2.5.3, 4.1.2) or ARIA 1.2 don't allow.
+# Names that the theme and its extensions give in ways which WCAG 2.2 (2.5.3, 4.1.2) or ARIA 1.2
+# don't allow.
 _NAMES = (
     # A label that hides the text which is visible: the text itself is the name.
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
-    (re.compile(r'(<button class="btn search-button-field[^>]*) title="Search" aria-label="Search"'), r"\1"),
-    # One of three pictures is visible; its title counts as the button's text beside the button's own label.
+    (
+        re.compile(
+            r'(<button class="btn search-button-field[^>]*) title="Search" aria-label="Search"'
+        ),
+        r"\1",
+    ),
+    # One of three pictures is visible; its title counts as the button's text beside the button's
+    # own label.
     (re.compile(r'(<i class="theme-switch [^>]*?) +title="[^"]*"'), r"\1"),
     # A deprecated role; what holds it is a list.
     (re.compile(r'(<div class="citation"[^>]*) role="doc-biblioentry"'), r'\1 role="listitem"'),
@@ -195,7 +225,9 @@ def _on_finish(app: Any, exception: Exception | None) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
-    app.connect("autodoc-process-docstring", _before_napoleon, priority=400)  # napoleon itself has 500
+    app.connect(
+        "autodoc-process-docstring", _before_napoleon, priority=400
+    )  # napoleon itself has 500
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
     app.add_directive("costs", Costs)
     app.add_directive("parameters", Parameters)
@@ -206,4 +238,9 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("build-finished", _on_finish)
     # After an edit of this file all pages are read again.
     version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
-    return {"version": "1", "env_version": version, "parallel_read_safe": True, "parallel_write_safe": True}
+    return {
+        "version": "1",
+        "env_version": version,
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }

@@ -1,4 +1,6 @@
-"""What every page must fulfil. Each check returns a list of problems, empty where there is none."""
+"""What every page must fulfil. Each check returns a list of problems, empty where there is
+none.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
 @contextmanager
-def window(browser: Browser, *, theme: Theme = "light", width: int = DESKTOP) -> Iterator[BrowserContext]:
+def window(
+    browser: Browser, *, theme: Theme = "light", width: int = DESKTOP
+) -> Iterator[BrowserContext]:
     """A fresh browser window, as of a reader whose system is set to light or dark."""
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce"
@@ -36,7 +40,8 @@ def window(browser: Browser, *, theme: Theme = "light", width: int = DESKTOP) ->
 
 
 def visit(context: BrowserContext, url: str) -> tuple[Page, list[str]]:
-    """Open a page and wait until its formulas are set: (page, requests to other hosts and console errors).
+    """Open a page and wait until its formulas are set: (page, requests to other hosts and console
+    errors).
 
     The list grows for as long as the page lives. Requests to other hosts are recorded and refused.
     """
@@ -57,7 +62,10 @@ def visit(context: BrowserContext, url: str) -> tuple[Page, list[str]]:
 
     page.route("**/*", gate)
     page.on("websocket", lambda socket: problems.append(f"{url} opens a socket: {socket.url}"))
-    page.on("console", lambda line: line.type == "error" and problems.append(f"{url}: console: {line.text}"))
+    page.on(
+        "console",
+        lambda line: line.type == "error" and problems.append(f"{url}: console: {line.text}"),
+    )
     page.on("pageerror", lambda error: problems.append(f"{url}: script: {error}"))
     page.on("crash", lambda _: problems.append(f"{url} crashed"))
     page.goto(url, wait_until="load")
@@ -135,7 +143,8 @@ def overflow(page: Page) -> list[str]:
 def search(page: Page, words: str, *, expected: str, patience: float = 30) -> list[str]:
     """Search by typing, as a reader does.
 
-    `expected` is part of the address of a page that must be found, each step within `patience` seconds.
+    `expected` is part of the address of a page that must be found, each step within `patience`
+    seconds.
     """
     bars = page.locator("input[type=search]").count()
     problems = [] if bars == 1 else [f"{bars} search bars"]
@@ -166,7 +175,9 @@ def parse(site: Path) -> dict[Path, BeautifulSoup]:
 
 def links(pages: dict[Path, BeautifulSoup]) -> list[str]:
     """Links, pictures, scripts and anchors that lead nowhere within the site."""
-    anchors = {path.resolve(): {tag["id"] for tag in page.select("[id]")} for path, page in pages.items()}
+    anchors = {
+        path.resolve(): {tag["id"] for tag in page.select("[id]")} for path, page in pages.items()
+    }
     dead = []
     for path, page in pages.items():
         for element in page.select("a[href], link[href], [src]"):
@@ -184,9 +195,17 @@ def links(pages: dict[Path, BeautifulSoup]) -> list[str]:
 def outside(page: BeautifulSoup) -> list[str]:
     """What a page would load from another host, as it is written."""
     loaded = {
-        "script": ["src"], "link": ["href"], "img": ["src", "srcset"], "source": ["src", "srcset"], "iframe": ["src"],
-        "video": ["src", "poster"], "audio": ["src"], "embed": ["src"], "object": ["data"], "use": ["href"],
-    }  # fmt: skip
+        "script": ["src"],
+        "link": ["href"],
+        "img": ["src", "srcset"],
+        "source": ["src", "srcset"],
+        "iframe": ["src"],
+        "video": ["src", "poster"],
+        "audio": ["src"],
+        "embed": ["src"],
+        "object": ["data"],
+        "use": ["href"],
+    }
     values = [
         str(element.get(attribute) or "")
         for tag, attributes in loaded.items()
@@ -216,7 +235,9 @@ def markup(page: BeautifulSoup) -> list[str]:
 
 
 def pictures(page: BeautifulSoup) -> list[str]:
-    """Pictures without a text that says what they show, and figures and captioned tables without a number."""
+    """Pictures without a text that says what they show, and figures and captioned tables
+    without a number.
+    """
     return [
         f"picture without alt text: {str(image)[:120]}"
         for image in page.find_all("img")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lotperm import book
+from lotperm.site import build
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,5 +30,5 @@ def site(tmp_path_factory: pytest.TempPathFactory, site_store: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOTPERM_HOME", str(site_store))
         patch.setenv("OMP_NUM_THREADS", "1")
-        index = book.build("smoke", folder / "site", root=ROOT, progress=False, jobs=2)
+        index = build.build("smoke", folder / "site", root=ROOT, progress=False, jobs=2)
     return index.parent

@@ -1,4 +1,6 @@
-"""The interactive landscape in a browser: driven as readers do, and compared with Python's numbers."""
+"""The interactive landscape in a browser: driven as readers do, and compared with Python's
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lotperm import landscape, plotting
-from lotperm.landscape import PRESETS, RUNS, Scene
+from lotperm.site import landscape
+from lotperm.site.landscape import PRESETS, RUNS, Scene
+from lotperm.studies import charts
 
 # The theme's variables, as sphinx-book-theme sets them.
 THEME = """
@@ -27,7 +30,7 @@ HTML = """<!doctype html><html lang="en" data-theme="light"><head><meta charset=
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("landscape") / "page.html"
-    figure = str(landscape.interactive(Scene(), plotting.METHODS)["text/html"])
+    figure = str(landscape.interactive(Scene(), charts.METHODS)["text/html"])
     path.write_text(HTML.format(theme=THEME, figure=figure), encoding="utf-8")
     return path
 
@@ -38,7 +41,9 @@ def open_page(context: Any, file: Path) -> Iterator[Any]:
     wrong: list[str] = []
     page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url))
+    page.on(
+        "request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url)
+    )
     page.goto(file.as_uri())
     page.wait_for_selector(".lotperm-landscape[data-ready]")
     yield page
@@ -61,7 +66,9 @@ def scene_of(page: Any) -> Scene:
     def field(name: str) -> float:
         return float(page.input_value(f'[data-name="{name}"]'))
 
-    pairs = {name: (field(f"{name}.0"), field(f"{name}.1")) for name in ("teacher", "init_a", "init_b")}
+    pairs = {
+        name: (field(f"{name}.0"), field(f"{name}.1")) for name in ("teacher", "init_a", "init_b")
+    }
     return Scene(
         **pairs,
         learning_rate=field("learning_rate"),
@@ -76,11 +83,16 @@ def short(value: float) -> str:
 
 
 def shown_losses(page: Any) -> dict[str, float]:
-    return {name: float(page.get_attribute(f'[data-loss="{name}"]', "value")) for name in (*RUNS, "pruned")}
+    return {
+        name: float(page.get_attribute(f'[data-loss="{name}"]', "value"))
+        for name in (*RUNS, "pruned")
+    }
 
 
 def assert_shows(page: Any, scene: Scene, step: int | None = None) -> None:
-    """Losses and weights in the table at this step (the last by default), and the final losses in words."""
+    """Losses and weights in the table at this step (the last by default), and the final losses
+    in words.
+    """
     result = landscape.simulate(scene)
     expected = result.final_losses()
     at = scene.steps if step is None else step
@@ -96,7 +108,7 @@ def assert_shows(page: Any, scene: Scene, step: int | None = None) -> None:
     words = page.inner_text("output")
     assert f"after {scene.steps} steps" in words
     for name in RUNS:
-        assert f"{plotting.METHODS[name][0].split(':')[0]} {short(expected[name])}" in words
+        assert f"{charts.METHODS[name][0].split(':')[0]} {short(expected[name])}" in words
     assert f"pruned A {short(expected['pruned'])}" in words
     assert ("swaps the neurons" in words) == (result.permutation[0] == 1)
     assert f"A's mask keeps {'w₀' if result.mask[0] else 'w₁'}" in words
@@ -116,10 +128,14 @@ PLANE = ".ll-surface canvas"
 
 
 def position(page: Any, w0: float, w1: float) -> tuple[float, float]:
-    """Where these weights are on the surface, in CSS pixels from its corner; handles A and B say the scale."""
+    """Where these weights are on the surface, in CSS pixels from its corner; handles A and B
+    say the scale.
+    """
     centres = {}
     for which in ("a", "b"):
-        style = page.locator(f'[data-handle="{which}"]').evaluate("h => [h.style.left, h.style.top]")
+        style = page.locator(f'[data-handle="{which}"]').evaluate(
+            "h => [h.style.left, h.style.top]"
+        )
         centres[which] = np.array([float(v.removesuffix("px")) for v in style])
     scene = scene_of(page)
     a, b = np.array(scene.init_a), np.array(scene.init_b)
@@ -162,7 +178,9 @@ def test_presets_are_the_panels_of_figure_3(page, name):
     assert PRESETS[name].text not in page.inner_text("output")
 
 
-@pytest.mark.parametrize(("which", "to"), [("a", (-1.5, 2.0)), ("b", (1.2, 0.7)), ("b", (-0.5, -2.0))])
+@pytest.mark.parametrize(
+    ("which", "to"), [("a", (-1.5, 2.0)), ("b", (1.2, 0.7)), ("b", (-0.5, -2.0))]
+)
 def test_initializations_are_dragged_with_the_mouse(page, which, to):
     start = getattr(scene_of(page), f"init_{which}")
     page.mouse.move(*on_screen(page, *start))
@@ -190,7 +208,9 @@ def test_a_handle_stays_on_the_surface(page):
 
 
 def test_initializations_are_dragged_by_touch(browser, file):
-    context = browser.new_context(viewport={"width": 360, "height": 1200}, has_touch=True, is_mobile=True)
+    context = browser.new_context(
+        viewport={"width": 360, "height": 1200}, has_touch=True, is_mobile=True
+    )
     for page in open_page(context, file):
         page.locator(PLANE).scroll_into_view_if_needed()
         touch = context.new_cdp_session(page)
@@ -314,7 +334,9 @@ def test_the_surface_has_the_shade_of_its_loss(page):
     assert len(shades) == len(landscape.LEVELS) + 1
     seen = set()
     for w in np.random.default_rng(0).uniform(-2.8, 2.8, (60, 2)):
-        around = landscape.loss(w + 0.05 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]), Scene().teacher)
+        around = landscape.loss(
+            w + 0.05 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]), Scene().teacher
+        )
         bands = {int(np.searchsorted(landscape.LEVELS, v, side="right")) for v in around}
         near_line = min(abs(w[0]), abs(w[1]), abs(w[0] - w[1])) < 0.1 or (w.max() < -0.5)
         near_handle = min(np.hypot(*(w - i)) for i in (Scene().init_a, Scene().init_b)) < 0.4
@@ -397,7 +419,7 @@ def test_every_field_and_picture_has_a_name(page):
 
 def test_two_figures_on_one_page_keep_apart(browser, tmp_path):
     figures = [
-        str(landscape.interactive(scene, plotting.METHODS, element=element)["text/html"])
+        str(landscape.interactive(scene, charts.METHODS, element=element)["text/html"])
         for scene, element in ((Scene(), "first"), (replace(Scene(), steps=40), "second"))
     ]
     file = tmp_path / "two.html"

@@ -1,4 +1,6 @@
-"""The panel of the start page, in a browser, from a file: it trains, stays usable, and shows what Node computes."""
+"""The panel of the start page, in a browser, from a file: it trains, stays usable, and shows
+what Node computes.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,22 @@ import checks
 import pytest
 from playwright.sync_api import Browser, Page
 
-import lotperm
-from lotperm import book
 from lotperm.errors import StorageError
+from lotperm.site import build
 
-JS = Path(lotperm.__file__).parent / "js"
+JS = Path(__file__).parents[2] / "book" / "panels"
 PANEL = "#lottery-panel"
 RUN = f"{PANEL} button[type=submit]"
 TINY = {
-    "count": 2, "first": 3, "sparsity": 80, "epochs": 3, "rewind_epoch": 1, "prune_fraction": 40, "finetune_epochs": 1,
+    "count": 2,
+    "first": 3,
+    "sparsity": 80,
+    "epochs": 3,
+    "rewind_epoch": 1,
+    "prune_fraction": 40,
+    "finetune_epochs": 1,
     "sparse_lr": 0.05,
-}  # fmt: skip
+}
 
 
 class Reader:
@@ -34,9 +41,13 @@ class Reader:
         self.context = browser.new_context(accept_downloads=True, **options)
         self.page: Page = self.context.new_page()
         self.problems: list[str] = []
-        self.page.on("console", lambda m: m.type in ("error", "warning") and self.problems.append(m.text))
+        self.page.on(
+            "console", lambda m: m.type in ("error", "warning") and self.problems.append(m.text)
+        )
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", lambda r: re.match("file:|blob:", r.url) or self.problems.append(r.url))
+        self.page.on(
+            "request", lambda r: re.match("file:|blob:", r.url) or self.problems.append(r.url)
+        )
         self.page.goto(path.as_uri())
         self.page.wait_for_selector(f"{PANEL}[data-ready]", timeout=10_000)
 
@@ -55,20 +66,25 @@ class Reader:
         """Rows of the table: network -> its cells."""
         rows = self.page.locator(f"{PANEL} tbody tr")
         return {
-            str(rows.nth(i).get_attribute("data-network")): rows.nth(i).locator("td").all_inner_texts()
+            str(rows.nth(i).get_attribute("data-network")): rows.nth(i)
+            .locator("td")
+            .all_inner_texts()
             for i in range(rows.count())
         }
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The panel as `lotperm.book` puts it into a page, below a figure like the start page's."""
+    """The panel as `lotperm.site.build` puts it into a page, below a figure like the start
+    page's.
+    """
     path = tmp_path_factory.mktemp("page") / "page.html"
     figure = '<figure class="lottery-figure"><img alt="recorded"><figcaption>Words.</figcaption></figure>'
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>A panel</title>'
-    panel = book.inline_scripts(JS / "lottery.html")
+    panel = build.inline_scripts(JS / "lottery.html")
     path.write_text(
-        f'<!doctype html><html lang="en">{head}<body>{figure}{panel}</body></html>', encoding="utf-8"
+        f'<!doctype html><html lang="en">{head}<body>{figure}{panel}</body></html>',
+        encoding="utf-8",
     )
     return path
 
@@ -95,8 +111,11 @@ def test_the_table_is_what_node_computes(reader: Reader, node: str, tmp_path: Pa
     """
     done = subprocess.run(
         [node, "-e", program, str(JS / "lottery.js"), json.dumps(parameters)],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     found = json.loads(done.stdout)
     rows = reader.table()
     assert rows.keys() == {*found[0]["accuracies"], "gap"}
@@ -108,7 +127,8 @@ def test_the_table_is_what_node_computes(reader: Reader, node: str, tmp_path: Pa
     note = reader.page.inner_text(f"{PANEL} .lottery-note")
     assert "live" in note and f"{(found[0]['scores'][0] + found[1]['scores'][0]) / 2:.2f}" in note
     assert re.fullmatch(
-        r"Done in [\d.]+ s \(WebAssembly, float32\)\. Naive .* %, permuted .* %, LTH .* %\.", reader.said()
+        r"Done in [\d.]+ s \(WebAssembly, float32\)\. Naive .* %, permuted .* %, LTH .* %\.",
+        reader.said(),
     )
     # The curves end at the accuracies of the table.
     with reader.page.expect_download() as download:
@@ -126,8 +146,12 @@ def test_the_table_is_what_node_computes(reader: Reader, node: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_what_a_run_adds_to_the_start_page_is_accessible(site: Path, browser: Browser, theme: Any) -> None:
-    reader = Reader(browser, site / "book" / "intro.html", color_scheme=theme, reduced_motion="reduce")
+def test_what_a_run_adds_to_the_start_page_is_accessible(
+    site: Path, browser: Browser, theme: Any
+) -> None:
+    reader = Reader(
+        browser, site / "book" / "intro.html", color_scheme=theme, reduced_motion="reduce"
+    )
     assert reader.page.locator("html").get_attribute("data-theme") == theme
     reader.fill(TINY)
     reader.page.click(RUN)
@@ -167,7 +191,9 @@ def test_stop_stops_and_run_starts_anew(reader: Reader) -> None:
     assert reader.page.evaluate("document.activeElement.textContent") == "Run"
     stood = reader.page.evaluate("document.querySelector('#lottery-panel progress').value")
     reader.page.wait_for_timeout(500)
-    assert reader.page.evaluate("document.querySelector('#lottery-panel progress').value") == stood < 1
+    assert (
+        reader.page.evaluate("document.querySelector('#lottery-panel progress').value") == stood < 1
+    )
     reader.fill({**TINY, "count": 1})
     reader.page.click(RUN)
     reader.wait("done")
@@ -186,7 +212,9 @@ def test_stop_stops_and_run_starts_anew(reader: Reader) -> None:
         ("count", "21", "Number of seeds: a number from 1 to 20"),
     ],
 )
-def test_wrong_values_are_refused_where_they_stand(reader: Reader, name: str, value: str, said: str) -> None:
+def test_wrong_values_are_refused_where_they_stand(
+    reader: Reader, name: str, value: str, said: str
+) -> None:
     reader.fill({name: value})  # type: ignore[dict-item]
     reader.page.click(RUN)
     assert said in reader.said()
@@ -230,7 +258,10 @@ def test_scripts_are_written_into_the_panel(tmp_path: Path) -> None:
     panel = tmp_path / "panel.html"
     panel.write_text('<p></p><script id="x" src="a.js"></script>')
     with pytest.raises(StorageError, match=r"a\.js"):
-        book.inline_scripts(panel)
+        build.inline_scripts(panel)
     (tmp_path / "a.js").write_text('const end = "</script>" + /\\d/;')
-    assert book.inline_scripts(panel) == '<p></p><script id="x">\nconst end = "<\\/script>" + /\\d/;</script>'
-    assert " src=" not in book.inline_scripts(JS / "lottery.html").split("</section>")[1]
+    assert (
+        build.inline_scripts(panel)
+        == '<p></p><script id="x">\nconst end = "<\\/script>" + /\\d/;</script>'
+    )
+    assert " src=" not in build.inline_scripts(JS / "lottery.html").split("</section>")[1]

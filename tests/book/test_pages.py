@@ -1,4 +1,6 @@
-"""Every page of the site in a real browser, by file:// and http://; and each check against a planted error."""
+"""Every page of the site in a real browser, by file:// and http://; and each check against a
+planted error.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ import yaml
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser
 
-from lotperm import book
+from lotperm.site import build
 
 ROOT = Path(__file__).parents[2]
-PAGES = [page.with_suffix("") for page in book._pages(ROOT)]
+PAGES = [page.with_suffix("") for page in build._pages(ROOT)]
 NOTEBOOKS = [page for page in PAGES if (ROOT / page).with_suffix(".ipynb").exists()]
 
 Pages = dict[Path, BeautifulSoup]
@@ -56,7 +58,9 @@ def parsed(site: Path) -> dict[Path, BeautifulSoup]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @every_page
-def test_a_page_as_a_reader_opens_it(site: Path, browser: Browser, name: Path, theme: checks.Theme) -> None:
+def test_a_page_as_a_reader_opens_it(
+    site: Path, browser: Browser, name: Path, theme: checks.Theme
+) -> None:
     with checks.window(browser, theme=theme) as context:
         page, problems = checks.visit(context, (site / name).with_suffix(".html").as_uri())
         assert page.locator("html").get_attribute("data-theme") == theme
@@ -77,7 +81,15 @@ def test_a_page_from_a_server(server: str, browser: Browser, name: Path) -> None
 
 def test_every_kind_of_thing_that_is_checked_is_there(site: Path, parsed: Pages) -> None:
     assert {path.relative_to(site).with_suffix("") for path in parsed} >= {*PAGES, Path("search")}
-    for selector in (".math", "img", "figure figcaption", "table", "a.reference", ".citation", "dt.sig"):
+    for selector in (
+        ".math",
+        "img",
+        "figure figcaption",
+        "table",
+        "a.reference",
+        ".citation",
+        "dt.sig",
+    ):
         assert any(page.select(selector) for page in parsed.values()), selector
 
 
@@ -86,20 +98,30 @@ def test_links_and_anchors_lead_somewhere(parsed: Pages) -> None:
 
 
 def test_pictures_have_alt_text_and_figures_numbers(parsed: Pages) -> None:
-    assert {path.name: found for path, page in parsed.items() if (found := checks.pictures(page))} == {}
+    assert {
+        path.name: found for path, page in parsed.items() if (found := checks.pictures(page))
+    } == {}
 
 
 def test_no_markup_is_left(parsed: Pages) -> None:
-    assert {path.name: found for path, page in parsed.items() if (found := checks.markup(page))} == {}
+    assert {
+        path.name: found for path, page in parsed.items() if (found := checks.markup(page))
+    } == {}
 
 
 def test_no_page_names_a_file_of_another_host(parsed: Pages) -> None:
-    assert {path.name: found for path, page in parsed.items() if (found := checks.outside(page))} == {}
+    assert {
+        path.name: found for path, page in parsed.items() if (found := checks.outside(page))
+    } == {}
 
 
 @pytest.mark.parametrize("scheme", ["file", "http"])
-def test_the_search_finds_the_method(site: Path, server: str, browser: Browser, scheme: str) -> None:
-    start = (site / "book" / "intro.html").as_uri() if scheme == "file" else f"{server}/book/intro.html"
+def test_the_search_finds_the_method(
+    site: Path, server: str, browser: Browser, scheme: str
+) -> None:
+    start = (
+        (site / "book" / "intro.html").as_uri() if scheme == "file" else f"{server}/book/intro.html"
+    )
     with checks.window(browser) as context:
         page, problems = checks.visit(context, start)
         problems += checks.search(page, "rewind", expected="notebooks/04_method.html")
@@ -128,21 +150,36 @@ def test_the_page_of_the_package_lists_what_it_exports(site: Path) -> None:
 
     page = BeautifulSoup((site / "book" / "api.html").read_text(), "html.parser")
     listed = {link.text.strip() for link in page.select("table.autosummary a")}
-    assert listed == set(lotperm.__all__) - {"Mask", "Permutation"}  # names of types, explained in words
-    modules = {path.stem for path in (ROOT / "lotperm").glob("[a-z]*.py")} - {"cli", "shapes", "threads"}
-    assert modules == set(re.findall(r"automodule:: lotperm\.(\w+)", (ROOT / "book" / "api.md").read_text()))
+    assert listed == set(lotperm.__all__) - {
+        "Mask",
+        "Permutation",
+    }  # names of types, explained in words
+    modules = {path.stem for path in (ROOT / "lotperm").glob("[a-z]*.py")} - {
+        "cli",
+        "shapes",
+        "threads",
+    }
+    assert modules == set(
+        re.findall(r"automodule:: lotperm\.(\w+)", (ROOT / "book" / "api.md").read_text())
+    )
 
 
 def test_a_second_build_executes_nothing_and_is_quick(
     site: Path, site_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executed = nbformat.read((site.parent / "src" / NOTEBOOKS[0]).with_suffix(".ipynb"), as_version=4)
-    monkeypatch.setattr(book, "source_hash", lambda: executed.metadata.lotperm.source_hash)
-    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("executed again"))
+    executed = nbformat.read(
+        (site.parent / "src" / NOTEBOOKS[0]).with_suffix(".ipynb"), as_version=4
+    )
+    monkeypatch.setattr(build, "source_hash", lambda: executed.metadata.lotperm.source_hash)
+    monkeypatch.setattr(
+        "papermill.execute_notebook", lambda *_, **__: pytest.fail("executed again")
+    )
     monkeypatch.setenv("LOTPERM_HOME", str(site_store))
     start = time.perf_counter()
-    book.build("smoke", site.parent, root=ROOT, progress=False)
-    assert time.perf_counter() - start < 30  # seconds; Sphinx alone takes about that long on a busy machine
+    build.build("smoke", site.parent, root=ROOT, progress=False)
+    assert (
+        time.perf_counter() - start < 30
+    )  # seconds; Sphinx alone takes about that long on a busy machine
 
 
 # --- planted errors ---------------------------------------------------------------------------------
@@ -175,8 +212,10 @@ def planted(
 
 
 def test_a_plain_page_has_no_problem(tmp_path: Path, browser: Browser) -> None:
-    figure = '<figure><img alt="A dot." src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><figcaption>' \
-        '<span class="caption-number">Fig. 1 </span>A dot.</figcaption></figure>'  # fmt: skip
+    figure = (
+        '<figure><img alt="A dot." src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><figcaption>'
+        '<span class="caption-number">Fig. 1 </span>A dot.</figcaption></figure>'
+    )
     data = '<p><a download="dot.csv" href="data:text/csv;charset=utf-8,x%0A1">Data (CSV)</a></p>'
     assert planted(tmp_path, browser, FORMULA + figure + data, MATHJAX) == []
 
@@ -184,10 +223,22 @@ def test_a_plain_page_has_no_problem(tmp_path: Path, browser: Browser) -> None:
 @pytest.mark.parametrize(
     ("body", "head", "said"),
     [
-        ('<img alt="x" src="http://other.invalid/x.png">', "", "asks another host: http://other.invalid/x.png"),
+        (
+            '<img alt="x" src="http://other.invalid/x.png">',
+            "",
+            "asks another host: http://other.invalid/x.png",
+        ),
         ('<img alt="x" src="http://other.invalid/x.png">', "", "loaded from another host"),
-        ("<script>fetch('https://other.invalid/data.json').catch(() => 0)</script>", "", "asks another host"),
-        ("", "<style>body {background: url(https://other.invalid/x.png)}</style>", "loaded from another host"),
+        (
+            "<script>fetch('https://other.invalid/data.json').catch(() => 0)</script>",
+            "",
+            "asks another host",
+        ),
+        (
+            "",
+            "<style>body {background: url(https://other.invalid/x.png)}</style>",
+            "loaded from another host",
+        ),
         ("<script>console.error('planted')</script>", "", "console: planted"),
         ("<script>throw new Error('planted')</script>", "", "script: planted"),
         (FORMULA, "", "MathJax didn't start"),
@@ -198,32 +249,48 @@ def test_a_plain_page_has_no_problem(tmp_path: Path, browser: Browser) -> None:
         ("<input>", "", "label ("),
         ("<button></button>", "", "button-name"),
         ('<div style="width: 500px">wide</div>', "", "the page is"),
-        ('<div style="overflow: hidden"><p style="width: 500px">cut off</p></div>', "", "p. ends at"),
+        (
+            '<div style="overflow: hidden"><p style="width: 500px">cut off</p></div>',
+            "",
+            "p. ends at",
+        ),
         ('<a href="nowhere.html">broken</a>', "", "nowhere.html leads nowhere"),
         ('<a href="plain.html#nowhere">broken</a>', "", "plain.html#nowhere leads nowhere"),
         ('<a href="missing.csv" download>data</a>', "", "missing.csv leads nowhere"),
         ('<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">', "", "picture without alt text"),
         ("<p>```{note} Not rendered.</p>", "", "not rendered: ```{note}"),
         ("<p>See {ref}`there`.</p>", "", "not rendered: See {ref}"),
-        ("<figure><figcaption>No number.</figcaption></figure>", "", "caption without a number: No number."),
+        (
+            "<figure><figcaption>No number.</figcaption></figure>",
+            "",
+            "caption without a number: No number.",
+        ),
     ],
-)  # fmt: skip
-def test_a_planted_error_is_seen(tmp_path: Path, browser: Browser, body: str, head: str, said: str) -> None:
+)
+def test_a_planted_error_is_seen(
+    tmp_path: Path, browser: Browser, body: str, head: str, said: str
+) -> None:
     assert [problem for problem in planted(tmp_path, browser, body, head) if said in problem]
 
 
 def test_an_error_of_the_dark_alone_is_seen(tmp_path: Path, browser: Browser) -> None:
-    head = "<style>@media (prefers-color-scheme: dark) {body {color: #333; background: #222}}</style>"
+    head = (
+        "<style>@media (prefers-color-scheme: dark) {body {color: #333; background: #222}}</style>"
+    )
     assert planted(tmp_path, browser, head=head) == []
     assert [
-        problem for problem in planted(tmp_path, browser, head=head, theme="dark") if "contrast" in problem
+        problem
+        for problem in planted(tmp_path, browser, head=head, theme="dark")
+        if "contrast" in problem
     ]
 
 
 @pytest.mark.parametrize("damage", ["no index", "two bars"])
 def test_a_broken_search_is_seen(site: Path, tmp_path: Path, browser: Browser, damage: str) -> None:
     copy = Path(
-        shutil.copytree(site, tmp_path / "site", ignore=shutil.ignore_patterns("_images", "_sources"))
+        shutil.copytree(
+            site, tmp_path / "site", ignore=shutil.ignore_patterns("_images", "_sources")
+        )
     )
     start = copy / "book" / "intro.html"
     if damage == "no index":

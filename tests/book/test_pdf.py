@@ -10,8 +10,8 @@ import tools
 from bs4 import BeautifulSoup
 from pypdf import PdfReader
 
-from lotperm import book
 from lotperm.errors import LotpermError, StorageError
+from lotperm.site import build, pdf
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,12 +22,12 @@ def times(site: Path) -> dict[Path, int]:
 
 def test_the_whole_book_is_printed(site: Path) -> None:
     before = times(site)
-    printed = book.pdf(site.parent, browser=tools.chromium())
+    printed = pdf.pdf(site.parent, browser=tools.chromium())
     assert times(site) == before  # the site stays as it is
     assert printed == site.parent / "book.pdf"
     pages = PdfReader(printed).pages
     texts = [re.sub(r"\s+", " ", page.extract_text()) for page in pages]
-    chapters = list(book._pages(ROOT))
+    chapters = list(build._pages(ROOT))
     assert len(texts) > 2 * len(chapters)
     whole = " ".join(texts)
     site_pages = [
@@ -37,26 +37,30 @@ def test_the_whole_book_is_printed(site: Path) -> None:
     titles = [page.h1.text.rstrip("#") for page in site_pages if page.h1]
     assert len(titles) == len(chapters)
     assert [title for title in titles if title not in whole] == []
-    assert any("Execute what changed and build the site" in text for text in texts[-20:])  # the last chapter
+    assert any(
+        "Execute what changed and build the site" in text for text in texts[-20:]
+    )  # the last chapter
     assert "\\begin{aligned}" not in whole and "\\(" not in whole  # formulas are set
-    assert sum(len(page.images) for page in pages) >= len([c for c in chapters if c.suffix == ".ipynb"])
+    assert sum(len(page.images) for page in pages) >= len(
+        [c for c in chapters if c.suffix == ".ipynb"]
+    )
     width = {round(float(page.mediabox.width)) for page in pages}
     assert len(width) == 1
 
 
 def test_a_book_that_is_not_built_is_not_printed(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no finished book"):
-        book.pdf(tmp_path, browser="true")
+        pdf.pdf(tmp_path, browser="true")
 
 
 def test_no_browser_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOTPERM_BROWSER", raising=False)
-    monkeypatch.setattr(book, "_BROWSERS", ("no-such-browser",))
-    monkeypatch.setattr(book, "_BROWSER_OF_A_MAC", tmp_path / "none")
+    monkeypatch.setattr(pdf, "_BROWSERS", ("no-such-browser",))
+    monkeypatch.setattr(pdf, "_BROWSER_OF_A_MAC", tmp_path / "none")
     with pytest.raises(StorageError, match="LOTPERM_BROWSER"):
-        book.pdf(tmp_path)
+        pdf.pdf(tmp_path)
     monkeypatch.setenv("LOTPERM_BROWSER", "this one")
-    assert book.find_browser() == "this one"
+    assert pdf.find_browser() == "this one"
 
 
 @pytest.mark.parametrize("program", ["true", "false"])
@@ -71,7 +75,7 @@ def test_a_browser_that_prints_nothing_is_an_error(
 
     (tmp_path / ".complete").write_text("of this book")
     (tmp_path / "book.pdf").write_text("of another time")
-    monkeypatch.setattr(book, "_sphinx", built)
+    monkeypatch.setattr(build, "run_sphinx", built)
     with pytest.raises(LotpermError, match="printed no PDF"):
-        book.pdf(tmp_path, browser=program)
+        pdf.pdf(tmp_path, browser=program)
     assert not (tmp_path / "book.pdf").exists()

@@ -13,8 +13,8 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lotperm import book
 from lotperm.errors import LotpermError, ParameterError
+from lotperm.site import build, notebooks
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,10 +47,14 @@ object()
 
 
 def tiny_notebook(path: Path, *, last: str = "print(profile, sparsity)") -> Path:
-    """A notebook with parameters, a formula, a figure, a progress bar and a trace in the file ``runs``."""
+    """A notebook with parameters, a formula, a figure, a progress bar and a trace in the file
+    ``runs``.
+    """
     alt = {"mystnb": {"image": {"alt": "A line from zero to one."}}}
     cells = [
-        new_markdown_cell("# The method\n\nA formula, $x^2$, and a citation, {cite}`adnan2025sparse`."),
+        new_markdown_cell(
+            "# The method\n\nA formula, $x^2$, and a citation, {cite}`adnan2025sparse`."
+        ),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell(NOISE),
         new_code_cell(FIGURE, metadata=alt),
@@ -64,7 +68,9 @@ def tiny_notebook(path: Path, *, last: str = "print(profile, sparsity)") -> Path
 def small_book(root: Path) -> Path:
     """A book of two pages in another folder, set up as the repository's; its notebook is fast."""
     shutil.copy(ROOT / "_config.yml", root / "_config.yml")
-    shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("*.md", "results", "paper"))
+    shutil.copytree(
+        ROOT / "book", root / "book", ignore=shutil.ignore_patterns("*.md", "results", "paper")
+    )
     (root / "book" / "intro.md").write_text(
         "# A book\n\nIts chapter is {doc}`../notebooks/04_method`.\n\n```{bibliography}\n```\n"
     )
@@ -82,7 +88,9 @@ def _empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pages(site: Path) -> dict[Path, BeautifulSoup]:
-    paths = [path for path in site.rglob("*.html") if "_static" not in path.parts]  # the theme's templates
+    paths = [
+        path for path in site.rglob("*.html") if "_static" not in path.parts
+    ]  # the theme's templates
     assert len(paths) > 3
     return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in paths}
 
@@ -93,7 +101,7 @@ def pages(site: Path) -> dict[Path, BeautifulSoup]:
 def test_the_start_page_leads_to_every_page(site: Path) -> None:
     intro = (site / "book" / "intro.html").read_text(encoding="utf-8")
     assert "book/intro.html" in (site / "index.html").read_text(encoding="utf-8")
-    for page in book._pages(ROOT):
+    for page in build._pages(ROOT):
         assert (site / page.with_suffix(".html")).exists()
         assert page.with_suffix(".html").name in intro or page.name == "intro.md"
 
@@ -106,7 +114,8 @@ def test_nothing_is_loaded_from_another_host(site: Path) -> None:
     for path in site.rglob("*.css"):
         text = path.read_text(encoding="utf-8")
         outside += [
-            (path, found) for found in re.findall(r"(?:@import|url\()\s*['\"]?(?:https?:)?//[^)\s]*", text)
+            (path, found)
+            for found in re.findall(r"(?:@import|url\()\s*['\"]?(?:https?:)?//[^)\s]*", text)
         ]
     assert not outside
 
@@ -116,7 +125,9 @@ def test_formulas_are_set_by_our_own_mathjax(site: Path) -> None:
     for path, page in soups.items():
         if page.select(".math"):
             scripts = [
-                str(script["src"]) for script in page.select("script[src]") if "mathjax" in str(script["src"])
+                str(script["src"])
+                for script in page.select("script[src]")
+                if "mathjax" in str(script["src"])
             ]
             assert len(scripts) == 1
             assert (path.parent / urlsplit(scripts[0]).path).resolve() == (
@@ -128,55 +139,67 @@ def test_formulas_are_set_by_our_own_mathjax(site: Path) -> None:
 
 def test_parameters_are_one_closed_block(site: Path) -> None:
     soups = pages(site)
-    for page in book._pages(ROOT):
+    for page in build._pages(ROOT):
         if page.suffix == ".ipynb":
             soup = soups[site / page.with_suffix(".html")]
-            blocks = [block for block in soup.select("details") if book._PARAMETERS_TITLE in block.text]
+            blocks = [
+                block
+                for block in soup.select("details")
+                if notebooks._PARAMETERS_TITLE in block.text
+            ]
             assert len(blocks) == 1
             assert blocks[0].select_one("[open]") is None
             assert not blocks[0].has_attr("open")
             assert "profile" in blocks[0].text
 
 
-def test_a_second_build_executes_nothing_and_gives_the_same_page(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_second_build_executes_nothing_and_gives_the_same_page(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(
-        book, "source_hash", lambda: "this package"
+        build, "source_hash", lambda: "this package"
     )  # however long someone edits it meanwhile
     root = small_book(tmp_path)
-    first = book.build("live", tmp_path / "out", root=root, parameters={"sparsity": 0.5}, progress=False)
+    first = build.build(
+        "live", tmp_path / "out", root=root, parameters={"sparsity": 0.5}, progress=False
+    )
     page = first.parent / "notebooks" / "04_method.html"
     before, stamp = page.read_bytes(), page.stat().st_mtime_ns
     assert b"live 0.5" in before
-    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("executed again"))
-    book.build("live", tmp_path / "out", root=root, parameters={"sparsity": 0.5}, progress=False)
+    monkeypatch.setattr(
+        "papermill.execute_notebook", lambda *_, **__: pytest.fail("executed again")
+    )
+    build.build("live", tmp_path / "out", root=root, parameters={"sparsity": 0.5}, progress=False)
     assert page.stat().st_mtime_ns == stamp
 
 
 def test_the_site_is_built_again_only_if_something_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(book, "source_hash", lambda: "this package")
+    monkeypatch.setattr(build, "source_hash", lambda: "this package")
     monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
     root, out = small_book(tmp_path), tmp_path / "out"
     built: list[str] = []
-    sphinx = book._sphinx
-    monkeypatch.setattr(book, "_sphinx", lambda *args: [built.append("again"), sphinx(*args)])
-    index = book.build("smoke", out, root=root, progress=False)
-    book.build("smoke", out, root=root, progress=False)
+    sphinx = build.run_sphinx
+    monkeypatch.setattr(build, "run_sphinx", lambda *args: [built.append("again"), sphinx(*args)])
+    index = build.build("smoke", out, root=root, progress=False)
+    build.build("smoke", out, root=root, progress=False)
     assert len(built) == 1
     intro, page = root / "book" / "intro.md", out / "html" / "book" / "intro.html"
     intro.write_text(f"{intro.read_text()}\nA line more.\n")
-    book.build("smoke", out, root=root, progress=False)
+    build.build("smoke", out, root=root, progress=False)
     assert len(built) == 2
     assert "A line more." in page.read_text()
     page.unlink()
     index.unlink()
-    book.build("smoke", out, root=root, progress=False)
+    build.build("smoke", out, root=root, progress=False)
     assert len(built) == 3
     assert page.exists()
     assert index.exists()
-    monkeypatch.setattr(book, "source_hash", lambda: "another package")  # its docstrings are a page
-    book.build("smoke", out, root=root, progress=False)
+    monkeypatch.setattr(
+        build, "source_hash", lambda: "another package"
+    )  # its docstrings are a page
+    build.build("smoke", out, root=root, progress=False)
     assert len(built) == 4
 
 
@@ -184,7 +207,7 @@ def test_a_failing_cell_fails_the_build(tmp_path: Path) -> None:
     root = small_book(tmp_path)
     tiny_notebook(root / "notebooks" / "04_method.ipynb", last="raise ValueError('planted')")
     with pytest.raises(LotpermError, match=r"04_method.ipynb: cell 4 failed: ValueError: planted"):
-        book.build("smoke", tmp_path / "out", root=root, progress=False)
+        build.build("smoke", tmp_path / "out", root=root, progress=False)
     assert not (tmp_path / "out" / "html").exists()
 
 
@@ -195,19 +218,19 @@ def test_a_broken_reference_fails_the_build_again_and_again(tmp_path: Path) -> N
     intro.write_text(whole + "\nSee {ref}`nowhere` and {cite}`nobody2000`.\n")
     for _ in range(2):  # Sphinx would forget the warnings of pages that it doesn't read again
         with pytest.raises(LotpermError, match=r"intro\.md.*(nowhere|nobody2000)"):
-            book.build("smoke", tmp_path / "out", root=root, progress=False)
+            build.build("smoke", tmp_path / "out", root=root, progress=False)
     intro.write_text(whole)
-    assert book.build("smoke", tmp_path / "out", root=root, progress=False).exists()
+    assert build.build("smoke", tmp_path / "out", root=root, progress=False).exists()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     root = small_book(tmp_path)
     (root / "notebooks" / "04_method.ipynb").unlink()
     with pytest.raises(LotpermError, match="notebooks/04_method"):
-        book.build("smoke", tmp_path / "out", root=root, progress=False)
+        build.build("smoke", tmp_path / "out", root=root, progress=False)
     (root / "_toc.yml").unlink()
     with pytest.raises(LotpermError, match=r"_toc\.yml"):
-        book.build("smoke", tmp_path / "out", root=root, progress=False)
+        build.build("smoke", tmp_path / "out", root=root, progress=False)
 
 
 # --- parameters -------------------------------------------------------------------------------------
@@ -231,10 +254,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         ({"note": object()}, "expected"),
     ],
 )
-def test_wrong_parameters_are_refused_before_anything_runs(tmp_path: Path, given: Any, said: str) -> None:
+def test_wrong_parameters_are_refused_before_anything_runs(
+    tmp_path: Path, given: Any, said: str
+) -> None:
     notebook = tiny_notebook(tmp_path / "n.ipynb")
     with pytest.raises(ParameterError, match=said):
-        book.execute(notebook, tmp_path / "out.ipynb", given, cwd=tmp_path, progress=False)
+        notebooks.execute(notebook, tmp_path / "out.ipynb", given, cwd=tmp_path, progress=False)
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "out.ipynb").exists()
 
@@ -248,13 +273,23 @@ def test_values_are_checked_before_anything_runs(tmp_path: Path) -> None:
         raise ParameterError("sparsity must be below 1")
 
     with pytest.raises(ParameterError, match="below 1"):
-        book.execute(
-            notebook, tmp_path / "out.ipynb", {"sparsity": 2}, validate=validate, cwd=tmp_path, progress=False
+        notebooks.execute(
+            notebook,
+            tmp_path / "out.ipynb",
+            {"sparsity": 2},
+            validate=validate,
+            cwd=tmp_path,
+            progress=False,
         )
     assert not (tmp_path / "runs").exists()
     assert seen == {
-        "profile": "smoke", "sparsity": 2.0, "seeds": [0, 1], "width": 3, "quick": False, "note": None
-    }  # fmt: skip
+        "profile": "smoke",
+        "sparsity": 2.0,
+        "seeds": [0, 1],
+        "width": 3,
+        "quick": False,
+        "note": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -265,16 +300,20 @@ def test_values_are_checked_before_anything_runs(tmp_path: Path) -> None:
         ("smok", {}, "Did you mean 'smoke'"),
     ],
 )
-def test_the_book_refuses_what_it_does_not_have(tmp_path: Path, profile: str, given: Any, said: str) -> None:
+def test_the_book_refuses_what_it_does_not_have(
+    tmp_path: Path, profile: str, given: Any, said: str
+) -> None:
     root = small_book(tmp_path)
     with pytest.raises(ParameterError, match=said):
-        book.build(profile, tmp_path / "out", root=root, parameters=given, progress=False)
+        build.build(profile, tmp_path / "out", root=root, parameters=given, progress=False)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_int_is_taken_for_a_float_and_none_takes_all(tmp_path: Path) -> None:
     notebook = tiny_notebook(tmp_path / "n.ipynb")
-    values = book.checked_parameters(notebook, {"sparsity": 1, "seeds": (4,), "note": {"a": [1, "b", None]}})
+    values = notebooks.checked_parameters(
+        notebook, {"sparsity": 1, "seeds": (4,), "note": {"a": [1, "b", None]}}
+    )
     assert repr(values["sparsity"]) == "1.0"
     assert values["seeds"] == [4]
     assert values["note"] == {"a": [1, "b", None]}
@@ -283,9 +322,11 @@ def test_an_int_is_taken_for_a_float_and_none_takes_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["a = f(1)", "import os", "a = b = 1", "print(1)"])
 def test_only_literals_may_be_parameters(tmp_path: Path, source: str) -> None:
     notebook = tmp_path / "n.ipynb"
-    nbformat.write(new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]})]), notebook)
+    nbformat.write(
+        new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]})]), notebook
+    )
     with pytest.raises(ParameterError, match="plain"):
-        book.defaults(notebook)
+        notebooks.defaults(notebook)
 
 
 # --- executing --------------------------------------------------------------------------------------
@@ -294,35 +335,39 @@ def test_only_literals_may_be_parameters(tmp_path: Path, source: str) -> None:
 def test_two_runs_are_identical_to_the_last_byte(tmp_path: Path) -> None:
     notebook = tiny_notebook(tmp_path / "n.ipynb")
     given = {"sparsity": 0.25, "note": 'ü"'}
-    one = book.execute(notebook, tmp_path / "one.ipynb", given, cwd=tmp_path, progress=False)
-    two = book.execute(notebook, tmp_path / "two.ipynb", given, cwd=tmp_path, progress=True)
+    one = notebooks.execute(notebook, tmp_path / "one.ipynb", given, cwd=tmp_path, progress=False)
+    two = notebooks.execute(notebook, tmp_path / "two.ipynb", given, cwd=tmp_path, progress=True)
     assert one.read_bytes() == two.read_bytes()
     nb = nbformat.read(one, as_version=4)
     nbformat.validate(nb)
     assert [cell.id for cell in nb.cells] == [f"cell-{i:02d}" for i in range(5)]
-    assert "sparsity: float = 0.25  # fraction that π moves\n" in nb.cells[1].source  # comments stay
-    assert book.defaults(one)["note"] == 'ü"'
+    assert (
+        "sparsity: float = 0.25  # fraction that π moves\n" in nb.cells[1].source
+    )  # comments stay
+    assert notebooks.defaults(one)["note"] == 'ü"'
     assert nb.cells[2].outputs[0].text == "step\n" * 3  # one piece, no progress bar
     assert nb.cells[4].outputs[0].text == "smoke 0.25\n"
     text = one.read_text()
     assert not re.search(r'papermill|iopub|widgets|"execution"|0x[0-9a-f]{6}|it/s', text)
-    assert nb.metadata.lotperm.source_hash == book.source_hash()
+    assert nb.metadata.lotperm.source_hash == build.source_hash()
     # Committed notebooks are executed in place: that must not change them further.
-    book.execute(one, one, cwd=tmp_path, progress=False)
+    notebooks.execute(one, one, cwd=tmp_path, progress=False)
     assert nbformat.read(one, as_version=4).cells == nb.cells
 
 
-def test_renewed_notebooks_keep_only_what_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_renewed_notebooks_keep_only_what_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     notebook = tiny_notebook(tmp_path / "n.ipynb")
     nb = nbformat.read(notebook, as_version=4)
     nb.cells[4].metadata["tags"] = ["nbval-check-output"]
     nbformat.write(nb, notebook)
-    book.renew(notebook)
+    notebooks.renew(notebook)
     text, nb = notebook.read_text(), nbformat.read(notebook, as_version=4)
     assert [len(cell.outputs) for cell in nb.cells if cell.cell_type == "code"] == [0, 0, 0, 1]
     assert "lotperm" not in nb.metadata and text.endswith("}\n")
-    book.renew(notebook)
+    notebooks.renew(notebook)
     assert notebook.read_text() == text
 
 
@@ -331,7 +376,9 @@ def test_every_notebook_gives_the_same_bytes_from_another_empty_store(
     site: Path, tmp_path: Path, name: str
 ) -> None:
     notebook = ROOT / "notebooks" / f"{name}.ipynb"
-    again = book.execute(notebook, tmp_path / notebook.name, {"profile": "smoke"}, cwd=ROOT, progress=False)
+    again = notebooks.execute(
+        notebook, tmp_path / notebook.name, {"profile": "smoke"}, cwd=ROOT, progress=False
+    )
     first, second = (
         nbformat.read(p, as_version=4).cells
         for p in (site.parent / "src" / "notebooks" / notebook.name, again)
@@ -339,12 +386,14 @@ def test_every_notebook_gives_the_same_bytes_from_another_empty_store(
     assert [i for i, (one, two) in enumerate(zip(first, second, strict=True)) if one != two] == []
 
 
-def test_what_was_executed_is_not_executed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book, "source_hash", lambda: "this package")
+def test_what_was_executed_is_not_executed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "source_hash", lambda: "this package")
     notebook, runs = tiny_notebook(tmp_path / "n.ipynb"), tmp_path / "runs"
 
     def run(**parameters: Any) -> Path:
-        return book.execute_cached(notebook, "smoke", parameters, cwd=tmp_path, progress=False)
+        return notebooks.execute_cached(notebook, "smoke", parameters, cwd=tmp_path, progress=False)
 
     first = run()
     content = first.read_bytes()
@@ -357,7 +406,7 @@ def test_what_was_executed_is_not_executed_again(tmp_path: Path, monkeypatch: py
     assert run() == first
     assert first.read_bytes() == content
     assert len(list(first.parent.glob("*.corrupt"))) == 1
-    monkeypatch.setattr(book, "source_hash", lambda: "another package")
+    monkeypatch.setattr(build, "source_hash", lambda: "another package")
     assert run() != first
     assert runs.read_text() == "xxxx"
 
@@ -366,26 +415,28 @@ def test_the_key_follows_cells_parameters_and_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notebook = tiny_notebook(tmp_path / "n.ipynb")
-    key = book.executed_key(notebook, {})
-    assert key == book.executed_key(notebook, {"sparsity": 0.9})
-    assert key != book.executed_key(notebook, {"sparsity": 0.8})
+    key = notebooks.executed_key(notebook, {})
+    assert key == notebooks.executed_key(notebook, {"sparsity": 0.9})
+    assert key != notebooks.executed_key(notebook, {"sparsity": 0.8})
     tiny_notebook(notebook, last="print(sparsity)")
-    assert key != book.executed_key(notebook, {})
+    assert key != notebooks.executed_key(notebook, {})
     tiny_notebook(notebook)
-    assert key == book.executed_key(notebook, {})
-    monkeypatch.setattr(book, "source_hash", lambda: "another package")
-    assert key != book.executed_key(notebook, {})
+    assert key == notebooks.executed_key(notebook, {})
+    monkeypatch.setattr(build, "source_hash", lambda: "another package")
+    assert key != notebooks.executed_key(notebook, {})
 
 
-@pytest.mark.parametrize("table", ["paper/fig5.csv", "results/cifar10/results.json", "results/barrier.json"])
+@pytest.mark.parametrize(
+    "table", ["paper/fig5.csv", "results/cifar10/results.json", "results/barrier.json"]
+)
 def test_a_page_is_made_anew_when_a_recorded_number_changes(tmp_path: Path, table: str) -> None:
     notebook, path = tiny_notebook(tmp_path / "notebooks" / "n.ipynb"), tmp_path / "book" / table
-    before = book.executed_key(notebook, {})
+    before = notebooks.executed_key(notebook, {})
     path.parent.mkdir(parents=True)
     path.write_text("76.6")
-    written = book.executed_key(notebook, {})
+    written = notebooks.executed_key(notebook, {})
     path.write_text("76.7")
-    assert len({before, written, book.executed_key(notebook, {})}) == 3
+    assert len({before, written, notebooks.executed_key(notebook, {})}) == 3
 
 
 def test_notebooks_are_executed_at_once(tmp_path: Path) -> None:
@@ -401,7 +452,7 @@ def test_notebooks_are_executed_at_once(tmp_path: Path) -> None:
         )
         tiny_notebook(root / "notebooks" / f"{name}.ipynb", last=wait)
     here = Path.cwd()
-    index = book.build("smoke", tmp_path / "out", root=root, progress=False, jobs=2)
+    index = build.build("smoke", tmp_path / "out", root=root, progress=False, jobs=2)
     assert Path.cwd() == here
     assert (index.parent / "notebooks" / "05_other.html").exists()
 
@@ -409,7 +460,9 @@ def test_notebooks_are_executed_at_once(tmp_path: Path) -> None:
 def test_an_error_of_ours_keeps_its_exit_code(tmp_path: Path) -> None:
     last = "from lotperm.errors import DivergedError\nraise DivergedError('loss is nan at step 3')"
     notebook = tiny_notebook(tmp_path / "n.ipynb", last=last)
-    with pytest.raises(LotpermError, match="cell 4 failed: DivergedError: loss is nan at step 3") as caught:
-        book.execute(notebook, tmp_path / "out.ipynb", cwd=tmp_path, progress=False)
+    with pytest.raises(
+        LotpermError, match="cell 4 failed: DivergedError: loss is nan at step 3"
+    ) as caught:
+        notebooks.execute(notebook, tmp_path / "out.ipynb", cwd=tmp_path, progress=False)
     assert caught.value.exit_code == 4
     assert not (tmp_path / "out.ipynb").exists()

@@ -1,4 +1,6 @@
-"""Chapter 02 as readers use it: units swapped by mouse, finger and keyboard, and what the page says about it."""
+"""Chapter 02 as readers use it: units swapped by mouse, finger and keyboard, and what the page
+says about it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from playwright.sync_api import Browser, Locator, expect
 from torch import Tensor
 
 from lotperm import PermutationSpec, magnitude_prune, permute
-from lotperm.masks import apply_mask, full_mask
-from lotperm.models import MLP
+from lotperm.engine.models import MLP
+from lotperm.science.sparsity import apply_mask, full_mask
 
 Weights = dict[str, Tensor]
 
@@ -33,7 +35,9 @@ class Figure:
         layers = self.data["layers"]
         sizes = [len(layer["bias"]) for layer in layers]
         model = MLP(len(layers[0]["weight"][0]), sizes[:-1], sizes[-1]).double()
-        names = [name.removesuffix(".weight") for name in model.state_dict() if name.endswith("weight")]
+        names = [
+            name.removesuffix(".weight") for name in model.state_dict() if name.endswith("weight")
+        ]
         self.weights: Weights = {
             f"{name}.{kind}": torch.tensor(layer[kind], dtype=torch.float64)
             for name, layer in zip(names, layers, strict=True)
@@ -85,7 +89,9 @@ class Figure:
         after = self.logits(masked)
         largest = before.abs().max().item()
         difference = (after - before).abs().max().item()
-        assert self.read("difference") == pytest.approx(difference, rel=1e-9, abs=64 * math.ulp(largest))
+        assert self.read("difference") == pytest.approx(
+            difference, rel=1e-9, abs=64 * math.ulp(largest)
+        )
         far = math.sqrt(sum(((copy[n] - w) ** 2).sum().item() for n, w in self.weights.items()))
         assert self.read("distance") == pytest.approx(far, rel=1e-12, abs=1e-12)
         right = ((after > 0).int() == self.targets).double().mean().item()
@@ -180,7 +186,9 @@ def test_by_keyboard(figure: Figure) -> None:
 
 
 def test_shuffle_undo_and_reset(figure: Figure) -> None:
-    press = {name: figure.root.locator(f"[data-do='{name}']") for name in ("shuffle", "undo", "reset")}
+    press = {
+        name: figure.root.locator(f"[data-do='{name}']") for name in ("shuffle", "undo", "reset")
+    }
     expect(press["undo"]).to_be_disabled()
     orders = [START]
     for _ in range(5):
@@ -210,7 +218,9 @@ def test_incoming_weights_alone_break_the_function(figure: Figure) -> None:
     for kind in ("weight", "bias"):
         broken[f"{figure.names[0]}.{kind}"] = broken[f"{figure.names[0]}.{kind}"][[1, 0, 2, 3]]
     before, after = figure.logits(figure.weights), figure.logits(broken)
-    assert figure.read("difference") == pytest.approx((after - before).abs().max().item(), rel=1e-12)
+    assert figure.read("difference") == pytest.approx(
+        (after - before).abs().max().item(), rel=1e-12
+    )
     assert figure.read("difference") > 0.1
     assert figure.says("ulps") == "another function"
     assert figure.says("copies") == "not a copy"
@@ -227,7 +237,8 @@ def test_a_mask_stays_or_moves_along(figure: Figure) -> None:
     figure.swap(1, 1, 3)
     order = figure.order()
     choose = {
-        masking: figure.root.locator(f"input[value='{masking}']") for masking in ("none", "stays", "moves")
+        masking: figure.root.locator(f"input[value='{masking}']")
+        for masking in ("none", "stays", "moves")
     }
     for sparsity in (figure.data["sparsity"], 0.25, 0.75):
         for masking in ("stays", "moves"):
@@ -275,5 +286,7 @@ def test_without_scripts_a_picture_stands(browser: Browser, address: str) -> Non
     picture = page.locator(".lotperm-symmetry img")
     box = picture.bounding_box()
     assert box is not None and box["width"] > 200
-    assert (picture.get_attribute("alt") or "").startswith("A network with layers of 2, 4, 4, 1 units")
+    assert (picture.get_attribute("alt") or "").startswith(
+        "A network with layers of 2, 4, 4, 1 units"
+    )
     context.close()

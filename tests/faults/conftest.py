@@ -1,7 +1,9 @@
-"""What the tests of faults share: a warm process that forks, an unbroken run to compare with, and the record.
+"""What the tests of faults share: a warm process that forks, an unbroken run to compare with, and
+the record.
 
-How often each fault is tried follows LOTPERM_FAULTS, the number of kills: 50 (the default) is what CI runs, 500 is
-``make faults``. With LOTPERM_FAULTS_ROWS, a file, what was tried is written there: the table in the book.
+How often each fault is tried follows LOTPERM_FAULTS, the number of kills: 50 (the default) is what
+CI runs, 500 is ``make faults``. With LOTPERM_FAULTS_ROWS, a file, what was tried is written there:
+the table in the book.
 """
 
 from __future__ import annotations
@@ -22,9 +24,18 @@ KILLS = int(os.environ.get("LOTPERM_FAULTS", "50"))
 LONG = KILLS >= 500
 ROOT = Path(__file__).parents[2]
 TINY = {
-    "profile": "smoke", "train_size": 300, "test_size": 100, "epochs": 3, "rewind_epoch": 1, "finetune_epochs": 1,
-    "hidden": [32], "seeds": 2, "sparsity": 0.5, "batch_size": 32, "prune_fraction": 0.4,
-}  # fmt: skip
+    "profile": "smoke",
+    "train_size": 300,
+    "test_size": 100,
+    "epochs": 3,
+    "rewind_epoch": 1,
+    "finetune_epochs": 1,
+    "hidden": [32],
+    "seeds": 2,
+    "sparsity": 0.5,
+    "batch_size": 32,
+    "prune_fraction": 0.4,
+}
 
 
 def times(ci: int, long: int) -> int:
@@ -37,12 +48,20 @@ class Warm:
 
     def __init__(self, folder: Path) -> None:
         variables = {
-            **os.environ, "OMP_NUM_THREADS": "1", "LOTPERM_DATA": str(folder / "data"), "PYTHONPATH": str(ROOT),
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "LOTPERM_DATA": str(folder / "data"),
+            "PYTHONPATH": str(ROOT),
             "COLUMNS": "200",
-        }  # fmt: skip
+        }
         command = [sys.executable, str(Path(__file__).with_name("warm.py")), str(folder)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=folder
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=variables,
+            cwd=folder,
         )
         assert self._answer() == "ready"
 
@@ -51,7 +70,9 @@ class Warm:
         assert line, "the warm process has ended"
         return json.loads(line)
 
-    def ask(self, *calls: dict[str, Any], hit: dict[str, Any] | None = None, timeout: float = 120) -> Any:
+    def ask(
+        self, *calls: dict[str, Any], hit: dict[str, Any] | None = None, timeout: float = 120
+    ) -> Any:
         """Do the calls, all at once, each in a child: exit codes and what was printed."""
         request = {"calls": calls, "hit": hit, "timeout": timeout}
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -59,7 +80,9 @@ class Warm:
         return self._answer()
 
     def whole(self, home: Path, **more: Any) -> dict[str, Any]:
-        """The call that computes every kind of stage in a store, its results in the folder ``out`` there."""
+        """The call that computes every kind of stage in a store, its results in the folder
+        ``out`` there.
+        """
         options = {"parameters": {**TINY, **more.pop("parameters", {})}, "out": str(home / "out")}
         return self.call("whole", home, options, **more)
 
@@ -71,7 +94,16 @@ class Warm:
         """The call of ``lotperm experiment``, small."""
         parameters = {**TINY, **more.pop("parameters", {})}
         options = [o for n, v in parameters.items() if n != "profile" for o in ("-p", f"{n}={v}")]
-        given = ("experiment", "--profile", "smoke", *options, "--device", "cpu", "--out", home / "out")
+        given = (
+            "experiment",
+            "--profile",
+            "smoke",
+            *options,
+            "--device",
+            "cpu",
+            "--out",
+            home / "out",
+        )
         return self.command(home, *given, *arguments, **more)
 
     @staticmethod
@@ -100,10 +132,12 @@ def unbroken(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def fingerprint(home: Path) -> dict[str, str]:
-    """Each final file of a store and of its results -> the sha256 of all in it that must not differ.
+    """Each final file of a store and of its results -> the sha256 of all in it that must not
+    differ.
 
-    Of JSON that is everything but when it was computed and in how many seconds, and the checksum over these. One line
-    of summary.md says the seconds; that line, and its checksum in results.json, are left out.
+    Of JSON that is everything but when it was computed and in how many seconds, and the checksum
+    over these. One line of summary.md says the seconds; that line, and its checksum in
+    results.json, are left out.
     """
     found = {}
     for path in sorted([*(home / "stages").rglob("*"), *(home / "out").rglob("*")]):
@@ -125,9 +159,13 @@ def _lasting(value: Any, top: bool = True) -> Any:
 
 
 def problems(home: Path, expected: dict[str, str]) -> list[str]:
-    """What is wrong with a store that was disturbed and then finished: the check of every crash."""
+    """What is wrong with a store that was disturbed and then finished: the check of every
+    crash.
+    """
     got = fingerprint(home)
-    wrong = [f"{name} differs or is missing" for name in expected if got.get(name) != expected[name]]
+    wrong = [
+        f"{name} differs or is missing" for name in expected if got.get(name) != expected[name]
+    ]
     wrong += [f"{name} is left over" for name in got if name not in expected]
     wrong += [f"{path.name} was torn" for path in home.rglob("*.corrupt")]
     return wrong + [f"{path.name} is left over" for path in (home / "work").rglob("*")]
@@ -140,7 +178,9 @@ _rows: list[dict[str, Any]] = []
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Call it with a fault, how often it was tried and what came of it; it fails if it was never tried."""
+    """Call it with a fault, how often it was tried and what came of it; it fails if it was
+    never tried.
+    """
     group = Path(request.node.fspath).stem.removeprefix("test_")
 
     def add(fault: str, tried: int, outcome: str, **more: Any) -> None:

@@ -1,4 +1,5 @@
-"""One experiment with so many threads, compiled or not; prints its accuracies and where its dense networks are.
+"""One experiment with so many threads, compiled or not; prints its accuracies and where its dense
+networks are.
 
 python measure.py --profile live --threads 2 --compile
 """

@@ -1,8 +1,9 @@
-"""The long version of the tests of faults, and the table of what was tried that the book shows: `make faults`.
+"""The long version of the tests of faults, and the table of what was tried that the book shows:
+`make faults`.
 
-Runs the groups one after the other and keeps what each has tried in _build/faults, so that it can be stopped and gone
-on with; a group is run again when the package or the number of kills has changed. Writes
-book/results/faults.{json,md} from the groups that passed.
+Runs the groups one after the other and keeps what each has tried in _build/faults, so that it can
+be stopped and gone on with; a group is run again when the package or the number of kills has
+changed. Writes book/results/faults.{json,md} from the groups that passed.
 
     python tests/faults/record.py              # all groups, then the table
     python tests/faults/record.py crash        # this one, then the table
@@ -26,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from common import RESULTS, environment  # noqa: E402
 
-from lotperm.store import source_hash  # noqa: E402
+from lotperm.store.provenance import source_hash  # noqa: E402
 
 GROUPS = ("crash", "corruption", "concurrency", "parameters", "hostile", "resources", "numbers")
 
@@ -40,9 +41,12 @@ def run(group: str, kept: Path, kills: int) -> bool:
     rows = kept.with_suffix(".rows")
     rows.unlink(missing_ok=True)
     variables = {
-        **os.environ, "LOTPERM_FAULTS": str(kills), "LOTPERM_FAULTS_ROWS": str(rows), "OMP_NUM_THREADS": "1",
+        **os.environ,
+        "LOTPERM_FAULTS": str(kills),
+        "LOTPERM_FAULTS_ROWS": str(rows),
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
+    }
     source, began = source_hash(), time.monotonic()
     command = [
         sys.executable,
@@ -56,9 +60,13 @@ def run(group: str, kept: Path, kills: int) -> bool:
     if subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode:
         return False
     report = {
-        "group": group, "kills": kills, "source": source, "seconds": round(time.monotonic() - began),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "rows": json.loads(rows.read_text()),
-    }  # fmt: skip
+        "group": group,
+        "kills": kills,
+        "source": source,
+        "seconds": round(time.monotonic() - began),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "rows": json.loads(rows.read_text()),
+    }
     kept.write_text(json.dumps(report, indent=1) + "\n")
     return True
 
@@ -90,7 +98,9 @@ def table(report: dict[str, Any]) -> str:
 def main() -> None:
     """Run what was asked for and write the table of all that passed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("groups", nargs="*", default=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument(
+        "groups", nargs="*", default=GROUPS, metavar="GROUP", help=", ".join(GROUPS)
+    )
     parser.add_argument(
         "--kills", type=int, default=500, help="the size of everything; 500 is the long version"
     )
@@ -98,8 +108,14 @@ def main() -> None:
     options = parser.parse_args()
     folder = ROOT / "_build" / "faults"
     folder.mkdir(parents=True, exist_ok=True)
-    failed = [group for group in options.groups if not run(group, folder / f"{group}.json", options.kills)]
-    groups = [json.loads(path.read_text()) for group in GROUPS if (path := folder / f"{group}.json").exists()]
+    failed = [
+        group for group in options.groups if not run(group, folder / f"{group}.json", options.kills)
+    ]
+    groups = [
+        json.loads(path.read_text())
+        for group in GROUPS
+        if (path := folder / f"{group}.json").exists()
+    ]
     groups = [g for g in groups if g["group"] not in failed and g["kills"] == options.kills]
     if groups:
         found = {group["group"] for group in groups}
@@ -110,7 +126,9 @@ def main() -> None:
             "groups": groups,
             "machine": environment(),
         }
-        options.out.with_suffix(".json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        options.out.with_suffix(".json").write_text(
+            json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        )
         options.out.with_suffix(".md").write_text(table(report))
     for group in failed:
         print(f"group {group} failed: it isn't in the table")

@@ -1,4 +1,6 @@
-"""Flipped bits, cut ends and zeroed pages: nothing damaged is used, and every file that is refused is named."""
+"""Flipped bits, cut ends and zeroed pages: nothing damaged is used, and every file that is
+refused is named.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,15 @@ import pytest
 import torch
 from conftest import ROOT
 
-from lotperm import book, data, reference
-from lotperm.data import Split
+from lotperm.data import catalog, datasets
+from lotperm.data.dataset import Split
 from lotperm.errors import IntegrityError
-from lotperm.results import load_record
-from lotperm.store import StageResult, Store, Workspace, load_tensors
+from lotperm.site import build, notebooks
+from lotperm.store.files import load_tensors
+from lotperm.store.stages import StageResult, Store
+from lotperm.store.workspace import Workspace
+from lotperm.studies import published
+from lotperm.studies.results import load_record
 
 EACH = 200  # of five kinds of files: 1,000
 
@@ -28,7 +34,9 @@ def damage(path: Path, rng: random.Random) -> str:
     good = path.read_bytes()
     while True:
         bad = bytearray(good)
-        how = rng.choice(["flipped bit", "cut end", "zeroed page", "lost"] if rng.random() < 0.02 else _USUAL)
+        how = rng.choice(
+            ["flipped bit", "cut end", "zeroed page", "lost"] if rng.random() < 0.02 else _USUAL
+        )
         at = rng.randrange(len(bad))
         if how == "flipped bit":
             bad[at] ^= 1 << rng.randrange(8)
@@ -46,7 +54,10 @@ def damage(path: Path, rng: random.Random) -> str:
 
 
 _USUAL = ["flipped bit", "cut end", "zeroed page"]
-TENSORS = {"w": torch.arange(6000, dtype=torch.float32).reshape(60, 100) / 7, "m": torch.arange(600) % 3 == 0}
+TENSORS = {
+    "w": torch.arange(6000, dtype=torch.float32).reshape(60, 100) / 7,
+    "m": torch.arange(600) % 3 == 0,
+}
 
 
 def equal(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> bool:
@@ -78,7 +89,9 @@ def test_stages(tmp_path, caplog, record):
 
     def compute(workspace: Workspace) -> StageResult:
         computed.append(1)
-        return StageResult({"accuracy": [0.5, 0.25]}, {"final": TENSORS, "mask": {"m": TENSORS["m"]}})
+        return StageResult(
+            {"accuracy": [0.5, 0.25]}, {"final": TENSORS, "mask": {"m": TENSORS["m"]}}
+        )
 
     store = Store(tmp_path)
     good = store.stage("dense", {"lr": 0.1}, compute)
@@ -102,7 +115,9 @@ def test_stages(tmp_path, caplog, record):
 
 def test_a_stage_damaged_after_it_was_found(tmp_path, record):
     rng = random.Random(3)
-    good = Store(tmp_path).stage("dense", {"lr": 0.1}, lambda _: StageResult({}, {"final": TENSORS}))
+    good = Store(tmp_path).stage(
+        "dense", {"lr": 0.1}, lambda _: StageResult({}, {"final": TENSORS})
+    )
     path = good.path / "final.safetensors"
     kept, refused = path.read_bytes(), 0
     for _ in range(EACH // 2):
@@ -112,15 +127,17 @@ def test_a_stage_damaged_after_it_was_found(tmp_path, record):
         refused += 1
         path.write_bytes(kept)
     record(
-        "tensors of a stage damaged between finding and loading", refused, "0 used: refused by name, exit 3"
+        "tensors of a stage damaged between finding and loading",
+        refused,
+        "0 used: refused by name, exit 3",
     )
 
 
 def test_recorded_results(tmp_path, monkeypatch, record):
     rng, refused = random.Random(4), 0
     shutil.copytree(ROOT / "book" / "results", tmp_path / "results")
-    monkeypatch.setattr(reference, "book_folder", lambda: tmp_path)
-    good = reference.recorded("fashion_mnist")
+    monkeypatch.setattr(published, "book_folder", lambda: tmp_path)
+    good = published.recorded("fashion_mnist")
     assert good
     folder = tmp_path / "results" / good[0].name
     kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -128,11 +145,11 @@ def test_recorded_results(tmp_path, monkeypatch, record):
         name = "results.json" if number % 2 else rng.choice(sorted(kept))
         damage(folder / name, rng)
         with pytest.raises(IntegrityError, match=good[0].name) as caught:
-            reference.recorded("fashion_mnist")
+            published.recorded("fashion_mnist")
         assert "git checkout" in str(caught.value) and "\n" not in str(caught.value)
         refused += 1
         (folder / name).write_bytes(kept[name])
-    assert reference.recorded("fashion_mnist")[0].summary.equals(good[0].summary)
+    assert published.recorded("fashion_mnist")[0].summary.equals(good[0].summary)
     record("damaged recorded result", refused, "0 used: refused by name, exit 3")
 
 
@@ -141,7 +158,10 @@ def test_every_recorded_run_is_whole():
     assert len(folders) >= 2
     for folder in folders:
         content = load_record(folder)
-        assert set(content["files"]) == {path.name for path in folder.iterdir()} - {"results.json", "tickets"}
+        assert set(content["files"]) == {path.name for path in folder.iterdir()} - {
+            "results.json",
+            "tickets",
+        }
         for ticket in folder.glob("tickets/*"):
             load_tensors(ticket, checked=True)
 
@@ -149,33 +169,39 @@ def test_every_recorded_run_is_whole():
 def test_a_recorded_run_without_a_checksum_is_refused(tmp_path, monkeypatch):
     (tmp_path / "results" / "plain").mkdir(parents=True)
     (tmp_path / "results" / "plain" / "results.json").write_text('{"experiment": {}, "files": {}}')
-    monkeypatch.setattr(reference, "book_folder", lambda: tmp_path)
+    monkeypatch.setattr(published, "book_folder", lambda: tmp_path)
     with pytest.raises(IntegrityError, match="without a checksum"):
-        reference.recorded("fashion_mnist")
+        published.recorded("fashion_mnist")
 
 
 def test_data_sets(tmp_path, monkeypatch, record):
     rng, refused = random.Random(5), 0
-    spec = replace(data._SPECS["fashion_mnist"], n_train=60, n_test=20, content=None)
-    monkeypatch.setitem(data._SPECS, "fashion_mnist", spec)
+    spec = replace(catalog.SPECS["fashion_mnist"], n_train=60, n_test=20, content=None)
+    monkeypatch.setitem(catalog.SPECS, "fashion_mnist", spec)
     pixels = np.random.default_rng(0).integers(0, 256, (80, 1, 28, 28), dtype=np.uint8)
     targets = torch.arange(80) % 10
-    raw = {"train.inputs": torch.from_numpy(pixels[:60]), "train.targets": targets[:60],
-           "test.inputs": torch.from_numpy(pixels[60:]), "test.targets": targets[60:]}  # fmt: skip
+    raw = {
+        "train.inputs": torch.from_numpy(pixels[:60]),
+        "train.targets": targets[:60],
+        "test.inputs": torch.from_numpy(pixels[60:]),
+        "test.targets": targets[60:],
+    }
     path = tmp_path / "data" / "fashion_mnist.safetensors"
-    content = data._check("fashion_mnist", raw, "the test", None)
-    data._save("fashion_mnist", raw, path, content, "test")
+    content = catalog.check_content("fashion_mnist", raw, "the test", None)
+    catalog.save_dataset("fashion_mnist", raw, path, content, "test")
     kept = path.read_bytes()
     for _ in range(EACH):
         damage(path, rng)
         with pytest.raises(IntegrityError, match=r"moved aside.*lotperm data fetch fashion_mnist"):
-            data.load("fashion_mnist", home=tmp_path)
+            datasets.load("fashion_mnist", home=tmp_path)
         assert not path.exists()
         (aside,) = path.parent.glob("*.corrupt")
         aside.unlink()
         refused += 1
         path.write_bytes(kept)
-    assert torch.equal(data.load("fashion_mnist", home=tmp_path).train.inputs, raw["train.inputs"])
+    assert torch.equal(
+        datasets.load("fashion_mnist", home=tmp_path).train.inputs, raw["train.inputs"]
+    )
     record(
         "damaged cached data set",
         refused,
@@ -184,11 +210,11 @@ def test_data_sets(tmp_path, monkeypatch, record):
 
 
 def test_the_generated_data_set_is_generated_again(tmp_path, caplog):
-    good: Split = data.load("mnist1d", home=tmp_path).train
+    good: Split = datasets.load("mnist1d", home=tmp_path).train
     path = tmp_path / "data" / "mnist1d.safetensors"
     damage(path, random.Random(6))
     with caplog.at_level(logging.WARNING):
-        again = data.load("mnist1d", home=tmp_path).train
+        again = datasets.load("mnist1d", home=tmp_path).train
     assert torch.equal(again.inputs, good.inputs) and "mnist1d.safetensors" in caplog.text
 
 
@@ -199,13 +225,13 @@ def test_executed_pages(tmp_path, monkeypatch, caplog, record):
 
     def execute(notebook: Path, out: Path, *_: object, **__: object) -> Path:
         executed.append(notebook)
-        book.write_atomic(out, content)
+        build.write_atomic(out, content)
         return out
 
     monkeypatch.setenv("LOTPERM_HOME", str(tmp_path))
-    monkeypatch.setattr(book, "execute", execute)
-    monkeypatch.setattr(book, "executed_key", lambda *_: "0" * 64)
-    open_page: Callable[[], Path] = lambda: book.execute_cached(page, "smoke", progress=False)  # noqa: E731
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(notebooks, "executed_key", lambda *_: "0" * 64)
+    open_page: Callable[[], Path] = lambda: notebooks.execute_cached(page, "smoke", progress=False)  # noqa: E731
     page = ROOT / "notebooks" / "04_method.ipynb"
     out = open_page()
     for number in range(EACH // 2):

@@ -12,15 +12,32 @@ from conftest import KILLS, Warm, fingerprint, problems
 
 # Where the signal is sent, in the order of a run, and how long it may wait there (seconds).
 MOMENTS = [
-    ("start", 0.05), ("dense", 0.3), ("save", 0.004), ("dense", 0.3), ("imp", 0.04), ("imp", 0.08), ("match", 0.02),
-    ("sparse", 0.005), ("save", 0.004), ("sparse", 0.04), ("connectivity", 0.08), ("results", 0.03),
-]  # fmt: skip
+    ("start", 0.05),
+    ("dense", 0.3),
+    ("save", 0.004),
+    ("dense", 0.3),
+    ("imp", 0.04),
+    ("imp", 0.08),
+    ("match", 0.02),
+    ("sparse", 0.005),
+    ("save", 0.004),
+    ("sparse", 0.04),
+    ("connectivity", 0.08),
+    ("results", 0.03),
+]
 
 
 def broken_run(
-    warm: Warm, home: Path, moments: list[tuple[str, float]], rng: random.Random, most: int, **call: Any
+    warm: Warm,
+    home: Path,
+    moments: list[tuple[str, float]],
+    rng: random.Random,
+    most: int,
+    **call: Any,
 ) -> tuple[list[str], str]:
-    """Begin a run again and again, kill it at each of the moments, let it end: where it was hit, what it printed."""
+    """Begin a run again and again, kill it at each of the moments, let it end: where it was
+    hit, what it printed.
+    """
     hits: list[str] = []
     for phase, longest in moments:
         hit = {"phase": phase, "delay": rng.uniform(0, longest), "signal": signal.SIGKILL}
@@ -40,7 +57,8 @@ def test_killed_anywhere_the_rerun_gives_the_same_files(warm: Warm, unbroken, tm
     while kills.total() < KILLS:
         home = tmp_path / str(runs)
         faults = {"checkpoints": {"seconds": 0.05}}
-        # A wait that is too long ends behind the stage; so every third run is about the sparse arms alone.
+        # A wait that is too long ends behind the stage; so every third run is about the sparse
+        # arms alone.
         moments = MOMENTS if runs % 3 else [("sparse", 0.05)] * 4
         hits, failure = broken_run(warm, home, moments, rng, KILLS - kills.total(), faults=faults)
         assert failure == ""
@@ -55,7 +73,9 @@ def test_killed_anywhere_the_rerun_gives_the_same_files(warm: Warm, unbroken, tm
         "results": "while results are written",
     }
     for phase, count in kills.items():
-        outcome = f"after a rerun, all files of the {runs} runs are those of an unbroken one, bit for bit"
+        outcome = (
+            f"after a rerun, all files of the {runs} runs are those of an unbroken one, bit for bit"
+        )
         record(f"kill −9 {words.get(phase, f'in the stage {phase}')}", count, outcome)
 
 
@@ -69,11 +89,17 @@ def test_a_writer_in_place_fails_the_same_check(warm: Warm, tmp_path, record):
     kills, found = 0, []
     for run in range(10):
         home = tmp_path / str(run)
-        hits, failure = broken_run(warm, home, [("save", 0.004)] * 4, rng, 4, faults=faults, **options)
+        hits, failure = broken_run(
+            warm, home, [("save", 0.004)] * 4, rng, 4, faults=faults, **options
+        )
         found = [failure] if failure else problems(home, expected)
         kills += len(hits)
         if found:
             break
     assert found, f"{kills} kills of a store that writes in place, and nothing was noticed"
     assert "torn" in " ".join(found), found
-    record("control: kill −9 of a store that writes in place", kills, "the same check fails, as it must")
+    record(
+        "control: kill −9 of a store that writes in place",
+        kills,
+        "the same check fails, as it must",
+    )

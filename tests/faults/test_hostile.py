@@ -17,9 +17,9 @@ import pytest
 import torch
 from conftest import ROOT, Warm
 
-from lotperm.convert import convert
 from lotperm.errors import IntegrityError, ParameterError, StorageError
-from lotperm.store import load_tensors
+from lotperm.store.convert import convert
+from lotperm.store.files import load_tensors
 
 SECONDS, GROWTH = 1.0, 64 * 1024  # of a CPU; of memory, in KiB
 
@@ -61,13 +61,15 @@ SAFETENSORS: dict[str, bytes] = {
     "a hole": header({"a": entry(8, 12, [1])}, bytes(12)),
     "an unknown type": header({"a": entry(0, 4, [1], "F33")}, bytes(4)),
     "nested to a depth of 100,000": header('{"a":' * 100_000, b""),
-    "metadata that is no text": header({"__metadata__": {"sha256": 1}, "a": entry(0, 4, [1])}, bytes(4)),
+    "metadata that is no text": header(
+        {"__metadata__": {"sha256": 1}, "a": entry(0, 4, [1])}, bytes(4)
+    ),
     "a checksum of another file": header(
         {"__metadata__": {"sha256": "0" * 64, "lotperm": "1"}, "a": entry(0, 4, [1])}, bytes(4)
     ),
     "an empty checksum": header({"__metadata__": {"sha256": ""}, "a": entry(0, 4, [1])}, bytes(4)),
     "a list for a header": header("[" + "1," * 1000 + "1]"),
-}  # fmt: skip
+}
 
 
 def pickles(folder: Path) -> dict[str, Path]:
@@ -96,7 +98,9 @@ def pickles(folder: Path) -> dict[str, Path]:
     whole = made["one tensor under 1,000 names"].read_bytes()
     made["a broken archive"].write_bytes(whole[: len(whole) // 2])
     made["an archive whose end is torn"] = folder / "torn.pt"
-    made["an archive whose end is torn"].write_bytes(whole.replace(b"archive/data", b"brchive/data"))
+    made["an archive whose end is torn"].write_bytes(
+        whole.replace(b"archive/data", b"brchive/data")
+    )
     return made
 
 
@@ -120,13 +124,19 @@ def archives(folder: Path) -> dict[str, tuple[str, Path]]:
 
     info = tarfile.TarInfo
     tar("a name with ../", (info("../canary"), b"x"), (info(f"../{wanted}"), b"x"))
-    tar("an absolute path", (info(str(folder / "canary")), b"x"), (info(f"/{folder}/canary/{wanted}"), b"x"))
+    tar(
+        "an absolute path",
+        (info(str(folder / "canary")), b"x"),
+        (info(f"/{folder}/canary/{wanted}"), b"x"),
+    )
     tar("a symbolic link", (link(tarfile.SYMTYPE, "/etc/passwd"), b""))
     tar("a hard link", (link(tarfile.LNKTYPE, "/etc/passwd"), b""))
     tar("a device", (link(tarfile.CHRTYPE, ""), b""))
     tar("a fifo", (link(tarfile.FIFOTYPE, ""), b""))
     tar(
-        "an archive that isn't the published one", (info("data_batch_1"), b"x"), name="cifar-10-python.tar.gz"
+        "an archive that isn't the published one",
+        (info("data_batch_1"), b"x"),
+        name="cifar-10-python.tar.gz",
     )
     huge = info(wanted)
     path = folder / "claims.tar"
@@ -138,11 +148,25 @@ def archives(folder: Path) -> dict[str, tuple[str, Path]]:
 
 def notebooks(folder: Path) -> dict[str, Path]:
     cell = {
-        "cell_type": "code", "source": f"import os; os.mkdir({str(folder / 'canary')!r})", "metadata": {},
-        "outputs": [], "execution_count": None, "id": "a",
-    }  # fmt: skip
-    parameters = {**cell, "source": "profile = 'smoke'", "metadata": {"tags": ["parameters"]}, "id": "b"}
-    whole: dict[str, Any] = {"cells": [parameters, cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        "cell_type": "code",
+        "source": f"import os; os.mkdir({str(folder / 'canary')!r})",
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+        "id": "a",
+    }
+    parameters = {
+        **cell,
+        "source": "profile = 'smoke'",
+        "metadata": {"tags": ["parameters"]},
+        "id": "b",
+    }
+    whole: dict[str, Any] = {
+        "cells": [parameters, cell],
+        "metadata": {},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     spec = {"name": "python3", "language": "python", "display_name": "x"}
     evil = {**parameters, "source": f"profile = __import__('os').mkdir({str(folder / 'canary')!r})"}
     broken = {**parameters, "source": "profile = ("}
@@ -154,7 +178,9 @@ def notebooks(folder: Path) -> dict[str, Path]:
         "a kernel of R": json.dumps(
             {**whole, "metadata": {"kernelspec": {**spec, "name": "ir", "language": "R"}}}
         ),
-        "a kernel of a shell": json.dumps({**whole, "metadata": {"kernelspec": {**spec, "name": "bash"}}}),
+        "a kernel of a shell": json.dumps(
+            {**whole, "metadata": {"kernelspec": {**spec, "name": "bash"}}}
+        ),
         "another language": json.dumps({**whole, "metadata": {"language_info": {"name": "julia"}}}),
         "a version from the future": json.dumps({**whole, "nbformat": 99}),
         "cells that are none": json.dumps({**whole, "cells": [{"x": 1}]}),
@@ -203,10 +229,15 @@ def test_hostile_files_are_refused(warm: Warm, tmp_path, record):
         assert not list(tmp_path.rglob("canary")), what
         count[door] += 1
     for door, words in (
-        ("load", "hostile safetensors, and pickles in their place"), ("convert", "hostile .pt files, converted"),
+        ("load", "hostile safetensors, and pickles in their place"),
+        ("convert", "hostile .pt files, converted"),
         ("notebook", "hostile notebooks"),
-    ):  # fmt: skip
-        record(words, count.pop(door), "all refused: under 1 s of a CPU, memory bounded, canary untouched")
+    ):
+        record(
+            words,
+            count.pop(door),
+            "all refused: under 1 s of a CPU, memory bounded, canary untouched",
+        )
     record(
         "hostile archives of data sets",
         count.total(),
@@ -238,9 +269,10 @@ def test_weights_are_converted(tmp_path, record):
     state["half"] = torch.ones(3, dtype=torch.bfloat16)
     state["strided"] = torch.arange(6.0).reshape(2, 3).t()
     shapes = {
-        "plain": (state, None), "nested": ({"epoch": 3, "state_dict": state, "lr": 0.1}, None),
+        "plain": (state, None),
+        "nested": ({"epoch": 3, "state_dict": state, "lr": 0.1}, None),
         "several": ({"model": state, "ema": {"a": torch.ones(1)}}, "model"),
-    }  # fmt: skip
+    }
     for name, (content, key) in shapes.items():
         torch.save(content, tmp_path / f"{name}.pt")
         assert convert(tmp_path / f"{name}.pt", tmp_path / "out.safetensors", key=key) == len(state)
@@ -257,11 +289,13 @@ def test_what_cannot_be_converted_says_why(tmp_path):
 
     two = {"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}
     for content, key, message in (
-        (two, None, "2 of its entries.*'model', 'ema'.*--key"), (two, "modl", "Did you mean 'model'"),
-        ({"model": {"layers": {"a": torch.ones(1)}}}, None, "no single state dict"), ([1, 2], None, "no single"),
+        (two, None, "2 of its entries.*'model', 'ema'.*--key"),
+        (two, "modl", "Did you mean 'model'"),
+        ({"model": {"layers": {"a": torch.ones(1)}}}, None, "no single state dict"),
+        ([1, 2], None, "no single"),
         ({"epoch": 1}, "model", "has no entries"),
         ({"w": torch.ones(2, 2).to_sparse()}, None, "sparse|no dense tensor|calls"),
-    ):  # fmt: skip
+    ):
         with pytest.raises((ParameterError, IntegrityError), match=message):
             convert(made(content), tmp_path / "out.safetensors", key=key)
         assert not (tmp_path / "out.safetensors").exists()
@@ -272,11 +306,15 @@ def test_what_cannot_be_converted_says_why(tmp_path):
 def test_the_command(warm: Warm, tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
     torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
-    good = warm.ask(warm.command(tmp_path, "convert", tmp_path / "a.pt", tmp_path / "a.safetensors"))
+    good = warm.ask(
+        warm.command(tmp_path, "convert", tmp_path / "a.pt", tmp_path / "a.safetensors")
+    )
     assert good["codes"] == [0] and torch.equal(
         load_tensors(tmp_path / "a.safetensors")[0]["w"], torch.ones(2)
     )
-    bad = warm.ask(warm.command(tmp_path, "convert", tmp_path / "module.pt", tmp_path / "b.safetensors"))
+    bad = warm.ask(
+        warm.command(tmp_path, "convert", tmp_path / "module.pt", tmp_path / "b.safetensors")
+    )
     assert bad["codes"] == [3] and "model.state_dict()" in bad["printed"][0], bad
     assert bad["printed"][0].count("\n") == 1
 

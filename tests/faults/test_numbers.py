@@ -1,4 +1,6 @@
-"""Numbers you can trust: the same in every process; how far other threads or a compiled step take them is measured."""
+"""Numbers you can trust: the same in every process; how far other threads or a compiled step
+take them is measured.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ import pandas as pd
 import pytest
 from conftest import LONG, ROOT, TINY, Warm, fingerprint, times
 
-from lotperm.store import load_tensors
+from lotperm.store.files import load_tensors
 
 PROFILE = "live" if LONG else "smoke"
-# A Python with the packages of a bare machine with a GPU and another PyTorch; without it that row is left out.
+# A Python with the packages of a bare machine with a GPU and another PyTorch; without it that row
+# is left out.
 OTHER_PYTHON = os.environ.get("LOTPERM_OTHER_PYTHON", "")
 OTHERS = ["the same again", "a processor without AVX-512 (simulated)"]
 if LONG:
@@ -28,8 +31,12 @@ def process(
 ) -> str:
     """A Python process of its own: what it printed."""
     variables = {
-        **os.environ, "PYTHONPATH": str(ROOT), "LOTPERM_HOME": str(home), "OMP_NUM_THREADS": str(threads), **variables
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "LOTPERM_HOME": str(home),
+        "OMP_NUM_THREADS": str(threads),
+        **variables,
+    }
     command = [python, *(str(a) for a in arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, env=variables, cwd=home.parent, check=False
@@ -46,15 +53,27 @@ def test_two_processes_give_the_same_bits(warm: Warm, tmp_path, record):
     for number in range(count):
         other = tmp_path / str(number)
         process(
-            other, "-m", "lotperm", "experiment", "--profile", "smoke", *parameters, "--out", other / "out"
+            other,
+            "-m",
+            "lotperm",
+            "experiment",
+            "--profile",
+            "smoke",
+            *parameters,
+            "--out",
+            other / "out",
         )
         assert fingerprint(other) == fingerprint(home)
-        assert (other / "out" / "results.csv").read_bytes() == (home / "out" / "results.csv").read_bytes()
+        assert (other / "out" / "results.csv").read_bytes() == (
+            home / "out" / "results.csv"
+        ).read_bytes()
     record("the same experiment in another process", count, "every file is the same, bit for bit")
 
 
 def found(home: Path, other: str = "") -> tuple[pd.DataFrame, dict[str, Any], str]:
-    """Accuracies, dense weights and the version of PyTorch of one experiment, run in a way that `OTHERS` names."""
+    """Accuracies, dense weights and the version of PyTorch of one experiment, run in a way that
+    `OTHERS` names.
+    """
     options: dict[str, Any] = {}
     arguments: list[object] = ["--profile", PROFILE]
     if other == "compiled":
@@ -71,7 +90,9 @@ def found(home: Path, other: str = "") -> tuple[pd.DataFrame, dict[str, Any], st
     elif other == "another version of PyTorch":
         options["python"] = OTHER_PYTHON
     data = str(home.parent / "data")  # made once: a bare machine's Python can't
-    out = process(home, Path(__file__).with_name("measure.py"), *arguments, LOTPERM_DATA=data, **options)
+    out = process(
+        home, Path(__file__).with_name("measure.py"), *arguments, LOTPERM_DATA=data, **options
+    )
     report = json.loads(out.splitlines()[-1])
     weights = {
         name: load_tensors(Path(report["dense"]) / f"{name}.safetensors", checked=True)[0]
@@ -81,7 +102,9 @@ def found(home: Path, other: str = "") -> tuple[pd.DataFrame, dict[str, Any], st
 
 
 def distance(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """Of all dense weights: the root mean square of the difference, as a share of the weights' own."""
+    """Of all dense weights: the root mean square of the difference, as a share of the weights'
+    own.
+    """
     names = [name for name in a if a[name].is_floating_point()]
     difference = sum(((a[n] - b[n]).double() ** 2).sum().item() for n in names)
     return (difference / sum((a[n].double() ** 2).sum().item() for n in names)) ** 0.5
@@ -116,7 +139,8 @@ def test_how_far_apart(plain, tmp_path, record, other):
     assert apart < 5, "the means over seeds are another result"
     early, late = (distance(weights[name], moved[name]) for name in ("epoch-0001", "final"))
     record(
-        f"profile {PROFILE}, 1 thread, against {other}", len(points),
+        f"profile {PROFILE}, 1 thread, against {other}",
+        len(points),
         f"accuracy of a network differs by {points.max():.2f} points at the most ({points.mean():.2f} on average), "
         f"mean of an arm by {apart:.2f}; dense weights by {early:.1g} of their size after an epoch, {late:.1g} at last",
-    )  # fmt: skip
+    )

@@ -21,7 +21,9 @@ import torch
 from conftest import ROOT, Warm, fingerprint, problems, times
 from nbformat.v4 import new_code_cell, new_notebook
 
-from lotperm.store import load_tensors
+from lotperm.cli import signals
+from lotperm.engine import training
+from lotperm.store.files import load_tensors
 
 ONE_LINE = re.compile(r"(?:.*\n)*lotperm: error: [^\n]+\n", re.M)
 
@@ -48,7 +50,9 @@ def ends_like(warm: Warm, home: Path, unbroken: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[None]:
-    """Mount something there, for as long as it takes; raises CalledProcessError where that isn't allowed."""
+    """Mount something there, for as long as it takes; raises CalledProcessError where that
+    isn't allowed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", *options, str(folder)], check=True, capture_output=True)
     try:
@@ -68,7 +72,9 @@ def test_the_disk_is_full_at_any_write(warm: Warm, unbroken, tmp_path, record):
         failed_well(warm.ask(warm.experiment(home, faults=faults)), 5, "No space left")
         ends_like(warm, home, unbroken)
     record(
-        "disk full after a random number of bytes", size, "exit 5; with space again, an unbroken run's files"
+        "disk full after a random number of bytes",
+        size,
+        "exit 5; with space again, an unbroken run's files",
     )
 
 
@@ -78,11 +84,17 @@ def test_a_file_can_grow_no_further(warm: Warm, unbroken, tmp_path, record):
         home = tmp_path / str(kib)
         failed_well(warm.ask(warm.experiment(home, faults={"limit_files": {"kib": kib}})), 5)
         ends_like(warm, home, unbroken)
-    record("a limit on the size of files (EFBIG)", len(sizes), "exit 5; without it, an unbroken run's files")
+    record(
+        "a limit on the size of files (EFBIG)",
+        len(sizes),
+        "exit 5; without it, an unbroken run's files",
+    )
 
 
 def test_a_small_disk(warm: Warm, unbroken, tmp_path, record):
-    """A real file system that is full, where mounting is allowed; else the limit on files stands in."""
+    """A real file system that is full, where mounting is allowed; else the limit on files
+    stands in.
+    """
     sizes = [64, 128, 200] if times(0, 1) else [200]
     way = "a small tmpfs"
     for kib in sizes:
@@ -117,7 +129,9 @@ def test_a_read_only_store(warm: Warm, tmp_path, record):
         again = warm.experiment(store, "--out", tmp_path / "out", trace=str(trace))
         done = warm.ask(again)
         assert done["codes"] == [0], done["printed"]
-        assert (tmp_path / "out" / "results.csv").read_bytes() == (home / "out" / "results.csv").read_bytes()
+        assert (tmp_path / "out" / "results.csv").read_bytes() == (
+            home / "out" / "results.csv"
+        ).read_bytes()
         assert not trace.exists(), "something was computed"
         failed_well(warm.ask(warm.experiment(store, parameters={"lr": 0.05}, trace=str(trace))), 5)
         assert not trace.exists(), "it trained before it found out"
@@ -140,7 +154,9 @@ def test_too_little_memory(warm: Warm, unbroken, tmp_path, record):
         home = tmp_path / str(mib)
         large = {"hidden": [6000, 6000], "seeds": 1}
         failed_well(
-            warm.ask(warm.experiment(home, parameters=large, faults={"limit_memory": {"mib": mib}})),
+            warm.ask(
+                warm.experiment(home, parameters=large, faults={"limit_memory": {"mib": mib}})
+            ),
             6,
             "too little memory",
         )
@@ -198,14 +214,11 @@ def test_asked_to_stop(warm: Warm, unbroken, tmp_path, record, number, code, cou
         runs += 1
     if count >= 20:  # most signals come between two stages
         assert saved > 0, "no signal came during training"
-    outcome = (
-        f"exit {code}, one line; {saved} in training saved that very step; rerun: an unbroken run's files"
-    )
+    outcome = f"exit {code}, one line; {saved} in training saved that very step; rerun: an unbroken run's files"
     record(f"{number.name} at a random moment", count, outcome, where=dict(where))
 
 
 def test_a_second_signal_ends_at_once(monkeypatch):
-    from lotperm import signals, training
 
     def left(stop) -> None:
         raise RuntimeError(f"left with {stop.code()}")
@@ -232,8 +245,12 @@ def test_a_second_signal_ends_at_once(monkeypatch):
 
 
 def test_no_library_can_hide_a_signal(tmp_path):
-    """Code in C++ that calls Python gets no exception, which it could abort on; Python gets none to catch."""
-    begin = "import os; from lotperm.cli import _stop as stop; kill = 'os.kill(os.getpid(), 15)'\n"
+    """Code in C++ that calls Python gets no exception, which it could abort on; Python gets
+    none to catch.
+    """
+    begin = (
+        "import os; from lotperm.cli.app import _stop as stop; kill = 'os.kill(os.getpid(), 15)'\n"
+    )
     callers = {
         "PyTorch's tracer": """
             import torch; from torch import nn; from lotperm import PermutationSpec
@@ -265,7 +282,9 @@ def test_no_library_can_hide_a_signal(tmp_path):
     }
     for name, lines in callers.items():
         script = begin + textwrap.dedent(lines) + "with stop.installed(): job()\nprint('went on')"
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 143, (name, done.stderr)
         assert done.stderr.startswith("\nlotperm: error: stopped by a signal."), name
         assert done.stdout == ("before " if name == "a flushed print" else ""), name
@@ -283,7 +302,12 @@ def test_a_notebooks_kernel_is_no_orphan(tmp_path, number, record):
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "LOTPERM_HOME": str(tmp_path / "store")}
     command = [sys.executable, "-m", "lotperm", "run", "sleepy.ipynb", "--profile", "smoke"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=tmp_path,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         pid = _until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
@@ -299,7 +323,11 @@ def test_a_notebooks_kernel_is_no_orphan(tmp_path, number, record):
         )
     assert not (tmp_path / "runs" / "sleepy.ipynb").exists()
     _until(lambda: not _alive(int(pid)))
-    record(f"{number.name} of a process that executes a notebook", 1, "its kernel ends too, within seconds")
+    record(
+        f"{number.name} of a process that executes a notebook",
+        1,
+        "its kernel ends too, within seconds",
+    )
 
 
 def _until(condition: Callable[[], object], seconds: float = 60) -> object:
@@ -324,7 +352,9 @@ def finite_checkpoints(home: Path) -> int:
     paths = list(home.glob("work/*/checkpoint-*.safetensors"))
     for path in paths:
         tensors, _ = load_tensors(path, checked=True)
-        assert all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()), path
+        assert all(
+            bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()
+        ), path
     return len(paths)
 
 
@@ -341,8 +371,14 @@ def test_a_step_goes_wrong(warm: Warm, unbroken, tmp_path, record, how, code):
         kept += finite_checkpoints(home)
         ends_like(warm, home, unbroken)
     assert kept > 0
-    name = {"nan": "NaN from a random step on", "lost": "GPU lost at a random step (simulated)"}[how]
-    record(name, count, f"exit {code}; {kept} checkpoints kept, all finite; rerun: an unbroken run's files")
+    name = {"nan": "NaN from a random step on", "lost": "GPU lost at a random step (simulated)"}[
+        how
+    ]
+    record(
+        name,
+        count,
+        f"exit {code}; {kept} checkpoints kept, all finite; rerun: an unbroken run's files",
+    )
 
 
 def test_divergence(warm: Warm, tmp_path, record):
@@ -355,7 +391,9 @@ def test_divergence(warm: Warm, tmp_path, record):
         assert not (home / "out").exists()
         assert not list(home.glob("stages/dense-*"))
         finite_checkpoints(home)
-    record("a learning rate that diverges", len(rates), "exit 4, nothing reported, checkpoints finite")
+    record(
+        "a learning rate that diverges", len(rates), "exit 4, nothing reported, checkpoints finite"
+    )
 
 
 # --- surroundings -----------------------------------------------------------------------------------
@@ -388,6 +426,8 @@ def test_the_checks_here_can_fail(tmp_path):
     assert problems(tmp_path, {"out/results.csv": "0"}) == ["out/results.csv differs or is missing"]
     assert fingerprint(tmp_path) == {}
     with pytest.raises(AssertionError):
-        failed_well({"codes": [1], "printed": ["Traceback (most recent call last)\nlotperm: error: x\n"]}, 1)
+        failed_well(
+            {"codes": [1], "printed": ["Traceback (most recent call last)\nlotperm: error: x\n"]}, 1
+        )
     with pytest.raises(AssertionError):
         failed_well({"codes": [5], "printed": ["lotperm: error: x\n"]}, 6)

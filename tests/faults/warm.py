@@ -1,11 +1,13 @@
-"""A process that has imported everything and forks: a run of lotperm that begins in milliseconds, and can be killed.
+"""A process that has imported everything and forks: a run of lotperm that begins in milliseconds,
+and can be killed.
 
-It reads requests from stdin, a line of JSON each, and answers with a line each. A request names one or more `JOBS`;
-each is done by a child of its own, all at the same time. Memory that is shared with the child tells what it is doing,
-so that a signal can be sent at a random moment of a chosen stage, or in the middle of a save.
+It reads requests from stdin, a line of JSON each, and answers with a line each. A request names
+one or more `JOBS`; each is done by a child of its own, all at the same time. Memory that is shared
+with the child tells what it is doing, so that a signal can be sent at a random moment of a chosen
+stage, or in the middle of a save.
 
-Before it forks it has one thread (OMP_NUM_THREADS=1) and has never gone backward through a network: both would break
-its children.
+Before it forks it has one thread (OMP_NUM_THREADS=1) and has never gone backward through a
+network: both would break its children.
 """
 
 from __future__ import annotations
@@ -28,22 +30,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lotperm import (
-    Experiment,
-    PermutationSpec,
-    Pipeline,
-    Store,
-    book,
-    cli,
-    convert,
-    data,
-    evaluation,
-    models,
-    results,
-    stacking,
-    store,
-    training,
-)
+from lotperm import Experiment, PermutationSpec, Pipeline, Store
+from lotperm.cli import app
+from lotperm.data import datasets, sources
+from lotperm.engine import models, stacking, training
+from lotperm.engine import run as engine_run
+from lotperm.science import statistics
+from lotperm.site import notebooks
+from lotperm.store import convert, files, stages
+from lotperm.studies import results
 
 PHASES = ("start", "dense", "imp", "match", "sparse", "connectivity", "results")
 SAVING = len(PHASES)
@@ -57,23 +52,25 @@ def whole(parameters: dict[str, Any], out: str) -> None:
     results = pipeline.run()
     lines = pipeline.connectivity([0.0, 0.5, 1.0], ["bn"], replicates=1, statistics=100)
     results.save(out)
-    store.write_atomic(Path(out) / "connectivity.csv", lines.to_csv(index=False).encode())
+    files.write_atomic(Path(out) / "connectivity.csv", lines.to_csv(index=False).encode())
 
 
 def command(arguments: list[str]) -> None:
     """The command line."""
     sys.argv = ["lotperm", *arguments]
-    cli.main()
+    app.main()
 
 
 def attack(door: str, path: str, out: str) -> None:
-    """Open a hostile file; print which error came, how long it took (of a CPU), by how much the memory grew (KiB)."""
+    """Open a hostile file; print which error came, how long it took (of a CPU), by how much the
+    memory grew (KiB).
+    """
     doors = {
-        "load": lambda: store.load_tensors(Path(path)),
+        "load": lambda: files.load_tensors(Path(path)),
         "convert": lambda: convert.convert(Path(path), Path(out)),
-        "fashion_mnist": lambda: data.fetch("fashion_mnist", source=Path(path), home=Path(out)),
-        "cifar10": lambda: data.fetch("cifar10", source=Path(path), home=Path(out)),
-        "notebook": lambda: book.execute(Path(path), Path(out), progress=False),
+        "fashion_mnist": lambda: sources.fetch("fashion_mnist", source=Path(path), home=Path(out)),
+        "cifar10": lambda: sources.fetch("cifar10", source=Path(path), home=Path(out)),
+        "notebook": lambda: notebooks.execute(Path(path), Path(out), progress=False),
     }
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     error = None
@@ -99,7 +96,9 @@ JOBS = {"whole": whole, "command": command, "attack": attack, "use": use}
 
 
 def write_in_place(path: Path, content: bytes) -> None:
-    """What `store.write_atomic` must not be: the file itself is opened, emptied and written piece by piece."""
+    """What `store.write_atomic` must not be: the file itself is opened, emptied and written
+    piece by piece.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb", buffering=0) as file:
         for start in range(0, len(content), 4096):
@@ -108,7 +107,9 @@ def write_in_place(path: Path, content: bytes) -> None:
 
 
 def disk_full(room: int) -> None:
-    """Let the disk be full after so many bytes: the last write is cut short, the next one fails."""
+    """Let the disk be full after so many bytes: the last write is cut short, the next one
+    fails.
+    """
     write, left = os.write, [room]
 
     def limited(fd: int, content: Any) -> int:
@@ -123,7 +124,7 @@ def disk_full(room: int) -> None:
 
 def fail_at_step(step: int, how: str) -> None:
     """From a step of training on: the loss and all weights become NaN, or the GPU is lost."""
-    update, count = training._Run.update, [0]
+    update, count = engine_run.Run.update, [0]
 
     def failing(self: Any, inputs: Any, targets: Any) -> Any:
         count[0] += 1
@@ -135,7 +136,7 @@ def fail_at_step(step: int, how: str) -> None:
             )
         return update(self, inputs * float("nan"), targets)
 
-    training._Run.update = failing
+    engine_run.Run.update = failing
 
 
 def clock_back(seconds: float) -> None:
@@ -163,7 +164,7 @@ def limit_files(kib: int) -> None:
 
 def in_place() -> None:
     """The control: a store that writes in place."""
-    store.write_atomic = results.write_atomic = write_in_place
+    files.write_atomic = results.write_atomic = write_in_place
 
 
 def checkpoints(seconds: float) -> None:
@@ -172,21 +173,28 @@ def checkpoints(seconds: float) -> None:
 
 
 FAULTS = {
-    "disk_full": disk_full, "fail_at_step": fail_at_step, "clock_back": clock_back, "limit_memory": limit_memory,
-    "limit_files": limit_files, "in_place": in_place, "checkpoints": checkpoints,
-}  # fmt: skip
+    "disk_full": disk_full,
+    "fail_at_step": fail_at_step,
+    "clock_back": clock_back,
+    "limit_memory": limit_memory,
+    "limit_files": limit_files,
+    "in_place": in_place,
+    "checkpoints": checkpoints,
+}
 
 
 def show_phases(shared: mmap.mmap, trace: str | None) -> None:
-    """Write into the shared memory what is going on, and a line into the trace for each stage that is computed."""
-    begin, write, replace, rename = Store.stage, store._write_synced, os.replace, os.rename
+    """Write into the shared memory what is going on, and a line into the trace for each stage
+    that is computed.
+    """
+    begin, write, replace, rename = Store.stage, files.write_synced, os.replace, os.rename
 
     def stage(self: Store, name: str, config: Any, compute: Any) -> Any:
         def shown(workspace: Any) -> Any:
             shared[0] = PHASES.index(name)
             if trace:
                 with open(trace, "a") as file:
-                    file.write(f"{name} {store.stage_key(name, config)}\n")
+                    file.write(f"{name} {stages.stage_key(name, config)}\n")
             return compute(workspace)
 
         return begin(self, name, config, shown)
@@ -208,9 +216,9 @@ def show_phases(shared: mmap.mmap, trace: str | None) -> None:
 
     Store.stage = stage
     results.Results.save = save
-    if store.write_atomic is write_in_place:
-        store.write_atomic = results.write_atomic = saving(write_in_place)
-    store._write_synced, os.replace, os.rename = saving(write), saving(replace), saving(rename)
+    if files.write_atomic is write_in_place:
+        files.write_atomic = results.write_atomic = saving(write_in_place)
+    files.write_synced, os.replace, os.rename = saving(write), saving(replace), saving(rename)
 
 
 def child(call: dict[str, Any], shared: mmap.mmap, printed: Path) -> None:
@@ -221,7 +229,9 @@ def child(call: dict[str, Any], shared: mmap.mmap, printed: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignore"
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background job inherits "ignore"
         os.environ.update(call.get("environment", {}))
         time.tzset()
         if "threads" in call:
@@ -249,7 +259,9 @@ def child(call: dict[str, Any], shared: mmap.mmap, printed: Path) -> None:
 
 
 def serve(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Fork a child for each call, send the signal that is wanted to the first one that gets there, wait for all."""
+    """Fork a child for each call, send the signal that is wanted to the first one that gets
+    there, wait for all.
+    """
     calls, hit = request["calls"], request.get("hit")
     memories = [mmap.mmap(-1, 2) for _ in calls]
     files = [folder / f"printed-{i}" for i in range(len(calls))]
@@ -265,7 +277,9 @@ def serve(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     while len(codes) < len(pids):
         if hit and found is None:
             if victim < 0:
-                wanted = [i for i, m in enumerate(memories) if i not in codes and _is_in(m, hit["phase"])]
+                wanted = [
+                    i for i, m in enumerate(memories) if i not in codes and _is_in(m, hit["phase"])
+                ]
                 if wanted:
                     victim, due = wanted[0], time.monotonic() + hit["delay"]
             elif victim in codes:
@@ -284,9 +298,11 @@ def serve(request: dict[str, Any], folder: Path) -> dict[str, Any]:
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.0001 if hit and found is None else 0.003)
     return {
-        "codes": [codes[i] for i in range(len(pids))], "hit": found, "victim": victim,
+        "codes": [codes[i] for i in range(len(pids))],
+        "hit": found,
+        "victim": victim,
         "printed": [file.read_text(errors="replace") for file in files],
-    }  # fmt: skip
+    }
 
 
 def _is_in(memory: mmap.mmap, phase: str) -> bool:
@@ -296,7 +312,7 @@ def _is_in(memory: mmap.mmap, phase: str) -> bool:
 def main() -> None:
     """Answer requests until stdin is closed."""
     folder = Path(sys.argv[1])
-    loaded = data.load("mnist1d")  # made once, and kept
+    loaded = datasets.load("mnist1d")  # made once, and kept
     # What each child would import for itself, late: no network is trained here.
     tqdm.monitor_interval = 0  # it would start a thread
     for name in ("nbformat", "papermill", "nbclient", "torchvision.io"):
@@ -304,8 +320,8 @@ def main() -> None:
     network = models.build("mlp", input_shape=loaded.input_shape, classes=10, hidden=(4,))
     PermutationSpec.trace(network, loaded.train.inputs[:2])
     stacking.stack(network, 2)
-    evaluation.paired([0.1, 0.2, 0.3], [0.2, 0.2, 0.4])
-    evaluation.interval([0.1, 0.2])
+    statistics.paired([0.1, 0.2, 0.3], [0.2, 0.2, 0.4])
+    statistics.interval([0.1, 0.2])
     assert len(os.listdir("/proc/self/task")) == 1, "more than one thread: a fork isn't safe"
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

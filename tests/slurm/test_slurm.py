@@ -6,7 +6,8 @@ import sys
 import pytest
 import sweeps
 
-from lotperm import Store, sweep
+from lotperm import Store
+from lotperm.cluster import sweep
 from lotperm.errors import ParameterError, SweepError
 
 HERE = {"cluster": "slurm", "gpus": 0, "at_once": 2, "runtime": {"device": "cpu"}}
@@ -17,8 +18,12 @@ def slurm(*command):
 
 
 def begin_at_once():
-    """Slurm lets a requeued job wait for two minutes; here for as long as it takes to forget that it was killed."""
-    rows = slurm("squeue", "--noheader", "--array", "--states=pending", "--format=%i %r").splitlines()
+    """Slurm lets a requeued job wait for two minutes; here for as long as it takes to forget
+    that it was killed.
+    """
+    rows = slurm(
+        "squeue", "--noheader", "--array", "--states=pending", "--format=%i %r"
+    ).splitlines()
     held = [row.split()[0] for row in rows if row.endswith("BeginTime")]
     for job in held:
         slurm("scontrol", "update", f"jobid={job}", "starttime=now+5")
@@ -39,7 +44,8 @@ def test_jobs_wait_for_what_they_need_and_give_the_same(tmp_path):
     running = sweep.submit(path, store, sweep.Options(**HERE))
     jobs = [handle.job_id for handle in running.handles]
     waiting = dict(
-        line.split(maxsplit=1) for line in slurm("squeue", "--noheader", "--format=%i %E").splitlines()
+        line.split(maxsplit=1)
+        for line in slurm("squeue", "--noheader", "--format=%i %E").splitlines()
     )
     assert f"afterok:{jobs[0]}(unfulfilled)" in waiting[jobs[1]]
     assert f"afterok:{jobs[1]}(unfulfilled)" in waiting[jobs[2]]
@@ -56,9 +62,24 @@ def test_jobs_wait_for_what_they_need_and_give_the_same(tmp_path):
 def test_jobs_that_wait_for_the_same_are_an_array(tmp_path):
     entry = {**sweeps.TINY, "name": "wide", "sparsity": 0.5, "rewind_epoch": [0, 1]}
     path = sweeps.write(tmp_path, entry)
-    command = [sys.executable, "-m", "lotperm", "sweep", path, "--cluster", "slurm", "--gpus", "0", "--wait"]
+    command = [
+        sys.executable,
+        "-m",
+        "lotperm",
+        "sweep",
+        path,
+        "--cluster",
+        "slurm",
+        "--gpus",
+        "0",
+        "--wait",
+    ]
     done = subprocess.run(
-        [*command, "--out", tmp_path / "results"], capture_output=True, text=True, check=False, cwd=tmp_path
+        [*command, "--out", tmp_path / "results"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "done, 5 of 5" in done.stdout
@@ -70,11 +91,14 @@ def test_jobs_that_wait_for_the_same_are_an_array(tmp_path):
 def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, long, how, ranks):
     path, wanted = long
     store = Store(tmp_path / "store")
-    running = sweep.submit(path, store, sweep.Options(**HERE, ranks=ranks, results=tmp_path / "results"))
+    running = sweep.submit(
+        path, store, sweep.Options(**HERE, ranks=ranks, results=tmp_path / "results")
+    )
     stage = sweeps.until(lambda: sweeps.training(store.root), 120)
     job = running.handles[0].job_id
     if how == "signal":
-        # What Slurm sends before the time is up, or before it preempts (PreemptParameters=send_user_signal).
+        # What Slurm sends before the time is up, or before it preempts
+        # (PreemptParameters=send_user_signal).
         slurm("scancel", "--signal=USR2", job)
     else:
         slurm("scontrol", "requeue", job)
@@ -106,6 +130,8 @@ def test_what_fails_is_tried_again_then_named_and_nothing_waits_for_it(tmp_path)
 
 def test_what_slurm_refuses_is_said_in_one_line(tmp_path):
     path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
-    with pytest.raises(ParameterError, match=r"^Slurm refused a job: .*partition.* --partition, --time"):
+    with pytest.raises(
+        ParameterError, match=r"^Slurm refused a job: .*partition.* --partition, --time"
+    ):
         sweep.submit(path, store, sweep.Options(**HERE, partition="nowhere"))
     assert slurm("squeue", "--noheader") == ""

@@ -1,0 +1,1 @@
+"""Carrying a store from one machine to another, in a few files of bounded size."""

@@ -1,0 +1,568 @@
+"""What experiments will cost, before anything runs and without their data: images, FLOPs, hours,
+memory, disk.
+
+The stages are those that would be computed (`Pipeline.tasks`), so that what is shared is counted
+once. Hours come from a speed that was measured for this network on this device (``book/results``,
+or `measured`); where there is none they are an estimate by roofline, given as a range, whose
+assumptions are named with the result (`lotperm.cluster.costs`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lotperm.cluster.campaign import Campaign
+from lotperm.cluster.costs import (
+    ASSUMPTIONS,
+    DEVICES,
+    LAUNCH_SECONDS,
+    LAUNCHES,
+    PASSES,
+    SHARE,
+    TRAIN_FACTOR,
+    Speed,
+    measure,
+    network,
+    recorded_speeds,
+)
+from lotperm.config.experiment import Experiment
+from lotperm.data.datasets import info
+from lotperm.engine.runtime import Runtime
+from lotperm.errors import unknown_name
+from lotperm.store.stages import Store
+from lotperm.store.tasks import Task, chain
+from lotperm.studies.pipeline import Pipeline
+from lotperm.studies.tables import line_positions, matching_epochs, pruning_rounds
+
+_GROUPS = {
+    "dense": "dense A and B",
+    "imp": "IMP rounds",
+    "match": "matching",
+    "sparse": "sparse arms",
+    "early": "early matching",
+    "diversity": "diversity",
+    "connectivity": "connectivity",
+}
+_NAMES = {"figure5": "resnet20_cifar10", "table1": "diversity"}
+"""What the paper calls some figures."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something to be planned: experiments, and which tasks of each are asked for.
+
+    Attributes
+    ----------
+    name : str
+        Of a figure, or an entry of a campaign.
+    experiments : tuple[Experiment, ...]
+        One for each width.
+    own : Callable[[Pipeline], list[Task]]
+        The tasks of a pipeline that are asked for; those before them follow.
+    """
+
+    name: str
+    experiments: tuple[Experiment, ...]
+    own: Callable[[Pipeline], list[Task]]
+
+    def tasks(self, store: Store) -> list[Task]:
+        """The tasks that are asked for, without those before them."""
+        return [task for e in self.experiments for task in self.own(Pipeline(e, store))]
+
+
+def figure(name: str, **parameters: Any) -> Part:
+    """A figure of the book, or of the paper (figure5, table1), with the stages that its notebook
+    computes.
+
+    Raises
+    ------
+    ParameterError
+        As `Experiment.for_figure`.
+    """
+    name = _NAMES.get(name, name)
+    experiments = Experiment.for_figure(name, **parameters)
+
+    def own(pipeline: Pipeline) -> list[Task]:
+        e = pipeline.experiment
+        first, k = e.sparsities[0], e.rewind_epochs[0]
+        if name == "diversity":
+            return [pipeline.diversity_task(first, k)]
+        if name == "mode_connectivity":
+            count = min(3, len(e.seeds))
+            asked = [pipeline.connectivity_task(line_positions(11), replicates=count)]
+            if e == experiments[0]:
+                total = len(pipeline.imp_rounds(first, k))
+                for r in pruning_rounds(total):
+                    asked.append(
+                        pipeline.connectivity_task(
+                            [0.0, 0.5, 1.0], ["bn"], replicates=count, round_number=r
+                        )
+                    )
+            return asked
+        asked = [pipeline.sparse(sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs]
+        if name == "early_matching":
+            at = matching_epochs(e.dense.epochs)
+            asked.append(pipeline.early_task(e.sparsities[-1], k, at))
+        return asked
+
+    return Part(name, tuple(experiments), own)
+
+
+def campaign(content: Campaign) -> list[Part]:
+    """The entries of a campaign."""
+    return [Part(entry.name, entry.experiments, entry.own_tasks) for entry in content.entries]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Cost of some stages.
+
+    Attributes
+    ----------
+    network, group : str
+        What is trained, and which stages.
+    stages, networks, epochs : int
+        Numbers; an epoch is one of one network.
+    train_images, forward_images : int
+        As in `Work`.
+    flops : float
+        Of both.
+    seconds : tuple[float, float] | None
+        Shortest and longest; equal where the speed was measured; None where nothing is known.
+    least : float
+        Seconds that the roofline allows; 0 where it says nothing.
+    measured : bool
+        Whether all of it comes from measured speeds.
+    device_bytes, host_bytes : float
+        Largest of any stage: on the device, and what it keeps in the host's memory.
+    disk_bytes : float
+        In the store, when all is computed.
+    """
+
+    network: str
+    group: str
+    stages: int = 0
+    networks: int = 0
+    epochs: int = 0
+    train_images: int = 0
+    forward_images: int = 0
+    flops: float = 0.0
+    seconds: tuple[float, float] | None = (0.0, 0.0)
+    least: float = 0.0
+    measured: bool = True
+    device_bytes: float = 0.0
+    host_bytes: float = 0.0
+    disk_bytes: float = 0.0
+
+    def __add__(self, other: Line) -> Line:
+        """Both; the larger memory."""
+        both = None
+        if self.seconds and other.seconds:
+            both = (self.seconds[0] + other.seconds[0], self.seconds[1] + other.seconds[1])
+        return Line(
+            self.network,
+            self.group,
+            self.stages + other.stages,
+            self.networks + other.networks,
+            self.epochs + other.epochs,
+            self.train_images + other.train_images,
+            self.forward_images + other.forward_images,
+            self.flops + other.flops,
+            both,
+            self.least + other.least,
+            self.measured and other.measured,
+            max(self.device_bytes, other.device_bytes),
+            max(self.host_bytes, other.host_bytes),
+            self.disk_bytes + other.disk_bytes,
+        )
+
+
+def _name(e: Experiment) -> str:
+    size = f" {'-'.join(map(str, e.model.hidden))}" if e.model.hidden else ""
+    return f"{e.model.name}{size} ×{e.model.width:g}, {e.data.name}"
+
+
+class Estimator:
+    """Turns tasks into costs on a device.
+
+    Parameters
+    ----------
+    device : str
+        a name of `DEVICES`.
+    speeds : Sequence[Speed] | None, optional
+        Measured ones; None: those that are recorded.
+    members : int | None, optional
+        Networks at once at the most, as in `Runtime`.
+
+    Raises
+    ------
+    ParameterError
+        If the device is unknown.
+    """
+
+    def __init__(
+        self, device: str, speeds: Sequence[Speed] | None = None, members: int | None = None
+    ) -> None:
+        if device not in DEVICES:
+            raise unknown_name("device", device, DEVICES)
+        self.name, self.device, self.members = device, DEVICES[device], members
+        self.speeds = recorded_speeds() if speeds is None else speeds
+
+    def speed(self, experiment: Experiment, members: int) -> Speed | None:
+        """The measured speed with the nearest number of members."""
+        fitting = [s for s in self.speeds if s.fits(self.name, experiment)]
+        return min(fitting, key=lambda s: abs(math.log(s.members / members)), default=None)
+
+    def line(self, task: Task) -> Line:
+        """The cost of one stage."""
+        e, w = task.experiment, task.work
+        net = network(e.model, e.data, e.pruning.prunable)
+        of, batch = info(e.data), e.dense.batch_size
+        images = w.train_images + w.forward_images / TRAIN_FACTOR
+        at_once = max(1, min(w.networks, self.members or w.networks))
+        width = 2 if e.dense.precision == "bfloat16" else 4
+        seconds, least, known = None, 0.0, None
+        if self.device.flops:
+            arithmetic = TRAIN_FACTOR * net.forward_flops / self.device.flops[e.dense.precision]
+            traffic = PASSES * net.outputs * width / self.device.bandwidth
+            steps = w.train_images / (batch * at_once)
+            least = max(
+                images * arithmetic,
+                images * traffic,
+                steps * net.layers * LAUNCHES * LAUNCH_SECONDS,
+            )
+            seconds = (least / SHARE[1], least / SHARE[0])
+        if (known := self.speed(e, at_once)) is not None:
+            seconds = (images / known.images_per_second,) * 2
+        # Weights, momentum and mask of all; gradients, twice, and an update of those that are
+        # computed at once.
+        device_bytes = 4.0 * net.parameters * 3 * (w.networks + at_once) + of.bytes
+        training = batch * (width * net.saved + 3 * width * net.largest) if w.networks else 0
+        evaluating = 1000 * 3 * 4 * net.largest
+        device_bytes += at_once * max(training, evaluating)
+        return Line(
+            _name(e),
+            _GROUPS.get(task.name, task.name),
+            1,
+            w.networks,
+            w.networks * w.epochs,
+            w.train_images,
+            w.forward_images,
+            (TRAIN_FACTOR * w.train_images + w.forward_images) * net.forward_flops,
+            seconds,
+            least,
+            known is not None or not images,
+            device_bytes,
+            (w.kept + w.networks) * net.state_bytes,
+            w.kept * net.state_bytes + w.masks * net.prunable,
+        )
+
+    def total(self, tasks: Iterable[Task], group: str = "total") -> Line:
+        """The cost of several stages together."""
+        total = Line("", group)
+        for task in tasks:
+            total = total + self.line(task)
+        return total
+
+
+def measured(parts: Sequence[Part], estimator: Estimator, runtime: Runtime) -> Estimator:
+    """The estimator with the speed of every network of some parts, measured now on this machine.
+
+    On a GPU once for each number of networks that a stage trains at once; on a CPU, where a step
+    of many takes long, with the smallest alone: for small networks without convolutions that is up
+    to three times too long.
+    """
+    found: dict[tuple[Any, ...], dict[int, Experiment]] = {}
+    for part in parts:
+        for task in chain(part.tasks(Store.default())):
+            e, count = (
+                task.experiment,
+                min(task.work.networks, estimator.members or task.work.networks),
+            )
+            if count:
+                found.setdefault((e.data.name, e.model, e.dense.precision), {})[count] = e
+    on_cpu = runtime.device == "cpu"
+    speeds = [
+        measure(each[count], count, estimator.name, runtime)
+        for each in found.values()
+        for count in sorted(each)[: 1 if on_cpu else None]
+    ]
+    return Estimator(estimator.name, speeds, estimator.members)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What something will cost.
+
+    Attributes
+    ----------
+    title : str
+        What.
+    lines : list[Line]
+        By network and kind of stage.
+    total : Line
+        Their sum.
+    there : int
+        Stages of them that the store has already.
+    separately : dict[str, Line]
+        What it is without sharing -> total.
+    notes : list[str]
+        What the numbers rest on.
+    """
+
+    title: str
+    lines: list[Line]
+    total: Line
+    there: int
+    separately: dict[str, Line]
+    notes: list[str]
+
+    def rows(self) -> list[dict[str, str]]:
+        """The table as text, the total last."""
+        return [_row(line) for line in (*self.lines, self.total)]
+
+    def comparison(self) -> list[dict[str, str]]:
+        """What sharing saves, as text."""
+        total, rows = self.total, []
+        for what, line in {"every stage once": total, **self.separately}.items():
+            factor = f"{line.flops / total.flops:.2f}" if total.flops else "–"
+            rows.append(
+                {
+                    "how": what,
+                    "epochs": f"{line.epochs:,}",
+                    "FLOP": _flop(line.flops),
+                    "hours": hours(line),
+                    "× the plan": factor,
+                }
+            )
+        return rows
+
+
+def hours(line: Line) -> str:
+    """Device-hours as text: a number if it was measured, a range if it is estimated."""
+    if line.seconds is None:
+        return "not measured"
+    low, high = (_significant(s / 3600) for s in line.seconds)
+    return low if low == high else f"{low}–{high}"
+
+
+def _significant(value: float) -> str:
+    """Two digits, three from 100 on, and no exponent."""
+    if value == 0:
+        return "0"
+    if value < 0.001:
+        return "<0.001"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _flop(value: float) -> str:
+    return f"{value:.2e}" if value else "0"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
+
+
+def _count(value: int) -> str:
+    """A number in thousands, millions or billions, three digits of it."""
+    if value < 100_000:
+        return f"{value:,}"
+    short = float(value)
+    for unit in ("k", "M", "G"):
+        short /= 1000
+        if short < 999.5:
+            return f"{short:.3g} {unit}"
+    return f"{short:,.0f} G"
+
+
+def _row(line: Line) -> dict[str, str]:
+    return {
+        "network": line.network,
+        "stages of": line.group,
+        "stages": _count(line.stages),
+        "networks": _count(line.networks),
+        "epochs": _count(line.epochs),
+        "trained": _count(line.train_images),
+        "forward": _count(line.forward_images),
+        "FLOP": _flop(line.flops),
+        "hours": hours(line),
+        "device": _bytes(line.device_bytes),
+        "host": _bytes(line.host_bytes),
+        "disk": _bytes(line.disk_bytes),
+    }
+
+
+def plan(
+    parts: Sequence[Part], estimator: Estimator, store: Store | None = None, title: str = ""
+) -> Plan:
+    """What some parts cost together, stages that they share counted once.
+
+    Parameters
+    ----------
+    parts : Sequence[Part]
+        What to plan.
+    estimator : Estimator
+        On which device.
+    store : Store | None, optional
+        Where what is there already is looked up; None: the default store.
+    title : str, optional
+        None: the parts' names.
+    """
+    store = store or Store.default()
+    asked = [part.tasks(store) for part in parts]
+    tasks = chain(task for own in asked for task in own)
+    lines: dict[tuple[str, str], Line] = {}
+    for task in tasks:
+        line = estimator.line(task)
+        key = (line.network, line.group)
+        lines[key] = lines[key] + line if key in lines else line
+    places = {name: i for i, name in enumerate(_GROUPS.values())}
+    networks = list(dict.fromkeys(line.network for line in lines.values()))
+    ordered = sorted(
+        lines.values(), key=lambda x: (networks.index(x.network), places.get(x.group, 99))
+    )
+    once_per_mask = (t for own in asked for group in _by_mask(own) for t in chain(group))
+    once_per_arm = (t for own in asked for task in own for t in _every_arm(task))
+    separately = {
+        "dense networks and mask again for every sparsity": estimator.total(once_per_mask),
+        "dense networks and mask again for every arm": estimator.total(once_per_arm),
+    }
+    there = sum(task.exists() for task in tasks)
+    return Plan(
+        title or ", ".join(part.name for part in parts),
+        ordered,
+        estimator.total(tasks),
+        there,
+        separately,
+        _notes(tasks, estimator),
+    )
+
+
+def _every_arm(task: Task) -> Iterator[Task]:
+    """The tasks of one run for each arm, if every run computes all that it needs itself."""
+    arms = max(1, task.work.networks // len(task.experiment.seeds))
+    for before in chain(task.after):
+        yield from [before] * arms
+    yield task
+
+
+def _by_mask(asked: Iterable[Task]) -> list[list[Task]]:
+    """The tasks in groups that need the same mask: what a script does that starts anew for
+    every sparsity.
+    """
+    groups: dict[tuple[str | None, Experiment], list[Task]] = {}
+    for task in asked:
+        masks = [before.key for before in chain([task]) if before.name == "imp"]
+        groups.setdefault((masks[-1] if masks else None, task.experiment), []).append(task)
+    return list(groups.values())
+
+
+def _notes(tasks: Sequence[Task], estimator: Estimator) -> list[str]:
+    """What the numbers rest on, and what won't fit."""
+    notes, device = [], estimator.device
+    lines = [estimator.line(task) for task in tasks]
+    speeds = {
+        s
+        for t in tasks
+        if (s := estimator.speed(t.experiment, max(1, t.work.networks))) and t.work.networks
+    }
+    for s in sorted(speeds, key=lambda s: (s.model, s.width, s.members)):
+        notes.append(
+            f"Measured: {s.model} ×{s.width:g}, {s.members} at once, {s.images_per_second:,.0f} images/s on "
+            f"{device.words} ({s.source})."
+        )
+    guessed = sorted({line.network for line in lines if not line.measured})
+    if guessed and device.flops:
+        least = sum(line.least for line in lines if not line.measured)
+        at = ", ".join(f"{flops / 1e12:g} TFLOP/s {name}" for name, flops in device.flops.items())
+        notes.append(
+            f"Not measured on {device.words}, so estimated, at least {_significant(least / 3600)} h: "
+            f"{'; '.join(guessed)}. Assumed: {at}, {device.bandwidth / 1e12:g} TB/s ({device.source})."
+        )
+        notes.append(ASSUMPTIONS)
+    elif guessed:
+        notes.append(
+            f"Not measured on {device.words}: {'; '.join(guessed)}. Measure it: --measure."
+        )
+    for task, line in sorted(zip(tasks, lines, strict=True), key=lambda x: -x[1].device_bytes)[:1]:
+        if line.device_bytes > device.memory:
+            at_once = estimator.members or task.work.networks
+            fits = next(
+                (
+                    m
+                    for m in range(at_once, 0, -1)
+                    if Estimator(estimator.name, [], m).line(task).device_bytes <= device.memory
+                ),
+                None,
+            )
+            hint = f"--members {fits} fits" if fits else "one network alone is too large"
+            notes.append(
+                f"{line.network}, {line.group}: {_bytes(line.device_bytes)} is more than the device has "
+                f"({_bytes(device.memory)}); {hint}."
+            )
+    notes.append(
+        "Device memory: weights, momentum, mask, gradients and activations of the networks trained at once, and the "
+        "data. Host memory: the weights that a stage keeps, once; writing a checkpoint takes several times as much for "
+        "a moment. Keeping fewer epochs of the dense networks (`keep` in a campaign) lowers it, and the disk."
+    )
+    return notes
+
+
+def growth(part: Part, estimator: Estimator, store: Store | None = None) -> list[dict[str, str]]:
+    """How the cost of a part's first experiment grows: one more seed, rewind point or round of
+    pruning, twice as wide.
+
+    Seeds are trained together, so a seed that is added later is a new experiment: plan for all of
+    them at once.
+
+    Returns
+    -------
+    list of dict
+        One row each as text: what, epochs, FLOP, hours, and how much more than without it in
+        percent.
+    """
+    store = store or Store.default()
+    e = part.experiments[0]
+    others = set(range(0, e.dense.epochs, max(1, e.dense.epochs // 40))) - set(e.rewind_epochs)
+    k = min(others, key=lambda k: (abs(k - max(e.rewind_epochs)), k), default=None)
+    deeper = 1 - (1 - max(e.sparsities)) * (1 - e.pruning.fraction)
+    change = partial(dataclasses.replace, e)
+    wider = dataclasses.replace(e.model, width=2 * e.model.width)
+    changed = {
+        f"first network alone: {_name(e)}": e,
+        "one more seed": change(seeds=(*e.seeds, max(e.seeds) + 1)),
+        f"one more sparsity, a round beyond the last ({deeper:.3f})": change(
+            sparsities=(*e.sparsities, deeper)
+        ),
+        "twice the width": change(model=wider),
+    }
+    if k is not None:
+        kept = None if e.keep is None else (*e.keep, k)
+        changed[f"one more rewind point (k = {k})"] = change(
+            rewind_epochs=(*e.rewind_epochs, k), keep=kept
+        )
+    rows, first = [], None
+    for what, experiment in changed.items():
+        own = dataclasses.replace(part, experiments=(experiment,)).tasks(store)
+        line = estimator.total(chain(own))
+        first = first or line
+        more = "" if line is first else f"+{100 * (line.flops / first.flops - 1):.0f} %"
+        rows.append(
+            {
+                "what": what,
+                "epochs": f"{line.epochs:,}",
+                "FLOP": _flop(line.flops),
+                "hours": hours(line),
+                "more FLOP": more,
+            }
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""What an experiment is: its parameters, their presets, and the seeds of its random streams."""

@@ -1,0 +1,37 @@
+"""Named random streams."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from lotperm.config.canonical import canonical_json
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A seed in [0, 2**63) from names and numbers, so that every random stream has a name of its
+    own.
+
+    Examples
+    --------
+    >>> derive_seed("dense_a", 0, "init") != derive_seed("dense_b", 0, "init")
+    True
+    """
+    return (
+        int.from_bytes(hashlib.sha256(canonical_json(list(parts)).encode()).digest()[:8], "big")
+        >> 1
+    )
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The random streams of one network: initialization, order of the examples, augmentation."""
+
+    init: int
+    order: int
+    augment: int
+
+    @classmethod
+    def of(cls, network: str, seed: int) -> Seeds:
+        """The streams of a named network (``"a"``, ``"b"``, ``"lth"``, …) of a replicate."""
+        return cls(*(derive_seed(network, seed, stream) for stream in ("init", "order", "augment")))

@@ -1,0 +1,118 @@
+"""A data set in memory: its splits, sizes and statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lotperm.data.folders import taking_turns
+from lotperm.data.images import ImageFiles
+from lotperm.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images or signals with their classes.
+
+    Attributes
+    ----------
+    inputs : Tensor | ImageFiles
+        (N, C, *spatial) uint8, or float32 for mnist1d; of an image folder the files, see
+        `batches`.
+    targets : Tensor
+        (N,) int64.
+    """
+
+    inputs: Tensor | ImageFiles
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory, in its original order unless a subset was asked for; or the files of
+    an image folder.
+
+    Attributes
+    ----------
+    mean, std : Tensor
+        (C,) float32, per channel of the whole training set, with pixels in [0, 1]; of image
+        folders ImageNet's.
+    content : str | None
+        Of an image folder, the sha256 of its listing; None where the name says all.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: int
+    mean: Tensor
+    std: Tensor
+    content: str | None = None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the inputs are read from files while they are used."""
+        return isinstance(self.train.inputs, ImageFiles)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, *spatial)."""
+        return tuple(self.train.inputs.shape[1:])
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set on another device; files stay where they are."""
+
+        def moved(split: Split) -> Split:
+            inputs = (
+                split.inputs if isinstance(split.inputs, ImageFiles) else split.inputs.to(device)
+            )
+            return Split(inputs, split.targets.to(device))
+
+        train, test = moved(self.train), moved(self.test)
+        return replace(
+            self, train=train, test=test, mean=self.mean.to(device), std=self.std.to(device)
+        )
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a data set without having it.
+
+    Attributes
+    ----------
+    shape : tuple[int, ...]
+        (C, *spatial) of one example.
+    classes : int
+        Number of classes.
+    train, test : int
+        Examples in each split.
+    bytes : int
+        Of both splits in memory; 0 where they are read from files.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    train: int
+    test: int
+    bytes: int
+
+
+def first(split: Split, count: int | None) -> Split:
+    """The first examples of a split, or all: of an image folder a class-balanced part."""
+    return Split(split.inputs[:count], split.targets[:count])
+
+
+def subset(split: Split, size: int | None, what: str) -> Split:
+    if size is None or size == len(split):
+        return split
+    if not 0 < size < len(split):
+        raise ParameterError(f"{what} is {size}; expected 1 to {len(split)}.")
+    if isinstance(split.inputs, ImageFiles):  # listed in such an order already
+        return first(split, size)
+    chosen = taking_turns(split.targets)[:size]
+    return Split(split.inputs[chosen], split.targets[chosen])

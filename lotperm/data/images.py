@@ -1,0 +1,273 @@
+"""Images in folders, read from disk while they are used:
+``<root>/{train,val}/<class>/*.{jpg,jpeg,png}``.
+
+ImageNet's pixels don't fit into memory, so a network sees them as a stream: `list_folder` looks at
+the names only, `ImageFiles` stands where other data sets have a tensor, and `stream` decodes batch
+after batch, in worker processes if asked. What an image looks like in an epoch is drawn from the
+member's seed, the epoch and the number of the example, and from nothing else. So a batch doesn't
+depend on how many workers there are, nor on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from lotperm.config.seeds import derive_seed
+from lotperm.errors import IntegrityError, LotpermError, ParameterError, StorageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+
+"""Share of an image's area, and width over height, that a random crop is drawn from
+(torchvision's defaults).
+"""
+
+
+# What Pillow raises for files that are damaged, cut short, or aren't images.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """The images of a split, as files: what `Split.inputs` is where the pixels don't fit into
+    memory.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the split.
+    names : np.ndarray[Any, Any]
+        (N,) bytes, each ``<class>/<file>`` in UTF-8. One array, not N objects: worker processes
+        share its memory.
+    image_size : int
+        Height and width of the images that come out, in pixels.
+    resize_size : int
+        The short side to which an image is resized before its centre is cut out, for evaluation
+        and matching.
+    """
+
+    folder: Path
+    names: np.ndarray[Any, Any]
+    image_size: int = 224
+    resize_size: int = 256
+
+    def __post_init__(self) -> None:
+        import torchvision.transforms.v2  # noqa: F401  a second, once: not in each worker, nor where there are no files
+
+        if not 1 <= self.image_size <= self.resize_size:
+            raise ParameterError(
+                f"image_size is {self.image_size} and resize_size {self.resize_size}; "
+                "expected 1 <= image_size <= resize_size."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, 3, image_size, image_size)."""
+        return (len(self), 3, self.image_size, self.image_size)
+
+    def __getitem__(self, rows: slice | Tensor) -> ImageFiles:
+        """Some of the files, as slice or int64 (n,)."""
+        return replace(self, names=self.names[rows if isinstance(rows, slice) else rows.numpy()])
+
+    def path(self, row: int) -> Path:
+        """Where an image lies."""
+        return self.folder / os.fsdecode(self.names[row])
+
+    def class_name(self, row: int) -> str:
+        """The folder that an image lies in."""
+        return self.path(row).parent.name
+
+    def open(self, row: int) -> Image.Image:
+        """Decode one image, as RGB.
+
+        Raises
+        ------
+        IntegrityError
+            If the file is damaged, cut short, or is no JPEG or PNG, with its path.
+        StorageError
+            If it isn't there any more or can't be read.
+        """
+        path = self.path(row)
+        try:
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                return image.convert("RGB")
+        except (FileNotFoundError, PermissionError) as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}.") from error
+        except (*_DAMAGE, Image.DecompressionBombError) as error:
+            why = str(error).replace(repr(str(path)), "it")
+            raise IntegrityError(
+                f"{path} is not a whole JPEG or PNG image: {why}. Replace it or take it out."
+            ) from error
+
+    def read(self, rows: Tensor | None = None) -> Tensor:
+        """Images as evaluation and matching see them: resized, and the centre cut out.
+
+        Parameters
+        ----------
+        rows : Tensor | None, optional
+            int64 (...); None: all, in order.
+
+        Returns
+        -------
+        Tensor
+            uint8 (..., 3, image_size, image_size).
+        """
+        rows = torch.arange(len(self)) if rows is None else rows
+        images = [self._centre(self.open(row)) for row in rows.flatten().tolist()]
+        return torch.stack(images).view(*rows.shape, *self.shape[1:])
+
+    def read_augmented(self, rows: Tensor, seeds: Sequence[int], epoch: int) -> Tensor:
+        """Images as training sees them: a random crop, resized, and a flip for every second one.
+
+        Parameters
+        ----------
+        rows : Tensor
+            int64 (B, M).
+        seeds : Sequence[int]
+            M, the members' augment seeds.
+        epoch : int
+            With a seed and the row it names the random stream of an image.
+
+        Returns
+        -------
+        Tensor
+            uint8 (B, M, 3, image_size, image_size).
+        """
+        images = [
+            self._random(self.open(row), derive_seed("augmentation", seed, epoch, row))
+            for each in rows.tolist()
+            for row, seed in zip(each, seeds, strict=True)
+        ]
+        return torch.stack(images).view(*rows.shape, *self.shape[1:])
+
+    def _centre(self, image: Image.Image) -> Tensor:
+        from torchvision.transforms.v2 import functional
+
+        if image.size != (self.image_size, self.image_size) or self.resize_size != self.image_size:
+            image = functional.resize(image, [self.resize_size])
+            image = functional.center_crop(image, [self.image_size, self.image_size])
+        return functional.pil_to_tensor(image)
+
+    def _random(self, image: Image.Image, seed: int) -> Tensor:
+        from torchvision.transforms.v2 import functional
+
+        generator = torch.Generator().manual_seed(seed)
+        box = draw_crop(image.height, image.width, generator)
+        size = [self.image_size, self.image_size]
+        image = functional.resized_crop(image, *box, size)
+        if torch.rand(1, generator=generator).item() < 0.5:
+            image = functional.horizontal_flip(image)
+        return functional.pil_to_tensor(image)
+
+
+def draw_crop(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """A random part of an image: top, left, height, width in pixels.
+
+    `torchvision.transforms.v2.RandomResizedCrop`'s rule and order of draws, but from a generator
+    of one's own: theirs is the process's, whose state depends on what was read before.
+    """
+    area, (low, high) = height * width, torch.log(torch.tensor(RATIO)).tolist()
+    for _ in range(10):
+        target = area * torch.empty(1).uniform_(*SCALE, generator=generator).item()
+        ratio = torch.exp(torch.empty(1).uniform_(low, high, generator=generator)).item()
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = torch.randint(0, height - h + 1, (1,), generator=generator).item()
+            left = torch.randint(0, width - w + 1, (1,), generator=generator).item()
+            return int(top), int(left), h, w
+    # A very long or high image: the largest part of its middle with a ratio that is allowed.
+    w = min(width, round(height * RATIO[1]))
+    h = min(height, round(width / RATIO[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+class _Reading(TorchDataset[Tensor | LotpermError]):
+    """Whole batches by number, for a `DataLoader` that doesn't batch."""
+
+    def __init__(
+        self, images: ImageFiles, rows: Sequence[Tensor], seeds: Sequence[int] | None, epoch: int
+    ) -> None:
+        self.images, self.rows, self.seeds, self.epoch = images, rows, seeds, epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Tensor | LotpermError:
+        # An error travels as a value: raised in a worker it would come out with the worker's
+        # traceback as its message.
+        try:
+            if self.seeds is None:
+                return self.images.read(self.rows[number])
+            return self.images.read_augmented(self.rows[number], self.seeds, self.epoch)
+        except LotpermError as error:
+            return error
+
+
+def stream(
+    images: ImageFiles,
+    rows: Sequence[Tensor],
+    *,
+    seeds: Sequence[int] | None = None,
+    epoch: int = 0,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Tensor]:
+    """Read batch after batch, some of them ahead of time.
+
+    Parameters
+    ----------
+    images : ImageFiles
+        The files.
+    rows : Sequence[Tensor]
+        The rows of every batch: int64 (B, M), or (B,) without seeds.
+    seeds : Sequence[int] | None, optional
+        M augment seeds; None: images as evaluation sees them.
+    epoch : int, optional
+        For the augmentation.
+    workers : int, optional
+        Processes that decode, two batches ahead each; 0: this one does, when a batch is asked for.
+    pin : bool, optional
+        Put batches into page-locked memory, from where they are copied to a GPU while it computes.
+
+    Yields
+    ------
+    Tensor
+        uint8, of the rows' shape and (3, image_size, image_size).
+
+    Raises
+    ------
+    IntegrityError, StorageError
+        For a file that can't be read, with its path.
+    """
+    loader: DataLoader[Tensor | LotpermError] = DataLoader(
+        _Reading(images, rows, seeds, epoch),
+        batch_size=None,
+        num_workers=min(workers, len(rows)),
+        pin_memory=pin,
+        generator=torch.Generator(),  # else PyTorch's own would be advanced by every loader
+    )
+    for batch in loader:
+        if isinstance(batch, LotpermError):
+            raise batch
+        yield batch
+
+
+TILE, CROP, CROPS = 64, 48, {"train": 6, "val": 3}

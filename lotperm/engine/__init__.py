@@ -1,0 +1,1 @@
+"""Training many masked networks at once."""

@@ -1,0 +1,63 @@
+"""Accuracy and loss of many networks at once."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from lotperm.data.batches import normalize, raw_batches
+from lotperm.data.dataset import Dataset, Split
+from lotperm.engine.stacking import StackedNetworks
+from lotperm.parallel import distributed
+
+
+@torch.no_grad()
+def evaluate_stack(
+    networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000, workers: int = 0
+) -> dict[str, list[float]]:
+    """Accuracy and mean cross-entropy of M networks on a split; every example weighs the same.
+
+    Several ranks, which must all call this, take a part of the split each; their counts are added
+    up.
+
+    Parameters
+    ----------
+    networks : StackedNetworks
+        The stack.
+    split : Split
+        Inputs (N, C, *spatial) and targets (N,), on the stack's device; or the files of an image
+        folder.
+    data : Dataset
+        The data set that the split belongs to, for its mean and standard deviation.
+    batch : int, optional
+        Examples per forward pass, fewer of large images.
+    workers : int, optional
+        Processes that read files.
+
+    Returns
+    -------
+    dict
+        ``{"accuracy": [M fractions], "loss": [M nats]}``; of image folders with more than five
+        classes also ``"top5"``: how often the target is among the five largest logits, as is usual
+        for ImageNet.
+    """
+    networks.module.eval()
+    device = networks.flat.device
+    hits, hits5 = torch.zeros(2, networks.members, dtype=torch.long, device=device)
+    loss = torch.zeros(networks.members, dtype=torch.double, device=device)
+    top5 = data.streamed and data.classes > 5
+    own = distributed.share(len(split.targets))
+    mine = Split(split.inputs[own], split.targets[own])
+    for inputs, targets in raw_batches(mine, batch, workers, pin=device.type == "cuda"):
+        x = normalize(inputs.to(device, non_blocking=True), data, networks.flat.dtype)
+        logits = networks.module(x.unsqueeze(1).expand(-1, networks.members, *x.shape[1:])).float()
+        hits += (logits.argmax(2) == targets).sum(1)
+        if top5:
+            hits5 += (logits.topk(5).indices == targets[:, None]).sum((1, 2))
+        each = F.cross_entropy(
+            logits.flatten(0, 1), targets.repeat(networks.members), reduction="none"
+        )
+        loss += each.view(networks.members, -1).double().sum(1)
+    size, hits, hits5, loss = len(split), *map(distributed.total, (hits, hits5, loss))
+    found = {"accuracy": (hits / size).tolist(), "loss": (loss / size).tolist()}
+    return {**found, "top5": (hits5 / size).tolist()} if top5 else found

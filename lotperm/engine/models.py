@@ -1,0 +1,284 @@
+"""The networks of the paper, and their 1-D twins for MNIST-1D.
+
+Every network is a plain `torch.nn.Module`; nothing here knows of masks or permutations. `build`
+makes one by name, `initialize` draws its weights from a seed. The distributions are those of the
+authors' code: Kaiming normal (He et al. 2015), over the fan-in for ResNets and over the fan-out
+for VGG11; PyTorch's default for the MLP.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lotperm.config.parameters import MODELS
+from lotperm.errors import ParameterError, unknown_name
+
+Weights = dict[str, Tensor]
+
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d}
+_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+_MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d}
+_GLOBAL_POOL = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}
+
+
+class MLP(nn.Module):
+    """Fully connected ReLU network.
+
+    Parameters
+    ----------
+    in_features : int
+        Number of inputs after flattening.
+    hidden : Sequence[int]
+        Width of each hidden layer.
+    classes : int
+        Number of outputs.
+    """
+
+    def __init__(self, in_features: int, hidden: Sequence[int], classes: int) -> None:
+        super().__init__()
+        sizes = [in_features, *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for n_in, n_out in itertools.pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(sizes[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of inputs (B, ...)."""
+        return self.classifier(self.features(x))
+
+
+class BasicBlock(nn.Module):
+    """Two 3-wide convolutions with batch norm around a residual sum.
+
+    Where the shape changes, the shortcut is a 3-wide convolution with batch norm: the paper's
+    choice, He et al. (2016) use none or a 1-wide one.
+    """
+
+    def __init__(self, n_in: int, n_out: int, stride: int, dims: int) -> None:
+        super().__init__()
+        conv, norm = _CONV[dims], _NORM[dims]
+        self.conv1 = conv(n_in, n_out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = norm(n_out)
+        self.conv2 = conv(n_out, n_out, 3, padding=1, bias=False)
+        self.bn2 = norm(n_out)
+        self.relu = nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or n_in != n_out:
+            self.shortcut = nn.Sequential(
+                conv(n_in, n_out, 3, stride=stride, padding=1, bias=False), norm(n_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations (B, n_out, *spatial / stride)."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """The CIFAR ResNet of depth 6n + 2 (He et al. 2016), in one or two spatial dimensions.
+
+    Parameters
+    ----------
+    in_channels, classes : int
+        Sizes of input and output.
+    blocks : int, optional
+        Residual blocks per stage, n; 3 gives ResNet20, 1 gives ResNet8.
+    width : float, optional
+        Multiplies the 16, 32, 64 channels of the three stages.
+    dims : int, optional
+        1 for signals, 2 for images.
+    """
+
+    def __init__(
+        self, in_channels: int, classes: int, *, blocks: int = 3, width: float = 1, dims: int = 2
+    ) -> None:
+        super().__init__()
+        channels = [max(1, round(16 * 2**stage * width)) for stage in range(3)]
+        self.conv1 = _CONV[dims](in_channels, channels[0], 3, padding=1, bias=False)
+        self.bn1 = _NORM[dims](channels[0])
+        self.relu = nn.ReLU()
+        n_in = channels[0]
+        stages = []
+        for stage, n_out in enumerate(channels):
+            stage_blocks = []
+            for block in range(blocks):
+                stage_blocks.append(
+                    BasicBlock(n_in, n_out, 2 if stage > 0 and block == 0 else 1, dims)
+                )
+                n_in = n_out
+            stages.append(nn.Sequential(*stage_blocks))
+        self.layer1, self.layer2, self.layer3 = stages
+        self.pool = _GLOBAL_POOL[dims](1)
+        self.classifier = nn.Linear(n_in, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of inputs (B, in_channels, *spatial)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.classifier(torch.flatten(self.pool(x), 1))
+
+
+class VGG11(nn.Module):
+    """VGG11 for CIFAR without batch norm (Simonyan and Zisserman 2015), one linear layer at the
+    end.
+
+    Parameters
+    ----------
+    in_channels, classes : int
+        Sizes of input and output.
+    width : float, optional
+        Multiplies every channel count.
+    dims : int, optional
+        1 for signals, 2 for images. Five poolings halve the input: at least 32 values a side.
+    """
+
+    LAYOUT = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+
+    def __init__(self, in_channels: int, classes: int, *, width: float = 1, dims: int = 2) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        n_in = in_channels
+        for item in self.LAYOUT:
+            if isinstance(item, str):
+                layers.append(_MAX_POOL[dims](2))
+            else:
+                n_out = max(1, round(item * width))
+                layers += [_CONV[dims](n_in, n_out, 3, padding=1), nn.ReLU()]
+                n_in = n_out
+        self.features = nn.Sequential(*layers, _GLOBAL_POOL[dims](1))
+        self.classifier = nn.Linear(n_in, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of inputs (B, in_channels, *spatial)."""
+        return self.classifier(torch.flatten(self.features(x), 1))
+
+
+def _resnet50(classes: int, width: float) -> nn.Module:
+    """torchvision's ResNet50; its wide form above width 1, all channels narrower below."""
+    from torchvision.models import resnet50
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    if width >= 1:
+        return resnet50(weights=None, num_classes=classes, width_per_group=round(64 * width))
+
+    class NarrowResNet50(ResNet):  # type: ignore[misc]  # torchvision has no types
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            channels = [max(1, round(64 * 2**stage * width)) for stage in range(4)]
+            self._norm_layer, self.groups, self.base_width, self.dilation = nn.BatchNorm2d, 1, 64, 1
+            self.inplanes = channels[0]
+            self.conv1 = nn.Conv2d(3, self.inplanes, 7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(self.inplanes)
+            self.relu = nn.ReLU(inplace=True)
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+            for stage, blocks in enumerate((3, 4, 6, 3)):
+                layer = self._make_layer(
+                    Bottleneck, channels[stage], blocks, stride=1 if stage == 0 else 2
+                )
+                self.add_module(f"layer{stage + 1}", layer)
+            self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+            self.fc = nn.Linear(4 * channels[3], classes)
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    return NarrowResNet50()
+
+
+def build(
+    name: str,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: float = 1,
+    hidden: Sequence[int] = (128, 128),
+) -> nn.Module:
+    """Make a network by name, its weights as PyTorch's global generator draws them.
+
+    Parameters
+    ----------
+    name : str
+        One of `MODELS`. ``resnet8``, ``resnet20`` and ``vgg11`` become their 1-D twin when the
+        input is one; ``resnet50`` is torchvision's, for images of 32 pixels a side or more.
+    input_shape : tuple[int, ...]
+        (C, *spatial) of one example.
+    classes : int
+        Number of outputs.
+    width : float, optional
+        Multiplies channels (and, for ``mlp``, the hidden widths). Of ``resnet50``, above 1, only
+        those of the two inner convolutions of each bottleneck: torchvision's wide form, in which 2
+        is ``wide_resnet50_2``.
+    hidden : Sequence[int], optional
+        Hidden widths of ``mlp``; other networks ignore it.
+
+    Returns
+    -------
+    nn.Module
+        In training mode, float32, on the CPU.
+
+    Raises
+    ------
+    ParameterError
+        If the name is unknown, or the network has no form for this input.
+    """
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    if name == "mlp":
+        return MLP(math.prod(input_shape), [max(1, round(h * width)) for h in hidden], classes)
+    dims = len(input_shape) - 1
+    if dims not in _CONV:
+        raise ParameterError(
+            f"{name} needs inputs (C, L) or (C, H, W), got {input_shape}. Use model='mlp'."
+        )
+    if name == "vgg11":
+        if min(input_shape[1:]) < 32:
+            raise ParameterError(
+                f"vgg11 halves its input five times: needs 32 values a side, got {input_shape}. Use resnet20."
+            )
+        return VGG11(input_shape[0], classes, width=width, dims=dims)
+    if name == "resnet50":
+        if dims != 2 or input_shape[0] != 3 or min(input_shape[1:]) < 32:
+            raise ParameterError(
+                f"resnet50 needs RGB images of at least 32x32, got {input_shape}. Use resnet20."
+            )
+        return _resnet50(classes, width)
+    return ResNet(
+        input_shape[0], classes, blocks={"resnet8": 1, "resnet20": 3}[name], width=width, dims=dims
+    )
+
+
+def initialize(factory: Callable[[], nn.Module], seed: int) -> Weights:
+    """Draw a fresh initialization of a network from a seed.
+
+    Parameters
+    ----------
+    factory : Callable[[], nn.Module]
+        Makes the network, e.g. ``lambda: build("mlp", input_shape=(1, 40), classes=10)``.
+    seed : int
+        0 ≤ seed < 2**63; the same seed gives the same weights whatever device trains them.
+
+    Returns
+    -------
+    Weights
+        A complete state dict on the CPU. PyTorch's global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = factory()
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,84 @@
+"""How to compute, as opposed to what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+
+class ProgressBar(Protocol):
+    """What `train` asks of a progress bar; a `tqdm` is one."""
+
+    def update(self, n: float) -> Any:
+        """Advance by n training images."""
+
+    def set_postfix_str(self, s: str) -> Any:
+        """Show a few words behind the bar."""
+
+    def close(self) -> Any:
+        """Finish."""
+
+
+Progress = Callable[[str, int], ProgressBar]
+
+"""Makes a progress bar from a label and the number of images to train on (all members counted)."""
+
+
+def tqdm_bar(label: str, images: int) -> ProgressBar:
+    """A progress bar on stderr with rate and remaining time."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=images, desc=label, unit="img", unit_scale=True, mininterval=0.5, dynamic_ncols=True
+    )
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How to compute, as opposed to what: no part of a result's key.
+
+    Attributes
+    ----------
+    device : str
+        "cpu" or "cuda".
+    compile : bool
+        Compile the training step, which takes seconds to a minute; pays off from minutes of
+        training on. On CUDA it becomes a CUDA graph, without which one small network is bound by
+        the launches of its kernels.
+    members : int | None
+        How many networks go through one forward pass at the most; None: what is fast (`_at_once`),
+        all that a thread has if there are no convolutions.
+    microbatch : int | None
+        Examples of a batch that each network takes at a time, to bound memory; None: all.
+        Gradients are summed, so a step is the same up to rounding, with one exception: batch norm
+        takes the statistics of each part, as if the batch were that small, and its running
+        averages move once for each part.
+    workers : int | None
+        Processes that read an image folder, for each part of the members; None: none on the CPU,
+        where they would take the cores from training, else as many as there are cores, 16 at the
+        most. No result depends on it.
+    progress : Progress | None
+        Makes progress bars; None: silent.
+    stop : Callable[[], bool] | None
+        Asked after every step of training; True ends the run there with `PreemptedError`, its
+        state saved.
+    """
+
+    device: str = "cpu"
+    compile: bool = False
+    members: int | None = None
+    microbatch: int | None = None
+    workers: int | None = None
+    progress: Progress | None = None
+    stop: Callable[[], bool] | None = None
+
+    @property
+    def readers(self) -> int:
+        """`workers`, or what it stands for."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if torch.device(self.device).type == "cpu" else min(os.cpu_count() or 1, 16)

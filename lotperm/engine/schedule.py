@@ -1,0 +1,36 @@
+"""Learning rates and orders of the examples, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lotperm.config.experiment import Recipe
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Learning rate of an epoch, counted from 0; constant within the epoch, as in the authors'
+    code.
+
+    ``cosine``: lr·(1 + cos(π·epoch/epochs))/2. ``step``: lr·gamma^(milestones passed). With
+    `warmup_epochs` W the first W epochs are scaled by (epoch + 1)/W.
+    """
+    if recipe.schedule == "cosine":
+        factor = (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+    elif recipe.schedule == "step":
+        factor = recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones)
+    else:
+        factor = 1.0
+    if epoch < recipe.warmup_epochs:
+        factor *= (epoch + 1) / recipe.warmup_epochs
+    return recipe.lr * factor
+
+
+def draw_order(size: int, seed: int, epoch: int) -> Tensor:
+    """The order in which one member sees the training set in an epoch: int64 (size,), a
+    permutation.
+    """
+    generator = torch.Generator().manual_seed((seed + epoch * 0x9E3779B97F4A7C15) % 2**63)
+    return torch.randperm(size, generator=generator)

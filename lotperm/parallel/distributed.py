@@ -1,0 +1,247 @@
+"""The processes of one job, one a device, as torchrun starts them: who they are, and how they
+agree.
+
+``torchrun --nproc-per-node 4 -m lotperm experiment …`` runs the same program four times. Inside
+`processes` the four know each other, and each takes its share of every training batch, of the
+evaluation and of the matching; whatever isn't shared out all of them compute alike. Rank 0 alone
+writes. In a single process nothing here does anything.
+
+A program of one's own does the same with ``with processes("cuda"): run(experiment)``, started by
+torchrun, or by `launch` from a process that goes on.
+
+A rule holds for all that exchanges something: every rank must call it, in the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lotperm.errors import LotpermError, ParameterError, RankLostError, class_of
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def processes(device: str, patience: float = 30.0) -> Iterator[None]:
+    """Join the processes that torchrun started; without torchrun, or with one process, do nothing.
+
+    Tensors on the CPU, and all decisions, go by gloo, tensors on GPUs by NCCL. With "cuda", the
+    local rank's GPU becomes the current one.
+
+    Parameters
+    ----------
+    device : str
+        "cpu" or "cuda".
+    patience : float, optional
+        Minutes to wait for a rank that hangs; one that died is noticed at once.
+
+    Raises
+    ------
+    ParameterError
+        If this machine has fewer GPUs than processes.
+    RankLostError
+        If another rank ended, or didn't answer, in the middle of the work.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if ranks == 1:
+        yield
+        return
+    if device == "cuda":
+        gpus, local = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+        if local >= gpus:
+            raise ParameterError(
+                f"{ranks} processes need as many GPUs, but here there are {gpus}. Use --nproc-per-node {gpus}, or of a "
+                f"sweep --ranks {gpus}."
+            )
+        torch.cuda.set_device(local)
+    backend, timeout = (
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        timedelta(minutes=patience),
+    )
+    dist.init_process_group(backend, timeout=timeout)
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0].rstrip(".")
+            raise RankLostError(
+                f"rank {rank()} of {ranks} lost touch with another one: {reason}. What was saved is intact: run it "
+                "again, with any number of processes."
+            ) from error
+        raise
+    # Only after success: with a lost rank, saying goodbye would wait for it.
+    dist.destroy_process_group()
+
+
+def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in so many new processes on this machine, as ``torchrun --standalone``
+    starts them.
+
+    If one of them fails, the others are ended. The signals of this process stay its own.
+
+    Parameters
+    ----------
+    ranks : int
+        How many.
+    function : Callable[..., T]
+        Of a module; it goes through pickle, as its arguments and what it returns. It joins
+        `processes`.
+    *arguments : Any
+        For it.
+
+    Returns
+    -------
+    object
+        What the function returned on rank 0.
+
+    Raises
+    ------
+    LotpermError
+        As the rank raised it that failed first; `RankLostError` if a rank was killed, or raised
+        something else.
+    """
+    # Not everywhere where torch is, and only needed here.
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: the ranks share the cores
+    with tempfile.TemporaryDirectory() as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=ranks,
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(folder),
+            run_id=Path(folder).name,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",  # any port that is free
+            signals_to_handle="SIGQUIT",  # it must be one: nobody sends this
+        )
+        try:
+            found: dict[int, T] = elastic_launch(config, function)(*arguments)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            notes = [
+                json.loads(path.read_bytes()) for path in sorted(Path(folder).rglob("error.json"))
+            ]
+            said = [note["message"]["message"] for note in notes]
+            if isinstance(failure.message, str):
+                said.append(failure.message)
+            # Who lost touch with another rank isn't the cause, if that one could still say what
+            # was.
+            cause = min(said, key=lambda text: text.startswith(RankLostError.__name__))
+            name, _, message = cause.partition(": ")
+            if kind := class_of(name, message):
+                raise kind(message) from error
+            raise RankLostError(f"rank {rank} of {ranks} ended: {cause}") from error
+    return found[0]
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """How many ranks there are; 1 without torchrun."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def rank() -> int:
+    """Which of them this process is, from 0."""
+    return dist.get_rank() if _joined() else 0
+
+
+def share(count: int) -> slice:
+    """This rank's part of so many things in a row; the parts are as equal as can be and in the
+    order of the ranks.
+    """
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
+
+
+def once(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 alone; all ranks return what it returned, or raise the
+    `LotpermError` it raised.
+
+    What it returns goes through pickle, so tensors must be on the CPU. The function itself must
+    not call anything that all ranks must call.
+    """
+    if world_size() == 1:
+        return function()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = function()
+        except LotpermError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    value, failed = outcome
+    if failed is not None:
+        raise failed
+    return value
+
+
+def in_turn(function: Callable[[], T]) -> T:
+    """Call a function on rank 0, then on the others, which find what it made on disk. Each
+    returns its own result.
+    """
+    if world_size() == 1:
+        return function()
+    own: list[T] = []
+    once(lambda: own.append(function()))
+    return own[0] if own else function()
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all ranks in their order, on rank 0; elsewhere nothing. Tensors must be on
+    the CPU.
+    """
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values, dst=0)
+    return values or []
+
+
+def any_rank(wish: bool) -> bool:
+    """Whether any rank wishes it. Waits for the other processes, but not for a GPU."""
+    if world_size() == 1:
+        return wish
+    flag = torch.tensor(int(wish))
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over the ranks, equal in every bit on all of them; gradients flow
+    through it.
+    """
+    return _Total.apply(tensor) if world_size() > 1 else tensor
+
+
+class _Total(torch.autograd.Function):
+    """Every rank's sum depends on every rank's summand, so the gradient is the sum of the
+    gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        result = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return total(gradients[0])

@@ -1,0 +1,48 @@
+"""How a CPU is used: Python threads that divide its cores, and memory that isn't given back.
+
+OpenMP threads that share every single operation wait for each other at its end; small operations
+gain little from them, and lose tenfold while the machine is busy otherwise. Threads that each do
+operations of their own don't wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse large freed blocks instead of giving them back to the system.
+
+    Each activation would otherwise be paged in anew, up to half of the time. glibc raises its
+    threshold to the size of the first larger block that is freed, up to 32 MiB: mallopt(3),
+    M_MMAP_THRESHOLD. Elsewhere it does nothing.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+@contextlib.contextmanager
+def workers(count: int) -> Iterator[Callable[..., list[Any]]]:
+    """A `map` whose calls run in `count` threads, each with a share of PyTorch's threads; with
+    1, in this thread.
+    """
+    if count == 1:
+        yield lambda function, *arguments: [
+            function(*each) for each in zip(*arguments, strict=True)
+        ]
+        return
+    threads = torch.get_num_threads()
+    share = max(1, threads // count)
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+
+        def each(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+            return list(pool.map(function, *arguments))
+
+        try:
+            yield each
+        finally:
+            torch.set_num_threads(threads)  # parts of this setting are global

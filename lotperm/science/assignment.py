@@ -1,0 +1,70 @@
+"""The linear assignment behind every matching."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from lotperm.errors import ParameterError
+from lotperm.types import Float, Float64, Int64
+
+
+def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
+    """The permutation p that maximizes the sum of `similarity[i, p[i]]`.
+
+    Solved exactly (`scipy.optimize.linear_sum_assignment`). Where several permutations reach the
+    maximum because rows, or columns, are equal number by number, as those of dead units are, units
+    keep their order: of equal rows the upper one gets the lower column, and of equal columns the
+    left one the upper row. That exchanges equal numbers, so it never changes the maximum. Ties of
+    other kinds, which are accidents of the values, fall as scipy's deterministic algorithm finds
+    them.
+
+    Parameters
+    ----------
+    similarity : Tensor, shape (n, n)
+        Unit of B (row) by unit of A (column), finite.
+
+    Returns
+    -------
+    Tensor, int64, shape (n,)
+        `p[i]` is the unit of A that moves to position i.
+
+    Raises
+    ------
+    ParameterError
+        Not a square matrix of finite numbers.
+    """
+    matrix = (
+        similarity.detach().cpu().double().numpy() + 0.0
+    )  # no -0.0: equal values have equal bytes
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+        raise ParameterError(
+            f"assign needs a square matrix of finite numbers, got shape {matrix.shape} with "
+            f"{np.count_nonzero(~np.isfinite(matrix))} not finite; check the weights and activations."
+        )
+    p = linear_sum_assignment(matrix, maximize=True)[1]
+    rows, columns = _equal_rows(matrix), _equal_rows(matrix.T)
+    while True:  # each exchange makes p smaller in dictionary order, so this ends
+        before = p.copy()
+        for same in rows:
+            p[same] = np.sort(p[same])
+        where = np.argsort(p)
+        for same in columns:
+            p[np.sort(where[same])] = same
+        if np.array_equal(p, before):
+            return torch.from_numpy(p.astype(np.int64))
+
+
+def _equal_rows(matrix: np.ndarray) -> list[np.ndarray]:
+    """Sets of at least two rows that are equal, as ascending indices."""
+    same: dict[bytes, list[int]] = {}
+    for i, row in enumerate(matrix):
+        same.setdefault(row.tobytes(), []).append(i)
+    return [np.array(indices) for indices in same.values() if len(indices) > 1]
+
+
+def mean_matched(matrix: Float64[Tensor, "n n"], p: Int64[Tensor, " n"]) -> float:
+    """The mean of the matched entries."""
+    return matrix[torch.arange(len(p)), p].mean().item()

@@ -1,0 +1,164 @@
+"""Loss along the line between two networks, and the barrier on it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lotperm.errors import ParameterError, unknown_name
+from lotperm.science.evaluation import Batches, evaluate
+from lotperm.science.repair import between, preactivation_statistics, repaired, reset_batch_norm
+
+Repair = Literal["none", "bn", "repair"]
+
+
+REPAIRS: tuple[Repair, ...] = ("none", "bn", "repair")
+
+
+def interpolate(
+    weights_a: Mapping[str, Tensor], weights_b: Mapping[str, Tensor], alpha: float
+) -> dict[str, Tensor]:
+    """The state dict `(1 - alpha) a + alpha b`; integer buffers (`num_batches_tracked`) are
+    those of `a`.
+    """
+    return {
+        name: torch.lerp(a, weights_b[name].to(a), alpha) if a.is_floating_point() else a.clone()
+        for name, a in weights_a.items()
+    }
+
+
+def loss_barrier(
+    model: nn.Module,
+    weights_a: Mapping[str, Tensor],
+    weights_b: Mapping[str, Tensor],
+    data: Mapping[str, Batches],
+    alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    *,
+    repair: Repair = "none",
+    statistics: Iterable[Tensor] | None = None,
+) -> pd.DataFrame:
+    """Loss and accuracy along the straight line between two networks.
+
+    Permute A onto B first (`permute`) to see the barrier that is left after alignment.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The architecture; a copy is used, its own weights don't matter.
+    weights_a, weights_b : Mapping[str, Tensor]
+        State dicts of the two ends, alpha = 0 and alpha = 1.
+    data : Mapping[str, Batches]
+        Split name -> batches of (inputs, targets). They are iterated once per alpha: a list or a
+        `DataLoader`, not a generator.
+    alphas : Sequence[float], optional
+        Positions on the line, within [0, 1].
+    repair : Repair, optional
+        What is done to the interpolated network before it is evaluated, at the ends too.
+        ``"none"``: nothing. ``"bn"``: `reset_batch_norm`. ``"repair"``: `repaired` (Jordan et al.
+        2022).
+    statistics : Iterable[Tensor] | None, optional
+        Batches of training inputs for the repairs; without it, the inputs of ``data["train"]``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per alpha and split: `alpha`, `repair`, `split`, `loss` (nats), `accuracy`
+        (fraction).
+
+    Raises
+    ------
+    ParameterError
+        Unknown repair, an alpha outside [0, 1], or no data to take the statistics from.
+    """
+    if repair not in REPAIRS:
+        raise unknown_name("repair", repair, REPAIRS)
+    if not all(0 <= alpha <= 1 for alpha in alphas):
+        raise ParameterError(f"loss_barrier: alphas must lie in [0, 1], got {list(alphas)}.")
+    batches: list[Tensor] = []
+    if repair != "none":
+        if statistics is None and "train" not in data:
+            raise ParameterError(
+                f"loss_barrier: repair={repair!r} needs training inputs, got data only for "
+                f"{sorted(data)}; pass statistics=... or a 'train' split."
+            )
+        batches = (
+            list(statistics) if statistics is not None else [inputs for inputs, _ in data["train"]]
+        )
+
+    network = copy.deepcopy(model).eval()
+    ends = []
+    if repair == "repair":
+        for weights in (weights_a, weights_b):
+            network.load_state_dict(weights)
+            ends.append(preactivation_statistics(network, batches))
+
+    rows = []
+    for alpha in alphas:
+        network.load_state_dict(interpolate(weights_a, weights_b, alpha))
+        if repair == "bn":
+            reset_batch_norm(network, batches)
+        with repaired(network, between(ends, alpha), batches) if ends else nullcontext():
+            for split, pairs in data.items():
+                result = evaluate(network, pairs)
+                rows.append((alpha, repair, split, result.loss, result.accuracy))
+    return pd.DataFrame(rows, columns=["alpha", "repair", "split", "loss", "accuracy"])
+
+
+def barrier_height(curve: pd.DataFrame) -> pd.DataFrame:
+    """How high the barrier of each (repair, split) in a table of `loss_barrier` is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per (repair, split): `loss_barrier`, by how much the loss exceeds the straight line
+        between the losses of the ends, at its worst alpha (Frankle et al. 2020; Ainsworth et al.
+        2023), and `accuracy_barrier`, the mean accuracy of the ends less that of the midpoint, a
+        fraction (NaN if alpha = 0.5 is not in the table).
+
+    Raises
+    ------
+    ParameterError
+        The ends (alpha = 0 and alpha = 1) are missing.
+    """
+    rows = []
+    for (repair, split), part in curve.groupby(["repair", "split"], sort=False):
+        alpha, loss = part["alpha"].to_numpy(float), part["loss"].to_numpy(float)
+        accuracy = dict(zip(alpha, part["accuracy"].to_numpy(float), strict=True))
+        if not {0.0, 1.0} <= accuracy.keys():
+            raise ParameterError(
+                f"barrier_height: the curve needs alpha 0 and 1, got {sorted(accuracy)}; add the ends."
+            )
+        straight = (1 - alpha) * loss[alpha == 0][0] + alpha * loss[alpha == 1][0]
+        middle = (accuracy[0.0] + accuracy[1.0]) / 2 - accuracy.get(0.5, np.nan)
+        rows.append((repair, split, float(np.max(loss - straight)), float(middle)))
+    return pd.DataFrame(rows, columns=["repair", "split", "loss_barrier", "accuracy_barrier"])
+
+
+def accuracy_barriers(lines: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """The accuracy barrier of every seed's lines: mean accuracy of the ends less that of the
+    midpoint.
+
+    Parameters
+    ----------
+    lines : pd.DataFrame
+        Columns seed, ends, repair, alpha (0, 0.5 and 1 among them) and accuracy, as
+        `lotperm.studies.pipeline.Pipeline.connectivity` gives them.
+    by : Sequence[str], optional
+        More columns that tell lines apart.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per line: the columns `by`, seed, ends, repair, and `barrier`, a fraction.
+    """
+    wide = lines[lines["alpha"].isin([0.0, 0.5, 1.0])].pivot_table(
+        index=[*by, "seed", "ends", "repair"], columns="alpha", values="accuracy", sort=False
+    )
+    return ((wide[0.0] + wide[1.0]) / 2 - wide[0.5]).rename("barrier").reset_index()

@@ -1,0 +1,350 @@
+"""Correlations between the units of two networks, in one pass over the data."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, count
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, fx, nn
+
+from lotperm.errors import ParameterError
+from lotperm.parallel import distributed
+from lotperm.parallel.threads import keep_freed_memory, workers
+from lotperm.science.graphs import cut_graph, lacking_tensor
+from lotperm.science.symmetry import PermutationSpec
+from lotperm.types import Float, Float64
+
+# Sums of moments that a pass over the data keeps. Chunk i of the data is added to sum i mod 8, and
+# in the end the sums are merged in order. Threads and ranks share out the sums, so the result
+# doesn't depend on their number, to the last bit.
+_LANES = 8
+
+
+# Samples that go through the networks at a time on a CPU: few, so that activations stay in the
+# cache.
+_CHUNK = 32
+
+
+# Rows whose products are summed in the activations' own precision before they are added up in
+# float64.
+_ROWS = 2**15
+
+
+class CorrelationAccumulator:
+    """Pearson correlations between the units of two networks, from a stream of paired activations.
+
+    Holds the sums of x, x² and y·x over samples and positions, in float64, where x and y are the
+    activations of A and B less the mean of the first block. Without that shift, a mean that is
+    large against the spread would cost most digits. Memory doesn't depend on the number of
+    samples.
+
+    Attributes
+    ----------
+    count : int
+        Samples times positions seen so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._eps = 0.0
+        # (2, n): A and B; (n, n): unit of B by unit of A. Made by the first update.
+        self._shift = self._sum = self._square = self._cross = torch.empty(0)
+
+    def update(self, a: Float[Tensor, "_ _ ..."], b: Float[Tensor, "_ _ ..."]) -> None:
+        """Add activations of A and B for the same inputs, `(B, n, *spatial)` each.
+
+        Positions count as samples. Products are formed in the precision of the activations, at
+        least float32, over `2**15` rows at most.
+        """
+        if a.shape != b.shape:
+            raise ParameterError(
+                f"activations of A and B must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}; "
+                "match networks of one architecture on the same inputs."
+            )
+        for rows in zip(_rows(a), _rows(b), strict=True):
+            if self.count == 0:
+                shift = torch.stack([v.mean(0) for v in rows])
+                self._eps = torch.finfo(shift.dtype).eps
+                self._shift, n = shift.double(), shift.shape[1]
+                self._sum, self._square = (
+                    torch.zeros_like(self._shift),
+                    torch.zeros_like(self._shift),
+                )
+                self._cross = self._shift.new_zeros(n, n)
+            x, y = (
+                v - center for v, center in zip(rows, self._shift.to(rows[0].dtype), strict=True)
+            )
+            self._sum += torch.stack([x.sum(0), y.sum(0)])
+            self._square += torch.stack([x.square().sum(0), y.square().sum(0)])
+            self._cross += y.T @ x
+            self.count += len(x)
+
+    def merge(self, other: CorrelationAccumulator) -> None:
+        """Add what another accumulator has seen of the same networks, as if this one had seen
+        it too.
+        """
+        if other.count == 0:
+            return
+        if self.count == 0:
+            vars(self).update(copy.deepcopy(vars(other)))
+            return
+        by = other._shift - self._shift
+        self._sum += other._sum + other.count * by
+        self._square += other._square + by * (2 * other._sum + other.count * by)
+        self._cross += other._cross + other._sum[1].outer(by[0])
+        self._cross += by[1].outer(other._sum[0] + other.count * by[0])
+        self.count += other.count
+        self._eps = max(self._eps, other._eps)
+
+    def cpu(self) -> CorrelationAccumulator:
+        """The same on the CPU."""
+        moved = CorrelationAccumulator()
+        vars(moved).update(
+            {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        )
+        return moved
+
+    def correlation(self) -> Float64[Tensor, "n n"]:
+        """Pearson correlation of each unit of B (row) with each of A (column), float64 `(n, n)`,
+        on the CPU.
+
+        Dead units, whose activation is constant in one of the networks to within its rounding
+        error, have correlation 0 with all others.
+
+        Raises
+        ------
+        ParameterError
+            Nothing was seen, or an activation was NaN or infinite.
+        """
+        if self.count == 0:
+            raise ParameterError("matching got no samples, expected at least one batch of inputs.")
+        if not (self._cross.isfinite().all() and self._square.isfinite().all()):
+            raise ParameterError(
+                "an activation is NaN or infinite (or so large that its square is); check that both networks "
+                "were trained to the end and that the inputs are normalized."
+            )
+        mean = self._sum / self.count
+        variance = self._square / self.count - mean.square()
+        rounding = 4 * self._eps * (self._shift + mean).abs()
+        dead = variance <= rounding.square()
+        inverse = torch.where(
+            dead, 0.0, variance.clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
+        )
+        covariance = self._cross / self.count - mean[1].outer(mean[0])
+        return (inverse[1][:, None] * covariance * inverse[0]).clamp(-1, 1).cpu()
+
+
+def _rows(activations: Float[Tensor, "b n *spatial"]) -> tuple[Float[Tensor, "_ n"], ...]:
+    """Activations `(B, n, *spatial)` as blocks of rows `(N, n)`, at least float32."""
+    rows = activations.movedim(1, -1).reshape(-1, activations.shape[1])
+    return torch.split(rows if rows.dtype == torch.float64 else rows.float(), _ROWS)
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """Batches of inputs of which some rows can be had without reading the others, as
+    `lotperm.data.batches.Inputs`.
+    """
+
+    def parts(self, cut: Callable[[int], Sequence[slice]]) -> Iterator[list[Tensor]]:
+        """Of every batch those rows that `cut` names when it is given the batch's length."""
+        ...
+
+
+def _parts(
+    batches: Iterable[Tensor | Sequence[Tensor]] | Divisible, cut: Callable[[int], Sequence[slice]]
+) -> Iterator[list[Tensor]]:
+    if isinstance(batches, Divisible):
+        yield from batches.parts(cut)
+        return
+    for batch in batches:
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        yield [inputs[rows] for rows in cut(len(inputs))]
+
+
+def correlate(
+    a: Mapping[str, Tensor] | nn.Module,
+    b: Mapping[str, Tensor] | nn.Module,
+    batches: Iterable[Tensor | Sequence[Tensor]],
+    spec: PermutationSpec,
+    points: Mapping[str, str],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, CorrelationAccumulator]:
+    """Moments of the activations of two networks at all points, in one pass over the data.
+
+    Parameters are those of `match_activations`; `points` maps each group to a graph node. Several
+    ranks (`lotperm.parallel.distributed`), up to 8, share the chunks that batches are cut into;
+    all must call this with the same batches, and all get the moments of one process, to the last
+    bit. Of `Divisible` batches each rank reads its own chunks only. For data that is spread
+    otherwise: correlate the parts, then `merge` them group by group.
+    """
+    if not points:
+        return {}
+    states = [w.state_dict() if isinstance(w, nn.Module) else w for w in (a, b)]
+    place = torch.device(device) if device is not None else next(iter(states[0].values())).device
+    nets = [_extractor(spec, weights, points, place, dtype) for weights in states]
+    ranks = distributed.world_size()
+    own = range(distributed.rank(), _LANES, ranks)
+    lanes = [{group: CorrelationAccumulator() for group in points} for _ in own]
+    threads = min(torch.get_num_threads(), max(len(own), 1)) if place.type == "cpu" else 1
+
+    @torch.no_grad()
+    def see(accumulators: Mapping[str, CorrelationAccumulator], chunks: Sequence[Tensor]) -> None:
+        for chunk in chunks:
+            # A copy for each: a network may write into its input.
+            acts_a, acts_b = (net(_place(chunk, place, dtype)) for net in nets)
+            for group, accumulator in accumulators.items():
+                accumulator.update(acts_a.pop(group), acts_b.pop(group))
+
+    numbers = count()
+
+    def cut(size: int) -> list[slice]:
+        """Those chunks of the next batch that are this rank's."""
+        if size == 0:
+            return []
+        # At least four, so that small batches keep a few threads busy.
+        parts = max(4, math.ceil(size / _CHUNK)) if place.type == "cpu" else 1
+        sizes = [len(part) for part in torch.arange(size).tensor_split(min(parts, size))]
+        found = zip(sizes, accumulate(sizes), numbers, strict=False)
+        return [slice(end - length, end) for length, end, number in found if number % _LANES in own]
+
+    keep_freed_memory()
+    seen = 0
+    with workers(threads) as each, _full_precision():
+        for chunks in _parts(batches, cut):
+            # This rank's chunks come to its lanes in turn.
+            each(
+                see,
+                lanes,
+                [chunks[(lane - seen) % len(own) :: len(own)] for lane in range(len(own))],
+            )
+            seen += len(chunks)
+    # Merged on the CPU, whose sums a GPU's may differ from.
+    gathered = distributed.gather(
+        [{group: sums.cpu() for group, sums in lane.items()} for lane in lanes]
+    )
+
+    def merged() -> dict[str, CorrelationAccumulator]:
+        found = {group: CorrelationAccumulator() for group in points}
+        for lane in range(_LANES):
+            for group, sums in gathered[lane % ranks][lane // ranks].items():
+                found[group].merge(sums)
+        return found
+
+    return distributed.once(merged)
+
+
+def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy on device, of dtype; images and their kernels channels-last, so that units are
+    contiguous.
+    """
+    layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+    kind = dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(device, kind, memory_format=layout, copy=True)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Without TF32 and the like, whose errors would be those of bfloat16 in a sum of products."""
+    kinds: list[Any] = [
+        part
+        for backend in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)
+        for part in (getattr(backend, "matmul", None), getattr(backend, "conv", None))
+        if part is not None
+    ]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
+def _extractor(
+    spec: PermutationSpec,
+    weights: Mapping[str, Tensor],
+    points: Mapping[str, str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """What `spec.activations` does, for weights that stay: compiled to Python, with batch norms
+    folded.
+    """
+    state = {n: _place(t, device, dtype) for n, t in {**spec._constants, **weights}.items()}
+    for node in spec._graph.nodes:
+        if node.op == "get_attr" and node.target not in state:
+            raise lacking_tensor(node.target)
+    graph, tensors = _fold_batch_norm(spec, state)
+    nodes = tuple(dict.fromkeys(points.values()))
+    module = fx.GraphModule(tensors, cut_graph(graph, nodes))
+
+    def activations(inputs: Tensor) -> dict[str, Tensor]:
+        outputs = dict(zip(nodes, module(inputs), strict=True))
+        found = {}
+        for group, node in points.items():
+            axis, units = spec._channels[group, node]
+            values = outputs[node].movedim(axis, 1)
+            whole = torch.equal(units, torch.arange(values.shape[1]))
+            found[group] = values if whole else values.index_select(1, units.to(values.device))
+        return found
+
+    return activations
+
+
+_CONVOLUTIONS = tuple(getattr(torch.ops.aten, f"conv{d}d").default for d in (1, 2, 3))
+
+
+def _fold_batch_norm(
+    spec: PermutationSpec, weights: Mapping[str, Tensor]
+) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Fold each batch norm into the convolution right before it: the same function in eval mode, a
+    pass less.
+
+    A convolution stays as it is if its output is read by anything else, or is itself a candidate
+    point.
+    """
+    graph = fx.Graph()
+    graph.graph_copy(spec._graph, {})
+    tensors = dict(weights)
+    points = {node for nodes in spec.points.values() for node in nodes}
+    for norm in list(graph.nodes):
+        conv = norm.args[0] if norm.target is torch.ops.aten.batch_norm.default else None
+        if not isinstance(conv, fx.Node) or conv.target not in _CONVOLUTIONS:
+            continue
+        x, kernel, bias, *rest = (*conv.args, None) if len(conv.args) == 2 else conv.args
+        sources: list[Any] = [kernel, bias, *norm.args[1:5]]
+        if (
+            len(conv.users) > 1
+            or conv.name in points
+            or any(n and n.op != "get_attr" for n in sources)
+        ):
+            continue
+        if norm.args[5] or None in norm.args[3:5]:  # it takes the statistics of the batch
+            continue
+        zero, epsilon = torch.zeros(()), cast(float, norm.args[7])
+        w, b, gamma, beta, mean, var = (tensors[n.target].double() if n else zero for n in sources)
+        scale = (var + epsilon).rsqrt() * (gamma if sources[2] else 1)
+        shift = beta + scale * (b - mean)
+        folded = {
+            f"_folded_{norm.name}_weight": w * scale.view(-1, *[1] * (w.ndim - 1)),
+            f"_folded_{norm.name}_bias": shift,
+        }
+        tensors |= {
+            name: _place(t, t.device, tensors[sources[0].target].dtype)
+            for name, t in folded.items()
+        }
+        with graph.inserting_before(norm):
+            norm.args = (x, *(graph.get_attr(name) for name in folded), *rest)
+        # The node of the norm, and so its name, lives on as the convolution.
+        norm.target = conv.target
+        graph.erase_node(conv)
+    return graph, tensors

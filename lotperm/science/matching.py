@@ -1,0 +1,245 @@
+"""Which unit of network A plays the part of which unit of network B, by activations or by weights.
+
+Both ways end in one linear assignment per permutation group and return a `Matching`, a permutation
+together with the evidence for it. A permutation moves A onto B: ``permute(weights_a, spec,
+matching)`` is close to B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lotperm.errors import ParameterError, unknown_name
+from lotperm.parallel import distributed
+from lotperm.science.assignment import assign, mean_matched
+from lotperm.science.correlation import CorrelationAccumulator, correlate
+from lotperm.science.symmetry import PermutationSpec, permute
+from lotperm.types import Float64
+
+
+class Matching(dict[str, Tensor]):
+    """A `Permutation` (group -> int64 `(n,)`) with the evidence for it.
+
+    Attributes
+    ----------
+    scores : dict
+        Group -> how alike the matched units are, in [-1, 1]: mean Pearson correlation of the
+        pairs, or, when matched by weights, mean cosine of their weights. Dead units count as 0.
+    identity_scores : dict
+        The same for the pairs as they are without permuting.
+    correlations : dict or None
+        Group -> float64 `(n_b, n_a)`, unit of B by unit of A, where they were asked for.
+    """
+
+    def __init__(
+        self,
+        permutation: Mapping[str, Tensor],
+        scores: dict[str, float],
+        identity_scores: dict[str, float],
+        correlations: dict[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(permutation)
+        self.scores = scores
+        self.identity_scores = identity_scores
+        self.correlations = correlations
+
+
+def match_activations(
+    a: Mapping[str, Tensor] | nn.Module,
+    b: Mapping[str, Tensor] | nn.Module,
+    batches: Iterable[Tensor | Sequence[Tensor]],
+    spec: PermutationSpec,
+    *,
+    points: Literal["last", "penultimate"] | Mapping[str, str] = "last",
+    keep_correlations: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Matching:
+    """Match the units of A to those of B whose activations correlate most, all groups in one pass.
+
+    Li et al. 2016; Ainsworth et al. 2023, section 3.1. For each group the permutation maximizes
+    the sum of the Pearson correlations of the matched pairs. One pass over the unpermuted networks
+    is enough, since permuting a layer's units together with the next layer's inputs leaves all
+    later activations as they were.
+
+    Parameters
+    ----------
+    a, b : Mapping[str, Tensor] | nn.Module
+        The networks, as state dicts or modules of the architecture that `spec` was traced from.
+        They run in eval mode; a batch norm right behind a convolution is folded into it.
+    batches : Iterable[Tensor | Sequence[Tensor]]
+        Normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` gives.
+        Order and batch size don't matter (beyond round-off).
+    spec : PermutationSpec
+        The permutation symmetries of the architecture.
+    points : Literal["last", "penultimate"] | Mapping[str, str], optional
+        Where each group is observed. ``"last"``: at its last candidate, `spec.points[group][-1]`.
+        ``"penultimate"``: one before, where there are two. Or group -> graph node for some groups,
+        the others at their last.
+    keep_correlations : bool, optional
+        Also return the correlation matrices.
+    device : torch.device | str | None, optional
+        Where the networks run; without it, where the weights of A and B are.
+    dtype : torch.dtype, optional
+        Of weights and activations. bfloat16 is faster on some machines but moves a few near ties.
+
+    Returns
+    -------
+    Matching
+        Of every group that an activation shows: not of one that only computes on parameters.
+
+    Raises
+    ------
+    ParameterError
+        Unknown group or point, no data, or activations that are not finite.
+    """
+    chosen = _points(spec, points)
+    moments = correlate(a, b, batches, spec, chosen, device=device, dtype=dtype)
+    return distributed.once(lambda: _assign_all(moments, chosen, keep_correlations))
+
+
+def _assign_all(
+    moments: Mapping[str, CorrelationAccumulator],
+    chosen: Mapping[str, str],
+    keep_correlations: bool,
+) -> Matching:
+    """The best assignment of every group."""
+    matrices = {}
+    for group, accumulator in moments.items():
+        try:
+            matrices[group] = accumulator.correlation()
+        except ParameterError as error:
+            raise ParameterError(
+                f"permutation group {group!r} at {chosen[group]!r}: {error}"
+            ) from None
+    permutation = {group: assign(matrix) for group, matrix in matrices.items()}
+    return Matching(
+        permutation,
+        {group: mean_matched(matrix, permutation[group]) for group, matrix in matrices.items()},
+        {group: matrix.diagonal().mean().item() for group, matrix in matrices.items()},
+        matrices if keep_correlations else None,
+    )
+
+
+def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str, str]:
+    # Of a group that no activation shows nothing is known, so it stays as it is.
+    last = {group: nodes[-1] for group, nodes in spec.points.items() if nodes}
+    if not isinstance(points, str):
+        for group, node in points.items():
+            if group not in last:
+                raise unknown_name("permutation group", group, last)
+            if node not in spec.points[group]:
+                raise unknown_name(f"activation point of group {group!r}", node, spec.points[group])
+        return {**last, **points}
+    if points == "last":
+        return last
+    if points == "penultimate":
+        return {group: nodes[-2:][0] for group, nodes in spec.points.items() if nodes}
+    raise unknown_name("choice of points", points, ("last", "penultimate"))
+
+
+def match_weights(
+    weights_a: Mapping[str, Tensor],
+    weights_b: Mapping[str, Tensor],
+    spec: PermutationSpec,
+    *,
+    seed: int = 0,
+    max_sweeps: int = 100,
+) -> Matching:
+    """Match the units of A to those of B by their weights: Git Re-Basin's coordinate descent.
+
+    Ainsworth et al. 2023, algorithm 1. Maximizes the inner product of B's parameters with A's
+    permuted ones, one group at a time with all others held, in a random order of groups each
+    sweep, until a sweep improves nothing. The result is a local optimum and depends on the seed.
+    Needs no data. Batch norms' running statistics take no part: they are no parameters.
+
+    Parameters
+    ----------
+    weights_a, weights_b : Mapping[str, Tensor]
+        State dicts of the architecture that `spec` was traced from.
+    spec : PermutationSpec
+        The permutation symmetries of the architecture.
+    seed : int, optional
+        Of the order of groups.
+    max_sweeps : int, optional
+        After so many sweeps the descent ends in any case.
+
+    Returns
+    -------
+    Matching
+        Its scores are the mean cosine between the weights of matched units, incoming and outgoing
+        together, with all other groups matched too.
+
+    Raises
+    ------
+    ParameterError
+        If A and B don't have the same parameters.
+    """
+    a, b = _parameters(weights_a), _parameters(weights_b)
+    if odd := sorted(a.keys() ^ b.keys()):
+        raise ParameterError(
+            f"A and B aren't of one architecture: {', '.join(odd[:4])} is in one of them alone."
+        )
+    a = {name: a[name] for name in b}  # in one order: tensors are compared one by one
+    names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
+    moved, permutation = dict(a), spec.identity()
+    groups, generator = list(spec.sizes), np.random.default_rng(seed)
+    for _ in range(max_sweeps):
+        improved = False
+        for index in generator.permutation(len(groups)):
+            group = groups[index]
+            step = assign(_similarity(spec, moved, b, group))
+            trial = permute({name: moved[name] for name in names[group]}, spec, {group: step})
+            # Measured, not read off the assignment: where a group sits on two axes of one tensor,
+            # the assignment is only the linear part of the gain.
+            gain = sum(((new - moved[name]) * b[name]).sum().item() for name, new in trial.items())
+            size = sum((new.norm() * b[name].norm()).item() for name, new in trial.items())
+            if gain > 1e-12 * size:
+                moved |= trial
+                permutation[group] = permutation[group][step]
+                improved = True
+        if not improved:
+            break
+    return Matching(permutation, _cosines(spec, moved, b), _cosines(spec, a, b))
+
+
+def _parameters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of a state dict, float64 on the CPU, without the running statistics of
+    norms.
+    """
+    return {
+        name: tensor.detach().cpu().double()
+        for name, tensor in weights.items()
+        if tensor.is_floating_point()
+        and name.rpartition(".")[2] not in ("running_mean", "running_var")
+    }
+
+
+def _similarity(
+    spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], group: str
+) -> Float64[Tensor, "n n"]:
+    """Inner products of the weights of each unit of B (row) and each of A (column), float64
+    `(n, n)`.
+    """
+    pairs = zip(spec.unit_weights(a, group), spec.unit_weights(b, group), strict=True)
+    n = spec.sizes[group]
+    return sum((y @ x.T for (_, x), (_, y) in pairs), torch.zeros(n, n, dtype=torch.float64))
+
+
+def _cosines(
+    spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Mean cosine between the weights of equal positions in A and B; all-zero weights give 0."""
+    scores = {}
+    for group in spec.sizes:
+        x, y = (
+            torch.cat([values for _, values in spec.unit_weights(weights, group)], 1)
+            for weights in (a, b)
+        )
+        scores[group] = torch.nn.functional.cosine_similarity(x, y, dim=1).mean().item()
+    return scores

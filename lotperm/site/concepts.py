@@ -1,0 +1,294 @@
+"""Figures that explain an idea rather than show a result."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lotperm.site.html import script_element
+from lotperm.studies.charts import METHODS, NEGATIVE, POSITIVE, UNIT_COLOURS
+
+
+def draw_network(
+    ax: Axes,
+    weights: Sequence[Tensor],
+    *,
+    kept: Sequence[Tensor] | None = None,
+    names: Sequence[Sequence[str]] | None = None,
+    colours: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Draw a small fully connected network: blue lines for positive weights, orange for negative,
+    the wider the larger.
+
+    Parameters
+    ----------
+    ax : Axes
+        Is cleared of its frame.
+    weights : Sequence[Tensor]
+        One (n_out, n_in) for each layer.
+    kept : Sequence[Tensor] | None, optional
+        bool, of the same shapes; connections that are removed are dotted.
+    names, colours : Sequence[Sequence[str]] | None, optional
+        Of every unit, layer by layer, inputs first; None: grey and without names.
+    """
+    sizes = [weights[0].shape[1], *(w.shape[0] for w in weights)]
+    strongest = max(float(w.abs().max()) for w in weights)
+    heights = [np.linspace(0.5 + (n - 1) / 2, 0.5 - (n - 1) / 2, n) for n in sizes]
+    for layer, w in enumerate(weights):
+        for i, j in np.ndindex(*w.shape):
+            value = w[i, j].item()
+            there = kept is None or bool(kept[layer][i, j])
+            ax.plot(
+                [layer, layer + 1],
+                [heights[layer][j], heights[layer + 1][i]],
+                zorder=1,
+                color=(POSITIVE if value >= 0 else NEGATIVE) if there else "#aaaaaa",
+                linewidth=0.5 + 3 * abs(value) / strongest if there else 0.7,
+                linestyle="-" if there else (0, (1, 3)),
+                solid_capstyle="round",
+            )
+    size = 130 if names is None else 340
+    for layer, n in enumerate(sizes):
+        ax.scatter(
+            [layer] * n,
+            heights[layer],
+            s=size,
+            c=colours[layer] if colours else "#dddddd",
+            edgecolors="#555555",
+            zorder=2,
+        )
+        for unit in range(n if names else 0):
+            ax.annotate(
+                (names or [[]])[layer][unit],
+                (layer, heights[layer][unit]),
+                ha="center",
+                va="center",
+                zorder=3,
+            )
+    ax.set(
+        xlim=(-0.3, len(weights) + 0.3),
+        ylim=(0.5 - max(sizes) / 2 - 0.1, 0.5 + max(sizes) / 2 + 0.1),
+    )
+    ax.axis("off")
+
+
+def sparse_training_problem(
+    networks: Mapping[str, Sequence[Tensor]],
+    mask: Sequence[Tensor],
+    accuracies: Mapping[str, float],
+    *,
+    title: str,
+) -> Figure:
+    """Figure 1 of the paper, drawn with a few units of the real networks: (a) dense, (b) naive,
+    (c) lottery ticket.
+
+    Parameters
+    ----------
+    networks : Mapping[str, Sequence[Tensor]]
+        Name -> one (n_out, n_in) for each layer: ``a_start``, ``b_start`` (weights at the rewind
+        epoch), ``dense_a``, ``imp``, ``naive``, ``lth`` (at the end of their training).
+    mask : Sequence[Tensor]
+        bool, of the same shapes: A's.
+    accuracies : Mapping[str, float]
+        Test accuracy (fraction) of ``dense_a``, ``imp``, ``naive``, ``lth``.
+    title : str
+        Says which data, network and profile it is.
+    """
+    panels = [
+        (
+            "(a) train A, then prune it",
+            "imp",
+            [("a_start", None), ("dense_a", None), ("imp", mask)],
+        ),
+        ("(b) its mask on B", "naive", [("b_start", None), ("b_start", mask), ("naive", mask)]),
+        (
+            "(c) its mask on A, rewound",
+            "lth",
+            [("a_start", None), ("a_start", mask), ("lth", mask)],
+        ),
+    ]
+    steps = {
+        "imp": ("train", "prune"),
+        "naive": ("mask of A", "train"),
+        "lth": ("mask of A", "train"),
+    }
+    words = {
+        "a_start": "A, early",
+        "b_start": "B, early",
+        "dense_a": "A, trained",
+        "imp": "A, pruned",
+    }
+    figure, axes = plt.subplots(3, 3, figsize=(8, 6.6), gridspec_kw={"wspace": 0.45, "hspace": 0.5})
+    for row, (caption, method, drawings) in zip(axes, panels, strict=True):
+        for ax, (name, kept) in zip(row, drawings, strict=True):
+            draw_network(ax, networks[name], kept=kept)
+            text = words.get(name, METHODS[method][0].split(":")[0])
+            if kept is not None and name.endswith("start"):
+                text += ", masked"
+            if name in accuracies:
+                text += f": {100 * accuracies[name]:.1f} %"
+            last = name in METHODS
+            ax.text(
+                0.5,
+                -0.02,
+                text,
+                transform=ax.transAxes,
+                ha="center",
+                va="top",
+                fontsize=9,
+                color=METHODS[name][1] if last else "#333333",
+                fontweight="bold" if last else "normal",
+            )
+        row[0].set_title(caption, loc="left", fontweight="bold", fontsize=10)
+        for ax, step in zip(row[:2], steps[method], strict=True):
+            ax.annotate(
+                "",
+                (1.42, 0.5),
+                (1.06, 0.5),
+                xycoords="axes fraction",
+                arrowprops={"arrowstyle": "-|>", "color": "#555555"},
+            )
+            ax.text(1.23, 0.56, step, transform=ax.transAxes, ha="center", fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def swapped_units(
+    before: Sequence[Tensor], after: Sequence[Tensor], order: Sequence[int], *, title: str
+) -> Figure:
+    """Figure 2 of the paper: a network with one hidden layer before and after its units are
+    reordered.
+
+    Parameters
+    ----------
+    before, after : Sequence[Tensor]
+        The weights of both layers, (hidden, inputs) and (outputs, hidden).
+    order : Sequence[int]
+        The unit of `before` at each place of `after`.
+    title : str
+        Says what is seen.
+    """
+    hidden, inputs = before[0].shape
+    figure = plt.figure(figsize=(8, 5.2))
+    grid = figure.add_gridspec(
+        2, 4, height_ratios=[1.7, 1], hspace=0.35, wspace=0.45, top=0.86, bottom=0.07
+    )
+    limit = max(float(w.abs().max()) for w in before)
+    signs = LinearSegmentedColormap.from_list("signs", (NEGATIVE, "#ffffff", POSITIVE))
+    for side, (words, weights, units) in enumerate(
+        (("before", before, list(range(hidden))), ("after", after, list(order)))
+    ):
+        letters = [chr(ord("a") + unit) for unit in units]
+        names = [
+            [f"x{i + 1}" for i in range(inputs)],
+            letters,
+            [f"f{i + 1}" for i in range(len(weights[1]))],
+        ]
+        colours = [
+            ["#dddddd"] * inputs,
+            [UNIT_COLOURS[u % len(UNIT_COLOURS)] for u in units],
+            ["#dddddd"] * len(weights[1]),
+        ]
+        ax = figure.add_subplot(grid[0, 2 * side : 2 * side + 2])
+        draw_network(ax, weights, names=names, colours=colours)
+        ax.set_title(words, fontweight="bold")
+        for layer, (matrix, what) in enumerate(
+            zip(weights, ("into the units", "out of the units"), strict=True)
+        ):
+            ax = figure.add_subplot(grid[1, 2 * side + layer])
+            ax.imshow(matrix.numpy(), cmap=signs, vmin=-2 * limit, vmax=2 * limit, aspect="auto")
+            for (i, j), value in np.ndenumerate(matrix.numpy()):
+                ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
+            ax.set_xticks(range(matrix.shape[1]), names[layer])
+            ax.set_yticks(range(matrix.shape[0]), names[layer + 1])
+            ax.xaxis.tick_top()
+            ax.grid(False)
+            ax.set_xlabel(what, fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def clickable_network(
+    weights: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    sparsity: float,
+) -> dict[str, str]:
+    """A figure for a web page in which the reader reorders hidden units:
+    ``lotperm/js/symmetry.js`` with its data.
+
+    Parameters
+    ----------
+    weights, other : Mapping[str, Tensor]
+        State dicts of two networks of linear layers, in order; `other` tells what a usual distance
+        is.
+    inputs : Tensor
+        (n, 2).
+    targets : Tensor
+        (n,), 0 or 1: whether the one output shall be above 0.
+    sparsity : float
+        At which the mask starts.
+
+    Returns
+    -------
+    dict
+        MIME type -> content, to be displayed raw: the page works without a kernel and a network,
+        and where no script runs the picture stands.
+    """
+    names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+    data = {
+        "layers": [
+            {kind: weights[f"{name}.{kind}"].double().tolist() for kind in ("weight", "bias")}
+            for name in names
+        ],
+        "inputs": inputs.double().tolist(),
+        "targets": targets.int().tolist(),
+        "range": 1.05 * inputs.abs().max().item(),
+        "sparsity": sparsity,
+        "otherDistance": float(
+            sum(((weights[n] - other[n]).double() ** 2).sum() for n in weights) ** 0.5
+        ),
+    }
+    sizes = [
+        weights[f"{names[0]}.weight"].shape[1],
+        *(len(weights[f"{name}.bias"]) for name in names),
+    ]
+    letters = [
+        [chr(ord("a") + sum(sizes[1:i]) + unit) for unit in range(sizes[i])]
+        for i in range(1, len(names))
+    ]
+    colours = [[UNIT_COLOURS[i % len(UNIT_COLOURS)] for i in range(n)] for n in sizes[1:-1]]
+    figure, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    draw_network(
+        ax,
+        [weights[f"{name}.weight"] for name in names],
+        names=[[f"x{i + 1}" for i in range(sizes[0])], *letters, ["y"]],
+        colours=[["#dddddd"] * sizes[0], *colours, ["#dddddd"]],
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    alt = f"A network with layers of {', '.join(map(str, sizes))} units; the hidden ones have letters and colours."
+    script = (files("lotperm.site") / "js" / "symmetry.js").read_text(encoding="utf-8")
+    start = (
+        'for (const element of document.querySelectorAll(".lotperm-symmetry:not([data-ready])"))\n'
+        f"  lotperm.symmetry.mount(element, {json.dumps(data)});\n"
+    )
+    html = (
+        f'<div class="lotperm-symmetry"><noscript><img src="data:image/png;base64,{picture}" alt="{alt}"></noscript>'
+        f"</div>\n{script_element(script)}\n{script_element(start)}"
+    )
+    return {"text/html": html, "image/png": picture, "text/plain": alt}

@@ -1,0 +1,1 @@
+"""Results on disk: every stage is computed once and checked whenever it is read."""

@@ -1,0 +1,209 @@
+"""Weights from elsewhere: a state dict in a ``.pt`` file becomes a safetensors file, and no code
+in it is run.
+
+A ``.pt`` file is a zip archive with a pickle in it, a program that may call any function. Here the
+names that it calls are read before it is run, and all but those that make tensors are refused;
+then PyTorch's own loader for weights runs it (``torch.load`` with ``weights_only=True``), which
+knows no others either.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lotperm.errors import IntegrityError, ParameterError, StorageError, shown, unknown_name
+from lotperm.store.files import save_tensors
+
+MAX_PICKLE_BYTES = 100_000_000
+_CALLED = {"collections OrderedDict", "torch Size", "torch.nn.parameter Parameter"} | {
+    f"torch._utils {name}" for name in ("_rebuild_tensor_v2", "_rebuild_parameter")
+}
+_BROKEN = (
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    NotImplementedError,
+    OverflowError,
+)
+
+
+def convert(source: Path, target: Path, *, key: str | None = None) -> int:
+    """Write the tensors of a ``.pt`` file as safetensors with a checksum.
+
+    The file holds a state dict (name -> tensor), or a dict with one state dict among its entries,
+    as checkpoints of training do. If there are several, `key` says which. Nothing is flattened or
+    renamed.
+
+    Parameters
+    ----------
+    source : Path
+        What ``torch.save`` of PyTorch 1.6 or later wrote.
+    target : Path
+        Where to write, usually ``*.safetensors``.
+    key : str | None, optional
+        The entry that holds the state dict.
+
+    Returns
+    -------
+    int
+        The number of tensors.
+
+    Raises
+    ------
+    IntegrityError
+        If the file calls anything but what makes tensors (a whole module does), is compressed,
+        claims more than it holds, or is broken. None of its code has run then.
+    ParameterError
+        If it has no state dict, several, or not that one.
+    StorageError
+        If a file can't be read or written.
+    """
+    try:
+        _inspect(source)
+        content = torch.load(source, map_location="cpu", weights_only=True)
+        tensors = _state_dict(content, source, key)
+        _check_sizes(tensors, source)
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {source}: {error.strerror or error}. Check the path."
+        ) from error
+    except ParameterError:
+        raise
+    except _BROKEN as error:
+        raise IntegrityError(f"{source} is broken: {_first_line(error)} Fetch it again.") from error
+    try:
+        save_tensors(target, tensors, {"kind": "weights"})
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ParameterError(
+            f"{source} can't be written as safetensors: {_first_line(error)}"
+        ) from error
+    return len(tensors)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}."
+
+
+def _inspect(source: Path) -> None:
+    """Refuse what isn't a plain archive of tensors, before anything of it is loaded."""
+    size = source.stat().st_size
+    if not zipfile.is_zipfile(source):
+        raise IntegrityError(
+            f"{source} is no archive as torch.save writes it since PyTorch 1.6: it was not opened. Load and save it "
+            "again with a newer PyTorch, on a machine where you trust it."
+        )
+    with zipfile.ZipFile(source) as archive:
+        members = archive.infolist()
+        # torch.save stores without compressing; a bomb doesn't.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members) or size < sum(
+            member.file_size for member in members
+        ):
+            raise IntegrityError(
+                f"{source} is compressed, which torch.save never does: it was not opened."
+            )
+        pickles = [member for member in members if member.filename.endswith(".pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
+            raise IntegrityError(
+                f"{source} is no file of weights: {len(pickles)} pickles in it; expected one."
+            )
+        program = archive.read(pickles[0])
+    for opcode, argument, _ in pickletools.genops(program):
+        name = str(argument)
+        if opcode.name == "GLOBAL" and name not in _CALLED and not _is_storage(name):
+            raise IntegrityError(
+                f"{source} calls {shown(name.replace(' ', '.'))}: it was not loaded. Only tensors are taken: save "
+                "model.state_dict(), on a machine where you trust the file."
+            )
+        if opcode.name in (
+            "STACK_GLOBAL",
+            "INST",
+            "OBJ",
+            "NEWOBJ",
+            "NEWOBJ_EX",
+            "EXT1",
+            "EXT2",
+            "EXT4",
+        ):
+            raise IntegrityError(
+                f"{source} makes objects in a way that torch.save doesn't use for tensors ({opcode.name}): it was not "
+                "loaded. Save model.state_dict() with PyTorch's default protocol."
+            )
+
+
+def _is_storage(name: str) -> bool:
+    module, _, kind = name.partition(" ")
+    return (
+        module == "torch" and kind.isalnum() and kind.endswith("Storage")
+    ) or name == "torch.storage UntypedStorage"
+
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in value.items())
+    )
+
+
+def _state_dict(content: Any, source: Path, key: str | None) -> dict[str, Tensor]:
+    if key is None and _is_state_dict(content):
+        return dict(content)
+    entries = (
+        {n: v for n, v in content.items() if isinstance(n, str)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    found = [name for name, value in entries.items() if _is_state_dict(value)]
+    if key is not None:
+        if key not in found:
+            raise (
+                unknown_name("state dict", key, found)
+                if found
+                else ParameterError(f"{source} has no entries.")
+            )
+        return dict(entries[key])
+    if len(found) != 1:
+        names = ", ".join(shown(name) for name in found[:10]) or "none"
+        raise ParameterError(
+            f"{source} holds no single state dict (name -> tensor): {len(found)} of its entries are one ({names}). "
+            "Choose with --key, or save model.state_dict()."
+        )
+    return dict(entries[found[0]])
+
+
+def _check_sizes(tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Refuse tensors that a few bytes blow up: expanded views, and one storage under very many
+    names.
+    """
+    total = 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise ParameterError(
+                f"{source}: {shown(name)} is no dense tensor, which is all that safetensors holds."
+            )
+        claimed = tensor.numel() * tensor.element_size()
+        if claimed > tensor.untyped_storage().nbytes():
+            raise IntegrityError(
+                f"{source}: {shown(name)} claims {claimed:,} bytes, more than its storage has."
+            )
+        total += claimed
+    if total > 10 * source.stat().st_size:
+        raise IntegrityError(
+            f"{source}: its tensors claim {total:,} bytes, far more than the file has."
+        )

@@ -1,0 +1,283 @@
+"""Files that are whole or not there, and whose bytes are checked before they are used."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lotperm.config.canonical import SCHEMA, sha256_json
+from lotperm.errors import IntegrityError, StorageError, shown
+
+_log = logging.getLogger(__name__)
+
+MAX_HEADER_BYTES = 100_000_000
+
+
+_BLANK = b"0" * 64
+
+
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+
+
+MALFORMED = (
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    RecursionError,
+    safetensors.SafetensorError,
+)
+
+
+JSON = Any
+
+"""None, bool, int, finite float, str, and lists and string-keyed dicts of these."""
+
+
+def home() -> Path:
+    """The folder that holds all results: ``$LOTPERM_HOME``, else ``.lotperm`` in the working
+    directory.
+    """
+    return Path(os.environ.get("LOTPERM_HOME") or ".lotperm")
+
+
+@contextlib.contextmanager
+def storage_errors(action: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot {action} {path}: {error.strerror or error}. Nothing that was finished is lost: make room or "
+            "choose a writable folder (LOTPERM_HOME), then run again."
+        ) from error
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that `path` holds, at every instant, either its old content or all of the
+    new.
+
+    Missing parent folders are made. Raises `StorageError` if the disk is full or read-only.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with storage_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_synced(temporary, data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+def move_aside(path: Path, reason: str) -> Path:
+    """Rename a bad file or folder to a unique ``*.corrupt``, log a warning, and return the new
+    path.
+    """
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.corrupt")
+    with storage_errors("move aside", path):
+        os.rename(path, aside)
+    _log.warning("%s (moved aside to %s)", reason, aside.name)
+    return aside
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a safetensors file, read once; absurd headers and pickles are refused before
+    that.
+    """
+    try:
+        with open(path, "rb") as file:
+            start, size = file.read(9), os.fstat(file.fileno()).st_size
+            length = int.from_bytes(start[:8], "little")
+            if start[8:] == b"{" and length <= min(size - 8, MAX_HEADER_BYTES):
+                return start + file.read()
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {path}: {error.strerror or error}. Check the path."
+        ) from error
+    if path.suffix in _PICKLES or start[:1] == b"\x80" or start[:2] == b"PK":
+        raise IntegrityError(
+            f"{path} looks like a pickle, which can run code when it is loaded: it was not opened. Convert it: "
+            "lotperm convert WEIGHTS.pt WEIGHTS.safetensors"
+        )
+    raise IntegrityError(
+        f"{path} is corrupt or not a safetensors file: its header claims {length} bytes, the file has {size} and "
+        f"at most {MAX_HEADER_BYTES} are allowed. Fetch or compute it again."
+    )
+
+
+def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Safetensors bytes, equal for equal input, with the sha256 of the file (digest blanked) in
+    the metadata.
+    """
+    copies = {
+        n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
+    }
+    plain = safetensors.torch.save(copies)
+    end = 8 + int.from_bytes(plain[:8], "little")
+    # The library writes metadata in random order; a rerun must give the same bytes.
+    notes = {"sha256": _BLANK.decode(), "lotperm": str(SCHEMA), **dict(sorted(metadata.items()))}
+    header = json.dumps(
+        {"__metadata__": notes, **json.loads(plain[8:end])}, separators=(",", ":")
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    blank = b"".join((len(header).to_bytes(8, "little"), header, memoryview(plain)[end:]))
+    return blank.replace(_BLANK, hashlib.sha256(blank).hexdigest().encode(), 1)
+
+
+def _no_name_twice(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    """Readers differ in which of two equal names they take."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name stands in the header twice")
+    return dict(pairs)
+
+
+def decode_tensors(
+    data: bytes, path: Path, *, checked: bool
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    end = 8 + int.from_bytes(data[:8], "little")
+    try:
+        metadata = json.loads(data[8:end], object_pairs_hook=_no_name_twice).get("__metadata__", {})
+        # Two marks, so that no single flipped bit turns a checked file into one without a
+        # checksum.
+        if checked or "sha256" in metadata or "lotperm" in metadata:
+            claimed = metadata["sha256"]
+            digest = hashlib.sha256(data[:end].replace(claimed.encode(), _BLANK, 1))
+            digest.update(memoryview(data)[end:])
+            if digest.hexdigest() != claimed:
+                raise IntegrityError(
+                    f"{path} is corrupt: sha256 {digest.hexdigest()}, expected {claimed}."
+                )
+        loaded = safetensors.torch.load(data)
+    except MALFORMED as error:
+        raise IntegrityError(f"{path} is corrupt or not a safetensors file: {error!r}.") from error
+    # safetensors returns them in an order that varies from process to process.
+    tensors = {name: loaded[name] for name in sorted(loaded)}
+    return tensors, {
+        name: text for name, text in metadata.items() if name not in ("sha256", "lotperm")
+    }
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors (any device, any strides) atomically as safetensors with a checksum in the
+    metadata.
+
+    Parameters
+    ----------
+    path : Path
+        Where, usually ``*.safetensors``.
+    tensors : Mapping[str, Tensor]
+        Name -> tensor; bool, integers, float16/32/64 and bfloat16.
+    metadata : Mapping[str, str] | None, optional
+        Text notes; the names ``sha256`` and ``lotperm`` are taken.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or read-only; an older file at `path` is then untouched.
+    """
+    write_atomic(path, encode_tensors(tensors, metadata or {}))
+
+
+def load_tensors(path: Path, *, checked: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file into CPU tensors.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    checked : bool, optional
+        Whether a checksum must be there. If one is there, it must match in any case.
+
+    Returns
+    -------
+    tensors, metadata
+
+    Raises
+    ------
+    IntegrityError
+        If the file is corrupt, is a pickle, or its header is absurd.
+    StorageError
+        If it can't be read.
+    """
+    return decode_tensors(read_bytes(path), path, checked=checked)
+
+
+def seal(content: Mapping[str, JSON]) -> bytes:
+    """JSON of some content, equal for equal content, with the sha256 of its canonical form in it.
+
+    Raises
+    ------
+    ParameterError
+        If it holds NaN, an infinity or anything that isn't plain JSON data.
+    """
+    sealed = {"sha256": sha256_json(dict(content)), **content}
+    return (json.dumps(sealed, sort_keys=True, indent=1) + "\n").encode()
+
+
+def unseal(data: bytes, path: Path) -> dict[str, JSON]:
+    """The content of bytes that `seal` made, verified.
+
+    Parameters
+    ----------
+    data : bytes
+        All of the file.
+    path : Path
+        Where they come from, for the error.
+
+    Raises
+    ------
+    IntegrityError
+        If they aren't what `seal` wrote, to the last byte.
+    """
+    try:
+        content = json.loads(data)
+        claimed = content.pop("sha256")
+        require_equal(path, sha256_json(content), claimed)
+        # Byte for byte, so that not even a space can differ.
+        require_equal(
+            path, hashlib.sha256(data).hexdigest(), hashlib.sha256(seal(content)).hexdigest()
+        )
+    except MALFORMED as error:
+        raise IntegrityError(
+            f"{path} is corrupt, or was written without a checksum: {shown(error)}."
+        ) from error
+    return dict(content)
+
+
+def require_equal(path: Path, got: str, expected: str) -> None:
+    if got != expected:
+        raise IntegrityError(f"{path} is corrupt: sha256 or key {got}, expected {expected}.")

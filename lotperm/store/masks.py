@@ -1,0 +1,34 @@
+"""Masks in files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lotperm.errors import IntegrityError
+from lotperm.science.sparsity import Mask
+from lotperm.store.files import load_tensors, save_tensors
+from lotperm.types import Bool
+
+
+def save_mask(path: Path | str, mask: Mapping[str, Bool[Tensor, " ..."]]) -> None:
+    """Write a mask to a safetensors file with a checksum in its metadata."""
+    save_tensors(Path(path), dict(mask), {"kind": "mask"})
+
+
+def load_mask(path: Path | str) -> Mask:
+    """Read a mask from a safetensors file.
+
+    Raises
+    ------
+    IntegrityError
+        If the file is corrupt, or a tensor in it is not bool.
+    """
+    mask, _ = load_tensors(Path(path))
+    for name, kept in mask.items():
+        if kept.dtype != torch.bool:
+            raise IntegrityError(f"{path}: {name} is {kept.dtype}; a mask holds bool tensors.")
+    return mask

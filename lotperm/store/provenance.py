@@ -1,0 +1,39 @@
+"""What a stage was computed with: the versions, the machine and the package's own sources."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from pathlib import Path
+
+import torch
+
+from lotperm.store.files import JSON
+
+_PACKAGE = Path(__file__).parents[1]
+_SOURCES = (".py", ".js", ".toml")
+
+
+def source_hash() -> str:
+    """Hash the package's sources: paths and contents of its modules, scripts and presets.
+
+    Returns
+    -------
+    str
+        SHA-256, 64 hex digits.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*")):
+        if path.suffix in _SOURCES:
+            name = path.relative_to(_PACKAGE).as_posix()
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def maker() -> dict[str, JSON]:
+    """Say what this process computes with: versions, sources, machine."""
+    return {
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "source": source_hash(),
+        "machine": platform.machine(),
+    }

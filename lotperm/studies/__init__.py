@@ -1,0 +1,1 @@
+"""The paper's questions: what is computed for each, what its table says, and its figure."""

@@ -1,0 +1,301 @@
+"""Tickets that travel: a mask, its permutation, and the weights that it is put on, in one file.
+
+What a run leaves to those who come after it: for one seed and one rewind epoch k the masks of A at
+every sparsity, the permutation that aligns A to B, and the weights of A and B after k epochs. The
+files are plain safetensors, with names such as ``mask/0.9/fc1.weight``, ``permutation/fc1``,
+``weights_a/fc1.weight``, ``weights_b/fc1.weight``; the metadata say which experiment they are of.
+So everything needed to train the three arms, or a fourth of one's own, is at hand without the
+dense training and the pruning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lotperm.config.canonical import canonical_json
+from lotperm.config.experiment import Experiment
+from lotperm.config.parameters import ARMS
+from lotperm.config.seeds import Seeds
+from lotperm.data.dataset import Dataset
+from lotperm.engine.models import Weights
+from lotperm.engine.runtime import Runtime
+from lotperm.engine.training import Trained, train
+from lotperm.errors import IntegrityError, ParameterError, unknown_name
+from lotperm.parallel import distributed
+from lotperm.science.sparsity import Mask, prunable_parameters
+from lotperm.science.symmetry import Permutation, permute
+from lotperm.store.files import load_tensors, save_tensors
+from lotperm.store.tasks import Task, epoch_file
+from lotperm.studies.pipeline import ARM_NETWORKS, Pipeline
+
+KIND = "ticket"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A mask of A, what carries it over to B, and where both networks were at the rewind point.
+
+    Attributes
+    ----------
+    experiment : Experiment
+        That it comes from.
+    seed : int
+        Of the replicate.
+    sparsity : float
+        Fraction of the prunable weights that the mask removes.
+    rewind_epoch : int
+        k, epochs after which `weights_a` and `weights_b` were kept.
+    mask : Mask
+        Of A; bool, name -> the parameter's shape.
+    permutation : Permutation
+        π, that aligns A to B; group -> int64 (n,).
+    weights_a, weights_b : Weights
+        Complete state dicts, float32.
+    """
+
+    experiment: Experiment
+    seed: int
+    sparsity: float
+    rewind_epoch: int
+    mask: Mask
+    permutation: Permutation
+    weights_a: Weights
+    weights_b: Weights
+
+    @cached_property
+    def _pipeline(self) -> Pipeline:
+        return Pipeline(self.experiment)
+
+    def network(self) -> nn.Module:
+        """A new network of the experiment's architecture; its weights mean nothing."""
+        return self._pipeline.build()
+
+    @property
+    def data(self) -> Dataset:
+        """The data set of the experiment, loaded when it is first asked for; raises as
+        `lotperm.data.datasets.load`.
+        """
+        return self._pipeline.data
+
+    def start(self, arm: str) -> tuple[Weights, Mask]:
+        """What an arm begins with: weights that aren't masked yet, and its mask.
+
+        Parameters
+        ----------
+        arm : str
+            "lth" (A, m), "permuted" (B, π(m)) or "naive" (B, m).
+        """
+        if arm not in ARMS:
+            raise unknown_name("arm", arm, ARMS)
+        if arm == "lth":
+            return self.weights_a, self.mask
+        if arm == "naive":
+            return self.weights_b, self.mask
+        return self.weights_b, permute(self.mask, self._pipeline.spec, self.permutation)
+
+    def train(self, arms: Sequence[str] = ARMS, runtime: Runtime | None = None) -> Trained:
+        """Train arms as the experiment did: from epoch k, by its recipe, with the same examples in
+        the same order.
+
+        Parameters
+        ----------
+        arms : Sequence[str], optional
+            Of `ARMS`; one member of the result each.
+        runtime : Runtime | None, optional
+            How to compute.
+
+        Returns
+        -------
+        Trained
+            Evaluated before the first epoch (0) and after the last one.
+        """
+        starts = [self.start(arm) for arm in arms]
+        recipe = self.experiment.sparse_recipe(self.rewind_epoch)
+        return train(
+            self.network(),
+            [weights for weights, _ in starts],
+            self.data,
+            recipe,
+            [Seeds.of(ARM_NETWORKS[arm], self.seed) for arm in arms],
+            masks=[mask for _, mask in starts],
+            evaluate_at=(0, recipe.epochs),
+            runtime=runtime or Runtime(),
+            label="from a ticket",
+        )
+
+
+def file_name(seed: int, rewind_epoch: int) -> str:
+    """The name of the file with the tickets of a seed and a rewind epoch."""
+    return f"seed{seed}_k{rewind_epoch}.safetensors"
+
+
+def save_tickets(pipeline: Pipeline, folder: Path | str, limit: int | None = None) -> list[Path]:
+    """Write the tickets of a finished experiment: a file for each seed and rewind epoch.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Its stages are computed if they aren't yet.
+    folder : Path | str
+        Where; made if it isn't there.
+    limit : int | None, optional
+        Bytes of all files together. Seeds that don't fit any more are left out, whole.
+
+    Returns
+    -------
+    list of Path
+        The files, by seed, then rewind epoch. Empty if not even the first seed fits. Of several
+        ranks all must call this; one of them writes.
+    """
+    experiment, paths, left = pipeline.experiment, [], limit
+    everything = {k: _tensors(pipeline, k) for k in experiment.rewind_epochs}
+    for i, seed in enumerate(experiment.seeds):
+        files = {file_name(seed, k): replicates[i] for k, replicates in everything.items()}
+        size = sum(t.nbytes for tensors in files.values() for t in tensors.values())
+        if left is not None and (left := left - size) < 0:
+            break
+        for k, (name, tensors) in zip(experiment.rewind_epochs, files.items(), strict=True):
+            notes = {
+                "kind": KIND,
+                "experiment": canonical_json(experiment.to_dict()),
+                "seed": str(seed),
+                "rewind_epoch": str(k),
+            }
+            path = Path(folder) / name
+            distributed.once(partial(save_tensors, path, tensors, notes))
+            paths.append(path)
+    return paths
+
+
+def reads(pipeline: Pipeline) -> Iterator[tuple[Task, str]]:
+    """What `save_tickets` reads of an experiment: tasks and their files; nothing is computed by
+    asking.
+    """
+    experiment, dense = pipeline.experiment, pipeline.dense().stage
+    yield pipeline.match_stage(), "permutation"
+    for k in experiment.rewind_epochs:
+        yield dense, epoch_file(k)
+        for sparsity in experiment.sparsities:
+            yield pipeline.imp_rounds(sparsity, k)[-1], "mask"
+
+
+def _tensors(pipeline: Pipeline, rewind_epoch: int) -> list[dict[str, Tensor]]:
+    """The tensors of a file, for every replicate."""
+    a, b = pipeline.dense().weights(rewind_epoch)
+    parts: dict[str, Sequence[Mapping[str, Tensor]]] = {
+        "weights_a": a,
+        "weights_b": b,
+        "permutation": pipeline.match(),
+    }
+    for sparsity in pipeline.experiment.sparsities:
+        parts[f"mask/{sparsity!r}"] = pipeline.masks(sparsity, rewind_epoch)
+    return [
+        {
+            f"{part}/{name}": tensor
+            for part, each in parts.items()
+            for name, tensor in each[i].items()
+        }
+        for i in range(len(a))
+    ]
+
+
+def load_ticket(path: Path | str, sparsity: float | None = None) -> Ticket:
+    """Read a ticket.
+
+    Parameters
+    ----------
+    path : Path | str
+        a file that `save_tickets` wrote.
+    sparsity : float | None, optional
+        Which of its masks; None: the only one.
+
+    Raises
+    ------
+    IntegrityError
+        If the file is corrupt, isn't a ticket, or its tensors don't fit the network that it names.
+    ParameterError
+        If it has no mask of that sparsity, or several and none was chosen.
+    StorageError
+        If it can't be read.
+    """
+    path = Path(path)
+    tensors, notes = load_tensors(path, checked=True)
+    if notes.get("kind") != KIND:
+        raise IntegrityError(
+            f"{path} holds {notes.get('kind', 'tensors')!r}; expected a ticket, as lotperm writes it."
+        )
+    try:
+        experiment = Experiment.from_dict(json.loads(notes["experiment"]))
+        seed, k = int(notes["seed"]), int(notes["rewind_epoch"])
+    except (KeyError, ValueError, ParameterError) as error:
+        raise IntegrityError(
+            f"{path} says nothing sensible about its experiment: {error}"
+        ) from error
+    chosen = _chosen(path, experiment.sparsities, sparsity)
+    ticket = Ticket(
+        experiment,
+        seed,
+        chosen,
+        k,
+        dict(_part(tensors, f"mask/{chosen!r}/")),
+        dict(_part(tensors, "permutation/")),
+        dict(_part(tensors, "weights_a/")),
+        dict(_part(tensors, "weights_b/")),
+    )
+    _check(path, ticket)
+    return ticket
+
+
+def _chosen(path: Path, available: Sequence[float], sparsity: float | None) -> float:
+    words = ", ".join(f"{s:g}" for s in available)
+    if sparsity is None and len(available) > 1:
+        raise ParameterError(f"{path} has masks of sparsity {words}; choose one of them.")
+    if sparsity is not None and sparsity not in available:
+        raise ParameterError(
+            f"{path} has no mask of sparsity {sparsity:g}; expected one of {words}."
+        )
+    return available[0] if sparsity is None else sparsity
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    return (
+        (name.removeprefix(prefix), t) for name, t in tensors.items() if name.startswith(prefix)
+    )
+
+
+def _check(path: Path, ticket: Ticket) -> None:
+    """Refuse tensors that don't fit the network; nothing of its size is made before it is known
+    to be the file's.
+    """
+    with torch.device("meta"):
+        network = ticket.network()
+    state, rule = network.state_dict(), ticket.experiment.pruning.prunable
+    prunable = {name: state[name].to(torch.bool) for name in prunable_parameters(network, rule)}
+    given = (
+        ("weights_a", ticket.weights_a, state),
+        ("weights_b", ticket.weights_b, state),
+        ("mask", ticket.mask, prunable),
+    )
+    for what, tensors, expected in given:
+        if _forms(tensors) != _forms(expected):
+            odd = sorted(dict(_forms(tensors).items() ^ _forms(expected).items()))
+            raise IntegrityError(f"{path}: {what} doesn't fit the network, {odd[:3]} differ.")
+    # A group without a permutation would stay as it is, which nobody could see.
+    if (groups := ticket._pipeline.spec.sizes.keys()) != ticket.permutation.keys():
+        odd = sorted(groups ^ ticket.permutation.keys())
+        raise IntegrityError(f"{path}: the permutation doesn't fit the network, {odd[:3]} differ.")
+    try:
+        ticket.start("permuted")
+    except ParameterError as error:
+        raise IntegrityError(f"{path}: {error}") from error
+
+
+def _forms(tensors: Weights | Mask) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

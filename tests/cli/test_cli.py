@@ -1,0 +1,213 @@
+"""The command line as users type it: output, files, exit codes, one-line errors."""
+
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from lotperm import __version__
+from lotperm.data.datasets import load
+from lotperm.data.pictures import write_picture_crops
+from lotperm.engine import models
+from lotperm.science.symmetry import PermutationSpec, permute
+from lotperm.store.files import load_tensors, save_tensors
+from lotperm.store.masks import load_mask
+from lotperm.studies.tickets import load_ticket
+
+TINY = [
+    "--profile",
+    "smoke",
+    "-p",
+    "train_size=300",
+    "-p",
+    "test_size=100",
+    "-p",
+    "epochs=3",
+    "-p",
+    "rewind_epoch=1",
+    "-p",
+    "finetune_epochs=1",
+    "-p",
+    "hidden=[12]",
+    "-p",
+    "seeds=2",
+    "-p",
+    "sparsity=0.5",
+]
+
+
+def test_experiment_writes_a_tidy_table(command, tmp_path):
+    code, out, err = command("experiment", *TINY, "--out", tmp_path, "--device", "cpu")
+    assert code == 0, err
+    assert "permuted" in out
+    assert "gap closed" in out
+    table = pd.read_csv(tmp_path / "results.csv")
+    assert {"seed", "method", "sparsity", "rewind_epoch", "metric", "value"} == set(table.columns)
+    assert set(table["method"]) == {"dense_a", "dense_b", "imp", "lth", "permuted", "naive"}
+    code, out, err = command("experiment", *TINY, "--out", tmp_path, "--device", "cpu", "--tickets")
+    assert code == 0
+    assert "img" not in err, "a second run trained again"
+    assert "2 files of tickets" in out
+    for seed in (0, 1):
+        assert load_ticket(tmp_path / "tickets" / f"seed{seed}_k1.safetensors").seed == seed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["experiment", "-p", "sparisty=0.9"],
+            2,
+            "unknown parameter 'sparisty'. Did you mean 'sparsity'?",
+        ),
+        (["experiment", "-p", "sparsity"], 2, "NAME=VALUE"),
+        (["experiment", "-p", "sparsity=0.9", "-p", "sparsity=0.8"], 2, "given twice"),
+        (["experiment", "-p", "sparsity=high"], 2, "sparsity is 'high'; expected a number"),
+        (["experiment", "-p", "lr=1e999"], 2, "lr is inf"),
+        (["experiment", "-p", "dataset=__import__('os').system('true')"], 2, "unknown dataset"),
+        (["experiment", "--profile", "papr"], 2, "Did you mean 'paper'?"),
+        (["experiment", "--device", "gpu"], 2, "unknown device"),
+        (["run", "metod"], 2, "Did you mean 'method'?"),
+        (["run", "method", "-p", "epoch=3"], 2, "Did you mean 'epochs'?"),
+        (["run", "method", "-p", "sparsity=2"], 2, "0 < sparsity < 1"),
+        (
+            ["run", "mode_connectivity", "-p", "points=4"],
+            2,
+            "points is 4; expected an odd number, 3 or more",
+        ),
+        (["run", "nowhere.ipynb"], 5, "there is no notebook nowhere.ipynb"),
+        (["data", "verify", "cifar11"], 2, "Did you mean 'cifar10'?"),
+        (["data", "verify", "svhn"], 5, "lotperm data fetch svhn"),
+        (
+            ["match", "a", "b", "--dataset", "mnist1d", "--model", "resnet21"],
+            2,
+            "Did you mean 'resnet20'?",
+        ),
+        (
+            ["match", "a", "b", "--dataset", "mnist1d", "--model", "nothing:here"],
+            2,
+            "MODULE:FUNCTION",
+        ),
+        (
+            ["match", "a.safetensors", "b.safetensors", "--dataset", "mnist1d", "--model", "mlp"],
+            5,
+            "a.safetensors",
+        ),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(command, arguments, code, message):
+    got, out, err = command(*arguments)
+    assert got == code, err
+    assert re.match(r"lotperm: error: [^\n]+\n$", err), err
+    assert message in err
+    assert out == ""
+
+
+def test_a_pickle_is_refused_unread(command, tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "a.pt")
+    files = [tmp_path / "a.pt", tmp_path / "a.pt"]
+    code, _, err = command("match", *files, "--dataset", "mnist1d", "--model", "mlp")
+    assert code == 3
+    assert re.match(r"lotperm: error: .*a\.pt[^\n]+\n$", err), err
+
+
+def test_match_prune_and_permute_files(command, tmp_path):
+    """From two files of weights to a permuted mask, with a planted permutation."""
+    data = load("mnist1d")
+
+    def factory():
+        return models.build("mlp", input_shape=data.input_shape, classes=10, hidden=(16, 12))
+
+    a = models.initialize(factory, 1)
+    spec = PermutationSpec.trace(factory(), torch.randn(2, *data.input_shape))
+    planted = spec.random(torch.Generator().manual_seed(0))
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("a", "b", "p", "mask", "moved")}
+    save_tensors(files["a"], a)
+    save_tensors(files["b"], permute(a, spec, planted))
+    network = ["--model", "mlp", "--hidden", "16,12", "--dataset", "mnist1d"]
+    for method in ("activation", "weight"):
+        code, out, err = command(
+            "match", files["a"], files["b"], "--out", files["p"], "--method", method, *network
+        )
+        assert code == 0, err
+        assert "identity" in out
+        found, _ = load_tensors(files["p"])
+        assert all(torch.equal(found[g], planted[g]) for g in planted), method
+    code, out, err = command("prune", files["a"], 0.75, "--out", files["mask"], *network)
+    assert code == 0, err
+    mask = load_mask(files["mask"])
+    total = sum(m.numel() for m in mask.values())
+    assert sum(int(m.sum()) for m in mask.values()) == total - round(0.75 * total)
+    code, _, err = command("permute", files["mask"], files["p"], "--out", files["moved"], *network)
+    assert code == 0, err
+    expected = permute(mask, spec, planted)
+    assert all(torch.equal(t, expected[name]) for name, t in load_mask(files["moved"]).items())
+
+
+def test_a_network_of_ones_own_by_name(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(40, 9), nn.Tanh(), nn.Linear(9, 3))\n"
+    )
+    from torch import nn
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(40, 9), nn.Tanh(), nn.Linear(9, 3))
+    save_tensors(tmp_path / "a.safetensors", net.state_dict())
+    code, _, err = command(
+        "match", "a.safetensors", "a.safetensors", "--model", "mynet:make", "--dataset", "mnist1d"
+    )
+    assert code == 0, err
+    found, _ = load_tensors(tmp_path / "permutation.safetensors")
+    assert [p.tolist() for p in found.values()] == [list(range(9))]
+
+
+def test_data_list_and_verify(command):
+    load("mnist1d")
+    code, out, _ = command("data", "list")
+    assert code == 0
+    assert all(name in out for name in ("mnist1d", "fashion_mnist", "cifar10", "cifar100", "svhn"))
+    code, out, _ = command("data", "verify", "mnist1d")
+    assert code == 0
+    assert "verified" in out
+
+
+def test_help_names_every_command():
+    out = subprocess.run(
+        [sys.executable, "-m", "lotperm", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for name in ("experiment", "run", "book", "parameters", "data", "match", "prune", "permute"):
+        assert re.search(rf"\b{name}\b", out)
+
+
+def test_parameters_are_listed(command):
+    code, out, _ = command("parameters")
+    assert code == 0
+    assert "prune_fraction" in out
+
+
+def test_version(command):
+
+    assert command("--version")[1].strip() == __version__
+
+
+def test_an_image_folder_of_ones_own(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path))
+    code, _, err = command("data", "verify", "imagefolder")
+    assert code == 5 and "lotperm data fetch imagefolder --source PATH" in err
+    root = tmp_path / "images"
+    write_picture_crops(root)
+    code, out, err = command("data", "fetch", "imagefolder", "--source", root)
+    assert code == 0, err
+    assert command("data", "verify", "imagefolder")[1] == out
+    code, out, _ = command("data", "list")
+    assert code == 0 and re.search(r"imagefolder\W+yes", out)
+    bad = max((root / "val" / "head-00").iterdir(), key=lambda path: path.stat().st_size)
+    bad.write_bytes(bad.read_bytes()[:200])
+    code, _, err = command("data", "verify", "imagefolder")
+    assert code == 3
+    assert re.match(rf"lotperm: error: [^\n]*{bad.name}[^\n]*\n$", err), err

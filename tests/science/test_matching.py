@@ -1,0 +1,677 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor, nn
+from typechecking import unchecked
+
+from lotperm.engine.models import build
+from lotperm.errors import ParameterError
+from lotperm.science import correlation
+from lotperm.science.assignment import assign
+from lotperm.science.correlation import CorrelationAccumulator, correlate
+from lotperm.science.matching import Matching, match_activations, match_weights
+from lotperm.science.symmetry import PermutationSpec, permute
+
+SHAPES = {"mlp": (1, 20), "resnet8": (3, 12, 12), "vgg11": (1, 32)}
+
+
+def network(name: str, seed: int) -> nn.Module:
+    """A float64 network with weights, biases and batch-norm statistics that are not those of a
+    fresh one.
+    """
+    torch.manual_seed(seed)
+    model = build(name, input_shape=SHAPES[name], classes=4, width=0.25, hidden=(48, 40)).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            module.momentum = None
+    model.train()(inputs(name, 64, seed=seed))
+    return model.eval()
+
+
+def inputs(name: str, n: int, seed: int = 0) -> Tensor:
+    return torch.randn(
+        n, *SHAPES[name], generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+
+
+@pytest.fixture(scope="module", params=list(SHAPES))
+def pair(request: pytest.FixtureRequest) -> tuple[str, nn.Module, nn.Module, PermutationSpec]:
+    name = request.param
+    a, b = network(name, 1), network(name, 2)
+    return name, a, b, PermutationSpec.trace(a, inputs(name, 2))
+
+
+def reference_correlation(a: Tensor, b: Tensor) -> np.ndarray:
+    """Unit of B by unit of A, from whole float64 activations (B, n, *spatial)."""
+    x, y = (v.double().movedim(1, 0).flatten(1).numpy() for v in (a, b))
+    n = len(x)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nan_to_num(np.corrcoef(y, x)[:n, n:])
+
+
+# -------------------------------------------------------------------------------------------- assignment
+
+# Few distinct values, so that ties are common; a zero row or column is a dead unit.
+similarities = st.integers(1, 6).flatmap(
+    lambda n: hnp.arrays(float, (n, n), elements=st.sampled_from([-0.5, -0.0, 0.0, 0.25, 1.0]))
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(similarities, st.integers(0, 5), st.integers(0, 5))
+def test_assignment_is_optimal_and_keeps_the_order_of_equal_units(
+    matrix: np.ndarray, row: int, column: int
+) -> None:
+    n = len(matrix)
+    matrix[row % n] = 0
+    matrix[:, column % n] = 0
+    p = assign(torch.from_numpy(matrix)).numpy()
+    best = max(matrix[np.arange(n), q].sum() for q in map(list, itertools.permutations(range(n))))
+    assert sorted(p) == list(range(n))
+    assert matrix[np.arange(n), p].sum() == pytest.approx(best, abs=1e-12)
+    where = np.argsort(p)
+    for i, j in itertools.combinations(range(n), 2):
+        assert p[i] < p[j] or not np.array_equal(matrix[i], matrix[j])
+        assert where[i] < where[j] or not np.array_equal(matrix[:, i], matrix[:, j])
+
+
+@settings(max_examples=10, deadline=None)
+@given(hnp.arrays(float, (7, 7), elements=st.floats(-1, 1)))
+def test_assignment_of_seven_is_optimal(matrix: np.ndarray) -> None:
+    p = assign(torch.from_numpy(matrix)).numpy()
+    best = max(sum(matrix[i, q[i]] for i in range(7)) for q in itertools.permutations(range(7)))
+    assert matrix[np.arange(7), p].sum() == pytest.approx(best, abs=1e-12)
+
+
+def test_assignment_direction_and_dead_units() -> None:
+    # Row 0 (unit of B) is like column 2 (unit of A): A's unit 2 moves to position 0.
+    assert assign(torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])).tolist() == [2, 0, 1]
+    assert assign(torch.zeros(5, 5)).tolist() == [0, 1, 2, 3, 4]
+    matrix = torch.zeros(5, 5)
+    matrix[3, 1] = 1
+    assert assign(matrix).tolist() == [0, 2, 3, 1, 4]
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(2, 3), torch.full((2, 2), torch.nan), torch.zeros(3)])
+def test_assignment_refuses(bad: Tensor) -> None:
+    with pytest.raises(ParameterError, match="square matrix of finite numbers"):
+        assign(bad)
+
+
+# ------------------------------------------------------------------------------------------- accumulator
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_accumulator_against_numpy_where_the_mean_is_large(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(600, 8, 3, 5, generator=generator, dtype=torch.float64)
+    a = (100 + common).to(dtype)
+    b = (
+        -100 + common.flip(1) + torch.randn(common.shape, generator=generator, dtype=torch.float64)
+    ).to(dtype)
+    accumulator = CorrelationAccumulator()
+    for x, y in zip(a.split(64), b.split(64), strict=True):
+        accumulator.update(x, y)
+    assert accumulator.count == 600 * 15
+    found = accumulator.correlation()
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found, reference_correlation(a, b), atol=tolerance)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(0, 99))
+def test_merged_parts_are_the_whole(sizes: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (
+        torch.randn(sum(sizes) + 5, 4, 2, generator=generator, dtype=torch.float64) + 3
+        for _ in range(2)
+    )
+    merged = CorrelationAccumulator()
+    merged.merge(CorrelationAccumulator())
+    for x, y in zip(a.split([*sizes, 5]), b.split([*sizes, 5]), strict=True):
+        part = CorrelationAccumulator()
+        part.update(x, y)
+        before = part.correlation()
+        merged.merge(part)
+        torch.testing.assert_close(part.correlation(), before, rtol=0, atol=0)
+    assert merged.count == 2 * len(a)
+    np.testing.assert_allclose(merged.correlation(), reference_correlation(a, b), atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1234.5])
+def test_dead_units_have_no_correlation(dtype: torch.dtype, constant: float) -> None:
+    a, b = (
+        torch.randn(1000, 5, 7, generator=torch.Generator().manual_seed(s)).to(dtype)
+        for s in (0, 1)
+    )
+    a[:, 2], b[:, 4] = constant, constant
+    accumulator = CorrelationAccumulator()
+    for x, y in zip(a.split(123), b.split(123), strict=True):
+        accumulator.update(x, y)
+    found = accumulator.correlation()
+    assert not found[:, 2].any()
+    assert not found[4].any()
+    alive = found[:4][:, [0, 1, 3, 4]]
+    assert alive.abs().min() > 0
+    np.testing.assert_allclose(alive, reference_correlation(a, b)[:4][:, [0, 1, 3, 4]], atol=1e-6)
+
+
+def test_accumulator_refuses() -> None:
+    accumulator = CorrelationAccumulator()
+    with pytest.raises(ParameterError, match="no samples"):
+        accumulator.correlation()
+    with pytest.raises(ParameterError, match="one shape"):
+        accumulator.update(torch.zeros(3, 2), torch.zeros(3, 4))
+    accumulator.update(torch.tensor([[0.0], [torch.inf]]), torch.ones(2, 1))
+    with pytest.raises(ParameterError, match="NaN or infinite"):
+        accumulator.correlation()
+
+
+def test_memory_of_the_accumulator_does_not_grow() -> None:
+    def state_bytes(samples: int) -> int:
+        accumulator = CorrelationAccumulator()
+        for _ in range(samples // 100):
+            accumulator.update(torch.randn(100, 8, 4), torch.randn(100, 8, 4))
+        return sum(v.nbytes if isinstance(v, Tensor) else 0 for v in vars(accumulator).values())
+
+    assert 0 < state_bytes(200) == state_bytes(5000)
+
+
+def test_data_are_not_held() -> None:
+    model = build("mlp", input_shape=(20,), classes=4)
+    spec = PermutationSpec.trace(model, torch.zeros(2, 20))
+    batches: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def stream() -> Iterator[Tensor]:
+        for _ in range(10):
+            batch = torch.randn(64, 20)
+            batches.append(weakref.ref(batch))
+            yield batch
+            del batch
+            alive.append(sum(ref() is not None for ref in batches))
+
+    match_activations(model, model, stream(), spec)
+    assert len(alive) == 10
+    assert max(alive) <= 1
+
+
+# ------------------------------------------------------------------------------------ activation matching
+
+
+def layer_by_layer(
+    spec: PermutationSpec,
+    weights_a: Mapping[str, Tensor],
+    weights_b: Mapping[str, Tensor],
+    x: Tensor,
+) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """The plain method: one pass per group, over A as permuted so far, statistics from whole
+    activations.
+    """
+    permutation, correlations = {}, {}
+    for group, nodes in spec.points.items():
+        permuted = permute(weights_a, spec, permutation)
+        point = {group: nodes[-1]}
+        a, b = (spec.activations(weights, x, point)[group] for weights in (permuted, weights_b))
+        correlations[group] = reference_correlation(a, b)
+        permutation[group] = assign(torch.from_numpy(correlations[group]))
+    return permutation, correlations
+
+
+def test_one_pass_equals_layer_by_layer(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    name, a, b, spec = pair
+    x = inputs(name, 100)
+    found = match_activations(a, b, x.split(30), spec, keep_correlations=True, dtype=torch.float64)
+    expected, correlations = layer_by_layer(spec, a.state_dict(), b.state_dict(), x)
+    assert found.keys() == expected.keys() == spec.sizes.keys()
+    assert found.correlations is not None
+    for group, p in found.items():
+        matrix = correlations[group]
+        np.testing.assert_allclose(found.correlations[group], matrix, atol=1e-9)
+        rows = np.arange(len(p))
+        assert matrix[rows, p].mean() == pytest.approx(
+            matrix[rows, expected[group]].mean(), abs=1e-9
+        )
+        assert found.scores[group] == pytest.approx(matrix[rows, p].mean(), abs=1e-9)
+        assert found.identity_scores[group] == pytest.approx(np.diag(matrix).mean(), abs=1e-9)
+        assert found.scores[group] >= found.identity_scores[group] - 1e-12
+    assert any(not torch.equal(p, torch.arange(len(p))) for p in found.values())
+
+
+def test_order_and_size_of_batches_do_not_matter(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, a, b, spec = pair
+    x = inputs(name, 90)
+    ways = [[x], x.split(7), list(x.split(13))[::-1], [(x, torch.zeros(90))]]
+    found = [
+        match_activations(a, b, w, spec, keep_correlations=True, dtype=torch.float64) for w in ways
+    ]
+    monkeypatch.setattr(correlation, "_ROWS", 50)
+    monkeypatch.setattr(correlation, "_CHUNK", 11)
+    found.append(match_activations(a, b, [x], spec, keep_correlations=True, dtype=torch.float64))
+    assert found[0].correlations is not None
+    for other in found[1:]:
+        assert other.correlations is not None
+        for group, matrix in found[0].correlations.items():
+            torch.testing.assert_close(other.correlations[group], matrix, rtol=0, atol=1e-9)
+            assert other.scores[group] == pytest.approx(found[0].scores[group], abs=1e-9)
+
+
+@pytest.mark.parametrize("by", ["activations", "weights"])
+def test_a_planted_permutation_is_found(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec], by: str
+) -> None:
+    name, a, _, spec = pair
+    generator = torch.Generator().manual_seed(3)
+    planted = spec.random(generator)
+    weights_b = {
+        k: v * (1 + 1e-3 * torch.randn(v.shape, generator=generator, dtype=v.dtype))
+        if v.is_floating_point()
+        else v
+        for k, v in permute(a.state_dict(), spec, planted).items()
+    }
+    x = inputs(name, 256)
+    found = (
+        match_activations(a, weights_b, [x], spec)
+        if by == "activations"
+        else match_weights(a.state_dict(), weights_b, spec)
+    )
+    if by == "activations":  # a unit that is dead on these inputs can't be told from another one
+        acts = spec.activations(
+            a.state_dict(), x, {g: nodes[-1] for g, nodes in spec.points.items()}
+        )
+        alive = {g: v.movedim(1, 0).flatten(1).std(1) > 1e-9 for g, v in acts.items()}
+    else:
+        alive = {g: torch.ones(n, dtype=torch.bool) for g, n in spec.sizes.items()}
+    assert sum(int(v.sum()) for v in alive.values()) > 0.8 * sum(spec.sizes.values())
+    for group, p in planted.items():
+        here = alive[group][p]
+        assert torch.equal(found[group][here], p[here])
+        assert found.scores[group] > 0.99 * alive[group].double().mean()
+        assert found.identity_scores[group] < found.scores[group]
+
+
+def test_points(pair: tuple[str, nn.Module, nn.Module, PermutationSpec]) -> None:
+    name, a, b, spec = pair
+    x = [inputs(name, 40)]
+    last = {group: nodes[-1] for group, nodes in spec.points.items()}
+    earlier = {group: nodes[max(0, len(nodes) - 2)] for group, nodes in spec.points.items()}
+    scores = {k: match_activations(a, b, x, spec, points=k).scores for k in ("last", "penultimate")}  # type: ignore[arg-type]
+    assert scores["last"] == match_activations(a, b, x, spec, points=last).scores
+    assert scores["penultimate"] == match_activations(a, b, x, spec, points=earlier).scores
+    assert (scores["last"] == scores["penultimate"]) == (last == earlier)
+    group = next(iter(last))
+    part = match_activations(a, b, x, spec, points={group: earlier[group]}).scores
+    assert part[group] == pytest.approx(scores["penultimate"][group])
+    with unchecked(), pytest.raises(ParameterError, match="Did you mean 'last'"):
+        match_activations(a, b, x, spec, points="lasst")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="group"):
+        match_activations(a, b, x, spec, points={"no such layer": "relu"})
+
+
+def test_float32_is_close_and_inputs_are_untouched(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    name, a, b, spec = pair
+    x = inputs(name, 100)
+    before, x_before = copy.deepcopy(a.state_dict()), x.clone()
+    exact = match_activations(a, b, [x], spec, keep_correlations=True, dtype=torch.float64)
+    single = match_activations(a.float(), b.float(), [x], spec, keep_correlations=True)
+    a.double().load_state_dict(before)
+    b.double()
+    assert exact.correlations is not None
+    assert single.correlations is not None
+    for group, matrix in exact.correlations.items():
+        torch.testing.assert_close(single.correlations[group], matrix, rtol=0, atol=1e-4)
+    assert torch.equal(x, x_before)
+
+
+def test_correlate_in_parts_then_merge(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    name, a, b, spec = pair
+    points = {group: nodes[-1] for group, nodes in spec.points.items()}
+    x = inputs(name, 60)
+    whole, first, second = (
+        correlate(a, b, [v], spec, points, dtype=torch.float64) for v in (x, x[:40], x[40:])
+    )
+    for group, accumulator in first.items():
+        accumulator.merge(second[group])
+        torch.testing.assert_close(
+            accumulator.correlation(), whole[group].correlation(), rtol=0, atol=1e-9
+        )
+
+
+def test_errors_name_the_group() -> None:
+    model = build("mlp", input_shape=(20,), classes=4)
+    spec = PermutationSpec.trace(model, torch.zeros(2, 20))
+    with pytest.raises(ParameterError, match=r"group 'features\.1'.*no samples"):
+        match_activations(model, model, [], spec)
+    with pytest.raises(ParameterError, match=r"group 'features\.1'.*NaN"):
+        match_activations(model, model, [torch.full((4, 20), torch.nan)], spec)
+
+
+class Branches(nn.Module):
+    """Batch norms that can be folded (one without parameters) and that can't (two readers, no
+    conv).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, bias=True)
+        self.norm1 = nn.BatchNorm2d(6, affine=False)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1, groups=3, bias=False)
+        self.norm2 = nn.BatchNorm2d(6, eps=0.1)
+        self.norm3 = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.conv1(x)))
+        y = self.conv2(x)
+        return self.head(
+            torch.relu(self.norm3(torch.relu(self.norm2(y)))).amax((2, 3)) + y.mean((2, 3))
+        )
+
+
+def test_folding_changes_no_activation(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    name, a, _, spec = pair
+    branches = Branches().double()
+    branches.train()(torch.randn(50, 3, 8, 8).double() * 2 + 1)
+    branches.eval()
+    cases = [
+        (a, spec, inputs(name, 20)),
+        (
+            branches,
+            PermutationSpec.trace(branches, torch.randn(2, 3, 8, 8).double()),
+            torch.randn(9, 3, 8, 8).double(),
+        ),
+    ]
+    for model, its_spec, x in cases:
+        graphs = its_spec._graph, correlation._fold_batch_norm(its_spec, model.state_dict())[0]
+        norms = [
+            str([node.target for node in graph.nodes]).count("aten.batch_norm") for graph in graphs
+        ]
+        total = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+        # Of Branches' three, the second shares its input and the third follows no convolution.
+        assert norms == ([3, 2] if model is branches else [total, 0])
+        for i in (0, -1):
+            points = {group: nodes[i] for group, nodes in its_spec.points.items()}
+            plain = its_spec.activations(model.state_dict(), x, points)
+            single = {
+                k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()
+            }
+            with torch.no_grad():
+                place = torch.device("cpu")
+                folded = correlation._extractor(
+                    its_spec, model.state_dict(), points, place, x.dtype
+                )(x)
+                folded_single = correlation._extractor(
+                    its_spec, single, points, place, torch.float32
+                )(x.float())
+            for group, values in plain.items():
+                torch.testing.assert_close(folded[group], values, rtol=1e-9, atol=1e-9)
+                assert (folded_single[group] - values).abs().max() <= 1e-5 * values.abs().max()
+
+
+# ------------------------------------------------------------------------------ networks of one's own
+
+
+class Own(nn.Module):
+    """A convolution, something of one's own, and a classifier."""
+
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.middle, self.out = nn.Conv2d(3, 16, 3), middle, nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.middle(self.conv(x)).mean((2, 3)))
+
+
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.randn(1, 16, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() * self.gate.sigmoid()
+
+
+class Scale(nn.Module):
+    """A buffer that no state dict holds, a constant, and a counter that every pass moves on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer(
+            "scale", torch.linspace(0.5, 1.5, 36).view(1, 1, 6, 6), persistent=False
+        )
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return (x * self.scale * torch.tensor([2.0])).relu()
+
+
+class InPlace(nn.Module):
+    """Normalizes its input where it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Own(nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.own(x.sub_(0.5).div_(0.25))
+
+
+def own(make: type[nn.Module] | None = None, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    if make is InPlace:
+        return InPlace().eval()
+    middle = (
+        nn.Sequential(nn.BatchNorm2d(16, track_running_stats=False), nn.ReLU())
+        if make is None
+        else make()
+    )
+    model = Own(middle)
+    nn.init.constant_(model.conv.bias, -1.0)  # what the statistics of the batch take away again
+    return model.eval()
+
+
+@pytest.mark.parametrize("make", [None, Gate, Scale, InPlace])
+@pytest.mark.parametrize("how", ["activations", "weights"])
+def test_a_planted_permutation_is_found_in_any_network(
+    make: type[nn.Module] | None, how: str
+) -> None:
+    """Statistics of the batch, gates that are parameters, buffers outside of the state dict,
+    writing in place.
+    """
+    b, x = own(make), torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    spec = PermutationSpec.trace(b, x[:2].clone())
+    (group,) = spec.sizes
+    p = torch.randperm(16, generator=torch.Generator().manual_seed(2))
+    before, state = x.clone(), copy.deepcopy(b.state_dict())
+    # Weights as a file gives them: in another order than the model's.
+    a = dict(sorted(permute(b.state_dict(), spec, {group: p}).items()))
+    found = (
+        match_activations(a, b, [x], spec)
+        if how == "activations"
+        else match_weights(a, b.state_dict(), spec)
+    )
+    assert torch.equal(p[found[group]], torch.arange(16))
+    assert found.scores[group] == pytest.approx(1, abs=1e-5)
+    assert torch.equal(x, before)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in b.state_dict().items())
+
+
+def test_only_what_depends_on_the_input_is_a_point() -> None:
+    spec = PermutationSpec.trace(own(Gate), torch.randn(2, 3, 8, 8))
+    assert list(spec.points.values()) == [("relu",)]
+
+
+def test_constants_follow_the_dtype() -> None:
+    model, x = own(Scale), torch.randn(16, 3, 8, 8)
+    spec = PermutationSpec.trace(model, x)
+    found = match_activations(model, model, [x], spec, dtype=torch.bfloat16)
+    assert all(torch.equal(p, torch.arange(16)) for p in found.values())
+
+
+def test_without_groups_there_is_nothing_to_match() -> None:
+    model = nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 3))
+    spec = PermutationSpec.trace(model, torch.randn(2, 6))
+    assert match_activations(model, model, [torch.randn(8, 6)], spec) == {}
+    assert match_weights(model.state_dict(), model.state_dict(), spec) == {}
+
+
+def test_weights_that_do_not_belong_together_are_named(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    name, a, b, spec = pair
+    part = dict(a.state_dict())
+    lost = next(iter(part))
+    del part[lost]
+    with pytest.raises(ParameterError, match=f"the weights lack '{lost}' of the traced network"):
+        match_activations(part, b, [inputs(name, 8)], spec, dtype=torch.float64)
+    with pytest.raises(ParameterError, match=f"one architecture: {lost} is in one of them alone"):
+        match_weights(part, b.state_dict(), spec)
+
+
+def test_a_group_that_no_activation_shows_stays_as_it_is() -> None:
+    class Constant(nn.Module):
+        """A gate that is computed from a constant alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(1, 8), nn.Linear(8, 16)
+            self.register_buffer("c", torch.ones(1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() * self.outer(self.inner(self.c).relu()).sigmoid()[..., None, None]
+
+    model, x = own(Constant), torch.randn(16, 3, 8, 8)
+    spec = PermutationSpec.trace(model, x)
+    shown = {group for group, nodes in spec.points.items() if nodes}
+    for points in ("last", "penultimate"):
+        found = match_activations(model, model, [x], spec, points=points)  # type: ignore[arg-type]
+        assert found.keys() == shown < spec.sizes.keys()
+    assert permute(model.state_dict(), spec, found).keys() == model.state_dict().keys()
+
+
+def test_an_empty_batch_is_passed_over(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    name, a, b, spec = pair
+    x = inputs(name, 40)
+    some, all_of_it = (
+        match_activations(a, b, batches, spec, dtype=torch.float64)
+        for batches in ([x[:0], x, x[:0]], [x])
+    )
+    assert some.scores == all_of_it.scores
+
+
+@pytest.mark.parametrize("choice", ["legacy high", "new tf32", "default"])
+def test_precision_is_whole_meanwhile_and_as_it_was_afterwards(choice: str) -> None:
+    """Convolutions stay with cuDNN, and either of PyTorch's interfaces may have been used
+    before.
+    """
+    program = f"""
+import torch
+from lotperm.science import correlation
+if {choice!r} == "legacy high":
+    torch.set_float32_matmul_precision("high")
+elif {choice!r} == "new tf32":
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+kinds = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
+before = [kind.fp32_precision for kind in kinds]
+with correlation._full_precision():
+    assert [kind.fp32_precision for kind in kinds] == ["ieee"] * 3
+    assert torch.backends.cudnn.enabled
+assert [kind.fp32_precision for kind in kinds] == before
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------------------------------- weight matching
+
+
+def test_weight_matching_never_gets_worse_and_ends_at_an_optimum(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    _, a, b, spec = pair
+    weights_a, weights_b = a.state_dict(), b.state_dict()
+
+    def objective(permutation: Mapping[str, Tensor]) -> float:
+        moved = permute(weights_a, spec, permutation)
+        return sum(
+            (moved[k] * v).sum().item()
+            for k, v in weights_b.items()
+            if v.is_floating_point() and "running" not in k
+        )
+
+    path = [
+        objective(match_weights(weights_a, weights_b, spec, seed=4, max_sweeps=k)) for k in range(5)
+    ]
+    final = match_weights(weights_a, weights_b, spec, seed=4)
+    path.append(objective(final))
+    assert path[0] == pytest.approx(objective(spec.identity()))
+    assert all(later >= earlier - 1e-12 for earlier, later in itertools.pairwise(path))
+    assert path[-1] > path[0]
+    # No exchange of two units improves a local optimum of the assignment problem.
+    generator = torch.Generator().manual_seed(0)
+    for group, p in final.items():
+        for _ in range(5):
+            i, j = torch.randperm(len(p), generator=generator)[:2]
+            q = p.clone()
+            q[i], q[j] = p[j], p[i]
+            assert objective({**final, group: q}) <= path[-1] + 1e-9
+
+
+def test_weight_matching_is_reproducible_and_ignores_running_statistics(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    _, a, b, spec = pair
+    weights_b = b.state_dict()
+    first = match_weights(a.state_dict(), weights_b, spec, seed=1)
+    moved = {k: v * 50 + 3 if "running" in k else v for k, v in weights_b.items()}
+    again = match_weights(a.state_dict(), moved, spec, seed=1)
+    assert all(torch.equal(first[g], again[g]) for g in spec.sizes)
+    assert first.scores == again.scores
+    itself = match_weights(weights_b, weights_b, spec)
+    assert all(torch.equal(p, torch.arange(len(p))) for p in itself.values())
+    assert itself.scores == pytest.approx(dict.fromkeys(spec.sizes, 1.0))
+
+
+def test_matching_survives_pickle_and_is_a_permutation() -> None:
+    found = Matching({"layer": torch.tensor([1, 0])}, {"layer": 0.5}, {"layer": 0.1})
+    again = pickle.loads(pickle.dumps(found))
+    assert isinstance(again, dict)
+    assert torch.equal(again["layer"], found["layer"])
+    assert (again.scores, again.identity_scores, again.correlations) == (
+        {"layer": 0.5},
+        {"layer": 0.1},
+        None,
+    )

@@ -1,0 +1,258 @@
+"""What the chapters share: their tables say what the results say, in percent."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lotperm import Experiment, Pipeline
+from lotperm.config.parameters import ARMS
+from lotperm.errors import ParameterError
+from lotperm.science.statistics import interval
+from lotperm.site import html
+from lotperm.studies import tables
+
+K, S = 2, 0.8
+
+
+def with_values(results, values):
+    """The results with these test accuracies: (method, seed) -> accuracy."""
+    table = pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "method": method,
+                "sparsity": S,
+                "rewind_epoch": K,
+                "metric": "test_accuracy",
+                "value": v,
+            }
+            for (method, seed), v in values.items()
+        ]
+    )
+    return dataclasses.replace(results, table=table)
+
+
+# --- what is run ------------------------------------------------------------------------------------
+
+
+def test_a_title_says_that_a_network_is_a_twin():
+    twin = Experiment.from_parameters(profile="smoke")
+    assert tables.title(twin) == "1-D twin, mnist1d, mlp, profile smoke"
+    other = Experiment.from_parameters(profile="smoke", dataset="fashion_mnist", model="mlp")
+    assert tables.title(other) == "fashion_mnist, mlp, profile smoke"
+
+
+def test_settings_have_a_column_for_each_width():
+    given = {"profile": "smoke", "hidden": [4], "sparsity": [0.5, 0.9], "rewind_epoch": [0, 2]}
+    pipelines = [Pipeline(Experiment.from_parameters(**given, width=width)) for width in (1, 2)]
+    table = tables.settings(pipelines)
+    assert list(table.columns) == ["width 1", "width 2"]
+    # 40 inputs, 10 classes, one hidden layer of 4 or 8 units, with biases.
+    assert table.loc["network"].to_list() == [f"mlp, {51 * n + 10} parameters" for n in (4, 8)]
+    assert table.loc[["rewind epochs k", "sparsities S"], "width 1"].to_list() == [
+        "0, 2",
+        "0.5, 0.9",
+    ]
+    e = pipelines[0].experiment
+    rows = ["replicates (seeds)", "epochs dense", "epochs a round of IMP"]
+    assert table.loc[rows, "width 2"].to_list() == [
+        len(e.seeds),
+        e.dense.epochs,
+        e.pruning.finetune.epochs,
+    ]
+    assert table.index[0] == "data set" and "schedule" not in table.index
+
+
+def test_settings_of_an_image_folder_count_its_images():
+    (experiment,) = Experiment.for_figure("resnet50_imagenet", profile="smoke")
+    pipeline = Pipeline(experiment)
+    column = tables.settings([pipeline]).iloc[:, 0]
+    assert (
+        column["images"]
+        == f"{len(pipeline.data.train)} for training, {len(pipeline.data.test)} for validation"
+    )
+    assert column["pixels a side"] == experiment.data.image_size
+    assert (
+        column["schedule"].startswith(experiment.dense.schedule) and "data set" not in column.index
+    )
+
+
+def test_matching_epochs_are_the_papers_or_the_same_shares():
+    assert tables.matching_epochs(200) == [5, 20, 50, 100, 200]
+    assert tables.matching_epochs(40) == [0, 1, 4, 8, 20, 40]
+    assert tables.matching_epochs(1) == [0, 1]
+
+
+@pytest.mark.parametrize("points", [3, 5, 11, 101])
+def test_the_middle_of_a_line_is_one_of_its_positions(points):
+    found = tables.line_positions(points)
+    assert len(found) == points and found[0] == 0 and found[points // 2] == 0.5 and found[-1] == 1
+    np.testing.assert_allclose(np.diff(found), 1 / (points - 1))
+
+
+@pytest.mark.parametrize("points", [4, 1, -3, 3.0, True])
+def test_other_numbers_of_positions_are_refused(points):
+    with pytest.raises(
+        ParameterError, match=rf"points is {points}; expected an odd number, 3 or more"
+    ) as caught:
+        tables.line_positions(points)
+    assert caught.value.exit_code == 2
+
+
+def test_pruning_rounds_begin_with_the_dense_network_and_end_with_the_last():
+    assert tables.pruning_rounds(7) == [0, 2, 4, 6, 7]
+    assert tables.pruning_rounds(8) == [0, 2, 4, 6, 8]
+    assert tables.pruning_rounds(0) == [0]
+
+
+def test_class_examples_show_the_first_image_of_each_class():
+    (experiment,) = Experiment.for_figure("resnet50_imagenet", profile="smoke")
+    split = Pipeline(experiment).data.train
+    found = tables.class_examples(split, classes=2, views=3)
+    assert list(found) == sorted(found) and len(found) == 2
+    names = [split.inputs.class_name(row) for row in range(len(split))]
+    for name, (whole, *views) in found.items():
+        row = torch.tensor(names.index(name))
+        assert torch.equal(whole, split.inputs.read(row))
+        expected = split.inputs.read_augmented(row.view(1, 1).expand(1, 3), [0, 1, 2], 0)[0]
+        assert torch.equal(torch.stack(views), expected)
+
+
+def test_class_examples_need_files(smoke):
+    with pytest.raises(ParameterError, match="image folder"):
+        tables.class_examples(smoke[0].data.train, classes=2, views=1)
+
+
+# --- what came of it --------------------------------------------------------------------------------
+
+
+def test_tables_of_several_widths_become_one():
+    experiments = [Experiment.from_parameters(profile="smoke", width=width) for width in (1, 0.5)]
+    table = tables.by_width(experiments, [pd.DataFrame({"x": [1, 2]}), pd.DataFrame({"x": [3]})])
+    assert table.to_dict("list") == {"x": [1, 2, 3], "width": [1.0, 1.0, 0.5]}
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        tables.by_width(experiments, [table])
+
+
+def test_accuracies_are_means_with_intervals(smoke):
+    _, results = smoke
+    table = tables.accuracies([results])
+    mean, half = interval(results.values("lth", S, K).to_numpy())
+    assert table.loc[(1.0, "0.8", K, "lth"), "top-1 (%)"] == f"{100 * mean:.1f} ± {100 * half:.1f}"
+    assert (1.0, "0", "", "dense_a") in table.index and list(table.columns) == ["top-1 (%)"]
+
+
+def test_comparisons_are_in_points(smoke):
+    _, results = smoke
+    wider = dataclasses.replace(
+        results, experiment=Experiment.from_parameters(profile="smoke", width=2)
+    )
+    table = tables.comparisons([results, wider])
+    assert list(table.index.names) == ["width", "sparsity", "rewind_epoch", "comparison"]
+    assert len(table) == 2 * len(results.comparisons())
+    expected = results.comparisons().set_index("comparison").loc["permuted - naive"]
+    for width in (1.0, 2.0):
+        row = table.loc[(width, S, K, "permuted - naive")]
+        assert (
+            row["difference (points)"]
+            == f"{100 * expected['mean']:.1f} ± {100 * expected['half_width']:.1f}"
+        )
+        assert row["p (paired t-test)"] == f"{expected['p_value']:.1g}"
+        assert table.loc[(width, S, K, "gap closed (percent)"), "p (paired t-test)"] == ""
+
+
+def test_of_how_many_seeds_a_gap_is_said_if_not_of_all(smoke):
+    """On seed 1 LTH is below naive, so that there is no gap."""
+    values = {("lth", 0): 0.8, ("permuted", 0): 0.7, ("naive", 0): 0.6}
+    values |= {("lth", 1): 0.5, ("permuted", 1): 0.7, ("naive", 1): 0.6}
+    results = with_values(smoke[1], values)
+    table = tables.comparisons([results]).droplevel(["width", "sparsity", "rewind_epoch"])
+    assert table.loc["gap closed (percent), 1 of 3 seeds", "difference (points)"] == "50.0"
+    assert "| gap closed (percent), 1 of 3 seeds | 50.00 ± nan |" in results.markdown()
+    assert list(results.comparisons()["seeds"]) == [2, 2, 2, 1]
+
+
+def test_what_one_seed_or_equal_arms_cannot_say_stays_empty(smoke):
+    single = with_values(smoke[1], {("lth", 0): 0.75, ("permuted", 0): 0.5, ("naive", 0): 0.25})
+    table = tables.comparisons([single]).droplevel(["width", "sparsity", "rewind_epoch"])
+    assert table.loc["permuted - naive"].to_list() == ["25.0", ""]
+    equal = with_values(smoke[1], {(arm, seed): 0.1 for arm in ARMS for seed in (0, 1)})
+    assert tables.comparisons([equal])["difference (points)"].to_list() == [*["0.0 ± 0.0"] * 3, ""]
+
+
+def test_in_short_rounds_to_whole_percent(smoke):
+    values = {("lth", 0): 0.8, ("lth", 1): 0.7, ("permuted", 0): 0.504, ("permuted", 1): 0.504}
+    results = with_values(smoke[1], {**values, ("naive", 0): 0.1, ("naive", 1): 0.2})
+    assert tables.in_short(results) == (
+        "arms at the first width: lth, naive, permuted\nS = 0.8: lth 75 permuted 50 naive 15"
+    )
+
+
+def test_diversity_is_in_percent():
+    table = pd.DataFrame(
+        {
+            "method": ["lth"],
+            "mean": [0.5],
+            "spread": [0.025],
+            "ensemble_accuracy": [0.625],
+            "disagreement": [0.25],
+            "kl": [0.5],
+            "js": [0.125],
+            "members": [3],
+        }
+    )
+    assert tables.diversity(table).loc["lth"].to_dict() == {
+        "test accuracy (%) ± standard deviation": "50.0 ± 2.5",
+        "ensemble (%)": "62.5",
+        "disagreement": "0.250",
+        "KL": "0.500",
+        "JS": "0.125",
+    }
+
+
+def test_matching_costs_count_epochs_by_hand(smoke):
+    results = with_values(smoke[1], {("lth", 0): 0.8, ("permuted", 0): 0.7, ("naive", 0): 0.6})
+    table = pd.DataFrame(
+        [
+            {"seed": 0, "matching_epoch": t, "metric": "test_accuracy", "value": v}
+            for t, v in ((0, 0.6), (6, 0.7))
+        ]
+    )
+    found = tables.matching_costs(table, results, S, K)
+    # T = 12, k = 2: at t = 0 the rewind point still costs 2 dense epochs, 2 + 10 of 12 + 10 in
+    # all.
+    assert found.loc[0].to_list() == ["17", "55", "60.0", "0"]
+    assert found.loc[6].to_list() == ["50", "73", "70.0", "50"]
+
+
+def test_where_lth_is_not_above_naive_there_is_no_gap_to_close(smoke):
+    results = with_values(smoke[1], {("lth", 0): 0.6, ("permuted", 0): 0.7, ("naive", 0): 0.6})
+    table = pd.DataFrame(
+        [{"seed": 0, "matching_epoch": 0, "metric": "test_accuracy", "value": 0.7}]
+    )
+    assert tables.matching_costs(table, results, S, K).loc[0, "gap closed (%)"] == ""
+
+
+def test_the_data_of_early_matching_are_all_that_is_drawn(smoke):
+    results = with_values(smoke[1], {(arm, seed): 0.1 for arm in ARMS for seed in (0, 1)})
+    table = pd.DataFrame([{"seed": 0, "matching_epoch": 6, "metric": "score", "value": 0.7}])
+    data = tables.early_data(table, results, S, K)
+    assert data["method"].value_counts().to_dict() == {"lth": 2, "naive": 2, "permuted": 1}
+    assert data.loc[data["method"] == "permuted", "matching_epoch"].to_list() == [6]
+
+
+def test_a_round_of_imp_trains_what_its_kind_does():
+    given = {"profile": "smoke", "epochs": 12, "rewind_epoch": [2, 4], "finetune_epochs": 3}
+    assert tables.round_epochs(Experiment.from_parameters(**given)) == 3
+    assert tables.round_epochs(Experiment.from_parameters(**given, imp="rewind")) == "10, 8"
+
+
+# --- scripts ----------------------------------------------------------------------------------------
+
+
+def test_a_script_cannot_end_its_element():
+    found = html.script_element('const end = "</SCRIPT>" + "</b>";\n', ' id="x"')
+    assert found == '<script id="x">\nconst end = "<\\/SCRIPT>" + "</b>";\n</script>'

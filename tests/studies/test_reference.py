@@ -1,0 +1,569 @@
+"""The paper's numbers and recorded ones beside ours."""
+
+import base64
+import io
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lotperm import Experiment
+from lotperm.config.parameters import ARMS
+from lotperm.errors import ParameterError, StorageError
+from lotperm.science.barrier import accuracy_barriers
+from lotperm.science.statistics import interval, paired
+from lotperm.store.provenance import source_hash
+from lotperm.studies import published
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_papers_table_says_where_it_comes_from():
+    table = published.paper("table1_diversity")
+    assert table.attrs["source"].startswith("project blog post")
+    assert table["test_acc_mean"].between(0, 100).all() and len(table) == 10
+    with pytest.raises(ParameterError, match="Did you mean 'table1_diversity'"):
+        published.paper("table1_diversty")
+
+
+def test_without_the_repository_it_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        published, "__file__", str(tmp_path / "lotperm" / "studies" / "published.py")
+    )
+    with pytest.raises(StorageError, match="Run this in a clone"):
+        published.paper("table1_diversity")
+
+
+def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
+    """The words of book/recorded.md and of chapter 5."""
+    (run,) = published.recorded("cifar10", "resnet8", 0.5)
+    means = run.summary.set_index(["sparsity", "rewind_epoch", "method"])["mean"].unstack()
+    cells = means.dropna(subset=["lth"])
+    assert len(cells) == 8
+    assert (cells["permuted"] > cells["naive"]).all()
+    assert (cells["lth"] > cells["permuted"]).all()
+    folder = published.book_folder() / "results" / run.name
+    content = json.loads((folder / "results.json").read_text())
+    comparisons = pd.DataFrame(content["comparisons"]).set_index("comparison")
+    gain = comparisons.loc["permuted - naive"]
+    assert (gain["p_value"] < 0.05).sum() == 3
+    assert [round(100 * gain["mean"].min(), 1), round(100 * gain["mean"].max(), 1)] == [
+        0.6,
+        2.1,
+    ]  # README
+    table = pd.read_csv(folder / "results.csv").query("metric == 'test_accuracy'")
+    arms = table.pivot_table(
+        index=["seed", "sparsity", "rewind_epoch"], columns="method", values="value"
+    )
+    by_seed = 100 * (arms["permuted"] - arms["naive"]).groupby("seed").mean()
+    assert len(by_seed) == 6 and (by_seed > 0).all()
+    over_all = paired(by_seed, 0 * by_seed)
+    assert [round(x, 2) for x in over_all] == [1.08, 0.86, 0.02]
+    closed = (cells["permuted"] - cells["naive"]) / (cells["lth"] - cells["naive"])
+    assert [round(100 * closed.min()), round(100 * closed.max())] == [8, 29]
+    later = cells.xs(4, level="rewind_epoch") - cells.xs(2, level="rewind_epoch")
+    gains = 100 * later[list(ARMS)].mean()
+    assert [round(gains[arm], 1) for arm in ("permuted", "naive", "lth")] == [2.0, 1.5, 1.0]
+    paper = published.paper("early_matching_resnet20x1_cifar10").query(
+        "matching_epoch != matching_epoch or matching_epoch == 200"
+    )
+    theirs = paper.pivot_table(index="sparsity", columns="method", values="test_acc_mean")
+    gap = theirs["lth"] - theirs["naive"]
+    share = 100 * (theirs["permuted"] - theirs["naive"]) / gap
+    assert [round(share.min()), round(share.max())] == [20, 30]
+    wider = (100 * (cells["lth"] - cells["naive"])).div(gap, level="sparsity")
+    assert [round(wider.min(), 1), round(wider.max(), 1)] == [1.6, 4.0]
+    # Chapter 5, at the rewind point that is nearest to the paper's.
+    ours = {s: published._our_arms(run.rows(), s, 2) for s in theirs.index}
+    permuting = {s: arms["permuted − naive"] for s, arms in ours.items()}
+    gain = theirs["permuted"] - theirs["naive"]
+    gained = [number.value for number in permuting.values()]
+    assert [round(min(gained), 1), round(max(gained), 1)] == [0.6, 1.3]
+    assert [round(gain.min(), 1), round(gain.max(), 1)] == [0.6, 1.0]
+    assert all(abs(permuting[s].value - gain[s]) < permuting[s].half_width for s in gain.index)
+    assert sum(ours[s]["gap closed (%)"].value < share[s] for s in share.index) == 3
+
+
+def test_the_recorded_accuracies_are_what_the_book_says_of_them():
+    """The words of book/recorded.md."""
+    rows = json.loads((ROOT / "book" / "results" / "accuracy.json").read_text())["rows"]
+    found = [row["difference"] for row in rows if "difference" in row]
+    assert len(found) == 8
+    assert all(abs(d["mean"]) < d["half_width"] for d in found)
+    assert max(abs(d["mean"]) + d["half_width"] for d in found) <= 0.005
+
+
+def speeds(report, network, peers):
+    """Number of networks and images/s of every way of training whose name begins so."""
+    rows = [r for r in report["rows"] if r["network"] == network and r["peer"].startswith(peers)]
+    return [(r["members"], r["images_per_s"]) for r in rows]
+
+
+def test_the_recorded_engine_is_what_the_book_says_of_it():
+    """The words of book/recorded.md."""
+    report = json.loads((ROOT / "book" / "results" / "engine.json").read_text())
+
+    def best(network, members):
+        ours = max(
+            speed for m, speed in speeds(report, network, ("float", "bfloat")) if m == members
+        )
+        return ours / max(speed for _, speed in speeds(report, network, "ordinary"))
+
+    places = (("resnet20x1", 1), ("resnet8x0.5", 8), ("mlp", 8), ("mlp", 16))
+    assert [round(best(*place), 1) for place in places] == [2.4, 3.9, 10.9, 10.2]
+    (roof,) = [r for r in report["roofline"] if r["network"] == "resnet20x1"]
+    assert round(100 * roof["products"]["share"]) == 68
+    assert round(roof["products"]["tflops"], 2) == 0.25
+    assert round(report["limits"]["tflops_bfloat16"], 2) == 0.41
+    assert {r["members"] for r in report["rows"]} == {1, 2, 4, 8, 16}
+
+
+def test_the_recorded_engine_of_wide_networks_is_what_the_book_says_of_it():
+    """The words of book/recorded.md: least and most against the ordinary loop, and of the roof."""
+    report = json.loads((ROOT / "book" / "results" / "wide" / "engine.json").read_text())
+
+    def span(network, precision):
+        (roof,) = [
+            r["images_per_s_by_arithmetic"] for r in report["roofline"] if r["network"] == network
+        ]
+        ordinary = max(speed for _, speed in speeds(report, network, "ordinary"))
+        ours = [speed for _, speed in speeds(report, network, precision)]
+        ends = min(ours), max(ours)
+        return [round(speed / ordinary, 1) for speed in ends] + [
+            round(100 * speed / roof) for speed in ends
+        ]
+
+    assert span("resnet20x4", "bfloat16") == [2.5, 2.8, 90, 101]
+    assert span("vgg11", "bfloat16") == [1.7, 2.0, 76, 89]
+    assert span("resnet20x4", "float32")[:2] == [1.2, 1.4]
+    assert span("vgg11", "float32")[:2] == [1.0, 1.0]
+    assert {r["members"] for r in report["rows"]} == {1, 2, 4}
+
+
+def test_the_recorded_early_matching_is_what_the_book_says_of_it():
+    """The words of chapter 9."""
+    (run,) = published.recorded("cifar10", "resnet8", kind="early")
+    assert (run.experiment["seeds"], run.experiment["dense"]["epochs"]) == ([0, 1, 2], 16)
+    rows = run.summary.pivot_table(
+        index=["metric", "matching_epoch"], columns="seed", values="value"
+    )
+    score, accuracy = rows.loc["score"].mean(axis=1), rows.loc["test_accuracy"]
+    assert [round(score[t], 2) for t in (0, 4, 16)] == [0.18, 0.32, 0.34]
+    means = 100 * accuracy.mean(axis=1)
+    assert [round(means.min(), 1), round(means.max(), 1)] == [49.2, 51.1]
+    assert round(100 * (accuracy.max(axis=1) - accuracy.min(axis=1)).max()) == 3
+    arms = published._recorded_arms(run, 0.9, 4)
+    assert [round(arms[name].value, 1) for name in ("naive", "LTH")] == [50.0, 55.6]
+
+
+def test_the_recorded_diversity_is_what_the_book_says_of_it():
+    """The words of chapter 8."""
+    (run,) = published.recorded("cifar10", "resnet8", kind="diversity")
+    assert (run.experiment["model"]["width"], run.experiment["dense"]["epochs"]) == (0.5, 16)
+    rows = run.summary.set_index("method")
+    assert (rows["members"] == 5).all()
+    paper = published.paper("table1_diversity").query("dataset == 'cifar10'").set_index("method")
+    gain, theirs = (
+        rows["ensemble_accuracy"] - rows["mean"],
+        paper["ensemble_acc"] - paper["test_acc_mean"],
+    )
+    disagreement = 100 * rows["disagreement"]
+    assert [round(disagreement[m]) for m in ("lth", "permuted", "imp")] == [6, 34, 29]
+    assert [round(100 * paper.loc[m, "disagreement"], 1) for m in ("permuted", "imp")] == [
+        10.7,
+        9.3,
+    ]
+    assert [round(100 * gain[m], 1) for m in ("lth", "permuted")] == [0.1, 2.8]
+    assert round(theirs["permuted"], 1) == 2.4
+    behind = rows.loc["lth", "mean"] - rows.loc["permuted", "mean"]
+    assert round(100 * behind, 1) == 5.8
+    assert (
+        round(paper.loc["lth", "test_acc_mean"] - paper.loc["permuted", "test_acc_mean"], 1) == 1.8
+    )
+    ensembles = 100 * rows["ensemble_accuracy"].drop("dense")
+    assert [round(ensembles[m], 2) for m in ("permuted", "lth", "imp")] == [52.76, 55.85, 59.41]
+    assert ensembles.idxmax() == "imp"
+    better = 100 * (rows.loc["permuted", "mean"] - rows.loc["naive", "mean"])
+    assert round(better, 1) == 1.3 and round(100 * rows.loc["naive", "half_width"], 1) == 1.8
+    assert disagreement.idxmax() == "naive" and rows["mean"].idxmin() == "naive"
+
+
+def test_the_recorded_lines_are_what_the_book_says_of_them():
+    """The words of chapter 10."""
+    runs = {
+        run.experiment["model"]["width"]: run
+        for run in published.recorded("cifar10", kind="connectivity")
+    }
+    assert list(runs) == [0.25, 0.5, 1]
+    barriers, middles = {}, {}
+    for width, run in runs.items():
+        every = (
+            accuracy_barriers(run.summary)
+            .set_index(["ends", "repair", "seed"])["barrier"]
+            .sort_index()
+        )
+        assert (
+            run.experiment["data"]["train_size"] == 10_000
+            and run.experiment["dense"]["epochs"] == 16
+        )
+        assert len(every["permuted", "bn"]) == 3
+        barriers[width] = 100 * every
+        middle = run.summary[run.summary["alpha"] == 0.5]
+        middles[width] = 100 * middle.groupby(["ends", "repair"])["accuracy"].mean()
+
+    def by_width(ends, repair):
+        return [round(barriers[width][ends, repair].mean(), 1) for width in runs]
+
+    assert by_width("permuted", "bn") == [26.3, 20.5, 17.8]
+    assert by_width("as trained", "bn") == [35.4, 42.8, 46.8]
+    assert by_width("permuted", "none") == [38.8, 42.4, 41.3]
+    reset = [barriers[width]["permuted", "bn"] for width in runs]
+    steps = [stats.ttest_ind(a, b, equal_var=False).pvalue for a, b in pairwise(reset)]
+    assert [round(p, 2) for p in steps] == [0.03, 0.25]
+    repaired = [barriers[width]["permuted", "repair"].mean() for width in runs]
+    further = [abs(a - b.mean()) for a, b in zip(repaired, reset, strict=True)]
+    assert round(max(further), 1) == 0.2
+    assert round(middles[1]["permuted", "none"], 1) == 26.3
+
+
+def test_the_recorded_fashion_mnist_run_is_what_the_book_says_of_it():
+    """The words of book/recorded.md."""
+    run = published.recorded("fashion_mnist", "mlp")[0]
+    assert len(run.experiment["seeds"]) == 3
+    content = json.loads(
+        (published.book_folder() / "results" / run.name / "results.json").read_text()
+    )
+    found = (
+        pd.DataFrame(content["comparisons"])
+        .set_index(["comparison", "sparsity", "rewind_epoch"])
+        .sort_index()
+    )
+    gain = found.loc["permuted - naive"]
+    assert len(gain) == 8
+    assert (gain["mean"] > 0).all() and (gain["p_value"] < 0.05).all()
+    by_sparsity = 100 * gain["mean"].groupby("sparsity").mean()
+    assert by_sparsity.is_monotonic_increasing
+    assert [round(by_sparsity.loc[sparsity], 1) for sparsity in (0.8, 0.97)] == [0.7, 1.8]
+    closed = 100 * found.loc["gap closed", "mean"]
+    assert [round(closed.min()), round(closed.max())] == [79, 98]
+    assert [round(100 * gain["mean"].min(), 1), round(100 * gain["mean"].max(), 1)] == [
+        0.6,
+        2.0,
+    ]  # README
+    behind = 100 * found.loc["lth - permuted", "mean"]
+    assert behind.min() > 0 and round(behind.max(), 1) == 0.4
+
+
+def test_recorded_runs_are_found_by_what_they_ran():
+    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
+    assert [other.name for other in published.recorded("fashion_mnist", "ml", 1.0)] == names
+    run = published.recorded("fashion_mnist", "mlp", 1.0)[1]
+    assert run.name == names[1]
+    assert run.experiment["profile"] == "desktop" and "torch" in run.how["versions"]
+    assert set(run.summary["method"]) >= {"lth", "permuted", "naive"}
+    assert (
+        published.recorded("fashion_mnist", "vgg11")
+        == []
+        == published.recorded("fashion_mnist", "mlp", 2.0)
+    )
+
+
+def test_beside_the_paper(smoke):
+    _, results = smoke
+    e = results.experiment
+    paper = pd.DataFrame(
+        [
+            {"sparsity": 0.8, "method": m, "rewind_epoch": k, "test_acc_mean": v + k}
+            for m, v in (("lth", 90.0), ("permuted", 86.0), ("naive", 80.0))
+            for k in (20, 50)
+        ]
+    )
+    table = published.beside({"live": results}, paper)
+    ours, theirs, difference = table.columns
+    assert (
+        ours == "live (k = 2 of 12)"
+        and theirs == "paper (k = 20 of 200)"
+        and difference == "live − paper"
+    )
+    arms = {arm: results.values(arm, 0.8, e.rewind_epochs[0]) for arm in ARMS}
+    lth, half = (100 * x for x in interval(arms["lth"]))
+    assert table.loc[("0.8", "LTH"), ours] == f"{lth:.1f} ± {half:.1f}"
+    gain = paired(arms["permuted"], arms["naive"])
+    assert (
+        table.loc[("0.8", "permuted − naive"), ours]
+        == f"{100 * gain.mean:.1f} ± {100 * gain.half_width:.1f}"
+    )
+    gap = 100 * gain.mean / (arms["lth"].mean() - arms["naive"].mean())
+    assert table.loc[("0.8", "gap closed (%)"), ours] == f"{gap:.1f}"
+    assert table.loc[("0.8", "LTH"), theirs] == "110.0"  # at 20, not at 50
+    assert table.loc[("0.8", "permuted − naive"), theirs] == "6.0"
+    assert table.loc[("0.8", "gap closed (%)"), theirs] == "60.0"
+    assert table.loc[("0.8", "LTH"), difference] == f"{lth - 110:.1f} ± {half:.1f}"
+    assert table.index.get_level_values(1).to_list()[:5] == [
+        "LTH",
+        "permuted",
+        "naive",
+        "permuted − naive",
+        "gap closed (%)",
+    ]
+    assert table.index.get_level_values(0).to_list() == ["0.8"] * 5 + [
+        f"{s:g}" for s in e.sparsities[1:] for _ in range(5)
+    ]
+
+
+def test_beside_what_was_recorded_and_nothing_of_the_papers(smoke):
+    _, results = smoke
+    run = published.recorded("fashion_mnist", "mlp")[1]
+    table = published.beside({"live": results, "recorded": run})
+    mean, half = 100 * run.summary.set_index("method").loc["permuted", ["mean", "half_width"]]
+    assert table.loc[("0.9", "permuted"), "recorded (k = 4 of 20)"] == f"{mean:.1f} ± {half:.1f}"
+    assert table.loc[("0.8", "permuted"), "recorded (k = 4 of 20)"] == ""
+    assert (table["paper (k = 20 of 200)"] == "").all()
+
+
+def test_live_and_recorded_columns_say_which_they_are(smoke):
+    _, results = smoke
+    assert published.live_label(results.experiment) == "live, mnist1d"
+    columns = published.live_and_recorded(results, "fashion_mnist", "mlp")
+    both = "recorded, fashion_mnist, mlp×1, desktop"
+    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
+    assert list(columns) == ["live, mnist1d", *(f"{both}, {name}" for name in names)]
+    assert columns["live, mnist1d"] is results
+    alone = list(published.live_and_recorded(results, "cifar10", "resnet"))
+    assert alone == ["live, mnist1d", "recorded, cifar10, resnet8×0.5, desktop"]
+    assert list(published.live_and_recorded(results, "svhn")) == ["live, mnist1d"]
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Puts a recorded run of a kind into the place of those that there are."""
+
+    def put(kind, summary):
+        experiment = {
+            "data": {"name": "cifar10"},
+            "model": {"name": "resnet8", "width": 1.0},
+            "profile": "desktop",
+            "dense": {"epochs": 20},
+            "seeds": [0, 1],
+        }
+        run = published.Recorded("mine", kind, experiment, summary, {})
+
+        def recorded(dataset=None, model=None, width=None, *, kind="table"):
+            return [run] if kind == run.kind and dataset in (None, "cifar10") else []
+
+        monkeypatch.setattr(published, "recorded", recorded)
+        return run
+
+    return put
+
+
+def test_diversity_beside_the_papers(smoke, made_up):
+    columns = ["method", "mean", "half_width", "ensemble_accuracy", "disagreement", "kl", "js"]
+    table = pd.DataFrame([["lth", 0.5, 0.03125, 0.625, 0.25, 0.5, 0.125]], columns=columns)
+    run = made_up("diversity", table.assign(mean=0.75, sparsity=0.9, rewind_epoch=4))
+    found = published.beside_diversity(table, smoke[1].experiment)
+    live, kept = "live, mnist1d", f"{run.label}, S = 0.9, k = 4"
+    assert found.loc[(live, "lth")].to_list() == ["50.00 ± 3.12", "12.50", "0.25", "0.50", "0.12"]
+    assert found.loc[(kept, "lth"), ["accuracy", "gain"]].to_list() == ["75.00 ± 3.12", "-12.50"]
+    paper = published.paper("table1_diversity")
+    model, dataset = "resnet20x1", "cifar10"
+    (lth,) = paper[
+        (paper["model"] == model) & (paper["dataset"] == dataset) & (paper["method"] == "lth")
+    ].to_dict("records")
+    name = f"paper, {model}, {dataset}"
+    assert found.loc[(name, "lth"), "accuracy"] == f"{lth['test_acc_mean']:.2f}"
+    assert found.loc[(name, "dense"), "disagreement"] == ""  # the paper gives none
+    assert (
+        found.loc[(f"{live} − {name}", "lth"), "accuracy"]
+        == f"{50 - lth['test_acc_mean']:.2f} ± 3.12"
+    )
+
+
+def test_early_matching_beside_the_papers(smoke, made_up):
+    _, results = smoke
+    rows = [
+        {"seed": s, "matching_epoch": t, "metric": m, "value": v + 0.01 * s}
+        for s in (0, 1)
+        for t, v in ((3, 0.5), (12, 0.6))
+        for m in ("test_accuracy", "score")
+    ]
+    table = pd.DataFrame(rows)
+    at_90 = table.assign(
+        sparsity=0.9, rewind_epoch=4, matching_epoch=table["matching_epoch"].replace({3: 2, 12: 20})
+    )
+    run = made_up("early", at_90)
+    found = published.beside_early_matching(
+        table, results, 0.8, results.experiment.rewind_epochs[0]
+    )
+    assert list(found.columns) == [
+        "LTH",
+        "t = 2.5 % of T",
+        "t = 10 % of T",
+        "t = 25 % of T",
+        "t = 50 % of T",
+        "t = 100 % of T",
+        "naive",
+    ]
+    live, kept = found.loc[("live, mnist1d", "0.8")], found.loc[(f"{run.label}, k = 4", "0.9")]
+    assert live["t = 25 % of T"] == kept["t = 10 % of T"] == "50.5 ± 6.4"  # of 12 epochs, and of 20
+    assert live["t = 10 % of T"] == kept["LTH"] == ""
+    lth, half = (100 * x for x in interval(results.values("lth", 0.8, 2)))
+    assert live["LTH"] == f"{lth:.1f} ± {half:.1f}"
+    paper = published.paper("early_matching_resnet20x1_cifar10").set_index(["sparsity", "method"])[
+        "test_acc_mean"
+    ]
+    difference = found.loc[("live, mnist1d − paper", "0.8")]
+    assert difference["LTH"] == f"{lth - paper[0.8, 'lth'].item():.1f} ± {half:.1f}"
+    assert found.loc[("paper, cifar10", "0.95"), "naive"] == f"{paper[0.95, 'naive'].item():.1f}"
+
+
+def test_recorded_early_matching_stands_beside_the_arms_of_its_table(smoke, monkeypatch):
+    """LTH and naive of the seeds that were matched early, from the recorded table of the same
+    experiment.
+    """
+    (table,) = [r for r in published.recorded("cifar10") if r.name == "desktop_resnet8_cifar10"]
+    e = {**table.experiment, "seeds": [0, 2], "sparsities": [0.9], "rewind_epochs": [4]}
+    rows = [
+        {
+            "seed": s,
+            "sparsity": 0.9,
+            "rewind_epoch": 4,
+            "matching_epoch": 4,
+            "metric": "test_accuracy",
+            "value": 0.5,
+        }
+        for s in e["seeds"]
+    ]
+    real = published.recorded
+    early = [
+        published.Recorded("mine", "early", experiment, pd.DataFrame(rows), {})
+        for experiment in (e, {**e, "profile": "elsewhere"})
+    ]
+    monkeypatch.setattr(
+        published,
+        "recorded",
+        lambda *given, kind="table": early if kind == "early" else real(*given),
+    )
+    _, results = smoke
+    live = pd.DataFrame(rows)
+    found = published.beside_early_matching(live, results, 0.8, results.experiment.rewind_epochs[0])
+    kept = found.loc[(f"{early[0].label}, k = 4", "0.9")]
+    every = pd.read_csv(ROOT / "book" / "results" / "desktop_resnet8_cifar10" / "results.csv")
+    at = every.query(
+        "sparsity == 0.9 and rewind_epoch == 4 and metric == 'test_accuracy' and seed in (0, 2)"
+    ).groupby("method")["value"]
+    assert (at.count() == 2).all()
+    means = [f"{100 * at.mean()[arm]:.1f}" for arm in ("lth", "naive")]
+    assert [text.split(" ± ")[0] for text in (kept["LTH"], kept["naive"])] == means
+    assert kept["t = 25 % of T"] == "50.0 ± 0.0"
+    other = found.loc[(f"{early[1].label}, k = 4", "0.9")]
+    assert other["LTH"] == other["naive"] == ""
+
+
+def test_lines_beside_published_ones(smoke, made_up):
+    lines = pd.DataFrame(
+        [
+            {
+                "seed": s,
+                "ends": ends,
+                "alpha": a,
+                "repair": repair,
+                "accuracy": v - 0.01 * s * (1 + a),
+            }
+            for s in (0, 1)
+            for repair in ("none", "bn")
+            for ends, middle in (("as trained", 0.3), ("permuted", 0.6))
+            for a, v in ((0, 0.9), (0.5, middle), (1, 0.7))
+        ]
+    )
+    run = made_up("connectivity", lines[lines["repair"] == "bn"])
+    experiments = [Experiment.from_parameters(profile="smoke", width=width) for width in (1, 0.5)]
+    found = published.beside_connectivity(experiments, [lines, lines])
+    assert found.loc[("live, mnist1d", "mlpx0.5", "permuted")].to_list() == [
+        "59.2 ± 9.5",
+        "20.0 ± 0.0",
+    ]
+    recorded = found.loc[run.label]
+    assert list(recorded.index) == [("resnet8x1", "permuted+bn_reset")]
+    reported = published.paper("lmc_reference")
+    first = reported.iloc[0]
+    shown = found.loc[("reference", f"{first['model']}, {first['dataset']}", first["stage"])]
+    assert shown.to_list() == [f"{first['midpoint_test_acc']:.1f}", ""]
+    of_one = published.beside_connectivity(experiments, [lines, lines], "imagenet")
+    assert len(of_one.loc["reference"]) == (reported["dataset"] == "imagenet").sum() > 0
+    assert set(of_one.index.get_level_values(0)) == {"reference", "live, mnist1d"}
+
+
+def test_the_csv_link_carries_the_table():
+    table = pd.DataFrame({"x": [1.5, 2.5], "name": ["π", "b"]})
+    link = published.csv_link(table, 'data "1".csv')
+    assert 'download="data &quot;1&quot;.csv"' in link
+    found = re.search(r'base64,([^"]+)"', link)
+    assert found is not None
+    pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(base64.b64decode(found[1]))), table)
+
+
+def test_how_it_was_made_names_what_was_given(smoke):
+    _, results = smoke
+    given = {"profile": "smoke", "sparsity": [0.8, 0.9], "lr": None, "dataset": "mnist1d"}
+    line = published.how_made("diversity", results.experiment, given)
+    assert (
+        "lotperm run diversity --profile smoke -p &#x27;sparsity=[0.8,0.9]&#x27; -p dataset=mnist1d</code>"
+        in line
+    )
+    page = {**given, "points": 5, "workers": None, "device": "cuda"}
+    assert "-p points=5 -p device=cuda</code>" in published.how_made(
+        "diversity", results.experiment, page
+    )
+    assert "device" not in published.how_made(
+        "diversity", results.experiment, {**page, "device": "cpu"}
+    )
+
+
+def test_it_names_the_sources_that_ran(smoke, tmp_path, monkeypatch):
+    """Not those that are there when the page ends: they may have been edited."""
+    _, results = smoke
+    began = source_hash()
+    monkeypatch.setattr("lotperm.store.provenance._PACKAGE", tmp_path)
+    assert source_hash() != began
+    assert f"<code>{began[:12]}</code>" in published.how_made("diversity", results.experiment, {})
+
+
+def test_the_recorded_faults_are_of_a_long_run():
+    """What the book shows was counted by `make faults`, not typed in."""
+    report = json.loads((ROOT / "book" / "results" / "faults.json").read_text())
+    shown = (ROOT / "book" / "results" / "faults.md").read_text()
+    assert report["command"] == "make faults"
+    rows = [row for group in report["groups"] for row in group["rows"]]
+    assert all(group["kills"] >= 500 for group in report["groups"])
+    assert all(
+        row["tried"] > 0 and f"| {row['fault']} | {row['tried']:,} |" in shown for row in rows
+    )
+    assert all(name in shown for name in report["missing"])
+    # What reproduce.md says of these rows.
+    apart = {
+        row["fault"]: row["outcome"] for row in rows if row["fault"].startswith("profile live")
+    }
+    for other, outcome in apart.items():
+        mean = float(re.search(r"mean of an arm by ([\d.]+);", outcome)[1])  # type: ignore[index]
+        moved = "AVX-512" in other or "compiled" in other
+        assert (0 < mean < 1 and "by 5e-08 of" in outcome and "0.1 at last" in outcome) == moved, (
+            other
+        )
+        assert moved or mean == 0
+    assert len(apart) == 5
+    kills = sum(row["tried"] for row in rows if row["fault"].startswith("kill −9"))
+    assert kills >= 500 or "crash" in report["missing"]
+
+
+def test_of_two_rewind_epochs_as_near_the_later_one_is_compared():
+    """The twin's are 0 and 3 of 15, as far from the paper's 20 of 200 either way; 0 is no
+    rewinding at all.
+    """
+    assert published._nearest(0.1, [0, 3], 15) == 3
+    assert published._nearest(0.1, [0, 1, 3], 15) == 1
