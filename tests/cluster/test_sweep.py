@@ -18,7 +18,7 @@ from submitit.core.utils import FailedJobError
 
 from lotperm import Store
 from lotperm.cluster import jobs as job_lists
-from lotperm.cluster import sweep
+from lotperm.cluster import sweep, worker
 from lotperm.cluster.campaign import Campaign
 from lotperm.errors import ParameterError, StorageError, SweepError
 
@@ -329,7 +329,7 @@ def test_waiting_for_slurm_records_what_its_last_job_did_not(tmp_path, monkeypat
         for folder in (tmp_path / "results", tmp_path / "plain" / "results")
     ]
     assert tables[0].read_bytes() == tables[1].read_bytes()
-    monkeypatch.setattr(sweep.campaigns, "run", lambda *_: {"half": "no data"})
+    monkeypatch.setattr(worker.campaigns, "run", lambda *_: {"half": "no data"})
     with pytest.raises(StorageError, match="not recorded, as a data set isn't here: half"):
         submitted.wait(lambda line: None)
 
