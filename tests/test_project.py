@@ -1,6 +1,4 @@
-"""The repository as a whole: pins, versions, the README, the Makefile, and what must not be in
-it.
-"""
+"""The repository as a whole: versions, pins, the README, the Makefile, what must not be in it."""
 
 from __future__ import annotations
 
@@ -11,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 import jaxtyping
@@ -22,39 +22,49 @@ import lotperm
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PRODUCTS = (
+    *(".venv", ".lotperm", "_build", "build", "dist", "*.egg-info", "*.whl"),
+    *("__pycache__", "*.py[cod]", ".*_cache", ".hypothesis", ".ipynb_checkpoints"),
+    *(".coverage", ".coverage.*", "*.corrupt", "pack-*.bin"),
+)
+
+# In a clone these tests always run: where Git isn't installed, they fail.
+in_a_clone = pytest.mark.skipif(
+    not (ROOT / ".git").exists(), reason="only a clone knows which files are tracked"
+)
+
+
+def git_files(*options: str) -> list[Path]:
+    """Return the files that Git lists."""
+    command = ["git", "ls-files", "-z", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def tracked() -> list[Path]:
-    """What is, or would be, committed."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\0")
-    files = [ROOT / name for name in names if name and (ROOT / name).is_file()]
+    """Return what is, or would be, committed."""
+    files = git_files("--cached", "--others", "--exclude-standard")
     assert ROOT / "pyproject.toml" in files
     return files
 
 
 def texts() -> dict[Path, str]:
+    """Return the tracked files that are text, vendored ones left out."""
     found = {}
     for path in tracked():
         if "vendor" not in path.parts:
-            try:
+            with suppress(UnicodeDecodeError):
                 found[path] = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                continue
     return found
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make in the repository."""
     program = shutil.which("make")
     assert program, "make isn't installed"
     return subprocess.run(
         [program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
-
-
-# --- versions and pins ------------------------------------------------------------------------------
 
 
 def test_one_version_everywhere() -> None:
@@ -87,9 +97,7 @@ def test_every_requirement_is_pinned() -> None:
     assert names <= pinned
 
 
-# --- what must not be in it -------------------------------------------------------------------------
-
-
+@in_a_clone
 def test_no_registry_host_is_named() -> None:
     hosts = ["pypi" + ".org", "pythonhosted" + ".org", "registry" + ".npmjs", "deb" + ".debian.org"]
     assert not [
@@ -97,6 +105,7 @@ def test_no_registry_host_is_named() -> None:
     ]
 
 
+@in_a_clone
 def test_no_path_of_one_machine() -> None:
     path_of_a_machine = re.compile(
         r"(?<![\w.-])/(?:home|Users|root|work|farm|mnt)/\w+|(?<![\w.-])/tmp/\w+/"
@@ -105,17 +114,27 @@ def test_no_path_of_one_machine() -> None:
     assert not {name: hits for name, hits in found.items() if hits}
 
 
+@in_a_clone
 def test_no_file_is_over_10_mb() -> None:
     assert not [path.name for path in tracked() if path.stat().st_size > 10_000_000]
+
+
+@in_a_clone
+def test_no_build_product_is_tracked() -> None:
+    """Neither what .gitignore names nor what it forgot."""
+    assert not git_files("--cached", "--ignored", "--exclude-standard")
+    paths = [path.relative_to(ROOT) for path in tracked()]
+    assert not [
+        str(path)
+        for path in paths
+        if any(fnmatch(part, product) for part in path.parts for product in PRODUCTS)
+    ]
 
 
 def test_the_papers_numbers_say_where_they_come_from() -> None:
     tables = sorted((ROOT / "book" / "paper").glob("*.csv"))
     assert tables
     assert not [path.name for path in tables if not path.read_text().startswith("# Source: ")]
-
-
-# --- what users run ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["own network", "ticket"])
