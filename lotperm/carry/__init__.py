@@ -1,1 +1,7 @@
-"""Carrying a store from one machine to another, in a few files of bounded size."""
+"""Carrying finished and half-finished stages from one machine to another, in files of bounded size.
+
+`lotperm.carry.needed` chooses what a campaign still needs, `lotperm.carry.packs` writes and reads
+the files, `lotperm.carry.adopt` takes what they hold over into a store. Nothing below the command
+line imports this; all that a store knows of it is that a stage may lack files that are listed in
+its folder (`lotperm.store.stages.LEFT_OUT`).
+"""

@@ -5,7 +5,7 @@ A file ``pack-<hash>.bin`` is a line that says what it is, the length of its hea
 of its content, so that what several stages share is carried once. Every pack's header lists all
 stages and checkpoints of its set, each of their files as a list of chunks; a pack holds some of
 the chunks. Nothing that is read from a pack is used before its checksum was verified, a stage must
-be what its key says (`Store.adopt`), and no path comes from a pack.
+be what its key says (`lotperm.carry.adopt`), and no path comes from a pack.
 
 Checksums find damage, not forgery: unpack what you trust.
 """
@@ -15,18 +15,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lotperm.carry.adopt import Outcome, adopt_checkpoint, adopt_stage
 from lotperm.config.canonical import canonical_json
 from lotperm.errors import IntegrityError, ParameterError, StorageError
 from lotperm.store.files import MAX_HEADER_BYTES, write_atomic
-from lotperm.store.stages import LEFT_OUT, Store
+from lotperm.store.stages import Store
 
 _MAGIC = b"lotperm-pack-1\n\0"
 _CHUNK = 2**20
@@ -38,7 +37,7 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, z
 
 
 @dataclass(frozen=True)
-class Item:
+class Parcel:
     """A stage to carry.
 
     Attributes
@@ -54,14 +53,14 @@ class Item:
     files: frozenset[str] | None = None
 
 
-def everything(store: Store) -> list[Item]:
+def everything(store: Store) -> list[Parcel]:
     """Every finished stage with all of its files, and every stage in progress."""
-    items = [Item(stage.name, stage.key) for stage in store.stages()]
+    items = [Parcel(stage.name, stage.key) for stage in store.stages()]
     done = {(item.name, item.key[:16]) for item in items}
     for folder in sorted((store.root / "work").glob("*-*")):
         name, _, start = folder.name.rpartition("-")
         if (name, start) not in done and (key := _key_of_progress(folder)):
-            items.append(Item(name, key))
+            items.append(Parcel(name, key))
     return items
 
 
@@ -78,7 +77,7 @@ def _key_of_progress(folder: Path) -> str | None:
 
 
 def pack(
-    store: Store, items: Iterable[Item], folder: Path, max_bytes: int = 16 * 2**20
+    store: Store, items: Iterable[Parcel], folder: Path, max_bytes: int = 16 * 2**20
 ) -> list[Path]:
     """Write finished stages, and the newest checkpoints of stages in progress, into packs.
 
@@ -86,7 +85,7 @@ def pack(
     ----------
     store : Store
         Where they are; processes that compute may be at work there.
-    items : Iterable[Item]
+    items : Iterable[Parcel]
         Which; those that the store doesn't have are left out.
     folder : Path
         For the packs; made if it isn't there.
@@ -147,7 +146,7 @@ def pack(
     return written
 
 
-def _files(store: Store, item: Item) -> dict[str, Path | bytes]:
+def _files(store: Store, item: Parcel) -> dict[str, Path | bytes]:
     """What is carried of an item: files of the finished stage, or its newest good checkpoint;
     {} if it isn't there.
     """
@@ -219,7 +218,7 @@ class Unpacked:
     Attributes
     ----------
     counts : dict[str, int]
-        "added", "completed", "present" or "busy" (see `Store.adopt`) -> number of stages and
+        "added", "completed", "present" or "busy" (see `lotperm.carry.adopt.Outcome`) -> number of stages and
         checkpoints.
     problems : list[str]
         One line for each damaged pack, and each stage that couldn't be put together.
@@ -261,7 +260,7 @@ def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
             )
             continue
         try:
-            outcome = _place(store, item, places)
+            outcome = _put(store, item, places)
         except IntegrityError as error:
             done.problems.append(f"{what} was refused: {error}")
             continue
@@ -345,21 +344,13 @@ def _read(places: Mapping[str, _Place], shas: Iterable[str]) -> Iterator[bytes]:
                 raise IntegrityError(f"{place.path} changed while it was read: {error}.") from error
 
 
-def _place(store: Store, item: Mapping[str, Any], places: Mapping[str, _Place]) -> str:
-    """Put one item into the store."""
-    name, key, files = item["name"], item["key"], item["files"]
-    if _CHECKPOINT in files and "stage.json" not in files:
-        return store.adopt_checkpoint(name, key, b"".join(_read(places, files[_CHECKPOINT])))
-    folder = store.root / "stages" / f".incoming-{uuid.uuid4().hex}.tmp"
-    try:
-        for file, shas in files.items():
-            # In pieces would do; stages are small enough beside what computes them.
-            write_atomic(folder / file, b"".join(_read(places, shas)))
-        named = json.loads((folder / "stage.json").read_bytes())["files"]
-        if left := [file for file in sorted(named) if file not in files]:
-            write_atomic(folder / LEFT_OUT, canonical_json(left).encode())
-        return store.adopt(folder)
-    except _MALFORMED as error:
-        raise IntegrityError(f"its stage.json is malformed: {error!r}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _put(store: Store, item: Mapping[str, Any], places: Mapping[str, _Place]) -> Outcome:
+    """Put one item of a pack into the store."""
+    files: Mapping[str, list[str]] = item["files"]
+    if "stage.json" not in files:
+        content = b"".join(_read(places, files[_CHECKPOINT]))
+        return adopt_checkpoint(store, item["name"], item["key"], content)
+    # One file at a time is in memory: no more than what computes the stage holds anyway.
+    return adopt_stage(
+        store, ((file, b"".join(_read(places, shas))) for file, shas in files.items())
+    )

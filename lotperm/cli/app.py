@@ -21,6 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lotperm import __version__
+from lotperm.carry.needed import needed
 from lotperm.carry.packs import everything, pack, unpack
 from lotperm.cli import signals
 from lotperm.cluster import campaign as campaigns
@@ -688,12 +689,8 @@ def store_pack(
     travel.
     """
     store = Store.default()
-    items = (
-        campaigns.needed(campaigns.Campaign.load(campaign), store)
-        if campaign
-        else everything(store)
-    )
-    packs = pack(store, items, out, int(max_mib * 2**20))
+    parcels = needed(campaigns.Campaign.load(campaign), store) if campaign else everything(store)
+    packs = pack(store, parcels, out, int(max_mib * 2**20))
     size = sum(path.stat().st_size for path in packs)
     _say(f"Wrote {len(packs)} packs, {size / 2**20:,.1f} MiB, to {out}")
 

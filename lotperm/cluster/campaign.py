@@ -32,7 +32,6 @@ from typing import Any
 
 import pandas as pd
 
-from lotperm.carry.packs import Item
 from lotperm.cluster.campaign_file import read_entry, read_file, require_known
 from lotperm.cluster.entry import RUNTIME, Entry
 from lotperm.engine.runtime import Runtime
@@ -287,7 +286,7 @@ def run(
             say(f"{name}: {task.label}")
             task.run()
         if part.entry.kind == "table":
-            say(f"{name}: {_publish(part.pipelines, part.folder / 'tickets')}")
+            say(f"{name}: {_publish(part)}")
         # Last of all: from then on the part is taken for finished.
         record(part)
         say(f"{name}: recorded in {part.folder}")
@@ -299,20 +298,25 @@ TICKET_BYTES = 2**23
 """Tickets of a recorded table are published as long as they aren't larger, all together."""
 
 
-def _publish(pipelines: Sequence[Pipeline], folder: Path) -> str:
+def _publish(part: Part) -> str:
     """Write the tickets of a recorded table; in words, which."""
-    read = [(task, f"{file}.safetensors") for p in pipelines for task, file in tickets.reads(p)]
-    if any(file in task.run().left_out for task, file in read):
-        # An entry that was finished, and recorded, before its store was packed.
+    folder = part.folder / "tickets"
+    stages = {task.key: task.run() for task in part.tasks()}
+    # Tickets hold what the arms read. Of a table that was finished before, and then carried here
+    # from another machine, the store may lack that.
+    read = [
+        (key, file) for t in part.own_tasks() for key, names in t.reads.items() for file in names
+    ]
+    if any(f"{file}.safetensors" not in stages[key].files for key, file in read):
         return (
             "its tickets stay as they are"
             if folder.exists()
-            else "its tickets were left out of a pack"
+            else "its tickets can't be written, as the store lacks files of its stages"
         )
     shutil.rmtree(folder, ignore_errors=True)  # of another run, maybe with other seeds
     paths: list[Path] = []
     left = TICKET_BYTES
-    for pipeline in pipelines:
+    for pipeline in part.pipelines:
         written = tickets.save_tickets(pipeline, folder, left)
         paths += written
         left -= sum(path.stat().st_size for path in written)
@@ -368,27 +372,3 @@ def record(part: Part) -> None:
         "stages": provenance(part.tasks()),
     }
     save_record(part.folder, content, {"results": table})
-
-
-def needed(campaign: Campaign, store: Store) -> list[Item]:
-    """What must travel for a campaign to go on elsewhere: of what is done, results and the files
-    still to be read.
-
-    Entries whose data set isn't here are left out: nothing of them can have been computed here.
-    """
-    datasets: Datasets = {}
-    here = [entry for entry in campaign.entries if not entry.lacking(datasets)]
-    reads: dict[str, set[str]] = {}
-    tasks: list[Task] = []
-    for entry in here:
-        pipelines = entry.pipelines(store, None, datasets)
-        own = chain(task for pipeline in pipelines for task in entry.own_tasks(pipeline))
-        tasks += own
-        missing = [task for task in own if not task.done()]
-        for task in missing:
-            for key, files in task.reads.items():
-                reads.setdefault(key, set()).update(files)
-        if missing and entry.kind == "table":
-            for task, file in (read for pipeline in pipelines for read in tickets.reads(pipeline)):
-                reads.setdefault(task.key, set()).add(file)
-    return [Item(task.name, task.key, frozenset(reads.get(task.key, ()))) for task in chain(tasks)]

@@ -26,7 +26,7 @@ from pathlib import Path
 import filelock
 from torch import Tensor
 
-from lotperm.config.canonical import SCHEMA, canonical_json, sha256_json
+from lotperm.config.canonical import SCHEMA, sha256_json
 from lotperm.errors import IntegrityError, ParameterError, StorageError
 from lotperm.parallel import distributed
 from lotperm.store.files import (
@@ -42,7 +42,6 @@ from lotperm.store.files import (
     storage_errors,
     sync_folder,
     unseal,
-    write_atomic,
     write_synced,
 )
 from lotperm.store.provenance import maker
@@ -151,7 +150,7 @@ class Store:
 
         def look() -> Stage | None:
             try:
-                stage = _load_stage(path, key)
+                stage = load_stage(path, key)
             except (IntegrityError, StorageError):
                 return None
             if stage is not None:
@@ -195,12 +194,12 @@ class Store:
 
         def look() -> Stage | None:
             try:
-                return _load_stage(path, key)
+                return load_stage(path, key)
             except IntegrityError as error:
                 move_aside(path, f"{error} Stage {name!r} is computed again")
                 return None
 
-        with self._lock(path.name):
+        with self.lock(name, key):
             if (found := distributed.once(look)) is not None:
                 return found
             workspace = Workspace(self.root / "work" / path.name, key, self._maker)
@@ -210,7 +209,7 @@ class Store:
                 meta = {**_provenance(workspace, self._maker), **result.meta}
                 _write_stage(path, name, key, dict(config), result, meta)
                 workspace.clear()
-                return _load_stage(path, key)
+                return load_stage(path, key)
 
             stage = distributed.once(write)
         if stage is None:
@@ -222,16 +221,16 @@ class Store:
     def load(self, name: str, key: str) -> Stage | None:
         """The stage of a key if it is finished and whole, else None."""
         with contextlib.suppress(IntegrityError, StorageError):
-            return _load_stage(self._folder(name, key), key)
+            return load_stage(self.folder(name, key), key)
         return None
 
     def stages(self) -> Iterator[Stage]:
         """All finished stages that are whole, sorted by folder."""
         for file in sorted((self.root / "stages").glob("[!.]*/stage.json")):
             with contextlib.suppress(IntegrityError, StorageError):
-                name, key = _identity(file)
-                if file.parent == self._folder(name, key) and (
-                    stage := _load_stage(file.parent, key)
+                name, key = identity(file)
+                if file.parent == self.folder(name, key) and (
+                    stage := load_stage(file.parent, key)
                 ):
                     yield stage
 
@@ -239,114 +238,25 @@ class Store:
         """Where the progress of a stage is kept; only the one who holds its lock may write
         there.
         """
-        return Workspace(self.root / "work" / self._folder(name, key).name, key)
-
-    def adopt(self, folder: Path) -> str:
-        """Take over a finished stage that was computed elsewhere; one that is here and whole is
-        never replaced.
-
-        Parameters
-        ----------
-        folder : Path
-            The stage's files, in this store's file system; moved, or left where it is. Files that
-            its ``stage.json`` names and that aren't there must be listed in its ``left-out.json``.
-
-        Returns
-        -------
-        str
-            "added"; "completed", if the one that is here lacked files; "present"; or "busy": a
-            process computes it.
-
-        Raises
-        ------
-        IntegrityError
-            If a file isn't what ``stage.json`` says, or that isn't what its key says: nothing was
-            taken over.
-        """
-        name, key = _identity(folder / "stage.json")
-        path, new = self._folder(name, key), _load_stage(folder, key)
-        assert new is not None
-        with self._lock(path.name, wait=False) as mine, storage_errors("write", path):
-            if not mine:
-                return "busy"
-            try:
-                old = _load_stage(path, key)
-            except IntegrityError as error:
-                move_aside(path, f"{error} It is replaced")
-                old = None
-            if old is None:
-                os.rename(folder, path)
-                sync_folder(path.parent)
-                self.workspace(name, key).clear()
-                return "added"
-            # The same stage computed on another machine may differ in its last bits: the two
-            # aren't mixed.
-            same = (folder / "stage.json").read_bytes() == (path / "stage.json").read_bytes()
-            wanted = [file for file in new.files if file in old.left_out] if same else []
-            for file in wanted:
-                os.replace(folder / file, path / file)
-            if left := [file for file in old.left_out if file not in wanted]:
-                write_atomic(path / LEFT_OUT, canonical_json(left).encode())
-            else:
-                (path / LEFT_OUT).unlink(missing_ok=True)
-            return "completed" if wanted else "present"
-
-    def adopt_checkpoint(self, name: str, key: str, data: bytes) -> str:
-        """Take over the progress of a stage that another machine began, if it is further than what
-        is here.
-
-        Parameters
-        ----------
-        name, key : str
-            Of the stage.
-        data : bytes
-            a checkpoint file.
-
-        Returns
-        -------
-        str
-            As `adopt`.
-
-        Raises
-        ------
-        IntegrityError
-            If it is corrupt or another stage's.
-        """
-        path, workspace = self._folder(name, key), self.workspace(name, key)
-        where = workspace.path / "checkpoint"
-        try:
-            notes = decode_tensors(data, where, checked=True)[1]
-            require_equal(where, notes["key"], key)
-            info = json.loads(notes["info"])
-        except MALFORMED as error:
-            raise IntegrityError(f"{where} is corrupt or not a checkpoint: {error!r}.") from error
-        with self._lock(path.name, wait=False) as mine:
-            if not mine:
-                return "busy"
-            with contextlib.suppress(IntegrityError):
-                if _load_stage(path, key) is not None:
-                    return "present"
-            old = workspace.latest()
-            if old is not None and _progress(old[1]) >= _progress(info):
-                return "present"
-            write_atomic(workspace.next(), data)
-            return "added"
+        return Workspace(self.root / "work" / self.folder(name, key).name, key)
 
     def _locate(self, name: str, config: Mapping[str, JSON]) -> tuple[Path, str]:
         if not _NAME.fullmatch(name):
             raise ParameterError(f"stage name {name!r} must be lower case letters, digits and '_'.")
         key = stage_key(name, config)
-        return self._folder(name, key), key
+        return self.folder(name, key), key
 
-    def _folder(self, name: str, key: str) -> Path:
+    def folder(self, name: str, key: str) -> Path:
+        """Return where a stage is, or would be, once it is finished."""
         return self.root / "stages" / f"{name}-{key[:16]}"
 
     @contextlib.contextmanager
-    def _lock(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+    def lock(self, name: str, key: str, *, wait: bool = True) -> Iterator[bool]:
         """Hold the lock of one stage, on rank 0; the system frees it when its owner dies.
 
         Yields False if it isn't to be had and one doesn't want to `wait`.
         """
+        name = self.folder(name, key).name
         lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
 
         def acquire(timeout: float) -> bool:
@@ -388,7 +298,7 @@ def stage_key(name: str, config: Mapping[str, JSON]) -> str:
     return sha256_json({"stage": name, "schema": SCHEMA, "config": dict(config)})
 
 
-def _identity(file: Path) -> tuple[str, str]:
+def identity(file: Path) -> tuple[str, str]:
     """Name and key of the stage that a ``stage.json`` describes: the key is that of its config."""
     try:
         content = json.loads(file.read_bytes())
@@ -398,11 +308,6 @@ def _identity(file: Path) -> tuple[str, str]:
     except (OSError, ParameterError, *MALFORMED) as error:
         raise IntegrityError(f"{file} is corrupt or not of a stage: {error!r}.") from error
     return name, key
-
-
-def _progress(info: JSON) -> tuple[int, int]:
-    """How far a training is, from its checkpoint's notes."""
-    return info["epoch"], sum(info["steps"])
 
 
 def _provenance(workspace: Workspace, maker: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -460,7 +365,7 @@ def _write_stage(
         raise
 
 
-def _load_stage(path: Path, key: str) -> Stage | None:
+def load_stage(path: Path, key: str) -> Stage | None:
     """The stage in a folder, every file verified; None if there is no such folder."""
     if not path.exists():
         return None

@@ -32,7 +32,6 @@ from lotperm.parallel import distributed
 from lotperm.science.sparsity import Mask, prunable_parameters
 from lotperm.science.symmetry import Permutation, permute
 from lotperm.store.files import load_tensors, save_tensors
-from lotperm.store.tasks import Task, epoch_file
 from lotperm.studies.pipeline import ARM_NETWORKS, Pipeline
 
 KIND = "ticket"
@@ -172,18 +171,6 @@ def save_tickets(pipeline: Pipeline, folder: Path | str, limit: int | None = Non
             distributed.once(partial(save_tensors, path, tensors, notes))
             paths.append(path)
     return paths
-
-
-def reads(pipeline: Pipeline) -> Iterator[tuple[Task, str]]:
-    """What `save_tickets` reads of an experiment: tasks and their files; nothing is computed by
-    asking.
-    """
-    experiment, dense = pipeline.experiment, pipeline.dense().stage
-    yield pipeline.match_stage(), "permutation"
-    for k in experiment.rewind_epochs:
-        yield dense, epoch_file(k)
-        for sparsity in experiment.sparsities:
-            yield pipeline.imp_rounds(sparsity, k)[-1], "mask"
 
 
 def _tensors(pipeline: Pipeline, rewind_epoch: int) -> list[dict[str, Tensor]]:

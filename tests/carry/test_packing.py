@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lotperm.carry import packs
-from lotperm.carry.packs import _MAGIC, Item, everything, pack, unpack
+from lotperm.carry.packs import _MAGIC, Parcel, everything, pack, unpack
 from lotperm.config.canonical import canonical_json
 from lotperm.errors import ParameterError, StorageError
 from lotperm.store.stages import StageResult, Store, stage_key
@@ -109,7 +109,7 @@ def test_every_damage_is_refused(stores, tmp_path):
     and it is said.
     """
     full, empty = stores
-    (path,) = pack(full, [Item("imp", stage_key("imp", CONFIG))], tmp_path / "packs")
+    (path,) = pack(full, [Parcel("imp", stage_key("imp", CONFIG))], tmp_path / "packs")
     good, rng = path.read_bytes(), random.Random(0)
     bad = [
         good[:i] + bytes([good[i] ^ (1 << rng.randrange(8))]) + good[i + 1 :]
@@ -220,7 +220,7 @@ def test_a_chunk_never_becomes_larger_than_it_may(stores, tmp_path):
 
 def test_only_what_is_asked_for_travels_and_the_rest_can_follow(stores, tmp_path):
     full, empty = stores
-    some = pack(full, [Item("dense", KEY, frozenset({"epoch-0002"}))], tmp_path / "some")
+    some = pack(full, [Parcel("dense", KEY, frozenset({"epoch-0002"}))], tmp_path / "some")
     assert unpack(empty, some).counts == {"added": 1}
     stage = empty.load("dense", KEY)
     assert stage.left_out == ("epoch-0001.safetensors", "final.safetensors")
@@ -233,7 +233,7 @@ def test_only_what_is_asked_for_travels_and_the_rest_can_follow(stores, tmp_path
     third = Store(tmp_path / "third")
     assert unpack(third, pack(empty, everything(empty), tmp_path / "again")).counts == {"added": 1}
     assert third.load("dense", KEY).left_out == stage.left_out
-    final = pack(full, [Item("dense", KEY, frozenset({"final"}))], tmp_path / "final")
+    final = pack(full, [Parcel("dense", KEY, frozenset({"final"}))], tmp_path / "final")
     assert unpack(empty, final).counts == {"completed": 1}
     assert empty.load("dense", KEY).left_out == ("epoch-0001.safetensors",)
     assert unpack(empty, pack(full, everything(full), tmp_path / "all")).counts == {

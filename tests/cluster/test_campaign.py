@@ -19,6 +19,7 @@ import yaml
 
 from lotperm import Store
 from lotperm.carry import packs
+from lotperm.carry.needed import needed
 from lotperm.carry.packs import everything, pack, unpack
 from lotperm.cli import app
 from lotperm.cluster import campaign as campaigns
@@ -367,7 +368,7 @@ def test_in_slices_on_many_machines_it_is_the_same(unbroken, smoke_campaign, tmp
             pass
         carried = pack(
             Store(home),
-            campaigns.needed(smoke_campaign, Store(home)),
+            needed(smoke_campaign, Store(home)),
             tmp_path / f"packs-{slices}",
             2**17,
         )

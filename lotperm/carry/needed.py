@@ -1,0 +1,49 @@
+"""What a campaign still needs of a store: what is worth carrying to the machine that goes on."""
+
+from __future__ import annotations
+
+from lotperm.carry.packs import Parcel
+from lotperm.cluster.campaign import Campaign
+from lotperm.store.stages import Store
+from lotperm.store.tasks import Task, chain
+from lotperm.studies.pipeline import Datasets
+
+
+def needed(campaign: Campaign, store: Store) -> list[Parcel]:
+    """List what must travel for a campaign to go on elsewhere.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        What is computed in slices.
+    store : Store
+        Where it was computed so far.
+
+    Returns
+    -------
+    list of Parcel
+        Every stage of the campaign, in an order in which they can be computed. Of a finished one
+        its results, and those of its files that a later computation reads. Entries whose data set
+        isn't here are left out: nothing of them can have been computed here.
+    """
+    datasets: Datasets = {}
+    files: dict[str, set[str]] = {}
+    tasks: list[Task] = []
+    for entry in campaign.entries:
+        if entry.lacking(datasets):
+            continue
+        own = [
+            task
+            for pipeline in entry.pipelines(store, None, datasets)
+            for task in entry.own_tasks(pipeline)
+        ]
+        missing = [task for task in chain(own) if not task.done()]
+        # The tickets of a table hold what its arms read, and are written once all of them are done.
+        readers = [*missing, *own] if missing and entry.kind == "table" else missing
+        for task in readers:
+            for key, names in task.reads.items():
+                files.setdefault(key, set()).update(names)
+        tasks += own
+    return [
+        Parcel(task.name, task.key, frozenset(files.get(task.key, ()))) for task in chain(tasks)
+    ]
