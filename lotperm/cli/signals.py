@@ -1,4 +1,4 @@
-"""What a signal that asks the process to end does: Ctrl-C, SIGTERM, and Slurm's SIGUSR2."""
+"""How a process ends that is asked to by a signal: Ctrl-C, SIGTERM, and Slurm's SIGUSR2."""
 
 from __future__ import annotations
 
@@ -19,20 +19,31 @@ from lotperm.errors import PreemptedError
 from lotperm.parallel import distributed
 
 _ECHO_SECONDS = 5.0
+"""A signal that comes again so soon is torchrun's copy of the one that came before."""
 
 
-class Stop:
-    """What the signals that ask a process to end do here.
+class SignalStop:
+    """Handlers of the signals that ask a process to end, and whether one of them came.
 
-    During training the first one is noted: training asks after every step, saves its state and
+    During training the first signal is noted: training asks after every step, saves its state and
     ends with `PreemptedError`. Within `children` it raises `Ended`. At any other time, and for a
     second signal, the process is left at once: every file of the store is whole at every instant.
     An exception would be less safe: a signal is handled between any two instructions, also in
     Python code that PyTorch's or pandas' C++ has called, and that code can abort on one, or hide
     it.
+
+    Attributes
+    ----------
+    number : int | None
+        The last signal that came; None if none did.
+    at : float
+        When it came, in seconds of `time.monotonic`.
+    raises : bool
+        Whether the first signal raises `Ended`, as within `children`.
     """
 
-    NAMES = ("SIGINT", "SIGTERM", "SIGUSR2")  # Windows has no SIGUSR2
+    NAMES = ("SIGINT", "SIGTERM", "SIGUSR2")
+    """The signals; Windows has no SIGUSR2."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -40,16 +51,21 @@ class Stop:
         self.raises = False
 
     def asked(self) -> bool:
-        """Whether a signal came."""
+        """Return whether a signal came."""
         return self.number is not None
 
     def code(self) -> int:
-        """The exit code: 130 after Ctrl-C, else that of Slurm's and the system's request."""
+        """Return the exit code: 130 after Ctrl-C, else 143, as of a process that was asked to
+        end by Slurm or by the system.
+        """
         return 130 if self.number == signal.SIGINT else PreemptedError.exit_code
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle the signals meanwhile; in the main thread, others get none."""
+        """Handle the signals meanwhile, and put the handlers before it back.
+
+        Python delivers signals to the main thread alone: in another one this does nothing.
+        """
         self.number, self.at = None, -math.inf
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -66,7 +82,9 @@ class Stop:
 
     @contextlib.contextmanager
     def children(self) -> Iterator[None]:
-        """Raise meanwhile: this process only waits, for others that must end too."""
+        """Let the first signal raise `Ended` meanwhile: this process only waits for others, and
+        whoever waits must end them too.
+        """
         self.raises = True
         try:
             yield
@@ -74,33 +92,45 @@ class Stop:
             self.raises = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal that came while `frame` ran."""
         now = time.monotonic()
+        # torchrun passes on to every rank what has reached the rank already.
         if distributed.world_size() > 1 and now - self.at < _ECHO_SECONDS:
-            return  # torchrun passes on what has reached this process too
+            return
         first, self.number, self.at = self.number is None, number, now
+        # Training asks by itself after every step.
         if first and _called_from(frame, training.train):
-            return  # it asks after every step
+            return
         if first and self.raises:
             raise Ended
         self.leave()
 
     def leave(self) -> NoReturn:
-        """End this process, whatever it is doing, with one line."""
-        with contextlib.suppress(BaseException):  # it may have been in the middle of a print
+        """End this process at once, whatever it is doing, with one line on stderr."""
+        # The signal may have come in the middle of a print, whose lock is then held.
+        with contextlib.suppress(BaseException):
             sys.stdout.flush()
             sys.stderr.flush()
         line = "lotperm: error: stopped by a signal. Run it again: it goes on from what was saved."
         with contextlib.suppress(OSError):
-            os.write(2, f"\n{line}\n".encode())  # there may be a progress bar
+            # The first line break ends the line of a progress bar.
+            os.write(2, f"\n{line}\n".encode())
         os._exit(self.code())
 
 
 class Ended(BaseException):
-    """Raised by a signal. No LotpermError: no handler of errors may take it for one."""
+    """Raised by a signal within `SignalStop.children`.
+
+    It is no LotpermError, so that no handler of errors takes it for one.
+    """
+
+
+stop = SignalStop()
+"""What the command line asks: a process has one."""
 
 
 def _called_from(frame: FrameType | None, function: Callable[..., Any]) -> bool:
-    """Whether a function is among the callers of a frame, or is it."""
+    """Return whether a function, without its decorators, is a frame or one of its callers."""
     code = inspect.unwrap(function).__code__
     while frame is not None:
         if frame.f_code is code:

@@ -14,7 +14,7 @@ from lotperm.studies.pipeline import Datasets
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageProgress:
     """How far a stage of a campaign is.
 
     Attributes
@@ -47,12 +47,12 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Status:
+class CampaignStatus:
     """How far a campaign is.
 
     Attributes
     ----------
-    stages : list[Progress]
+    stages : list[StageProgress]
         Those that what isn't recorded yet needs, each under the first entry that needs it.
     skipped : dict[str, str]
         As `run`: entries whose data set isn't there.
@@ -60,12 +60,12 @@ class Status:
         Folders that are there already, of all entries.
     """
 
-    stages: list[Progress]
+    stages: list[StageProgress]
     skipped: dict[str, str]
     recorded: dict[str, list[Path]]
 
 
-def status(campaign: Campaign, store: Store, results: Path | None = None) -> Status:
+def status(campaign: Campaign, store: Store, results: Path | None = None) -> CampaignStatus:
     """How far a campaign is that records in `results` (None: in its own folder); changes
     nothing.
     """
@@ -105,5 +105,7 @@ def status(campaign: Campaign, store: Store, results: Path | None = None) -> Sta
         state = "done" if done else "in progress" if info else "missing"
         time_left = left * rate[1] / rate[0] if left and rate else None
         took = task.meta["seconds"] if done else None
-        stages.append(Progress(entry.name, task.label, state, epoch, epochs, left, time_left, took))
-    return Status(stages, skipped, recorded)
+        stages.append(
+            StageProgress(entry.name, task.label, state, epoch, epochs, left, time_left, took)
+        )
+    return CampaignStatus(stages, skipped, recorded)

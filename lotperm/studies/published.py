@@ -21,10 +21,11 @@ import pandas as pd
 
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import ARMS
-from lotperm.errors import IntegrityError, StorageError, unknown_name
+from lotperm.errors import IntegrityError, unknown_name
 from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval
 from lotperm.store.provenance import source_hash
+from lotperm.studies.clone import clone_folder
 from lotperm.studies.results import Results, load_record
 
 # Of what a page runs: until it ends the files may be edited.
@@ -34,17 +35,14 @@ _WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
 
 
 def book_folder() -> Path:
-    """The folder ``book`` of the repository: here, or beside the package.
+    """Return the folder ``book`` of the repository (`clone_folder`).
 
     Raises
     ------
     StorageError
-        If neither has the paper's numbers: the package was installed without the repository.
+        If the package was installed without the repository, and there is no clone here.
     """
-    for root in (Path.cwd(), *Path.cwd().parents, Path(__file__).parents[2]):
-        if (root / "book" / "paper").is_dir():
-            return root / "book"
-    raise StorageError("there is no folder book/paper here. Run this in a clone of lotperm.")
+    return clone_folder() / "book"
 
 
 def paper(name: str) -> pd.DataFrame:

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from lotperm import Experiment
 from lotperm.cli import app
+from lotperm.cli import notebooks as pages
+from lotperm.cli.options import parse_pairs
 from lotperm.config import experiment
 from lotperm.config.parameters import MODELS, PARAMETERS
 from lotperm.config.presets import FIGURES
@@ -204,7 +206,7 @@ def by_papermill(name: str, value: Any, folder: Path) -> str:
     page = known[len(name) % len(known)]
     with pytest.raises(ParameterError) as caught:
         notebooks.execute(
-            page, folder / "out.ipynb", {name: value}, validate=app._validate, progress=False
+            page, folder / "out.ipynb", {name: value}, validate=pages.validate, progress=False
         )
     assert not (folder / "out.ipynb").exists()
     return str(caught.value)
@@ -233,7 +235,7 @@ def refused(case: tuple[str, Any], monkeypatch, capsys, tmp_path) -> None:
 
 
 def _is_literal(text: str) -> bool:
-    return not isinstance(app._parsed([f"x={text}"])["x"], str)
+    return not isinstance(parse_pairs([f"x={text}"])["x"], str)
 
 
 def test_wrong_parameters_are_refused(monkeypatch, capsys, tmp_path, record):
@@ -275,24 +277,24 @@ def test_what_is_right_is_taken():
     profile's.
     """
     for page in PAGES:
-        app._validate(page, notebooks.checked_parameters(page, {"profile": "smoke"}))
+        pages.validate(page, notebooks.checked_parameters(page, {"profile": "smoke"}))
     page = next(p for p in PAGES if p.stem == "05_resnet20_cifar10")
-    app._validate(
+    pages.validate(
         page,
         notebooks.checked_parameters(page, {"profile": "smoke", "epochs": 2, "widths": [1, 0.5]}),
     )
     with pytest.raises(ParameterError, match="rewind_epoch is 5"):
-        app._validate(
+        pages.validate(
             page, notebooks.checked_parameters(page, {"profile": "smoke", "rewind_epoch": 5})
         )
     with pytest.raises(ParameterError, match="unknown device"):
-        app._validate(
+        pages.validate(
             page, notebooks.checked_parameters(page, {"profile": "smoke", "device": "gpu"})
         )
 
 
 def test_every_page_of_a_figure_is_named_after_it():
-    """`cli._validate` finds a page's experiments by the name of its file."""
+    """`lotperm.cli.notebooks.validate` finds a page's experiments by the name of its file."""
     for page in PAGES:
         figure = page.stem.partition("_")[2]
         assert (f'for_figure(\\"{figure}\\"' in page.read_text()) == (figure in FIGURES)

@@ -227,9 +227,9 @@ def test_a_second_signal_ends_at_once(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         return stop.asked()
 
-    monkeypatch.setattr(signals.Stop, "leave", left)
+    monkeypatch.setattr(signals.SignalStop, "leave", left)
     monkeypatch.setattr(training, "train", train)
-    stop, before = signals.Stop(), signal.getsignal(signal.SIGTERM)
+    stop, before = signals.SignalStop(), signal.getsignal(signal.SIGTERM)
     with stop.installed():
         assert train() is True  # noted
         with pytest.raises(RuntimeError, match="left with 130"):
@@ -248,9 +248,7 @@ def test_no_library_can_hide_a_signal(tmp_path):
     """Code in C++ that calls Python gets no exception, which it could abort on; Python gets
     none to catch.
     """
-    begin = (
-        "import os; from lotperm.cli.app import _stop as stop; kill = 'os.kill(os.getpid(), 15)'\n"
-    )
+    begin = "import os; from lotperm.cli.signals import stop; kill = 'os.kill(os.getpid(), 15)'\n"
     callers = {
         "PyTorch's tracer": """
             import torch; from torch import nn; from lotperm import PermutationSpec

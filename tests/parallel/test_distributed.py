@@ -16,7 +16,7 @@ from ranks import torchrun
 from torch import Tensor
 
 from lotperm import Experiment, Pipeline, Store
-from lotperm.cli import app
+from lotperm.cli.options import parse_pairs
 from lotperm.parallel import distributed
 from lotperm.store.files import load_tensors
 from lotperm.store.workspace import Workspace
@@ -174,7 +174,7 @@ def test_the_command_on_two_processes_gives_the_table_of_one(tmp_path, monkeypat
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Wrote results.csv") == 1
-    experiment = Experiment.from_parameters(**app._parsed(TINY[3::2]), profile="smoke")
+    experiment = Experiment.from_parameters(**parse_pairs(TINY[3::2]), profile="smoke")
     alone = Pipeline(experiment, Store(tmp_path / "alone")).run()
     alone.save(tmp_path / "alone")
     tables = [pd.read_csv(tmp_path / name / "results.csv") for name in ("out", "alone")]

@@ -17,7 +17,7 @@ from lotperm.errors import ParameterError, StorageError
 from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval, paired
 from lotperm.store.provenance import source_hash
-from lotperm.studies import published
+from lotperm.studies import clone, published
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,9 +32,7 @@ def test_the_papers_table_says_where_it_comes_from():
 
 def test_without_the_repository_it_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        published, "__file__", str(tmp_path / "lotperm" / "studies" / "published.py")
-    )
+    monkeypatch.setattr(clone, "__file__", str(tmp_path / "lotperm" / "studies" / "clone.py"))
     with pytest.raises(StorageError, match="Run this in a clone"):
         published.paper("table1_diversity")
 

@@ -1,0 +1,213 @@
+"""``lotperm match``, ``permute``, ``prune`` and ``convert``: files of weights and masks."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import rich
+import typer
+from rich.table import Table
+from torch import Tensor, nn
+
+from lotperm.config.parameters import MODELS
+from lotperm.data import batches, datasets
+from lotperm.data.dataset import Dataset, first
+from lotperm.engine import models
+from lotperm.errors import IntegrityError, ParameterError, unknown_name
+from lotperm.science import matching
+from lotperm.science.sparsity import count, full_mask, magnitude_prune, prunable_parameters
+from lotperm.science.symmetry import PermutationSpec, permute
+from lotperm.store import convert
+from lotperm.store.files import load_tensors, save_tensors
+from lotperm.store.masks import save_mask
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(MODELS)}; or your own as MODULE:FUNCTION, called without arguments."
+    ),
+]
+DatasetOption = Annotated[str, typer.Option(help="Data set whose inputs the network takes.")]
+WidthOption = Annotated[float, typer.Option(help="Width of the model, if it is one of ours.")]
+HiddenOption = Annotated[str, typer.Option(help="Hidden widths of the mlp, as 128,128.")]
+
+
+def match(
+    weights_a: Annotated[
+        Path, typer.Argument(help="Weights of A: a state dict in a safetensors file.")
+    ],
+    weights_b: Annotated[Path, typer.Argument(help="Weights of B.")],
+    out: Annotated[Path, typer.Option(help="Where to write the permutation.")] = Path(
+        "permutation.safetensors"
+    ),
+    model: ModelOption = "resnet20",
+    dataset: DatasetOption = "cifar10",
+    width: WidthOption = 1.0,
+    hidden: HiddenOption = "128,128",
+    method: Annotated[str, typer.Option(help="activation or weight matching.")] = "activation",
+    samples: Annotated[
+        int, typer.Option(min=2, help="Training examples to compare activations on.")
+    ] = 2000,
+) -> None:
+    """Find the permutation that aligns network A to network B, from two files of weights."""
+    if method not in ("activation", "weight"):
+        raise unknown_name("method", method, ("activation", "weight"))
+    data = datasets.load(dataset)
+    network, spec = _network_and_spec(model, data, width, hidden)
+    a, b = _load_weights(weights_a, network), _load_weights(weights_b, network)
+    if method == "weight":
+        found = matching.match_weights(a, b, spec)
+    else:
+        found = matching.match_activations(a, b, _inputs(data, samples), spec)
+    save_tensors(out, dict(found), {"kind": "permutation", "scores": json.dumps(found.scores)})
+    table = Table(title="Score of each group of units: matched, and without permuting")
+    for column in ("group", "units", "matched", "identity"):
+        table.add_column(column)
+    for group, score in found.scores.items():
+        table.add_row(
+            group, str(len(found[group])), f"{score:.3f}", f"{found.identity_scores[group]:.3f}"
+        )
+    rich.print(table)
+    rich.print(f"Wrote {out}")
+
+
+def permute_file(
+    tensors: Annotated[Path, typer.Argument(help="A mask or weights, in a safetensors file.")],
+    permutation: Annotated[Path, typer.Argument(help="What `lotperm match` wrote.")],
+    out: Annotated[Path, typer.Option(help="Where to write the permuted tensors.")] = Path(
+        "permuted.safetensors"
+    ),
+    model: ModelOption = "resnet20",
+    dataset: DatasetOption = "cifar10",
+    width: WidthOption = 1.0,
+    hidden: HiddenOption = "128,128",
+) -> None:
+    """Carry a mask or weights of A over to B with a permutation."""
+    _, spec = _network_and_spec(model, datasets.load(dataset), width, hidden)
+    given, notes = load_tensors(tensors)
+    moved, _ = load_tensors(permutation)
+    result = permute(given, spec, moved)
+    save_tensors(out, result, {"kind": notes.get("kind", "tensors")})
+    rich.print(f"Wrote {out}: {len(result)} tensors permuted")
+
+
+def prune(
+    weights: Annotated[Path, typer.Argument(help="Weights: a state dict in a safetensors file.")],
+    sparsity: Annotated[float, typer.Argument(help="Fraction of the prunable weights to remove.")],
+    out: Annotated[Path, typer.Option(help="Where to write the mask.")] = Path("mask.safetensors"),
+    model: ModelOption = "resnet20",
+    dataset: DatasetOption = "cifar10",
+    width: WidthOption = 1.0,
+    hidden: HiddenOption = "128,128",
+    rule: Annotated[
+        str, typer.Option(help="Which tensors: paper (not the shortcut convs) or all.")
+    ] = "paper",
+) -> None:
+    """Make a mask by global magnitude pruning, in one shot."""
+    network, _ = _network_and_spec(model, datasets.load(dataset), width, hidden)
+    state = _load_weights(weights, network)
+    full = full_mask(state, prunable_parameters(network, rule))
+    mask = magnitude_prune(state, full, sparsity)
+    save_mask(out, mask)
+    counts = count(network, mask)
+    rich.print(
+        f"Wrote {out}: {counts.kept:,} of {counts.prunable:,} prunable weights kept "
+        f"(sparsity {counts.sparsity:.4f}; {counts.sparsity_of_all:.4f} of all conv and linear "
+        "weights)"
+    )
+
+
+def convert_file(
+    weights: Annotated[
+        Path, typer.Argument(help="What torch.save wrote: a state dict, or a dict that holds one.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    key: Annotated[
+        str | None, typer.Option(help="Which entry is the state dict, if there are several.")
+    ] = None,
+) -> None:
+    """Convert weights from elsewhere (.pt, .pth) to safetensors; a file that could run code is
+    refused.
+    """
+    count = convert.convert(weights, out, key=key)
+    rich.print(f"Wrote {out}: {count} tensors")
+
+
+def _network_and_spec(
+    model: str, data: Dataset, width: float, hidden: str
+) -> tuple[nn.Module, PermutationSpec]:
+    """Build the network that the files belong to, and trace its symmetries.
+
+    Parameters
+    ----------
+    model : str
+        A name of ours, or ``MODULE:FUNCTION`` of the user's own.
+    data : Dataset
+        Its first two training images are what the network is traced on.
+    width : float
+        Multiple of the published width; of our networks alone.
+    hidden : str
+        Widths of the MLP's hidden layers, separated by commas.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such network, or a text can't be read.
+    """
+    if ":" in model:
+        network = _own_network(model)
+    else:
+        try:
+            sizes = [int(n) for n in hidden.split(",")]
+        except ValueError:
+            raise ParameterError(
+                f"--hidden is {hidden!r}; expected whole numbers, as 128,128."
+            ) from None
+        network = models.build(
+            model, input_shape=data.input_shape, classes=data.classes, width=width, hidden=sizes
+        )
+    inputs = batches.normalize(data.train.inputs[:2], data)
+    return network, PermutationSpec.trace(network, inputs)
+
+
+def _own_network(name: str) -> nn.Module:
+    """Call the user's ``MODULE:FUNCTION``, which may be a file in the working directory."""
+    module, _, function = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory: Callable[[], nn.Module] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ParameterError(
+            f"--model {name}: {error}. Expected MODULE:FUNCTION that can be imported here."
+        ) from None
+    return factory()
+
+
+def _load_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
+    """Load a state dict from a safetensors file; entries that the network lacks are left out.
+
+    Raises
+    ------
+    IntegrityError
+        If an entry of the network is missing or has another shape.
+    """
+    weights, _ = load_tensors(path)
+    expected = network.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise IntegrityError(f"{path} has no {name}, which the network needs.")
+        if weights[name].shape != tensor.shape:
+            raise IntegrityError(
+                f"{path}: {name} is {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}."
+            )
+    return {name: weights[name] for name in expected}
+
+
+def _inputs(data: Dataset, samples: int) -> Iterator[Tensor]:
+    """Yield the first so many training inputs in batches, normalized."""
+    yield from batches.Batches(data, first(data.train, samples)).inputs()
