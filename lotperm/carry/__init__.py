@@ -3,5 +3,5 @@
 `lotperm.carry.needed` chooses what a campaign still needs, `lotperm.carry.packs` writes and reads
 the files, `lotperm.carry.adopt` takes what they hold over into a store. Nothing below the command
 line imports this; all that a store knows of it is that a stage may lack files that are listed in
-its folder (`lotperm.store.stages.LEFT_OUT`).
+its folder (`lotperm.store.folders.LEFT_OUT`).
 """

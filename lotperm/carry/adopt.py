@@ -27,7 +27,8 @@ from lotperm.store.files import (
     sync_folder,
     write_atomic,
 )
-from lotperm.store.stages import LEFT_OUT, Store, identity, load_stage
+from lotperm.store.folders import LEFT_OUT, STAGE_JSON
+from lotperm.store.stages import Stage, Store, identify
 
 Outcome = Literal["added", "completed", "present", "busy"]
 
@@ -65,7 +66,7 @@ def adopt_stage(store: Store, files: Iterable[tuple[str, bytes]]) -> Outcome:
         for name, content in files:
             write_atomic(incoming / name, content)
             came.add(name)
-        named = sorted(json.loads((incoming / "stage.json").read_bytes())["files"])
+        named = sorted(json.loads((incoming / STAGE_JSON).read_bytes())["files"])
         _note_left_out(incoming, [name for name in named if name not in came])
         return _take_over(store, incoming)
     except MALFORMED as error:
@@ -76,14 +77,14 @@ def adopt_stage(store: Store, files: Iterable[tuple[str, bytes]]) -> Outcome:
 
 def _take_over(store: Store, incoming: Path) -> Outcome:
     """Move a stage's folder, or the files of it that are lacking here, to where they belong."""
-    name, key = identity(incoming / "stage.json")
-    path, new = store.folder(name, key), load_stage(incoming, key)
+    name, key = identify(incoming)
+    path, new = store.folder(name, key), Stage.read(incoming, key)
     assert new is not None
     with store.lock(name, key, wait=False) as mine, storage_errors("write", path):
         if not mine:
             return "busy"
         try:
-            old = load_stage(path, key)
+            old = Stage.read(path, key)
         except IntegrityError as error:
             move_aside(path, f"{error} It is replaced")
             old = None
@@ -93,7 +94,7 @@ def _take_over(store: Store, incoming: Path) -> Outcome:
             store.workspace(name, key).clear()
             return "added"
         # The same stage computed on two machines may differ in its last bits: they aren't mixed.
-        same = (incoming / "stage.json").read_bytes() == (path / "stage.json").read_bytes()
+        same = (incoming / STAGE_JSON).read_bytes() == (path / STAGE_JSON).read_bytes()
         wanted = [file for file in new.files if file in old.left_out] if same else []
         for file in wanted:
             os.replace(incoming / file, path / file)
@@ -142,7 +143,7 @@ def adopt_checkpoint(store: Store, name: str, key: str, data: bytes) -> Outcome:
         if not mine:
             return "busy"
         with contextlib.suppress(IntegrityError):
-            if load_stage(store.folder(name, key), key) is not None:
+            if Stage.read(store.folder(name, key), key) is not None:
                 return "present"
         old = workspace.latest()
         if old is not None and _reached(old[1]) >= reached:

@@ -1,4 +1,4 @@
-"""A store in a few files of bounded size, to carry a run from one machine to another.
+"""Stages in a few files of bounded size, to carry a run from one machine to another.
 
 A file ``pack-<hash>.bin`` is a line that says what it is, the length of its header, the header
 (JSON) and chunks of files: at most 1 MiB each, compressed where that helps, each under the sha256
@@ -12,6 +12,7 @@ Checksums find damage, not forgery: unpack what you trust.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -19,21 +20,27 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from lotperm.carry.adopt import Outcome, adopt_checkpoint, adopt_stage
 from lotperm.config.canonical import canonical_json
 from lotperm.errors import IntegrityError, ParameterError, StorageError
-from lotperm.store.files import MAX_HEADER_BYTES, write_atomic
-from lotperm.store.stages import Store
+from lotperm.store.files import (
+    MALFORMED,
+    MAX_HEADER_BYTES,
+    decode_tensors,
+    read_bytes,
+    write_atomic,
+)
+from lotperm.store.folders import STAGE_JSON, TENSOR_FILE
+from lotperm.store.stages import STAGE_NAME, Store
+from lotperm.store.workspace import Workspace
 
 _MAGIC = b"lotperm-pack-1\n\0"
 _CHUNK = 2**20
 _CHECKPOINT = "checkpoint.safetensors"
 _HASH = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_FILE = re.compile(r"stage\.json|[A-Za-z0-9_-][A-Za-z0-9_.-]*\.safetensors")
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error)
+_DAMAGED = (*MALFORMED, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -54,30 +61,15 @@ class Parcel:
 
 
 def everything(store: Store) -> list[Parcel]:
-    """Every finished stage with all of its files, and every stage in progress."""
-    items = [Parcel(stage.name, stage.key) for stage in store.stages()]
-    done = {(item.name, item.key[:16]) for item in items}
-    for folder in sorted((store.root / "work").glob("*-*")):
-        name, _, start = folder.name.rpartition("-")
-        if (name, start) not in done and (key := _key_of_progress(folder)):
-            items.append(Parcel(name, key))
-    return items
-
-
-def _key_of_progress(folder: Path) -> str | None:
-    """The key that the newest checkpoint in a folder names; it is verified where it is used."""
-    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
-        try:
-            with open(path, "rb") as file:
-                length = min(int.from_bytes(file.read(8), "little"), MAX_HEADER_BYTES)
-                return str(json.loads(file.read(length))["__metadata__"]["key"])
-        except (OSError, *_MALFORMED):
-            continue
-    return None
+    """List every finished stage with all of its files, and every stage in progress."""
+    finished = [(stage.name, stage.key) for stage in store.stages()]
+    # A process killed between the two leaves progress of a stage that is finished.
+    stages = dict.fromkeys([*finished, *store.in_progress()])
+    return [Parcel(name, key) for name, key in stages]
 
 
 def pack(
-    store: Store, items: Iterable[Parcel], folder: Path, max_bytes: int = 16 * 2**20
+    store: Store, parcels: Iterable[Parcel], folder: Path, max_bytes: int = 16 * 2**20
 ) -> list[Path]:
     """Write finished stages, and the newest checkpoints of stages in progress, into packs.
 
@@ -85,7 +77,7 @@ def pack(
     ----------
     store : Store
         Where they are; processes that compute may be at work there.
-    items : Iterable[Parcel]
+    parcels : Iterable[Parcel]
         Which; those that the store doesn't have are left out.
     folder : Path
         For the packs; made if it isn't there.
@@ -101,71 +93,66 @@ def pack(
     ------
     ParameterError
         If `max_bytes` is too little for a pack's header and one chunk.
+    StorageError
+        If a file can't be read or written, or changed while it was packed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make folder {folder}: {error.strerror or error}.") from error
-    contents: list[dict[str, Any]] = []
-    sources: dict[
-        str, tuple[Path | bytes, int]
-    ] = {}  # sha256 of a chunk -> file, or its content, and offset
-    for item in items:
-        if files := _files(store, item):
-            listed = {
-                name: [_remember(sources, source, *at) for at in _spans(source)]
-                for name, source in files.items()
-            }
-            contents.append({"name": item.name, "key": item.key, "files": listed})
-    base = canonical_json({"body": "0" * 64, "chunks": [], "items": contents, "sha256": "0" * 64})
-    fixed = len(_MAGIC) + 8 + len(base)
-    written: list[Path] = []
-    chunks: list[list[Any]] = []
-    body: list[bytes] = []
-    size = fixed
+    items: list[dict[str, Any]] = []
+    # sha256 of a chunk -> where it is: in which file, or content, from which byte on.
+    sources: dict[str, tuple[Path | bytes, int]] = {}
+    for parcel in parcels:
+        listed: dict[str, list[str]] = {}
+        for name, source in _contents(store, parcel).items():
+            listed[name] = []
+            for offset, raw in _cut(source):
+                sha = hashlib.sha256(raw).hexdigest()
+                sources.setdefault(sha, (source, offset))
+                listed[name].append(sha)
+        if listed:
+            items.append({"name": parcel.name, "key": parcel.key, "files": listed})
+    writer = _Writer(folder, items, max_bytes)
     for sha, (source, offset) in sources.items():
         raw = _chunk(source, offset)
         if hashlib.sha256(raw).hexdigest() != sha:
             raise StorageError(f"a file of {store.root} changed while it was packed. Pack again.")
-        data = zlib.compress(raw, 1)
-        data = data if len(data) < len(raw) else raw
-        entry = [sha, len(data), len(raw)]
-        more = len(canonical_json(entry)) + 1 + len(data)
-        if fixed + more > max_bytes:
-            raise ParameterError(
-                f"packs of {max_bytes:,} bytes are too small: these need {fixed + more:,} at the least."
-            )
-        if size + more > max_bytes:
-            written.append(_write(folder, contents, chunks, body))
-            chunks, body, size = [], [], fixed
-        chunks.append(entry)
-        body.append(data)
-        size += more
-    if chunks:
-        written.append(_write(folder, contents, chunks, body))
-    return written
+        writer.add(sha, raw)
+    writer.close()
+    return writer.written
 
 
-def _files(store: Store, item: Parcel) -> dict[str, Path | bytes]:
-    """What is carried of an item: files of the finished stage, or its newest good checkpoint;
-    {} if it isn't there.
-    """
-    stage = store.load(item.name, item.key)
-    if stage is not None:
-        names = [
-            f
-            for f in stage.files
-            if item.files is None or f.removesuffix(".safetensors") in item.files
-        ]
-        return {
-            "stage.json": stage.path / "stage.json",
-            **{name: stage.path / name for name in sorted(names)},
-        }
-    newest = store.workspace(item.name, item.key).newest()
-    return {} if newest is None else {_CHECKPOINT: newest}
+def _contents(store: Store, parcel: Parcel) -> dict[str, Path | bytes]:
+    """Return what is carried of a stage: files if it is finished, else its newest checkpoint."""
+    stage = store.load(parcel.name, parcel.key)
+    if stage is None:
+        newest = _newest_checkpoint(store.workspace(parcel.name, parcel.key))
+        return {} if newest is None else {_CHECKPOINT: newest}
+    names = [
+        name
+        for name in sorted(stage.files)
+        if parcel.files is None or name.removesuffix(".safetensors") in parcel.files
+    ]
+    return {name: stage.path / name for name in (STAGE_JSON, *names)}
 
 
-def _spans(source: Path | bytes) -> Iterator[tuple[int, bytes]]:
+def _newest_checkpoint(workspace: Workspace) -> bytes | None:
+    """Return the bytes of the newest good checkpoint; its owner may be writing the next one."""
+    for _ in range(3):
+        paths = workspace.checkpoints()
+        for path in reversed(paths):
+            with contextlib.suppress(IntegrityError, StorageError, *MALFORMED):
+                data = read_bytes(path)
+                if decode_tensors(data, path, checked=True)[1]["key"] == workspace.key:
+                    return data
+        if paths == workspace.checkpoints():
+            break
+    return None
+
+
+def _cut(source: Path | bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield a file's or a content's chunks with their offsets; of an empty one, an empty chunk."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     for offset in range(0, max(size, 1), _CHUNK):
         yield offset, _chunk(source, offset)
@@ -184,31 +171,70 @@ def _chunk(source: Path | bytes, offset: int) -> bytes:
         ) from error
 
 
-def _remember(
-    sources: dict[str, tuple[Path | bytes, int]], source: Path | bytes, offset: int, raw: bytes
-) -> str:
-    sha = hashlib.sha256(raw).hexdigest()
-    sources.setdefault(sha, (source, offset))
-    return sha
+class _Writer:
+    """Packs of one set, filled one after another.
+
+    Parameters
+    ----------
+    folder : Path
+        For the packs.
+    items : list[dict[str, Any]]
+        What the set holds, listed in each of its packs.
+    max_bytes : int
+        Of one pack.
+
+    Attributes
+    ----------
+    written : list[Path]
+        The packs that are full, and after `close` the last one.
+    """
+
+    def __init__(self, folder: Path, items: list[dict[str, Any]], max_bytes: int) -> None:
+        self.written: list[Path] = []
+        self._folder, self._items, self._max = folder, items, max_bytes
+        empty = {"body": "0" * 64, "chunks": [], "items": items, "sha256": "0" * 64}
+        self._least = len(_MAGIC) + 8 + len(canonical_json(empty))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._chunks: list[list[Any]] = []
+        self._body: list[bytes] = []
+        self._size = self._least
+
+    def add(self, sha: str, raw: bytes) -> None:
+        """Put a chunk into the pack, or into a new one if it doesn't fit any more."""
+        data = zlib.compress(raw, 1)
+        data = data if len(data) < len(raw) else raw
+        entry = [sha, len(data), len(raw)]
+        more = len(canonical_json(entry)) + 1 + len(data)
+        if self._least + more > self._max:
+            raise ParameterError(
+                f"packs of {self._max:,} bytes are too small: these need {self._least + more:,} at the least."
+            )
+        if self._size + more > self._max:
+            self.close()
+        self._chunks.append(entry)
+        self._body.append(data)
+        self._size += more
+
+    def close(self) -> None:
+        """Write the pack, if there is anything in it."""
+        if not self._chunks:
+            return
+        body = hashlib.sha256(b"".join(self._body)).hexdigest()
+        content = {"body": body, "chunks": self._chunks, "items": self._items}
+        header = _sealed(content)
+        data = b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *self._body])
+        path = self._folder / f"pack-{hashlib.sha256(data).hexdigest()[:16]}.bin"
+        write_atomic(path, data)
+        self.written.append(path)
+        self._begin()
 
 
-def _write(
-    folder: Path, items: list[dict[str, Any]], chunks: list[list[Any]], body: list[bytes]
-) -> Path:
-    content = {"body": hashlib.sha256(b"".join(body)).hexdigest(), "chunks": chunks, "items": items}
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    """Return a header with its own checksum in it."""
     seal = hashlib.sha256(canonical_json(content).encode()).hexdigest()
-    header = canonical_json({**content, "sha256": seal}).encode()
-    data = b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *body])
-    path = folder / f"pack-{hashlib.sha256(data).hexdigest()[:16]}.bin"
-    write_atomic(path, data)
-    return path
-
-
-class _Place(NamedTuple):
-    path: Path
-    offset: int
-    size: int
-    raw: int
+    return canonical_json({**content, "sha256": seal}).encode()
 
 
 @dataclass
@@ -217,24 +243,34 @@ class Unpacked:
 
     Attributes
     ----------
-    counts : dict[str, int]
-        "added", "completed", "present" or "busy" (see `lotperm.carry.adopt.Outcome`) -> number of stages and
-        checkpoints.
+    counts : dict[Outcome, int]
+        Number of stages and checkpoints by what became of them.
     problems : list[str]
         One line for each damaged pack, and each stage that couldn't be put together.
     """
 
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[Outcome, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
-    """Put what packs hold into a store, as far as it isn't there: finished stages whole,
-    checkpoints if further.
+    """Put what packs hold into a store: finished stages that it lacks, checkpoints if further.
 
     Each pack is verified to its last byte first; what a damaged one held is left out, and said.
     Doing it again changes nothing. Processes that compute may be at work in the store: what they
     compute just now is left to them.
+
+    Parameters
+    ----------
+    store : Store
+        Where to.
+    packs : Iterable[Path]
+        Files, in any order.
+
+    Returns
+    -------
+    Unpacked
+        What became of it.
 
     Raises
     ------
@@ -242,7 +278,7 @@ def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
         If a pack can't be read, or the store not be written.
     """
     done = Unpacked()
-    places: dict[str, _Place] = {}
+    spans: dict[str, _Span] = {}
     items: dict[str, dict[str, Any]] = {}
     for path in packs:
         try:
@@ -250,17 +286,17 @@ def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
         except IntegrityError as error:
             done.problems.append(str(error))
             continue
-        places |= found
+        spans |= found
         items |= {canonical_json(item): item for item in listed}
     for item in items.values():
         what = f"{item['name']}-{item['key'][:16]}"
-        if any(sha not in places for shas in item["files"].values() for sha in shas):
+        if any(sha not in spans for shas in item["files"].values() for sha in shas):
             done.problems.append(
                 f"{what} is incomplete: another pack of its set is missing or damaged."
             )
             continue
         try:
-            outcome = _put(store, item, places)
+            outcome = _put(store, item, spans)
         except IntegrityError as error:
             done.problems.append(f"{what} was refused: {error}")
             continue
@@ -268,58 +304,80 @@ def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
     return done
 
 
-def _verify(path: Path) -> tuple[dict[str, _Place], list[dict[str, Any]]]:
-    """Where each chunk of a pack is, and the items of its set; every byte was checked."""
+class _Span(NamedTuple):
+    """Where a chunk is: in which pack, from which byte on; its size there, and unpacked."""
+
+    path: Path
+    offset: int
+    size: int
+    raw: int
+
+
+def _verify(path: Path) -> tuple[dict[str, _Span], list[dict[str, Any]]]:
+    """Check every byte of a pack; return where its chunks are, by sha256, and its set's items."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                raise ValueError("it doesn't begin as a pack of this version")
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(size, MAX_HEADER_BYTES):
-                raise ValueError(f"its header claims {length} bytes")
-            text = file.read(length)
-            header = json.loads(text)
-            seal = header.pop("sha256")
-            if seal != hashlib.sha256(canonical_json(header).encode()).hexdigest():
-                raise ValueError("its header doesn't have the checksum that it claims")
-            if text != canonical_json({**header, "sha256": seal}).encode():
-                raise ValueError("its header was changed")
-            places, body = {}, hashlib.sha256()
+            header = _read_header(file, size)
+            began, spans, body = file.tell(), {}, hashlib.sha256()
             for sha, packed, raw in header["chunks"]:
-                place = _Place(path, file.tell(), packed, raw)
+                span = _Span(path, file.tell(), packed, raw)
                 data = file.read(packed)
                 body.update(data)
                 _unzip(data, sha, raw)
-                places[sha] = place
+                spans[sha] = span
             # Compressed data have bits that change nothing; a changed one is damage all the same.
             if body.hexdigest() != header["body"]:
                 raise ValueError("its chunks don't have the checksum that it claims")
-            expected = len(_MAGIC) + 8 + length + sum(packed for _, packed, _ in header["chunks"])
+            expected = began + sum(packed for _, packed, _ in header["chunks"])
             if size != expected:
                 raise ValueError(f"it has {size} bytes; expected {expected}")
         for item in header["items"]:
-            names = item["files"].keys()
-            if not (
-                _NAME.fullmatch(item["name"])
-                and _HASH.fullmatch(item["key"])
-                and (names == {_CHECKPOINT} or "stage.json" in names)
-                and all(_FILE.fullmatch(name) for name in names)
-                and all(_HASH.fullmatch(sha) for shas in item["files"].values() for sha in shas)
-            ):
-                raise ValueError(
-                    f"it lists what no store has: {item['name']!r}, {sorted(names)[:4]}"
-                )
+            _check_item(item)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}.") from error
-    except _MALFORMED as error:
+    except _DAMAGED as error:
         raise IntegrityError(f"{path} is damaged: {error}. Fetch or pack it again.") from error
-    return places, header["items"]
+    return spans, header["items"]
+
+
+def _read_header(file: BinaryIO, size: int) -> dict[str, Any]:
+    """Read the header of an open pack of so many bytes; ValueError if it isn't as it was written."""
+    if file.read(len(_MAGIC)) != _MAGIC:
+        raise ValueError("it doesn't begin as a pack of this version")
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(size, MAX_HEADER_BYTES):
+        raise ValueError(f"its header claims {length} bytes")
+    text = file.read(length)
+    header: dict[str, Any] = json.loads(text)
+    seal = header.pop("sha256")
+    if seal != hashlib.sha256(canonical_json(header).encode()).hexdigest():
+        raise ValueError("its header doesn't have the checksum that it claims")
+    if text != _sealed(header):  # the same content, spelt in another way
+        raise ValueError("its header was changed")
+    return header
+
+
+def _check_item(item: dict[str, Any]) -> None:
+    """Refuse, with a ValueError, names that no store has: they become those of files."""
+    names = item["files"].keys()
+    if not (
+        STAGE_NAME.fullmatch(item["name"])
+        and _HASH.fullmatch(item["key"])
+        and (names == {_CHECKPOINT} or STAGE_JSON in names)
+        and all(name == STAGE_JSON or TENSOR_FILE.fullmatch(name) for name in names)
+        and all(_HASH.fullmatch(sha) for shas in item["files"].values() for sha in shas)
+    ):
+        raise ValueError(f"it lists what no store has: {item['name']!r}, {sorted(names)[:4]}")
 
 
 def _unzip(data: bytes, sha: str, raw: int) -> bytes:
-    """The content of a chunk, never more than it may have; ValueError if it isn't what its
-    checksum says.
+    """Return the content of a chunk, never more than a chunk may have.
+
+    Raises
+    ------
+    ValueError
+        If it doesn't have the size or the checksum that the header claims.
     """
     if not 0 <= raw <= _CHUNK:
         raise ValueError(f"a chunk claims {raw} bytes")
@@ -333,24 +391,25 @@ def _unzip(data: bytes, sha: str, raw: int) -> bytes:
     return data
 
 
-def _read(places: Mapping[str, _Place], shas: Iterable[str]) -> Iterator[bytes]:
-    for sha in shas:
-        place = places[sha]
-        with open(place.path, "rb") as file:
-            file.seek(place.offset)
-            try:
-                yield _unzip(file.read(place.size), sha, place.raw)
-            except (ValueError, zlib.error) as error:
-                raise IntegrityError(f"{place.path} changed while it was read: {error}.") from error
-
-
-def _put(store: Store, item: Mapping[str, Any], places: Mapping[str, _Place]) -> Outcome:
+def _put(store: Store, item: Mapping[str, Any], spans: Mapping[str, _Span]) -> Outcome:
     """Put one item of a pack into the store."""
-    files: Mapping[str, list[str]] = item["files"]
-    if "stage.json" not in files:
-        content = b"".join(_read(places, files[_CHECKPOINT]))
+    listed: Mapping[str, list[str]] = item["files"]
+    if STAGE_JSON not in listed:
+        content = _join(spans, listed[_CHECKPOINT])
         return adopt_checkpoint(store, item["name"], item["key"], content)
     # One file at a time is in memory: no more than what computes the stage holds anyway.
-    return adopt_stage(
-        store, ((file, b"".join(_read(places, shas))) for file, shas in files.items())
-    )
+    return adopt_stage(store, ((file, _join(spans, shas)) for file, shas in listed.items()))
+
+
+def _join(spans: Mapping[str, _Span], shas: Iterable[str]) -> bytes:
+    """Return the content of a file, its chunks verified again on the bytes that are used."""
+    parts = []
+    for sha in shas:
+        span = spans[sha]
+        with open(span.path, "rb") as file:
+            file.seek(span.offset)
+            try:
+                parts.append(_unzip(file.read(span.size), sha, span.raw))
+            except (ValueError, zlib.error) as error:
+                raise IntegrityError(f"{span.path} changed while it was read: {error}.") from error
+    return b"".join(parts)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from lotperm.store.files import JSON
+from lotperm.store.workspace import Workspace
 
 _PACKAGE = Path(__file__).parents[1]
 _SOURCES = (".py", ".js", ".toml")
@@ -31,9 +34,34 @@ def source_hash() -> str:
 
 
 def maker() -> dict[str, JSON]:
-    """Say what this process computes with: versions, sources, machine."""
+    """Return what this process computes with: versions, sources, machine."""
     return {
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "source": source_hash(),
         "machine": platform.machine(),
     }
+
+
+def stage_meta(workspace: Workspace, maker: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return what is noted about the computation of a stage that is finished now.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Its progress: the time it took, and who computed the beginning.
+    maker : Mapping[str, JSON]
+        What computed the end of it, as `maker()` gave it when that began.
+
+    Returns
+    -------
+    dict[str, JSON]
+        ``created`` (UTC), ``seconds``, what the maker says, and ``earlier`` makers, if any.
+    """
+    meta: dict[str, JSON] = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(workspace.seconds, 3),
+        **maker,
+    }
+    if workspace.earlier:
+        meta["earlier"] = workspace.earlier
+    return meta

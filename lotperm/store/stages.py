@@ -1,64 +1,59 @@
-"""Content-addressed results: every stage of an experiment is computed once, checked whenever it is
-read.
+"""Content-addressed results: every stage of an experiment is computed once.
 
-A finished stage is a folder ``<root>/stages/<name>-<first 16 hex digits of its key>/`` with a
-``stage.json`` (config, small results, where and when it was computed, the sha256 of every file)
-and any number of ``*.safetensors``. It is written next to its place and moved there by one rename,
-so it is either whole or not there. Progress inside a stage is kept in the folder ``work``. Nothing
-that is read from disk is used before its checksum was verified on the very bytes that are used;
-what fails is moved aside to ``*.corrupt`` and computed again.
+A stage is named by its key, a hash of all that its result depends on: its configuration and, in
+it, the keys of the stages that it uses. So the same question finds the same folder, on any
+machine, and a changed parameter never finds an old answer.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import json
-import logging
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import filelock
 from torch import Tensor
 
 from lotperm.config.canonical import SCHEMA, sha256_json
 from lotperm.errors import IntegrityError, ParameterError, StorageError
 from lotperm.parallel import distributed
+from lotperm.store import locks
 from lotperm.store.files import (
     JSON,
     MALFORMED,
     decode_tensors,
-    encode_tensors,
     home,
     move_aside,
     read_bytes,
     require_equal,
-    seal,
-    storage_errors,
-    sync_folder,
-    unseal,
-    write_synced,
 )
-from lotperm.store.provenance import maker
-from lotperm.store.workspace import Workspace
+from lotperm.store.folders import STAGE_JSON, TENSOR_FILE, read_folder, write_folder
+from lotperm.store.provenance import maker, stage_meta
+from lotperm.store.workspace import Workspace, read_notes
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
-_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.safetensors")
+STAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-_log = logging.getLogger(__name__)
+def stage_key(name: str, config: Mapping[str, JSON]) -> str:
+    """Return the key of a stage, which other stages put into their config to depend on it.
 
+    Parameters
+    ----------
+    name : str
+        The kind of stage.
+    config : Mapping[str, JSON]
+        All that its result depends on.
 
-LEFT_OUT = "left-out.json"
-
-"""In the folder of a stage that was packed without all of its files: the names of the others."""
+    Returns
+    -------
+    str
+        64 hex digits.
+    """
+    return sha256_json({"stage": name, "schema": SCHEMA, "config": dict(config)})
 
 
 @dataclass(frozen=True)
@@ -80,18 +75,28 @@ class StageResult:
     meta: Mapping[str, JSON] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A finished stage, verified when it was found.
+    """A finished stage, every file of which was verified when it was found.
 
     Attributes
     ----------
-    results, config : dict[str, JSON]
-        As given; meta : created (UTC), seconds, versions, host and what the function added.
+    name : str
+        The kind of stage.
+    key : str
+        64 hex digits.
+    path : Path
+        Its folder.
+    config, results : dict[str, JSON]
+        As given.
+    meta : dict[str, JSON]
+        When it was computed (``created``, UTC), in how many ``seconds``, with which versions and
+        sources, and what its function added.
     files : dict[str, JSON]
         File name -> {"sha256", "bytes"}, of those that are here.
     left_out : tuple[str, ...]
-        Names of the files that were left behind when the stage was packed for another machine.
+        Names of the files that were left behind when the stage was carried here from another
+        machine.
     """
 
     name: str
@@ -103,9 +108,52 @@ class Stage:
     files: dict[str, JSON]
     left_out: tuple[str, ...] = ()
 
+    @classmethod
+    def read(cls, path: Path, key: str) -> Stage | None:
+        """Verify the stage in a folder; None if there is no such folder.
+
+        Raises
+        ------
+        IntegrityError
+            If it is damaged, incomplete or of another key.
+        StorageError
+            If it can't be read.
+        """
+        if (found := read_folder(path, key)) is None:
+            return None
+        content, left_out = found
+        return cls(
+            name=content["stage"],
+            key=key,
+            path=path,
+            config=content["config"],
+            results=content["results"],
+            meta=content["meta"],
+            files=content["files"],
+            left_out=left_out,
+        )
+
     def load(self, file: str) -> dict[str, Tensor]:
-        """The CPU tensors of one file (name without suffix), verified again on the bytes that
-        are used.
+        """Load the CPU tensors of one file, verified again on the very bytes that are used.
+
+        Parameters
+        ----------
+        file : str
+            Its name, without suffix.
+
+        Returns
+        -------
+        dict[str, Tensor]
+            By name, in alphabetical order.
+
+        Raises
+        ------
+        IntegrityError
+            If the file was damaged since the stage was found.
+        ParameterError
+            If the stage has no such file.
+        StorageError
+            If it was left out when the stage was packed, or can't be read.
         """
         if f"{file}.safetensors" in self.left_out:
             raise StorageError(
@@ -137,11 +185,11 @@ class Store:
 
     @classmethod
     def default(cls) -> Store:
-        """The store in `home()`."""
+        """Return the store in `home()`."""
         return cls(home())
 
     def find(self, name: str, config: Mapping[str, JSON]) -> Stage | None:
-        """The stage if it is finished and whole, else None. Changes nothing, takes no lock.
+        """Return the stage if it is finished and whole, else None. Take no lock, change no result.
 
         Of several ranks (`lotperm.parallel.distributed`) all must ask, and all get what rank 0
         finds.
@@ -150,20 +198,18 @@ class Store:
 
         def look() -> Stage | None:
             try:
-                stage = load_stage(path, key)
+                stage = Stage.read(path, key)
             except (IntegrityError, StorageError):
                 return None
             if stage is not None:
                 # A process killed between the two leaves progress of a stage that is finished.
-                Workspace(self.root / "work" / path.name, key).clear()
+                self.workspace(name, key).clear()
             return stage
 
         return distributed.once(look)
 
     def exists(self, name: str, config: Mapping[str, JSON]) -> bool:
-        """Whether there is a folder of the finished stage; unlike `find`, nothing in it is
-        read.
-        """
+        """Return whether there is a folder of the finished stage; unlike `find`, read nothing."""
         return self._locate(name, config)[0].exists()
 
     def stage(
@@ -183,6 +229,11 @@ class Store:
         compute : Callable[[Workspace], StageResult]
             Called with a `Workspace` if the stage isn't there; resumes from its checkpoint.
 
+        Returns
+        -------
+        Stage
+            Finished and verified.
+
         Raises
         ------
         StorageError
@@ -194,22 +245,30 @@ class Store:
 
         def look() -> Stage | None:
             try:
-                return load_stage(path, key)
+                return Stage.read(path, key)
             except IntegrityError as error:
                 move_aside(path, f"{error} Stage {name!r} is computed again")
                 return None
 
         with self.lock(name, key):
+            # Another process may have finished it while this one waited.
             if (found := distributed.once(look)) is not None:
                 return found
-            workspace = Workspace(self.root / "work" / path.name, key, self._maker)
+            workspace = Workspace(self._work(name, key), key, self._maker)
             result = compute(workspace)
 
             def write() -> Stage | None:
-                meta = {**_provenance(workspace, self._maker), **result.meta}
-                _write_stage(path, name, key, dict(config), result, meta)
+                content = {
+                    "schema": SCHEMA,
+                    "stage": name,
+                    "key": key,
+                    "config": dict(config),
+                    "results": dict(result.results),
+                    "meta": {**stage_meta(workspace, self._maker), **result.meta},
+                }
+                write_folder(path, content, result.tensors)
                 workspace.clear()
-                return load_stage(path, key)
+                return Stage.read(path, key)
 
             stage = distributed.once(write)
         if stage is None:
@@ -219,194 +278,63 @@ class Store:
         return stage
 
     def load(self, name: str, key: str) -> Stage | None:
-        """The stage of a key if it is finished and whole, else None."""
+        """Return the stage of a key if it is finished and whole, else None."""
         with contextlib.suppress(IntegrityError, StorageError):
-            return load_stage(self.folder(name, key), key)
+            return Stage.read(self.folder(name, key), key)
         return None
 
     def stages(self) -> Iterator[Stage]:
-        """All finished stages that are whole, sorted by folder."""
-        for file in sorted((self.root / "stages").glob("[!.]*/stage.json")):
+        """Yield all finished stages that are whole, sorted by folder."""
+        for path in sorted((self.root / "stages").glob(f"[!.]*/{STAGE_JSON}")):
             with contextlib.suppress(IntegrityError, StorageError):
-                name, key = identity(file)
-                if file.parent == self.folder(name, key) and (
-                    stage := load_stage(file.parent, key)
-                ):
+                name, key = identify(path.parent)
+                if path.parent == self.folder(name, key) and (stage := self.load(name, key)):
                     yield stage
 
-    def workspace(self, name: str, key: str) -> Workspace:
-        """Where the progress of a stage is kept; only the one who holds its lock may write
-        there.
-        """
-        return Workspace(self.root / "work" / self.folder(name, key).name, key)
-
-    def _locate(self, name: str, config: Mapping[str, JSON]) -> tuple[Path, str]:
-        if not _NAME.fullmatch(name):
-            raise ParameterError(f"stage name {name!r} must be lower case letters, digits and '_'.")
-        key = stage_key(name, config)
-        return self.folder(name, key), key
+    def in_progress(self) -> Iterator[tuple[str, str]]:
+        """Yield name and key of all stages that have a checkpoint, as these say, unverified."""
+        for path in sorted((self.root / "work").glob("*-*")):
+            name = path.name.rpartition("-")[0]
+            key = str(read_notes(path).get("key"))
+            if path == self._work(name, key):
+                yield name, key
 
     def folder(self, name: str, key: str) -> Path:
         """Return where a stage is, or would be, once it is finished."""
         return self.root / "stages" / f"{name}-{key[:16]}"
 
-    @contextlib.contextmanager
-    def lock(self, name: str, key: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the lock of one stage, on rank 0; the system frees it when its owner dies.
+    def workspace(self, name: str, key: str) -> Workspace:
+        """Return the progress of a stage; only who holds the stage's lock may write there."""
+        return Workspace(self._work(name, key), key)
 
-        Yields False if it isn't to be had and one doesn't want to `wait`.
-        """
-        name = self.folder(name, key).name
-        lock = filelock.FileLock(self.root / "locks" / f"{name}.lock")
+    def lock(self, name: str, key: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Hold the lock of a stage, as `lotperm.store.locks.hold`."""
+        return locks.hold(self.root, self.folder(name, key).name, wait=wait)
 
-        def acquire(timeout: float) -> bool:
-            with storage_errors("write to", self.root), contextlib.suppress(filelock.Timeout):
-                lock.acquire(timeout=timeout)
-            return lock.is_locked
+    def _work(self, name: str, key: str) -> Path:
+        return self.root / "work" / self.folder(name, key).name
 
-        def begin() -> bool:
-            probe = self.root / "stages" / f".{name}.probe"
-            with storage_errors("write to", self.root):
-                for folder in ("stages", "work", "locks"):
-                    (self.root / folder).mkdir(parents=True, exist_ok=True)
-                # Only writing tells whether one can write; it must not come out after hours of
-                # training.
-                probe.touch()
-                probe.unlink(missing_ok=True)
-            free = acquire(0)
-            if not free and wait:
-                _log.info("waiting for another process that computes %s", name)
-            return free
-
-        # Asked for again each minute, so that the other ranks' patience doesn't end.
-        held = distributed.once(begin)
-        if not held and not wait:
-            yield False
-            return
-        while not held:
-            held = distributed.once(lambda: acquire(60))
-        try:
-            yield True
-        finally:
-            lock.release()
+    def _locate(self, name: str, config: Mapping[str, JSON]) -> tuple[Path, str]:
+        if not STAGE_NAME.fullmatch(name):
+            raise ParameterError(f"stage name {name!r} must be lower case letters, digits and '_'.")
+        key = stage_key(name, config)
+        return self.folder(name, key), key
 
 
-def stage_key(name: str, config: Mapping[str, JSON]) -> str:
-    """The key (64 hex digits) of a stage: what other stages put into their config to depend on
-    it.
+def identify(folder: Path) -> tuple[str, str]:
+    """Return name and key of the stage in a folder: the key of the config that it names.
+
+    Raises
+    ------
+    IntegrityError
+        If there is no ``stage.json``, or names in it are none that a store gives.
     """
-    return sha256_json({"stage": name, "schema": SCHEMA, "config": dict(config)})
-
-
-def identity(file: Path) -> tuple[str, str]:
-    """Name and key of the stage that a ``stage.json`` describes: the key is that of its config."""
+    file = folder / STAGE_JSON
     try:
         content = json.loads(file.read_bytes())
         name, key = content["stage"], stage_key(content["stage"], content["config"])
-        if not _NAME.fullmatch(name) or not all(_FILE.fullmatch(f) for f in content["files"]):
+        if not STAGE_NAME.fullmatch(name) or not all(map(TENSOR_FILE.fullmatch, content["files"])):
             raise ValueError("no such names")
     except (OSError, ParameterError, *MALFORMED) as error:
         raise IntegrityError(f"{file} is corrupt or not of a stage: {error!r}.") from error
     return name, key
-
-
-def _provenance(workspace: Workspace, maker: Mapping[str, JSON]) -> dict[str, JSON]:
-    found: dict[str, JSON] = {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(workspace.seconds, 3),
-        **maker,
-    }
-    if workspace.earlier:
-        found["earlier"] = workspace.earlier
-    return found
-
-
-def _write_stage(
-    path: Path,
-    name: str,
-    key: str,
-    config: dict[str, JSON],
-    result: StageResult,
-    meta: dict[str, JSON],
-) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with storage_errors("write", path):
-            # The lock is ours: a folder of that name is what a killed process left.
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            files = {}
-            for file, tensors in sorted(result.tensors.items()):
-                if not re.fullmatch(r"[A-Za-z0-9_.-]+", file):
-                    raise ParameterError(
-                        f"file name {file!r} of {name!r} must be letters, digits, '_.-'."
-                    )
-                data = encode_tensors(tensors, {})
-                write_synced(temporary / f"{file}.safetensors", data)
-                files[f"{file}.safetensors"] = {
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                    "bytes": len(data),
-                }
-            content = {
-                "schema": SCHEMA,
-                "stage": name,
-                "key": key,
-                "config": config,
-                "results": dict(result.results),
-                "meta": meta,
-                "files": files,
-            }
-            write_synced(temporary / "stage.json", seal(content))
-            sync_folder(temporary)
-            os.rename(temporary, path)
-            sync_folder(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def load_stage(path: Path, key: str) -> Stage | None:
-    """The stage in a folder, every file verified; None if there is no such folder."""
-    if not path.exists():
-        return None
-    file = path / "stage.json"
-    try:
-        content = unseal(file.read_bytes(), file)
-        require_equal(file, content["key"], key)
-        left_out = _left_out(path)
-        for name, expected in list(content["files"].items()):
-            if name in left_out:
-                del content["files"][name]
-                continue
-            with open(path / name, "rb") as stream:
-                require_equal(
-                    path / name,
-                    hashlib.file_digest(stream, "sha256").hexdigest(),
-                    expected["sha256"],
-                )
-    except (FileNotFoundError, NotADirectoryError, *MALFORMED) as error:
-        if not path.exists():  # another process has just moved it aside
-            return None
-        raise IntegrityError(f"{file} is corrupt or incomplete: {error!r}.") from error
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}.") from error
-    return Stage(
-        content["stage"],
-        key,
-        path,
-        content["config"],
-        content["results"],
-        content["meta"],
-        content["files"],
-        left_out,
-    )
-
-
-def _left_out(path: Path) -> tuple[str, ...]:
-    """The files that a stage is allowed to lack; one that came since the list was written isn't
-    missing.
-    """
-    if not (path / LEFT_OUT).exists():
-        return ()
-    names = json.loads((path / LEFT_OUT).read_bytes())
-    return tuple(name for name in names if not (path / name).exists())

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,6 +289,19 @@ def test_what_another_process_computes_is_left_to_it(stores, tmp_path):
     empty.stage("dense", CONFIG, compute)
     assert seen == [{"added": 2, "busy": 1}]
     assert empty.load("dense", KEY).results == {"loss": [0.25]}
+
+
+def test_a_pack_that_was_written_long_ago(tmp_path):
+    """Of the first version of the format: a stage without all of its files, and a checkpoint."""
+    store = Store(tmp_path)
+    done = unpack(store, [Path(__file__).with_name("first-version.bin")])
+    assert (done.counts, done.problems) == ({"added": 2}, [])
+    stage = store.load("dense", KEY)
+    assert stage.results == {"loss": [0.5]} and stage.config == CONFIG
+    assert torch.equal(stage.load("final")["w"], torch.arange(8.0))
+    assert stage.left_out == ("epoch-0001.safetensors",)
+    tensors, info = store.workspace("sparse", stage_key("sparse", CONFIG)).latest()
+    assert torch.equal(tensors["w"], torch.full((5,), 3.0)) and info == {"epoch": 3, "steps": [0]}
 
 
 def test_a_pack_that_is_not_there(stores, tmp_path):

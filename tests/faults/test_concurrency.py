@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lotperm.store.stages import StageResult, Store
+from lotperm.store.stages import StageResult, Store, stage_key
 from lotperm.store.workspace import Workspace
 
 PROCESSES = 4
@@ -181,11 +181,8 @@ class StoreMachine(RuleBasedStateMachine):
     def damage_checkpoint(self, name: str, value: int, at: int) -> None:
         step = self.saved.get((name, value), 0)
         if step:
-            files = sorted(
-                p
-                for p in (self.folder / "work").rglob("checkpoint-*.safetensors")
-                if p.parent.name == self.stores[0]._locate(name, {"value": value})[0].name
-            )
+            key = stage_key(name, {"value": value})
+            files = self.stores[0].workspace(name, key).checkpoints()
             content = bytearray(files[-1].read_bytes())
             if content[:1] == b"\xff":  # damaged before, and not looked at since
                 return
@@ -235,7 +232,7 @@ def test_the_machine_notices_a_store_that_does_not_check(monkeypatch):
         )
         with monkeypatch.context() as patch:
             if not checks:
-                patch.setattr("lotperm.store.files.require_equal", lambda *_: None)
+                patch.setattr("lotperm.store.folders.require_equal", lambda *_: None)
             machine.damage("dense", 1, size - 1, "final.safetensors")
             with contextlib.nullcontext() if checks else pytest.raises(AssertionError):
                 machine.found_is_what_was_finished()

@@ -37,7 +37,7 @@ from lotperm.engine import models, stacking, training
 from lotperm.engine import run as engine_run
 from lotperm.science import statistics
 from lotperm.site import notebooks
-from lotperm.store import convert, files, stages
+from lotperm.store import convert, files, folders, stages
 from lotperm.studies import results
 
 PHASES = ("start", "dense", "imp", "match", "sparse", "connectivity", "results")
@@ -218,7 +218,8 @@ def show_phases(shared: mmap.mmap, trace: str | None) -> None:
     results.Results.save = save
     if files.write_atomic is write_in_place:
         files.write_atomic = results.write_atomic = saving(write_in_place)
-    files.write_synced, os.replace, os.rename = saving(write), saving(replace), saving(rename)
+    files.write_synced = folders.write_synced = saving(write)
+    os.replace, os.rename = saving(replace), saving(rename)
 
 
 def child(call: dict[str, Any], shared: mmap.mmap, printed: Path) -> None:
