@@ -1,66 +1,93 @@
-"""What the book adds to Sphinx: docstrings as the package writes them, tables from data,
-accessible names, one page.
-"""
+"""The book's additions to Sphinx: the pages of the package, tables made from data, accessible names."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 import json
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-_DESCRIBED = ("Parameters", "Attributes", "Other Parameters", "Yields")
-_ENTRY = re.compile(r"(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*) : (?P<text>.+)")
-_SIGN = re.compile(r"(`+).*?\1|(?P<sign>\||(?<=, )\*(?=\w+[^\w*]))")
 
+class Package(SphinxDirective):
+    """A section for each module of a package, made from its docstrings.
 
-def _literal(line: str) -> str:
-    """Signs that mean themselves: |x| is no substitution, (B, *spatial) no emphasis. Code is
-    left alone.
+    The argument names the package. The option ``:order:`` lists its modules and subpackages in the
+    order in which they are shown; ``:except:`` those that are left out. One that is in neither is
+    an error, so that no module is forgotten.
     """
-    return _SIGN.sub(lambda match: "\\" + match[0] if match["sign"] else match[0], line)
+
+    required_arguments = 1
+    option_spec = {"order": str, "except": str}  # noqa: RUF012 (as docutils has it)
+
+    def run(self) -> list[nodes.Node]:
+        package = importlib.import_module(self.arguments[0])
+        order = self.options["order"].split()
+        named = {*order, *self.options.get("except", "").split()}
+        found = {name.removeprefix(f"{package.__name__}.") for name in self._inside(package)}
+        if found != named:
+            raise self.error(
+                f"{package.__name__} has {sorted(found - named)}, which the directive doesn't name, "
+                f"and lacks {sorted(named - found)}: mend its options."
+            )
+        lines: list[str] = []
+        for name in order:
+            room = importlib.import_module(f"{package.__name__}.{name}")
+            for depth, module in self._walk(room):
+                lines += [
+                    f"({module.replace('.', '-').replace('_', '-')})=",
+                    f"{'#' * min(depth + 2, 4)} {module}\n",
+                    "```{eval-rst}",
+                    f".. automodule:: {module}",
+                    "   :members:",
+                    "   :ignore-module-all:",
+                    "   :show-inheritance:",
+                    "```\n",
+                ]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+    def _walk(self, module: ModuleType, depth: int = 0) -> Iterator[tuple[int, str]]:
+        """Yield the module and all modules inside it, each with its depth."""
+        yield depth, module.__name__
+        for name in self._inside(module):
+            yield from self._walk(importlib.import_module(name), depth + 1)
+
+    def _inside(self, module: ModuleType) -> list[str]:
+        """List the full names of the public modules directly inside a package."""
+        if not hasattr(module, "__path__"):
+            return []
+        self.env.note_dependency(module.__path__[0])  # its time changes when a module is added
+        return [
+            f"{module.__name__}.{found.name}"
+            for found in pkgutil.iter_modules(module.__path__)
+            if not found.name.startswith("_")
+        ]
 
 
-def describe(lines: list[str]) -> list[str]:
-    """Put what a docstring says after ``name :`` where NumPy's style has the description.
+class Exports(SphinxDirective):
+    """A table of the functions and classes in a module's ``__all__``, each linked to where it is defined."""
 
-    The package writes ``name : what it is``, because the type stands in the signature; Sphinx's
-    reader of this style takes all that follows the colon for a type.
-    """
-    out: list[str] = []
-    described = False
-    for i, line in enumerate(lines):
-        following = lines[i + 1] if i + 1 < len(lines) else ""
-        if re.fullmatch(r"-{3,}", following):
-            described = line in _DESCRIBED
-        entry = _ENTRY.fullmatch(line) if described else None
-        if not entry:
-            out.append(_literal(line))
-            continue
-        text = entry["text"]
-        if re.match(r" +[A-Z]", following) and re.search(r"[\w)]$", text):
-            text += "."  # "Tensor, shape (B, n)", then a sentence
-        out += [entry["names"], "    " + _literal(text)]
-    return out
+    required_arguments = 1
 
-
-def _before_napoleon(
-    _app: Any, _what: str, _name: str, _obj: Any, options: Any, lines: list[str]
-) -> None:
-    lines[:] = describe(lines)
-    options["lotperm_lines"] = list(lines)
-
-
-def _after_napoleon(
-    _app: Any, what: str, _name: str, _obj: Any, options: Any, lines: list[str]
-) -> None:
-    # It takes what stands before the first colon of these for a type, too.
-    if what in ("attribute", "data", "property"):
-        lines[:] = options["lotperm_lines"]
+    def run(self) -> list[nodes.Node]:
+        module = importlib.import_module(self.arguments[0])
+        self.env.note_dependency(str(module.__file__))
+        exported = [getattr(module, name) for name in module.__all__]
+        names = [
+            f"   ~{x.__module__}.{x.__qualname__}"
+            for x in exported
+            if inspect.isclass(x) or inspect.isfunction(x)
+        ]
+        text = ["```{eval-rst}", ".. autosummary::", "   :nosignatures:", "", *names, "```"]
+        return self.parse_text_to_nodes("\n".join(text))
 
 
 class _Table(SphinxDirective):
@@ -225,10 +252,8 @@ def _on_finish(app: Any, exception: Exception | None) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
-    app.connect(
-        "autodoc-process-docstring", _before_napoleon, priority=400
-    )  # napoleon itself has 500
-    app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
+    app.add_directive("package", Package)
+    app.add_directive("exports", Exports)
     app.add_directive("costs", Costs)
     app.add_directive("parameters", Parameters)
     app.add_directive("plans", Plans)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from lotperm import site
 from lotperm.errors import ParameterError
 from lotperm.science.matching import match_activations
 from lotperm.science.sparsity import magnitude_prune
@@ -24,7 +25,7 @@ from lotperm.site import landscape
 from lotperm.site.landscape import Scene
 from lotperm.studies import charts
 
-SCRIPT = Path(landscape.__file__).parent / "js" / "landscape.js"
+SCRIPT = Path(site.__file__).parent / "js" / "landscape.js"
 
 values = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -0.4]), st.floats(-3, 3, width=64))
 pair = st.tuples(values, values)
