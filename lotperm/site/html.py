@@ -6,15 +6,15 @@ import re
 
 
 def script_element(code: str, attributes: str = "") -> str:
-    """JavaScript as a piece of HTML that carries it.
+    """Return an HTML element that carries a script.
 
     Parameters
     ----------
     code : str
-        Of the script; strings in it that look like its end are written with an escape, which means
-        the same.
+        JavaScript. Strings in it that look like the end of the element are written with an escape
+        that means the same.
     attributes : str, optional
-        Of the element, with a space before each.
+        The element's attributes, with a space before each.
     """
     escaped = re.sub(r"</(?=script)", r"<\\/", code, flags=re.IGNORECASE)
     return f"<script{attributes}>\n{escaped}</script>"

@@ -1,10 +1,14 @@
-"""Notebooks with other parameters: checked, executed, tidied and cached."""
+"""Notebooks, executed with other parameters.
+
+A notebook has one cell tagged ``parameters`` that assigns plain literals. `execute` writes the
+wanted values into that cell and runs the notebook with papermill. The result depends on nothing
+but sources, parameters and package, to the last byte; `execute_cached` runs each only once.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -21,6 +25,7 @@ from lotperm.errors import (
     shown,
     unknown_name,
 )
+from lotperm.site.cells import assignments, conform, replace_values
 from lotperm.store.files import home, move_aside, write_atomic
 from lotperm.store.provenance import source_hash
 
@@ -28,23 +33,21 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 Validate = Callable[[Path, dict[str, Any]], object]
+"""A check of ranges and choices, which raises `ParameterError`.
 
-"""Checks values (ranges, choices) and raises `ParameterError`; is given the notebook and all of
-its parameters, defaults included.
+It is called with the notebook and all of its parameters, defaults included.
 """
-
 
 MAX_NOTEBOOK_BYTES = 100_000_000
 
+PARAMETERS_TITLE = "Parameters of this page"
+"""The words on the collapsed block of a page's parameters."""
 
 _PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-_PARAMETERS_TITLE = "Parameters of this page"
-
-
 def defaults(notebook: Path) -> dict[str, Any]:
-    """The parameters of a notebook and their default values, in the order of its parameters cell.
+    """Return the parameters of a notebook with their defaults, in the order of their cell.
 
     Raises
     ------
@@ -55,23 +58,21 @@ def defaults(notebook: Path) -> dict[str, Any]:
     """
     return {
         name: ast.literal_eval(node)
-        for name, node in _assignments(_read(notebook), notebook).items()
+        for name, node in assignments(_read(notebook), notebook).items()
     }
 
 
 def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a notebook: those given, checked against the defaults, and the defaults of
-    the others.
+    """Complete the given parameters with the notebook's defaults, and check their types.
 
-    A default says which type is taken: an int goes where a float is expected (and becomes one), a
-    bool is no int, a list takes items of the type its default has, and where the default is None
-    any plain value is taken. NaN and infinities never are.
+    A value must have the type of its default. An int is taken for a float and becomes one, but a
+    bool isn't taken for an int. A list takes items of the type that its default has, and a default
+    of None takes any plain value. NaN and infinities are always refused.
 
     Raises
     ------
     ParameterError
-        For a name that the notebook doesn't have (with the nearest one that it has) or a wrong
-        type.
+        If the notebook has no such parameter (the nearest name is suggested), or a type is wrong.
     """
     known = defaults(notebook)
     for name in parameters:
@@ -82,7 +83,7 @@ def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[st
         where = f"parameter {name!r} of {notebook.name}"
         try:
             values[name] = (
-                _conform(parameters[name], default, where) if name in parameters else default
+                conform(parameters[name], default, where) if name in parameters else default
             )
         except RecursionError:
             raise ParameterError(
@@ -91,101 +92,21 @@ def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[st
     return values
 
 
-def _conform(value: Any, default: Any, where: str) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ParameterError(f"{where} is {value}: expected a finite number, such as {default!r}.")
-    if isinstance(default, list | tuple) and isinstance(value, list | tuple):
-        kinds = {type(item) for item in default}
-        pattern = default[0] if len(kinds) == 1 else None
-        return [_conform(item, pattern, f"item {i} of {where}") for i, item in enumerate(value)]
-    if isinstance(value, dict) and isinstance(default, dict | None):
-        return {
-            _conform(key, "", f"a key of {where}"): _conform(item, None, where)
-            for key, item in value.items()
-        }
-    if default is None and isinstance(value, list | tuple):
-        return [_conform(item, None, where) for item in value]
-    if type(default) is float and type(value) is int:
-        return float(value)
-    plain = (bool, int, float, str, type(None)) if default is None else (type(default),)
-    if type(value) not in plain:
-        expected = " or ".join(kind.__name__ for kind in plain)
-        raise ParameterError(
-            f"{where} is {shown(value)} ({type(value).__name__}): expected {expected}, such as {default!r}."
-        )
-    return value
-
-
-def _assignments(nb: NotebookNode, notebook: Path) -> dict[str, ast.expr]:
-    """Parameter name -> the expression that the parameters cell assigns to it."""
-    found: dict[str, ast.expr] = {}
-    try:
-        body = ast.parse(_parameters_cell(nb, notebook).source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ParameterError(
-            f"the parameters cell of {notebook} is no Python: {shown(error)}. Mend it."
-        ) from error
-    for node in body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                pass
-            case _:
-                raise ParameterError(
-                    f"{notebook}: line {node.lineno} of the parameters cell is no plain assignment."
-                )
-        try:
-            ast.literal_eval(value)
-        except ValueError as error:
-            raise ParameterError(
-                f"{notebook}: the default of {name!r} is no plain literal. Write a value."
-            ) from error
-        found[name] = value
-    return found
-
-
-def _parameters_cell(nb: NotebookNode, notebook: Path) -> NotebookNode:
-    cells = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", ())]
-    if len(cells) != 1:
-        raise ParameterError(
-            f"{notebook} has {len(cells)} cells tagged 'parameters': expected one. Tag its first cell."
-        )
-    return cells[0]
-
-
-def _with_parameters(nb: NotebookNode, notebook: Path, values: Mapping[str, Any]) -> NotebookNode:
-    """Write the values into the parameters cell, comments kept, so that the page shows one
-    block.
-    """
-    cell = _parameters_cell(nb, notebook)
-    lines = [
-        line.encode() for line in cell.source.splitlines(keepends=True)
-    ]  # ast counts columns in bytes
-    for name, node in reversed(_assignments(nb, notebook).items()):
-        if values[name] == ast.literal_eval(node):
-            continue
-        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-        text = (
-            lines[first][: node.col_offset]
-            + repr(values[name]).encode()
-            + lines[last][node.end_col_offset :]
-        )
-        lines[first : last + 1] = [text]
-    cell.source = b"".join(lines).decode()
-    return nb
-
-
 def executed_key(notebook: Path, parameters: Mapping[str, Any]) -> str:
-    """What an executed notebook depends on, as one sha256.
+    """Hash everything that an executed notebook depends on.
 
-    These are its cells, all its parameters, `source_hash`, and the numbers that stand beside its
+    That is its cells, all its parameters, `source_hash`, and the numbers that stand beside its
     own: the files in ``book/paper`` and ``book/results`` of its repository.
+
+    Returns
+    -------
+    str
+        SHA-256, 64 hex digits.
     """
     values = checked_parameters(notebook, parameters)
     cells = [
         [cell.cell_type, cell.source]
-        for cell in _with_parameters(_read(notebook), notebook, values).cells
+        for cell in replace_values(_read(notebook), notebook, values).cells
     ]
     prose = notebook.resolve().parents[1] / "book"
     tables = {
@@ -209,8 +130,8 @@ def execute(
     """Run a notebook with other parameters and write the executed notebook.
 
     Everything is checked before anything runs. Two runs give the same bytes as long as the cells
-    show nothing that varies: timings, cell ids and progress bars (stderr) are taken out here, and
-    so are the versions of the kernel. The metadata ``lotperm`` says how the file was made.
+    show nothing that varies: timings, progress bars and the kernel's versions are removed, and
+    cell ids are numbered. The metadata ``lotperm`` says how the file was made.
 
     Parameters
     ----------
@@ -219,14 +140,14 @@ def execute(
     out : Path
         The file to write, atomically; may be `notebook` itself, to renew its outputs.
     parameters : Mapping[str, Any] | None, optional
-        Name -> value, for those that aren't to stay at their default.
+        Values by name; the others keep their defaults.
     validate : Validate | None, optional
-        Called with all parameters before the run.
+        A check that is called with all parameters before the run.
     cwd : Path | None, optional
-        The folder in which the cells run, where a relative ``LOTPERM_HOME`` counts from; the
-        present one by default.
+        The folder in which the cells run, and to which a relative ``LOTPERM_HOME`` refers; by
+        default the current one.
     progress : bool, optional
-        Show a bar over the cells, and what the cells write to stderr, on stderr.
+        Show a bar over the cells, and the cells' own stderr, on stderr.
 
     Returns
     -------
@@ -236,11 +157,11 @@ def execute(
     Raises
     ------
     ParameterError
-        See `checked_parameters` and `validate`.
+        If `checked_parameters` or `validate` refuses a value.
     LotpermError
-        If a cell fails, with the cell and the last line of its traceback. If the cell raised one
-        of `lotperm.errors`, that class is raised here too, so the exit code is kept. `out` isn't
-        written.
+        If a cell fails; the message has the cell and the last line of its traceback. If the cell
+        raised one of `lotperm.errors`, that class is raised here too, so the exit code is kept.
+        `out` isn't written.
     """
     import nbformat
     import papermill
@@ -249,8 +170,8 @@ def execute(
     values = checked_parameters(notebook, parameters or {})
     if validate is not None:
         validate(notebook, values)
-    nb = _with_parameters(_read(notebook), notebook, values)
-    source = source_hash()  # of what will run: the files may be edited meanwhile
+    nb = replace_values(_read(notebook), notebook, values)
+    source = source_hash()  # before the run: the files may be edited meanwhile
     try:
         nb = papermill.execute_notebook(
             nb,
@@ -261,9 +182,8 @@ def execute(
             # Its own `cwd` would change the working directory of this process, and so of other
             # threads.
             resources={"metadata": {"path": str(cwd or Path.cwd())}},
-            extra_arguments=[
-                "--log-level=CRITICAL"
-            ],  # it warns when it starts, that it listens on local ports
+            # The kernel would warn, at its start, that it listens on local ports.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         kind = errors.class_of(error.ename, error.evalue) or LotpermError
@@ -288,8 +208,8 @@ def execute(
 def renew(notebook: Path) -> None:
     """Run a notebook at its own defaults and keep, in place, only the outputs that nbval checks.
 
-    So what stands in git is small and can be reviewed; the pictures are made when the book is
-    built.
+    This keeps the committed files small and easy to review; the pictures are made when the book
+    is built.
     """
     import nbformat
 
@@ -297,10 +217,9 @@ def renew(notebook: Path) -> None:
     for cell in nb.cells:
         if cell.cell_type == "code" and "nbval-check-output" not in cell.metadata.get("tags", []):
             cell.outputs = []
-    del nb.metadata[
-        "lotperm"
-    ]  # says how the outputs were made, which will be out of date with the next commit
-    # A last line without an end would be a line of the diff whenever an editor adds it.
+    # It says how the outputs were made, and would be out of date with the next commit.
+    del nb.metadata["lotperm"]
+    # Without a newline at the end, the last line would change whenever an editor adds one.
     write_atomic(notebook, f"{nbformat.writes(nb)}\n".encode())
 
 
@@ -313,12 +232,11 @@ def execute_cached(
     cwd: Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """`execute`, or nothing if this notebook was executed before with the same key
-    (`executed_key`).
+    """Execute a notebook, unless it was executed before with the same `executed_key`.
 
-    The executed notebooks stand in ``<store>/book/<profile>/``, each beside the sha256 of its
-    bytes. One that doesn't match is moved aside to ``*.corrupt`` and executed again. Parameters as
-    in `execute`.
+    The executed notebooks are in ``<store>/book/<profile>/``, each beside the SHA-256 of its
+    bytes. One that doesn't match is moved aside to ``*.corrupt`` and executed again. The other
+    parameters are those of `execute`.
 
     Returns
     -------
@@ -371,7 +289,7 @@ def _read(notebook: Path) -> NotebookNode:
 
 
 def _tidy(nb: NotebookNode) -> None:
-    """Remove what differs from run to run, and mark the parameters cell to be shown collapsed."""
+    """Remove everything that differs from run to run, and collapse the parameters cell."""
     nb.metadata.pop("papermill", None)
     nb.metadata.pop("widgets", None)
     nb.metadata["kernelspec"] = dict(_PYTHON)
@@ -387,8 +305,8 @@ def _tidy(nb: NotebookNode) -> None:
         if "parameters" in tags:
             tags = sorted({*tags, "hide-input"})
             cell.metadata["mystnb"] = {
-                "code_prompt_show": _PARAMETERS_TITLE,
-                "code_prompt_hide": _PARAMETERS_TITLE,
+                "code_prompt_show": PARAMETERS_TITLE,
+                "code_prompt_hide": PARAMETERS_TITLE,
             }
         if tags:
             cell.metadata["tags"] = tags

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from lotperm.errors import LotpermError, StorageError
-from lotperm.site.build import built_from, run_sphinx
+from lotperm.site.sphinx import render, rendered_state
 
 # Names of installed browsers that can print, the likeliest first.
 _BROWSERS = (
@@ -23,14 +23,17 @@ _BROWSERS = (
     "chrome",
     "microsoft-edge",
 )
-
-
 _BROWSER_OF_A_MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 
 
 def find_browser() -> str | None:
-    """The Chromium or Chrome that ``LOTPERM_BROWSER`` names, else one that is installed, else
-    None.
+    """Find a browser that can print.
+
+    Returns
+    -------
+    str or None
+        The Chromium or Chrome that ``LOTPERM_BROWSER`` names, else one that is installed, else
+        None.
     """
     if chosen := os.environ.get("LOTPERM_BROWSER"):
         return chosen
@@ -39,14 +42,14 @@ def find_browser() -> str | None:
 
 
 def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
-    """Print the book that `build` has built, all pages in one, to ``<out>/book.pdf``.
+    """Print the book that `build` has built to ``<out>/book.pdf``, all pages in one file.
 
     Parameters
     ----------
     out : Path, optional
         The folder that was given to `build`.
     browser : str | None, optional
-        a Chromium or Chrome, which prints; by default what `find_browser` finds.
+        A Chromium or Chrome, which prints; by default what `find_browser` finds.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
         raise StorageError(
             "Chromium or Chrome prints the PDF, and none was found. Install one, or name it in LOTPERM_BROWSER."
         )
-    state = built_from(out)
+    state = rendered_state(out)
     if state is None:
         raise StorageError(
             f"there is no finished book in {out}. Build it first: lotperm book --out {out}"
@@ -75,7 +78,7 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
     with FileLock(out / ".lock"):
         target.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        run_sphinx(out, state, "singlehtml")
+        render(out, state, "singlehtml")
         # Sphinx writes the page beside the first chapter, but its links are those of a page in
         # `folder`.
         (first,) = re.findall(r"url=([^\"]+)", page.read_text(encoding="utf-8"))
@@ -88,7 +91,8 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
                 "--no-sandbox",  # so that root can print, in a container; the page is our own
                 "--disable-gpu",
                 "--no-pdf-header-footer",
-                "--virtual-time-budget=10000",  # milliseconds of the page's own clock: all formulas are set then
+                # Milliseconds of the page's own clock, after which all formulas are set.
+                "--virtual-time-budget=10000",
                 f"--user-data-dir={settings}",
                 f"--print-to-pdf={target.resolve()}",
                 page.resolve().as_uri(),

@@ -4,10 +4,11 @@ planted error.
 
 from __future__ import annotations
 
-import re
+import pkgutil
 import shutil
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,10 +21,10 @@ import yaml
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser
 
-from lotperm.site import build
+from lotperm.site import build, notebooks
 
 ROOT = Path(__file__).parents[2]
-PAGES = [page.with_suffix("") for page in build._pages(ROOT)]
+PAGES = [page.with_suffix("") for page in build.pages(ROOT)]
 NOTEBOOKS = [page for page in PAGES if (ROOT / page).with_suffix(".ipynb").exists()]
 
 Pages = dict[Path, BeautifulSoup]
@@ -154,14 +155,19 @@ def test_the_page_of_the_package_lists_what_it_exports(site: Path) -> None:
         "Mask",
         "Permutation",
     }  # names of types, explained in words
-    modules = {path.stem for path in (ROOT / "lotperm").glob("[a-z]*.py")} - {
-        "cli",
-        "shapes",
-        "threads",
+    modules = {
+        name
+        for _, name, _ in pkgutil.walk_packages(lotperm.__path__, "lotperm.")
+        if not name.startswith(("lotperm.cli", "lotperm.__"))
     }
-    assert modules == set(
-        re.findall(r"automodule:: lotperm\.(\w+)", (ROOT / "book" / "api.md").read_text())
-    )
+    headings = [heading.get_text().rstrip("#") for heading in page.select("h2, h3, h4")]
+    assert sorted(headings) == sorted({"lotperm", *modules})
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ][0]["layers"]
+    level = {name: -i for i, layer in enumerate(layers) for name in layer.split(" | ")}
+    rooms = [level[name.split(".")[1]] for name in headings if name.count(".") == 1]
+    assert rooms == sorted(rooms)  # each imports only from those before it
 
 
 def test_a_second_build_executes_nothing_and_is_quick(
@@ -170,7 +176,8 @@ def test_a_second_build_executes_nothing_and_is_quick(
     executed = nbformat.read(
         (site.parent / "src" / NOTEBOOKS[0]).with_suffix(".ipynb"), as_version=4
     )
-    monkeypatch.setattr(build, "source_hash", lambda: executed.metadata.lotperm.source_hash)
+    for module in (build, notebooks):
+        monkeypatch.setattr(module, "source_hash", lambda: executed.metadata.lotperm.source_hash)
     monkeypatch.setattr(
         "papermill.execute_notebook", lambda *_, **__: pytest.fail("executed again")
     )

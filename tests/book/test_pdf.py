@@ -27,7 +27,7 @@ def test_the_whole_book_is_printed(site: Path) -> None:
     assert printed == site.parent / "book.pdf"
     pages = PdfReader(printed).pages
     texts = [re.sub(r"\s+", " ", page.extract_text()) for page in pages]
-    chapters = list(build._pages(ROOT))
+    chapters = list(build.pages(ROOT))
     assert len(texts) > 2 * len(chapters)
     whole = " ".join(texts)
     site_pages = [
@@ -75,7 +75,7 @@ def test_a_browser_that_prints_nothing_is_an_error(
 
     (tmp_path / ".complete").write_text("of this book")
     (tmp_path / "book.pdf").write_text("of another time")
-    monkeypatch.setattr(build, "run_sphinx", built)
+    monkeypatch.setattr(pdf, "render", built)
     with pytest.raises(LotpermError, match="printed no PDF"):
         pdf.pdf(tmp_path, browser=program)
     assert not (tmp_path / "book.pdf").exists()

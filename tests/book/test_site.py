@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lotperm.errors import LotpermError, ParameterError
 from lotperm.site import build, notebooks
+from lotperm.store.provenance import source_hash
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +82,12 @@ def small_book(root: Path) -> Path:
     return root
 
 
+def this_package_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Stand in for the package's sources, however long someone edits them meanwhile."""
+    for module in (build, notebooks):
+        monkeypatch.setattr(module, "source_hash", lambda: name)
+
+
 @pytest.fixture(autouse=True)
 def _empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
@@ -101,7 +108,7 @@ def pages(site: Path) -> dict[Path, BeautifulSoup]:
 def test_the_start_page_leads_to_every_page(site: Path) -> None:
     intro = (site / "book" / "intro.html").read_text(encoding="utf-8")
     assert "book/intro.html" in (site / "index.html").read_text(encoding="utf-8")
-    for page in build._pages(ROOT):
+    for page in build.pages(ROOT):
         assert (site / page.with_suffix(".html")).exists()
         assert page.with_suffix(".html").name in intro or page.name == "intro.md"
 
@@ -139,13 +146,13 @@ def test_formulas_are_set_by_our_own_mathjax(site: Path) -> None:
 
 def test_parameters_are_one_closed_block(site: Path) -> None:
     soups = pages(site)
-    for page in build._pages(ROOT):
+    for page in build.pages(ROOT):
         if page.suffix == ".ipynb":
             soup = soups[site / page.with_suffix(".html")]
             blocks = [
                 block
                 for block in soup.select("details")
-                if notebooks._PARAMETERS_TITLE in block.text
+                if notebooks.PARAMETERS_TITLE in block.text
             ]
             assert len(blocks) == 1
             assert blocks[0].select_one("[open]") is None
@@ -156,9 +163,7 @@ def test_parameters_are_one_closed_block(site: Path) -> None:
 def test_a_second_build_executes_nothing_and_gives_the_same_page(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(
-        build, "source_hash", lambda: "this package"
-    )  # however long someone edits it meanwhile
+    this_package_is(monkeypatch, "this package")
     root = small_book(tmp_path)
     first = build.build(
         "live", tmp_path / "out", root=root, parameters={"sparsity": 0.5}, progress=False
@@ -176,12 +181,12 @@ def test_a_second_build_executes_nothing_and_gives_the_same_page(
 def test_the_site_is_built_again_only_if_something_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "source_hash", lambda: "this package")
+    this_package_is(monkeypatch, "this package")
     monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
     root, out = small_book(tmp_path), tmp_path / "out"
     built: list[str] = []
-    sphinx = build.run_sphinx
-    monkeypatch.setattr(build, "run_sphinx", lambda *args: [built.append("again"), sphinx(*args)])
+    render = build.render
+    monkeypatch.setattr(build, "render", lambda *args: [built.append("again"), render(*args)])
     index = build.build("smoke", out, root=root, progress=False)
     build.build("smoke", out, root=root, progress=False)
     assert len(built) == 1
@@ -196,9 +201,7 @@ def test_the_site_is_built_again_only_if_something_changed(
     assert len(built) == 3
     assert page.exists()
     assert index.exists()
-    monkeypatch.setattr(
-        build, "source_hash", lambda: "another package"
-    )  # its docstrings are a page
+    this_package_is(monkeypatch, "another package")  # its docstrings are a page
     build.build("smoke", out, root=root, progress=False)
     assert len(built) == 4
 
@@ -349,7 +352,7 @@ def test_two_runs_are_identical_to_the_last_byte(tmp_path: Path) -> None:
     assert nb.cells[4].outputs[0].text == "smoke 0.25\n"
     text = one.read_text()
     assert not re.search(r'papermill|iopub|widgets|"execution"|0x[0-9a-f]{6}|it/s', text)
-    assert nb.metadata.lotperm.source_hash == build.source_hash()
+    assert nb.metadata.lotperm.source_hash == source_hash()
     # Committed notebooks are executed in place: that must not change them further.
     notebooks.execute(one, one, cwd=tmp_path, progress=False)
     assert nbformat.read(one, as_version=4).cells == nb.cells
@@ -389,7 +392,7 @@ def test_every_notebook_gives_the_same_bytes_from_another_empty_store(
 def test_what_was_executed_is_not_executed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "source_hash", lambda: "this package")
+    this_package_is(monkeypatch, "this package")
     notebook, runs = tiny_notebook(tmp_path / "n.ipynb"), tmp_path / "runs"
 
     def run(**parameters: Any) -> Path:
@@ -406,7 +409,7 @@ def test_what_was_executed_is_not_executed_again(
     assert run() == first
     assert first.read_bytes() == content
     assert len(list(first.parent.glob("*.corrupt"))) == 1
-    monkeypatch.setattr(build, "source_hash", lambda: "another package")
+    this_package_is(monkeypatch, "another package")
     assert run() != first
     assert runs.read_text() == "xxxx"
 
@@ -422,7 +425,7 @@ def test_the_key_follows_cells_parameters_and_package(
     assert key != notebooks.executed_key(notebook, {})
     tiny_notebook(notebook)
     assert key == notebooks.executed_key(notebook, {})
-    monkeypatch.setattr(build, "source_hash", lambda: "another package")
+    this_package_is(monkeypatch, "another package")
     assert key != notebooks.executed_key(notebook, {})
 
 
