@@ -1,8 +1,11 @@
 """The command line as users type it: output, files, exit codes, one-line errors."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,10 +16,13 @@ from lotperm.data.datasets import load
 from lotperm.data.pictures import write_picture_crops
 from lotperm.engine import models
 from lotperm.science.symmetry import PermutationSpec, permute
+from lotperm.site import build, notebooks
 from lotperm.store.files import load_tensors, save_tensors
 from lotperm.store.masks import load_mask
+from lotperm.studies import clone
 from lotperm.studies.tickets import load_ticket
 
+ROOT = Path(__file__).parents[2]
 TINY = [
     "--profile",
     "smoke",
@@ -211,3 +217,60 @@ def test_an_image_folder_of_ones_own(command, tmp_path, monkeypatch):
     code, _, err = command("data", "verify", "imagefolder")
     assert code == 3
     assert re.match(rf"lotperm: error: [^\n]*{bad.name}[^\n]*\n$", err), err
+
+
+@pytest.fixture
+def without_notebooks_here(monkeypatch, tmp_path):
+    """An empty working directory; what executes a notebook only prints which one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(notebooks, "execute", lambda path, out, *_, **__: path.resolve())
+
+
+def test_a_notebook_is_found_from_any_folder(command, without_notebooks_here):
+    """Of an editable install: the clone is the folder that the package lies in."""
+    for name in ("method", "04", "04_method"):
+        code, out, err = command("run", name, "--profile", "smoke")
+        assert code == 0, err
+        assert out.replace("\n", "") == f"Wrote {ROOT / 'notebooks' / '04_method.ipynb'}"
+    code, _, err = command("run", "metod")
+    assert code == 2 and "Did you mean 'method'?" in err
+
+
+def test_a_notebook_here_comes_first(command, without_notebooks_here, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "04_method.ipynb", tmp_path / "notebooks" / "01_method.ipynb")
+    code, out, err = command("run", "method", "--profile", "smoke")
+    assert code == 0, err
+    assert out.replace("\n", "") == f"Wrote {tmp_path / 'notebooks' / '01_method.ipynb'}"
+
+
+@pytest.mark.parametrize("arguments", [["run", "method"], ["book"]])
+def test_without_a_clone_there_is_no_book(
+    command, without_notebooks_here, monkeypatch, tmp_path, arguments
+):
+    monkeypatch.setattr(clone, "__file__", str(tmp_path / "lotperm" / "studies" / "clone.py"))
+    code, out, err = command(*arguments)
+    assert code == 5 and out == ""
+    assert re.fullmatch(r"lotperm: error: there is no folder .* in a clone of lotperm\.\n", err)
+
+
+def test_the_book_is_built_from_any_folder(command, monkeypatch, tmp_path):
+    """Its sources are the clone's; the site and the store are here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LOTPERM_HOME")
+    seen = {}
+
+    def built(profile, out, *, root, **_):
+        seen.update(root=root, out=out, home=os.environ.get("LOTPERM_HOME"))
+        return out / "html" / "index.html"
+
+    monkeypatch.setattr(build, "build", built)
+    code, _, err = command("book", "--profile", "smoke")
+    assert code == 0, err
+    assert seen == {"root": ROOT, "out": Path("_build"), "home": str(tmp_path / ".lotperm")}
+    assert "LOTPERM_HOME" not in os.environ
+    monkeypatch.chdir(ROOT)
+    assert command("book", "--profile", "smoke")[0] == 0
+    assert seen == {"root": Path(), "out": Path("_build"), "home": None}
+    code, _, err = command("book", "--out", ROOT / "book" / "site")
+    assert code == 2 and "inside the book's sources" in err
