@@ -1,5 +1,9 @@
-"""What a network costs for each image, and how fast a device is: measured, or by roofline
-(Williams et al. 2009).
+"""What a network costs for each image, and how fast a device is.
+
+The cost is counted (`network`). The speed is either measured (`measure`, kept by `record_speeds`) or
+bounded by the roofline model (Williams, Waterman and Patterson, CACM 52(4), 2009): a kernel takes
+the larger of its arithmetic at the device's peak and its traffic at the memory's rate. The figures
+and assumptions for that are the constants of this module.
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lotperm.config.experiment import DataConfig, Experiment, ModelConfig
 from lotperm.config.seeds import Seeds
@@ -34,31 +37,31 @@ from lotperm.studies.pipeline import Pipeline
 from lotperm.studies.published import book_folder
 
 TRAIN_FACTOR = 3
-"""A training image costs three forward passes: one forward, and two products of the same size
-backward.
+"""Forward passes that a training image costs in FLOPs: one, and in the backward pass two products
+of the same size, for the gradients of a layer's inputs and of its weights.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network:
-    """What one image costs in a network, and what its weights take.
+    """Cost of one image in a network, and the size of its weights.
 
     Attributes
     ----------
     parameters, prunable : int
-        Numbers of weights, and of those that may be pruned.
+        Number of weights, and of those that may be pruned.
     state_bytes : int
-        Of its weights and buffers in a file.
+        Bytes of its weights and buffers in a file.
     layers : int
-        Convolutions and linear layers.
+        Number of convolutions and linear layers.
     forward_flops : int
-        Of one image, a multiplication and an addition counted as two.
+        FLOPs of the forward pass of one image; a multiplication and an addition count as two.
     outputs : int
         Values that these layers put out for one image.
     saved : int
-        Values that the backward pass needs of one image.
+        Values that the forward pass of one image keeps for the backward pass.
     largest : int
-        Values of its largest activation.
+        Values of the largest output of any module for one image.
     """
 
     parameters: int
@@ -73,7 +76,16 @@ class Network:
 
 @cache
 def network(model: ModelConfig, data: DataConfig, prunable: str = "paper") -> Network:
-    """Measure a network on the meta device, which knows shapes and computes nothing.
+    """Count what a network costs, on the meta device, which knows shapes and computes nothing.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        The network.
+    data : DataConfig
+        The data set whose images it takes; it need not be here.
+    prunable : str, optional
+        Which weights may be pruned: "paper" or "all", as in `prunable_parameters`.
 
     Raises
     ------
@@ -90,20 +102,43 @@ def network(model: ModelConfig, data: DataConfig, prunable: str = "paper") -> Ne
             hidden=model.hidden or (1,),
         )
     state = net.state_dict()
-    outputs, largest, layers = 0, 0, 0
+    names = prunable_parameters(net, "all" if prunable == "all" else "paper")
+    flops, layers, outputs, largest = _count_forward(net, of.shape)
+    return Network(
+        parameters=sum(p.numel() for p in net.parameters()),
+        prunable=sum(state[name].numel() for name in names),
+        state_bytes=sum(t.numel() * t.itemsize for t in state.values()),
+        layers=layers,
+        forward_flops=flops,
+        outputs=outputs,
+        saved=_count_saved(net, of.shape),
+        largest=largest,
+    )
+
+
+def _count_forward(net: nn.Module, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Count FLOPs, layers, their outputs and the largest output in a forward pass of one image."""
+    # It imports Triton, a sixth of what `lotperm --help` takes.
+    from torch.utils.flop_counter import FlopCounterMode
+
+    layers, outputs, largest = 0, 0, 0
 
     def seen(module: nn.Module, _: Any, result: Tensor) -> None:
-        nonlocal outputs, largest, layers
+        nonlocal layers, outputs, largest
         largest = max(largest, result.numel())
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-            outputs, layers = outputs + result.numel(), layers + 1
+            layers, outputs = layers + 1, outputs + result.numel()
 
     hooks = [m.register_forward_hook(seen) for m in net.modules() if not list(m.children())]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.eval()(torch.empty(1, *of.shape, device="meta"))
+        net.eval()(torch.empty(1, *shape, device="meta"))
     for hook in hooks:
         hook.remove()
-    # Two images: batch norm refuses one where nothing else is left to average over.
+    return int(counter.get_total_flops()), layers, outputs, largest
+
+
+def _count_saved(net: nn.Module, shape: tuple[int, ...]) -> int:
+    """Count the values that autograd keeps of one image, each storage once and without weights."""
     weights = {p.untyped_storage()._cdata for p in net.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -113,23 +148,12 @@ def network(model: ModelConfig, data: DataConfig, prunable: str = "paper") -> Ne
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = net.train()(torch.empty(2, *of.shape, device="meta"))
-    names = prunable_parameters(net, "all" if prunable == "all" else "paper")
-    found = Network(
-        parameters=sum(p.numel() for p in net.parameters()),
-        prunable=sum(state[name].numel() for name in names),
-        state_bytes=sum(t.numel() * t.itemsize for t in state.values()),
-        layers=layers,
-        forward_flops=int(counter.get_total_flops()),
-        outputs=outputs,
-        saved=sum(t.numel() for t in kept.values()) // 2,
-        largest=largest,
-    )
-    del result
-    return found
+        # Two images: batch norm refuses one where nothing else is left to average over.
+        net.train()(torch.empty(2, *shape, device="meta"))
+    return sum(t.numel() for t in kept.values()) // 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Device:
     """A device as the roofline sees it.
 
@@ -142,7 +166,7 @@ class Device:
     bandwidth : float
         Bytes/s of its memory.
     memory : float
-        Bytes of it.
+        Bytes of its memory.
     source : str
         Where these figures come from.
     """
@@ -157,39 +181,47 @@ class Device:
 _TF32 = "float32: TF32 in convolutions, PyTorch's default, as published"
 DEVICES: Mapping[str, Device] = {
     "h100": Device(
-        "NVIDIA H100",
-        {"bfloat16": 798e12, "float32": 494e12},
-        3.0e12,
-        80e9,
-        f"bfloat16 and memory as seen on such a card; {_TF32}",
+        words="NVIDIA H100",
+        flops={"bfloat16": 798e12, "float32": 494e12},
+        bandwidth=3.0e12,
+        memory=80e9,
+        source=f"bfloat16 and memory as seen on such a card; {_TF32}",
     ),
     "h200": Device(
-        "NVIDIA H200",
-        {"bfloat16": 798e12, "float32": 494e12},
-        4.8e12,
-        141e9,
-        f"bfloat16 as seen on an H100; memory as published; {_TF32}",
+        words="NVIDIA H200",
+        flops={"bfloat16": 798e12, "float32": 494e12},
+        bandwidth=4.8e12,
+        memory=141e9,
+        source=f"bfloat16 as seen on an H100; memory as published; {_TF32}",
     ),
     "a100": Device(
-        "NVIDIA A100",
-        {"bfloat16": 312e12, "float32": 156e12},
-        2.0e12,
-        80e9,
-        f"as published; {_TF32}",
+        words="NVIDIA A100",
+        flops={"bfloat16": 312e12, "float32": 156e12},
+        bandwidth=2.0e12,
+        memory=80e9,
+        source=f"as published; {_TF32}",
     ),
-    "cpu": Device("CPU", {}, 0.0, math.inf, "none: its speed must be measured"),
+    "cpu": Device(
+        words="CPU",
+        flops={},
+        bandwidth=0.0,
+        memory=math.inf,
+        source="none: its speed must be measured",
+    ),
 }
+"""The devices that ``lotperm plan --gpu`` knows, by name."""
 
 PASSES = 13
-"""How often a training step reads or writes as many values as the layers put out (assumption of
-the roofline).
-"""
-LAUNCHES, LAUNCH_SECONDS = 7, 3e-6
-"""Kernels of a step for each layer, and seconds that the shortest one takes (assumption): what
-binds small networks.
-"""
+"""Times that a training step reads or writes as many values as the layers put out (assumed)."""
+LAUNCHES = 7
+"""Kernels that a training step starts for each convolution or linear layer (assumed)."""
+LAUNCH_SECONDS = 3e-6
+"""Seconds that the shortest kernel takes (assumed): the bound of small networks."""
 SHARE = (0.4, 0.6)
-"""Share of the roofline that training reaches (assumption; 0.38 to 0.67 in comparable code)."""
+"""Lowest and highest share of the roofline that training reaches.
+
+Assumed; comparable code reached 0.38 to 0.67.
+"""
 ASSUMPTIONS = (
     f"Estimated hours: the larger of arithmetic at the device's peak, {PASSES} passes over all layers' outputs at its "
     f"memory's rate, and {LAUNCHES} kernels a layer and step of {LAUNCH_SECONDS * 1e6:g} µs, of which "
@@ -198,20 +230,20 @@ ASSUMPTIONS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Speed:
     """A measured speed of training.
 
     Attributes
     ----------
     device : str
-        a name of `DEVICES`.
-    model, width, hidden, input_shape, precision : str
-        Of the network.
+        A name of `DEVICES`.
+    model, width, hidden, input_shape, precision : str, float, tuple of int, tuple of int, str
+        The network, the shape of one of its inputs, and the precision of its recipe.
     members : int
         Networks trained at once.
     images_per_second : float
-        Training images, all members counted.
+        Training images a second, all members counted.
     source : str
         What measured it, where and when.
     """
@@ -227,27 +259,25 @@ class Speed:
     source: str
 
     def fits(self, device: str, experiment: Experiment) -> bool:
-        """Whether it is of this device and this experiment's network."""
-        e = experiment
-        return (
+        """Return whether it is of this device and this experiment's network."""
+        own = (
             self.device,
             self.model,
             self.width,
             self.hidden,
             self.input_shape,
             self.precision,
-        ) == (
-            device,
-            e.model.name,
-            e.model.width,
-            e.model.hidden,
-            info(e.data).shape,
-            e.dense.precision,
         )
+        return own == (device, *_identity(experiment))
+
+
+def _identity(e: Experiment) -> tuple[str, float, tuple[int, ...], tuple[int, ...], str]:
+    """Return what tells the networks of speeds apart, in the order of the fields of `Speed`."""
+    return e.model.name, e.model.width, e.model.hidden, info(e.data).shape, e.dense.precision
 
 
 def recorded_speeds() -> list[Speed]:
-    """The rows of ``book/results/throughput.json``; none without the repository."""
+    """Load the rows of ``book/results/throughput.json``; none if there is no such file."""
     try:
         path = book_folder() / "results" / "throughput.json"
     except StorageError:
@@ -262,8 +292,13 @@ def recorded_speeds() -> list[Speed]:
 
 
 def record_speeds(speeds: Iterable[Speed]) -> Path:
-    """Add measured speeds to ``book/results/throughput.json``, in place of older ones of the same
-    networks there.
+    """Add measured speeds to ``book/results/throughput.json``, each in place of the older one of
+    the same network, members and device.
+
+    Returns
+    -------
+    Path
+        The file.
 
     Raises
     ------
@@ -281,9 +316,11 @@ def record_speeds(speeds: Iterable[Speed]) -> Path:
     return path
 
 
-class _Clock:
-    """A progress bar that times the second epoch, and counts its images; where an epoch ends,
-    all networks are done.
+class _SecondEpoch:
+    """A progress bar that times the second epoch and counts its images.
+
+    Training tells it of every step, and writes behind it where an epoch ends, when all networks
+    are done with it.
     """
 
     def __init__(self) -> None:
@@ -299,6 +336,10 @@ class _Clock:
 
     def close(self) -> None:
         pass
+
+    def rate(self) -> float:
+        """Return images a second."""
+        return self.images / (self.ends[1] - self.ends[0])
 
 
 def measure(
@@ -317,7 +358,7 @@ def measure(
     Parameters
     ----------
     experiment : Experiment
-        Whose network and recipe.
+        Whose network and recipe to take.
     members : int
         Networks trained at once.
     device : str
@@ -327,49 +368,55 @@ def measure(
     seconds : float, optional
         About how long to measure, after warming up for as long.
     """
-    of, recipe = info(experiment.data), experiment.dense
-    if recipe.augment == "flip_resized_crop":  # of files, by whoever reads them
+    runtime = runtime or Runtime()
+    shape, recipe = info(experiment.data).shape, experiment.dense
+    # This augmentation decodes files; noise has none.
+    if recipe.augment == "flip_resized_crop":
         recipe = dataclasses.replace(recipe, augment="none")
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(examples: int) -> Split:
-        inputs = torch.randint(256, (examples, *of.shape), dtype=torch.uint8, generator=generator)
-        return Split(inputs, torch.randint(of.classes, (examples,), generator=generator))
-
-    channels = torch.full((of.shape[0],), 0.5)
     pipeline = Pipeline(experiment)
     start = [initialize(pipeline.build, i) for i in range(members)]
     seeds = [Seeds.of("speed", i) for i in range(members)]
+    generator = torch.Generator().manual_seed(0)
 
     def rate(steps: int) -> float:
-        """Images a second in the second epoch of so many steps."""
-        data = Dataset(
-            "noise", noise(steps * recipe.batch_size), noise(1), of.classes, channels, channels
-        )
-        clock = _Clock()
-        timed = dataclasses.replace(runtime or Runtime(), progress=lambda label, images: clock)
+        """Train for so many steps an epoch; return images a second in the second epoch."""
+        data = _noise(experiment, steps * recipe.batch_size, generator)
+        clock = _SecondEpoch()
+        timed = dataclasses.replace(runtime, progress=lambda label, images: clock)
         train(pipeline.model, start, data, recipe, seeds, until=2, evaluate_at=(), runtime=timed)
-        return clock.images / (clock.ends[1] - clock.ends[0])
+        return clock.rate()
 
-    step = recipe.batch_size * members / rate(1)
-    steps = max(2, min(200, round(seconds / step)))
+    step_seconds = recipe.batch_size * members / rate(1)
+    steps = max(2, min(200, round(seconds / step_seconds)))
     found = rate(steps)
-    e = experiment
-    gpu = torch.device(runtime.device).type == "cuda" if runtime else False
-    on = (
-        torch.cuda.get_device_name()
-        if gpu
-        else f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
-    )
-    where = f"{steps} steps on {on}, PyTorch {torch.__version__}, {datetime.date.today()}"
+    where = f"{steps} steps on {_machine(runtime)}, PyTorch {torch.__version__}"
     return Speed(
-        device,
-        e.model.name,
-        e.model.width,
-        e.model.hidden,
-        of.shape,
-        recipe.precision,
-        members,
-        found,
-        where,
+        device=device,
+        model=experiment.model.name,
+        width=experiment.model.width,
+        hidden=experiment.model.hidden,
+        input_shape=shape,
+        precision=recipe.precision,
+        members=members,
+        images_per_second=found,
+        source=f"{where}, {datetime.date.today()}",
     )
+
+
+def _noise(experiment: Experiment, examples: int, generator: torch.Generator) -> Dataset:
+    """Make a data set of uniform noise with the shape and classes of an experiment's data."""
+    of = info(experiment.data)
+
+    def split(count: int) -> Split:
+        inputs = torch.randint(256, (count, *of.shape), dtype=torch.uint8, generator=generator)
+        return Split(inputs, torch.randint(of.classes, (count,), generator=generator))
+
+    channels = torch.full((of.shape[0],), 0.5)
+    return Dataset("noise", split(examples), split(1), of.classes, channels, channels)
+
+
+def _machine(runtime: Runtime) -> str:
+    """Return the processor that a runtime uses, in words."""
+    if torch.device(runtime.device).type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"

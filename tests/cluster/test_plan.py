@@ -235,7 +235,15 @@ def test_the_command_line(command, arguments, code, said):
 def speed(experiment, members, rate):
     shape = (3, 32, 32)
     return Speed(
-        "h100", "resnet20", 1.0, (), shape, experiment.dense.precision, members, rate, "a test"
+        device="h100",
+        model="resnet20",
+        width=1.0,
+        hidden=(),
+        input_shape=shape,
+        precision=experiment.dense.precision,
+        members=members,
+        images_per_second=rate,
+        source="a test",
     )
 
 
@@ -337,7 +345,17 @@ def test_recorded_speeds_are_kept_and_read(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(costs, "book_folder", lambda: tmp_path)
     assert costs.recorded_speeds() == []
-    one = Speed("h100", "mlp", 1.0, (128, 128), (1, 40), "float32", 8, 1e6, "a test")
+    one = Speed(
+        device="h100",
+        model="mlp",
+        width=1.0,
+        hidden=(128, 128),
+        input_shape=(1, 40),
+        precision="float32",
+        members=8,
+        images_per_second=1e6,
+        source="a test",
+    )
     costs.record_speeds([one])
     assert costs.recorded_speeds() == [one]
     faster, other = (
