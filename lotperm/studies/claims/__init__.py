@@ -1,1 +1,28 @@
-"""The paper's claims, each with its evidence and ours, and verdicts that the data decide."""
+"""The paper's claims, each with its evidence and ours, and verdicts that the data decide.
+
+`numbers` has the paper's tables, `register` the claims, `theirs`, `ours` and `symmetry` the
+evidence, `evidence` the rules, `ledger` puts them together.
+"""
+
+from lotperm.studies.claims.evidence import VERDICTS, Above, Effect, Verdict, Within, verdict
+from lotperm.studies.claims.ledger import Row, counts, ledger, ledger_sum, ledger_table
+from lotperm.studies.claims.register import CLAIMS, Claim
+from lotperm.studies.claims.sources import Run, Sources
+
+__all__ = [
+    "CLAIMS",
+    "VERDICTS",
+    "Above",
+    "Claim",
+    "Effect",
+    "Row",
+    "Run",
+    "Sources",
+    "Verdict",
+    "Within",
+    "counts",
+    "ledger",
+    "ledger_sum",
+    "ledger_table",
+    "verdict",
+]

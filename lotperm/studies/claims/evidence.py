@@ -1,0 +1,312 @@
+"""Effects with their intervals, and the rules by which a claim's verdict follows from them.
+
+The same rules judge the paper's own tables and our runs; `verdict` documents them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from lotperm.science.statistics import paired
+
+Verdict = Literal["agrees", "weaker", "opposite", "not run here", "cannot be run here"]
+
+VERDICTS: tuple[Verdict, ...] = (
+    "agrees",
+    "weaker",
+    "opposite",
+    "not run here",
+    "cannot be run here",
+)
+
+MARGIN = 2.0
+"""Points of accuracy within which two networks count as equally good."""
+
+MOST = 0.5
+"""Share of a gap, or of a barrier, that "most of it" has to exceed."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A number that bears on a claim: how large, how sure, from how many.
+
+    Attributes
+    ----------
+    source : str
+        Where it comes from: tables of the paper, or the label of a recorded run.
+    what : str
+        The quantity, as "permuted − naive".
+    value : float
+        Its size, in `unit`; positive if it is as claimed, unless the claim is of equality.
+    low, high : float
+        Ends of its 95 % interval; NaN if it has none.
+    n : int
+        How many values the interval is over.
+    over : str
+        What these are: "seeds", "rows of tables", …
+    unit : str
+        "points" (of accuracy), "%", or "" for a plain number.
+    p : float
+        Two-sided p-value against 0; NaN if there is none.
+    note : str
+        What else a reader should know, a sentence without its stop.
+    digits : int
+        Decimals that are shown.
+    """
+
+    source: str
+    what: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 1
+    over: str = "run"
+    unit: str = "points"
+    p: float = math.nan
+    note: str = ""
+    digits: int = 2
+
+    def text(self) -> str:
+        """Return value, interval and sample size, as "1.08 points [0.22, 1.94], n = 6 seeds"."""
+        unit = {"points": " points", "%": " %"}.get(self.unit, "")
+        shown = f"{_number(self.value, self.digits)}{unit}"
+        if self.low == self.high == self.value:
+            shown += ", exact"
+        elif not math.isnan(self.low):
+            ends = ", ".join(_number(end, self.digits) for end in (self.low, self.high))
+            shown += f" [{ends}]"
+        shown += f", n = {self.n:,} {self.over}"
+        return shown + ("" if math.isnan(self.p) else f", p {_p_value(self.p)}")
+
+    def noted(self, note: str) -> Effect:
+        """Return it with another note."""
+        return replace(self, note=note)
+
+    def shown(self, digits: int) -> Effect:
+        """Return it with another number of decimals."""
+        return replace(self, digits=digits)
+
+
+def _number(x: float, digits: int) -> str:
+    if math.isinf(x):
+        return "∞" if x > 0 else "−∞"
+    text = f"{x:.{digits}f}"
+    # No −0.00, and a minus sign that is one.
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+
+
+@dataclass(frozen=True)
+class Above:
+    """The rule for "there is more": the effect is above 0, and at least so large.
+
+    Attributes
+    ----------
+    at_least : float
+        For claims of a size ("most of the gap"); 0 for claims of a direction.
+    """
+
+    at_least: float = 0.0
+
+    def judge(self, effect: Effect) -> Verdict:
+        """Return what one effect says of the claim."""
+        if effect.high < 0:
+            return "opposite"
+        clear = effect.low > 0 and effect.value >= self.at_least
+        return "agrees" if clear else "weaker"
+
+    def words(self, unit: str) -> str:
+        """Return the rule as a phrase."""
+        if not self.at_least:
+            return "above 0"
+        return f"above 0, and at least {self.at_least:g}{' %' if unit == '%' else ''}"
+
+
+@dataclass(frozen=True)
+class Within:
+    """The rule for "they are alike": the effect is within a margin on either side of 0.
+
+    Attributes
+    ----------
+    margin : float
+        In the unit of the effect.
+    """
+
+    margin: float = MARGIN
+
+    def judge(self, effect: Effect) -> Verdict:
+        """Return what one effect says of the claim."""
+        if effect.low > self.margin or effect.high < -self.margin:
+            return "opposite"
+        inside = effect.low >= -self.margin and effect.high <= self.margin
+        return "agrees" if inside else "weaker"
+
+    def words(self, unit: str) -> str:
+        """Return the rule as a phrase."""
+        shown = {"points": " points", "%": " %"}.get(unit, "")
+        return f"within {self.margin:g}{shown} of 0"
+
+
+Rule = Above | Within
+
+
+def verdict(effects: Sequence[Effect], rule: Rule) -> Verdict | None:
+    """Decide a claim from all effects that bear on it.
+
+    One effect is judged so. A claim of a direction (`Above`) *agrees* if its 95 % interval lies
+    wholly above 0 and, for a claim of a size, its value reaches that size. It is *opposite* if the
+    interval lies wholly below 0. A claim of equality (`Within`) agrees if the interval lies wholly
+    within the margin, and is opposite if it lies wholly outside. All else is *weaker*: smaller than
+    claimed, or not to be told from chance. An effect without an interval is never more than weaker.
+
+    Several effects, of several runs or tables, decide together: the claim agrees if each of them
+    does; it is opposite if at least one is and none agrees; else it is weaker.
+
+    Parameters
+    ----------
+    effects : Sequence[Effect]
+        Of the paper's tables, or of our runs.
+    rule : Rule
+        What the claim asks for.
+
+    Returns
+    -------
+    Verdict | None
+        None if there is no effect to judge.
+    """
+    if not effects:
+        return None
+    found = {rule.judge(effect) for effect in effects}
+    if found == {"agrees"}:
+        return "agrees"
+    return "opposite" if "opposite" in found and "agrees" not in found else "weaker"
+
+
+def exact(source: str, what: str, value: float, n: int, over: str, unit: str = "") -> Effect:
+    """Return an effect that has no error: a count, or what follows from a protocol."""
+    return Effect(source, what, value, value, value, n, over, unit)
+
+
+def mean_effect(
+    source: str, what: str, values: npt.ArrayLike, over: str = "seeds", unit: str = "points"
+) -> Effect:
+    """Return the mean of values that are positive if as claimed, with its Student t interval."""
+    x = np.asarray(values, dtype=float)
+    if len(x) == 1:
+        return Effect(source, what, float(x[0]), n=1, over=over, unit=unit)
+    found = paired(x, np.zeros_like(x))
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    return Effect(source, what, found.mean, low, high, len(x), over, unit, found.p_value)
+
+
+def welch_effect(
+    source: str,
+    what: str,
+    a: tuple[float, float],
+    b: tuple[float, float],
+    n: int,
+    over: str = "members",
+) -> Effect:
+    """Return the difference of two means in points, of which only mean and spread are known.
+
+    Parameters
+    ----------
+    source, what : str
+        As of `Effect`.
+    a, b : tuple[float, float]
+        Mean and standard deviation (percent) of either side; the effect is a − b.
+    n : int
+        Values behind each mean.
+    over : str, optional
+        What these are.
+    """
+    found = stats.ttest_ind_from_stats(a[0], a[1], n, b[0], b[1], n, equal_var=False)
+    variances = a[1] ** 2 / n, b[1] ** 2 / n
+    freedom = sum(variances) ** 2 / sum(v**2 / (n - 1) for v in variances)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(variances))
+    value = a[0] - b[0]
+    return Effect(source, what, value, value - half, value + half, n, over, p=float(found.pvalue))
+
+
+def count_effect(source: str, what: str, a: float, b: float, images: int) -> Effect:
+    """Return the difference of two fractions of the test images, in points.
+
+    Its interval takes the images for the only source of chance and the two counts for independent.
+    It doesn't know how much another set of members would differ.
+
+    Parameters
+    ----------
+    source, what : str
+        As of `Effect`.
+    a, b : float
+        Fractions of the images; the effect is a − b.
+    images : int
+        In the test set.
+    """
+    error = math.sqrt((a * (1 - a) + b * (1 - b)) / images)
+    value, half = 100 * (a - b), 100 * stats.norm.ppf(0.975) * error
+    p = float(2 * stats.norm.sf(abs(a - b) / error)) if error > 0 else math.nan
+    return Effect(source, what, value, value - half, value + half, images, "test images", p=p)
+
+
+def ratio_effect(
+    source: str,
+    what: str,
+    numerator: npt.ArrayLike,
+    denominator: npt.ArrayLike,
+    over: str = "seeds",
+) -> Effect:
+    """Return the ratio of two means in percent, with Fieller's interval.
+
+    Parameters
+    ----------
+    source, what : str
+        As of `Effect`.
+    numerator, denominator : array_like of float, shape (n,)
+        Paired values; the ratio is of their means.
+    over : str, optional
+        What the values are.
+
+    Returns
+    -------
+    Effect
+        Its interval is unbounded, −∞ to ∞, if the mean of the denominator can't be told from 0.
+
+    Notes
+    -----
+    Fieller (1954): the ratios r for which the mean of ``numerator − r · denominator`` isn't
+    significantly different from 0.
+    """
+    x, y = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    n, value = len(x), 100 * float(x.mean() / y.mean())
+    if n == 1:
+        return Effect(source, what, value, n=n, over=over, unit="%", digits=0)
+    t2 = stats.t.ppf(0.975, n - 1) ** 2
+    (xx, xy), (_, yy) = t2 * np.cov(x, y) / n
+    a, b, c = y.mean() ** 2 - yy, x.mean() * y.mean() - xy, x.mean() ** 2 - xx
+    if a <= 0:
+        return Effect(source, what, value, -math.inf, math.inf, n, over, "%", digits=0)
+    half = math.sqrt(max(b * b - a * c, 0.0))
+    low, high = (100 * float((b + sign * half) / a) for sign in (-1, 1))
+    return Effect(source, what, value, low, high, n, over, "%", digits=0)
+
+
+def slope(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Return the slope of the least-squares line of y on x."""
+    return float(np.polyfit(np.asarray(x, dtype=float), np.asarray(y, dtype=float), 1)[0])
+
+
+def share_above(values: npt.ArrayLike, of: str) -> str:
+    """Return "above 0 in 34 of 34 rows", for a note."""
+    x = np.asarray(values, dtype=float)
+    return f"above 0 in {int((x > 0).sum())} of {len(x)} {of}"

@@ -1,0 +1,155 @@
+"""The ledger: every claim with the paper's evidence, ours, and what the data decide."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lotperm.studies.claims.evidence import VERDICTS, Effect, Verdict, verdict
+from lotperm.studies.claims.register import CLAIMS, Claim
+from lotperm.studies.claims.sources import Sources, can_be_had
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim with its evidence.
+
+    Attributes
+    ----------
+    claim : Claim
+        What is claimed.
+    theirs, recorded, live : tuple[Effect, ...]
+        Evidence from the paper's tables, from recorded runs, and computed while a page is built.
+    """
+
+    claim: Claim
+    theirs: tuple[Effect, ...]
+    recorded: tuple[Effect, ...]
+    live: tuple[Effect, ...]
+
+    @property
+    def tables(self) -> Verdict | None:
+        """Return whether the paper's own tables bear the claim out; None without a number."""
+        return verdict(self.theirs, self.claim.rule)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return what our runs say of the claim.
+
+        Without any run it is "cannot be run here" if the data set that it needs isn't one that
+        this project can get by itself, else "not run here".
+        """
+        found = verdict((*self.recorded, *self.live), self.claim.rule)
+        if found is not None:
+            return found
+        dataset = self.claim.dataset
+        return "not run here" if not dataset or can_be_had(dataset) else "cannot be run here"
+
+
+def ledger(
+    sources: Sources | None = None, live: Mapping[str, Sequence[Effect]] | None = None
+) -> list[Row]:
+    """Compute the ledger.
+
+    Parameters
+    ----------
+    sources : Sources, optional
+        What it is computed from; by default what is in ``book/``.
+    live : Mapping[str, Sequence[Effect]], optional
+        Evidence that is computed while a page is built: number of a claim -> effects.
+
+    Returns
+    -------
+    list[Row]
+        One for each of `CLAIMS`.
+    """
+    sources = Sources.load() if sources is None else sources
+    live = live or {}
+    return [
+        Row(
+            claim,
+            tuple(claim.theirs(sources)) if claim.theirs else (),
+            tuple(claim.ours(sources)) if claim.ours else (),
+            tuple(live.get(claim.number, ())),
+        )
+        for claim in CLAIMS
+    ]
+
+
+def counts(rows: Sequence[Row]) -> dict[Verdict, int]:
+    """Return how many claims have each verdict, in the order of `VERDICTS`."""
+    found = Counter(row.verdict for row in rows)
+    return {verdict: found[verdict] for verdict in VERDICTS}
+
+
+def ledger_sum(rows: Sequence[Row]) -> str:
+    """Return the ledger in one or two sentences.
+
+    Parameters
+    ----------
+    rows : Sequence[Row]
+        As `ledger` returns them.
+
+    Returns
+    -------
+    str
+        As "Of 39 claims our runs agree with 16, …".
+    """
+    found = counts(rows)
+    tabled = [row.tables for row in rows if row.tables is not None]
+    return (
+        f"Of {len(rows)} claims our runs agree with {found['agrees']}, show {found['weaker']} more "
+        f"weakly than claimed and {found['opposite']} the other way round; {found['not run here']} "
+        f"have not been run here, and {found['cannot be run here']} cannot be. "
+        f"Published numbers bear on {len(tabled)} of them, and bear out {tabled.count('agrees')}."
+    )
+
+
+def ledger_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return the ledger as a table, for download: a row for each piece of evidence.
+
+    Returns
+    -------
+    DataFrame
+        Columns claim, words, post, paper, rule, tables_verdict, verdict, kind ("paper",
+        "recorded", "live", or "" for a claim without evidence), source, quantity, value, low,
+        high, unit, n, over, p, says (the verdict of this piece alone), note.
+    """
+    table = []
+    for row in rows:
+        claim = row.claim
+        about = {
+            "claim": claim.number,
+            "words": claim.words,
+            "post": claim.place("post"),
+            "paper": claim.place("paper"),
+            "tables_verdict": row.tables or "",
+            "verdict": row.verdict,
+        }
+        kinds = (("paper", row.theirs), ("recorded", row.recorded), ("live", row.live))
+        pieces = [(kind, effect) for kind, effects in kinds for effect in effects]
+        for kind, effect in pieces:
+            table.append({**about, "kind": kind, **_columns(effect, claim)})
+        if not pieces:
+            table.append({**about, "kind": "", "note": claim.needs})
+    return pd.DataFrame(table)
+
+
+def _columns(effect: Effect, claim: Claim) -> dict[str, object]:
+    return {
+        "source": effect.source,
+        "quantity": effect.what,
+        "value": effect.value,
+        "low": effect.low,
+        "high": effect.high,
+        "unit": effect.unit,
+        "n": effect.n,
+        "over": effect.over,
+        "p": effect.p,
+        "rule": claim.rule.words(effect.unit),
+        "says": claim.rule.judge(effect),
+        "note": effect.note,
+    }

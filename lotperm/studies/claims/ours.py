@@ -1,0 +1,361 @@
+"""This project's evidence for the paper's claims, computed from its recorded runs.
+
+A run has one effect for a claim: every seed's mean over all sparsities and rewind epochs that were
+run, and a paired 95 % interval over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from lotperm.config.parameters import ARMS
+from lotperm.science.barrier import accuracy_barriers
+from lotperm.studies.claims import costs
+from lotperm.studies.claims.evidence import (
+    Effect,
+    count_effect,
+    exact,
+    mean_effect,
+    ratio_effect,
+    share_above,
+    slope,
+    welch_effect,
+)
+from lotperm.studies.claims.sources import Members, Run, Sources, by_method
+from lotperm.studies.claims.theirs import relative_disagreement
+
+_WORDS = {"lth": "LTH", "imp": "IMP", "dense_a": "dense A"}
+
+
+def _source(run: Run) -> str:
+    return f"{run.label} ({run.name})"
+
+
+def difference(
+    sources: Sources,
+    a: str,
+    b: str,
+    *,
+    dataset: str | None = None,
+    model: str = "",
+    sparsity: float | None = None,
+) -> list[Effect]:
+    """Return a − b for every recorded table: an effect each.
+
+    Parameters
+    ----------
+    sources : Sources
+        Evidence is drawn from.
+    a, b : str
+        Methods: arms, "imp", "dense_a" or "dense_b".
+    dataset, model : str, optional
+        Only of these runs, as in `Sources.of_kind`.
+    sparsity : float, optional
+        Only at this one.
+    """
+    found = []
+    for run in sources.of_kind("table", dataset, model):
+        table = run.accuracies()
+        if sparsity is not None:
+            table = table[table.index.get_level_values("sparsity") == sparsity]
+        values = table[a] - table[b]
+        if values.empty:
+            continue
+        what = f"{_WORDS.get(a, a)} − {_WORDS.get(b, b)}"
+        effect = mean_effect(_source(run), what, values.groupby("seed").mean())
+        per_setting = values.groupby(["sparsity", "rewind_epoch"]).mean()
+        found.append(effect.noted(_settings(per_setting, sparsity)))
+    return found
+
+
+def _settings(per_setting: pd.Series, sparsity: float | None) -> str:
+    """Return at which settings a difference was taken, for a note."""
+    if sparsity is None and len(per_setting) > 1:
+        return share_above(per_setting, "settings")
+    places = ", ".join(f"{k:g}" for k in per_setting.index.unique("rewind_epoch"))
+    return f"at S = {per_setting.index[0][0]:g}, k = {places}"
+
+
+def order_of_arms(sources: Sources) -> list[Effect]:
+    """Return the smaller of LTH − permuted and permuted − naive, for every recorded table."""
+    pairs = (("lth", "permuted"), ("permuted", "naive"))
+    both = [difference(sources, *pair) for pair in pairs]
+    return [min(two, key=lambda effect: effect.low) for two in zip(*both, strict=True)]
+
+
+def share_closed(sources: Sources) -> list[Effect]:
+    """Return the share of the gap that permuting closes, as a ratio of means, for every table."""
+    found = []
+    for run in sources.of_kind("table"):
+        table = run.accuracies()
+        gain = (table["permuted"] - table["naive"]).groupby("seed").mean()
+        gap = (table["lth"] - table["naive"]).groupby("seed").mean()
+        found.append(ratio_effect(_source(run), "share of the gap closed", gain, gap))
+    return found
+
+
+def gain_against_sparsity(sources: Sources) -> list[Effect]:
+    """Return permuted − naive at the highest less that at the lowest sparsity, for every table."""
+    found = []
+    for run in sources.of_kind("table"):
+        table = run.accuracies()
+        gain = (table["permuted"] - table["naive"]).groupby(["sparsity", "seed"]).mean().unstack(0)
+        if len(gain.columns) < 2:
+            continue
+        low, high = gain.columns.min(), gain.columns.max()
+        what = f"permuted − naive, at S = {high:g} less at {low:g}"
+        found.append(mean_effect(_source(run), what, gain[high] - gain[low]))
+    return found
+
+
+def against_width(sources: Sources, quantity: str) -> list[Effect]:
+    """Return the share closed or the points gained at the largest width less at the smallest.
+
+    Parameters
+    ----------
+    sources : Sources
+        Evidence is drawn from.
+    quantity : str
+        "share" (in percent, each seed's own ratio of means) or "gain" (points).
+
+    Returns
+    -------
+    list[Effect]
+        One for each network that was recorded at two widths or more on the same data, over the
+        seeds that both have; none today.
+    """
+    found = []
+    for runs in _series_of_widths(sources.of_kind("table")):
+        narrow, wide = (_per_seed(run, quantity) for run in (runs[0], runs[-1]))
+        grown = (wide - narrow).dropna()
+        what = f"{quantity}, ×{runs[-1].width:g} − ×{runs[0].width:g}"
+        unit = "%" if quantity == "share" else "points"
+        found.append(mean_effect(_source(runs[-1]), what, grown, unit=unit))
+    return found
+
+
+def _per_seed(run: Run, quantity: str) -> pd.Series:
+    table = run.accuracies().groupby("seed").mean()
+    gain = table["permuted"] - table["naive"]
+    return gain if quantity == "gain" else 100 * gain / (table["lth"] - table["naive"])
+
+
+def _series_of_widths(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs that differ in the width alone, each series sorted by width."""
+    series: dict[str, list[Run]] = {}
+    for run in runs:
+        e = run.experiment
+        same = {key: value for key, value in e.items() if key not in ("seeds", "keep", "model")}
+        series.setdefault(f"{run.model} {sorted(same.items(), key=str)}", []).append(run)
+    ordered = [sorted(group, key=lambda run: run.width) for group in series.values()]
+    return [group for group in ordered if group[0].width < group[-1].width]
+
+
+def at_first_rewind_epoch(
+    sources: Sources, of: Callable[[pd.DataFrame], pd.Series], what: str
+) -> list[Effect]:
+    """Return a quantity at k > 0 less the same at k = 0, for every table that has k = 0.
+
+    Parameters
+    ----------
+    sources : Sources
+        Evidence is drawn from.
+    of : Callable[[DataFrame], Series]
+        The quantity, from `Run.accuracies`.
+    what : str
+        Its name.
+    """
+    found = []
+    for run in sources.of_kind("table"):
+        values = of(run.accuracies())
+        k = values.index.get_level_values("rewind_epoch")
+        if not ((k == 0).any() and (k > 0).any()):
+            continue
+        late, start = (values[at].groupby("seed").mean() for at in (k > 0, k == 0))
+        found.append(mean_effect(_source(run), f"{what}, at k > 0 less at k = 0", late - start))
+    return found
+
+
+def cost_of_a_ticket(sources: Sources) -> list[Effect]:
+    """Return what finding a ticket costs, by the protocol of every recorded table."""
+    return [costs.ticket(_source(run), run.experiment) for run in sources.of_kind("table")]
+
+
+def cost_of_permuting(sources: Sources) -> list[Effect]:
+    """Return what a permuted network costs beyond a ticket, for every recorded table."""
+    return [costs.permuting(_source(run), run.experiment) for run in sources.of_kind("table")]
+
+
+def steps(sources: Sources) -> list[Effect]:
+    """Return how many of the five steps each recorded table has the networks of."""
+    found = []
+    for run in sources.of_kind("table"):
+        methods = set(run.rows["method"])
+        # Matching and permuting have no row of their own; without them there is no permuted arm.
+        done = (
+            {"dense_a", "dense_b"} <= methods,
+            "imp" in methods,
+            "permuted" in methods,
+            "permuted" in methods,
+            set(ARMS) <= methods,
+        )
+        effect = exact(_source(run), "steps that were run", sum(done), 1, "table")
+        found.append(effect.shown(0))
+    return found
+
+
+# Recorded lines
+
+
+def barrier_removed(sources: Sources) -> list[Effect]:
+    """Return the share of the barrier between A and B that permuting removes, after BN reset."""
+    found = []
+    for run in sources.of_kind("connectivity"):
+        before, after = (_barriers(run, ends) for ends in ("as trained", "permuted"))
+        effect = ratio_effect(
+            _source(run), "share of the barrier that permuting removes", before - after, before
+        )
+        found.append(
+            effect.noted(f"from {before.mean():.1f} to {after.mean():.1f} points, batch norm reset")
+        )
+    return found
+
+
+def _barriers(run: Run, ends: str, repair: str = "bn") -> pd.Series:
+    """Return the accuracy barrier of every seed in points."""
+    table = accuracy_barriers(run.rows)
+    chosen = table[(table["ends"] == ends) & (table["repair"] == repair)]
+    return 100 * chosen.set_index("seed")["barrier"]
+
+
+def barrier_against_width(sources: Sources) -> list[Effect]:
+    """Return by how much the barrier after permuting falls for each doubling of the width."""
+    found = []
+    for runs in _series_of_widths(sources.of_kind("connectivity")):
+        table = pd.DataFrame({np.log2(run.width): _barriers(run, "permuted") for run in runs})
+        falls = [-slope(table.columns, row) for row in table.dropna().to_numpy()]
+        what = "barrier, fall for each doubling of the width"
+        effect = mean_effect(f"{runs[0].label} to ×{runs[-1].width:g}", what, falls)
+        means = ", ".join(f"{x:.1f}" for x in table.mean())
+        found.append(effect.noted(f"{means} points at {len(runs)} widths, batch norm reset"))
+    return found
+
+
+# Recorded diversity
+
+
+def _members(sources: Sources) -> list[tuple[Run, str, Members]]:
+    return [(run, _source(run), by_method(run.rows)) for run in sources.of_kind("diversity")]
+
+
+def member_difference(sources: Sources, a: str, b: str) -> list[Effect]:
+    """Return the mean accuracy of the members of a less that of b."""
+
+    def side(row: dict[str, float]) -> tuple[float, float]:
+        return 100 * row["mean"], 100 * row["spread"]
+
+    return [
+        welch_effect(
+            source,
+            f"{_WORDS.get(a, a)} − {_WORDS.get(b, b)}",
+            side(table[a]),
+            side(table[b]),
+            int(table[a]["members"]),
+        )
+        for _, source, table in _members(sources)
+    ]
+
+
+def disagreement_difference(sources: Sources) -> list[Effect]:
+    """Return the disagreement of permuted members less that of LTH's."""
+    return [
+        count_effect(
+            source,
+            "disagreement, permuted − LTH",
+            table["permuted"]["disagreement"],
+            table["lth"]["disagreement"],
+            run.test_images,
+        )
+        for run, source, table in _members(sources)
+    ]
+
+
+def disagreement_like_imp(sources: Sources) -> list[Effect]:
+    """Return by how much permuted members disagree more than IMP's, in percent of the latter."""
+    return [
+        relative_disagreement(source, table, run.test_images)
+        for run, source, table in _members(sources)
+    ]
+
+
+def ensemble_difference(sources: Sources) -> list[Effect]:
+    """Return the accuracy of the ensemble of permuted members less that of LTH's."""
+    return [
+        count_effect(
+            source,
+            "ensemble of permuted − ensemble of LTH",
+            table["permuted"]["ensemble_accuracy"],
+            table["lth"]["ensemble_accuracy"],
+            run.test_images,
+        )
+        for run, source, table in _members(sources)
+    ]
+
+
+# Recorded early matching
+
+
+def early_gain(sources: Sources, share: float = 0.1) -> list[Effect]:
+    """Return what permuting gains if B was matched at about a tenth of its training.
+
+    LTH and naive of the same experiment are in its recorded table; taken are the same seeds.
+    """
+    found = []
+    for run in sources.of_kind("early"):
+        early = _early(run, "test_accuracy")
+        available = early.columns.astype(int)
+        at = min(available[available > 0], key=lambda t: abs(t / run.epochs - share))
+        naive = _naive_of(sources, run)
+        if naive is None:
+            continue
+        what = f"permuted, matched at t = {at} of {run.epochs}, − naive"
+        effect = mean_effect(_source(run), what, 100 * early[at] - naive)
+        last = (100 * early[run.epochs] - naive).mean()
+        found.append(effect.noted(f"matched at the end it gains {last:.2f} points"))
+    return found
+
+
+def _early(run: Run, metric: str) -> pd.DataFrame:
+    """Return a metric of early matching, index seed and columns the matching epoch."""
+    rows = run.rows[run.rows["metric"] == metric]
+    return rows.pivot_table(index="seed", columns="matching_epoch", values="value")
+
+
+def _naive_of(sources: Sources, run: Run) -> pd.Series | None:
+    """Return naive's accuracies for the seeds of a run of early matching, from its table."""
+    sparsity, k = run.rows["sparsity"].iloc[0], run.rows["rewind_epoch"].iloc[0]
+    free = ("seeds", "sparsities", "rewind_epochs", "keep")
+    own = {key: value for key, value in run.experiment.items() if key not in free}
+    for table in sources.of_kind("table", run.dataset, run.model):
+        if {key: value for key, value in table.experiment.items() if key not in free} == own:
+            naive = table.accuracies()["naive"].xs((sparsity, k))
+            return naive.loc[sorted(run.experiment["seeds"])]
+    return None
+
+
+def better_permutation(sources: Sources) -> list[Effect]:
+    """Return the accuracy that 0.1 more correlation of matched units brings, over matching epochs."""
+    found = []
+    for run in sources.of_kind("early"):
+        score, accuracy = _early(run, "score"), 100 * _early(run, "test_accuracy")
+        slopes = [slope(score.loc[seed], accuracy.loc[seed]) / 10 for seed in score.index]
+        what = "permuted, for 0.1 more correlation of matched units"
+        effect = mean_effect(_source(run), what, slopes)
+        ends = score.mean()
+        found.append(
+            effect.noted(f"correlation {ends.min():.2f} to {ends.max():.2f} over matching epochs")
+        )
+    return found

@@ -1,0 +1,167 @@
+"""What the ledger is computed from: the paper's tables, and this project's recorded runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lotperm.config.parameters import ARMS
+from lotperm.data.catalog import SPECS, spec_of
+from lotperm.studies.claims import numbers
+from lotperm.studies.published import book_folder, paper, recorded
+
+Members = dict[str, dict[str, float]]
+"""Of networks trained alike: method -> what was measured."""
+
+KINDS = ("table", "early", "diversity", "connectivity")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recorded run, in memory.
+
+    Attributes
+    ----------
+    name, kind, label : str
+        As of `lotperm.studies.published.Recorded`; the label names data, network and profile.
+    experiment : dict[str, Any]
+        What was run, as plain data.
+    rows : DataFrame
+        Its ``results.csv``.
+    """
+
+    name: str
+    kind: str
+    label: str
+    experiment: dict[str, Any]
+    rows: pd.DataFrame
+
+    @property
+    def dataset(self) -> str:
+        """Return the name of its data set."""
+        return str(self.experiment["data"]["name"])
+
+    @property
+    def model(self) -> str:
+        """Return the name of its network, without the width."""
+        return str(self.experiment["model"]["name"])
+
+    @property
+    def width(self) -> float:
+        """Return the width of its network."""
+        return float(self.experiment["model"]["width"])
+
+    @property
+    def epochs(self) -> int:
+        """Return the epochs of dense training."""
+        return int(self.experiment["dense"]["epochs"])
+
+    @property
+    def test_images(self) -> int:
+        """Return the number of test examples."""
+        return int(self.experiment["data"]["test_size"] or spec_of(self.dataset).n_test)
+
+    def accuracies(self) -> pd.DataFrame:
+        """Return the arms' test accuracies of a table, in percent.
+
+        Returns
+        -------
+        DataFrame
+            Index (sparsity, rewind_epoch, seed); columns dense_a, dense_b, imp, lth, permuted,
+            naive. Dense networks and IMP stand at every sparsity and rewind epoch that they belong
+            to.
+        """
+        rows = self.rows[self.rows["metric"] == "test_accuracy"]
+        arms = rows[rows["method"].isin(ARMS)]
+        wide = 100 * arms.pivot(
+            index=["sparsity", "rewind_epoch", "seed"], columns="method", values="value"
+        )
+        dense = rows[rows["method"].isin(["dense_a", "dense_b"])]
+        dense = 100 * dense.pivot(index="seed", columns="method", values="value")
+        imp = rows[rows["method"] == "imp"].groupby(["sparsity", "seed"])["value"].mean()
+        both = wide.join(dense, on="seed").join(100 * imp.rename("imp"), on=["sparsity", "seed"])
+        return both.sort_index()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that evidence is drawn from. Tests put changed copies in its place.
+
+    Attributes
+    ----------
+    cells : DataFrame
+        Tables 5 to 14, as `lotperm.studies.claims.numbers.cells` returns them.
+    diversity, early, barriers : DataFrame
+        The paper's Table 1, its Table 15, and the barriers that REPAIR's authors published.
+    runs : tuple[Run, ...]
+        Recorded by this project.
+    """
+
+    cells: pd.DataFrame
+    diversity: pd.DataFrame
+    early: pd.DataFrame
+    barriers: pd.DataFrame
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def load(cls) -> Sources:
+        """Read everything from ``book/paper`` and ``book/results``.
+
+        Raises
+        ------
+        IntegrityError
+            If a recorded run isn't what was written.
+        StorageError
+            If the repository isn't there.
+        """
+        runs = tuple(
+            Run(found.name, found.kind, found.label, found.experiment, found.rows())
+            for kind in KINDS
+            for found in recorded(kind=kind)
+        )
+        return cls(
+            numbers.cells(),
+            paper("table1_diversity"),
+            paper("early_matching_resnet20x1_cifar10"),
+            paper("lmc_reference"),
+            runs,
+        )
+
+    def of_kind(self, kind: str, dataset: str | None = None, model: str = "") -> list[Run]:
+        """Return the runs of a kind, of one data set if given, of networks whose name begins so."""
+        return [
+            run
+            for run in self.runs
+            if run.kind == kind and dataset in (None, run.dataset) and run.model.startswith(model)
+        ]
+
+    def settings(self) -> pd.DataFrame:
+        """Return the paper's settings in top-1 accuracy, as `numbers.settings` has them."""
+        arms = numbers.settings(self.cells)
+        return arms[arms["metric"] == "top1"]
+
+
+def by_method(table: pd.DataFrame) -> Members:
+    """Return a table of diversity, method -> column -> number."""
+    plain = table.select_dtypes("number").assign(method=table["method"]).set_index("method")
+    return {
+        str(method): {str(column): float(number) for column, number in row.items()}
+        for method, row in plain.iterrows()
+    }
+
+
+def can_be_had(dataset: str) -> bool:
+    """Return True if this project can get a data set by itself.
+
+    ImageNet has to be brought along: nobody may pass it on, and one figure of it takes a week or
+    more of one GPU.
+    """
+    return dataset in SPECS
+
+
+def ticket_files(run: Run) -> list[Path]:
+    """Return the files of a recorded run's tickets, sorted."""
+    return sorted((book_folder() / "results" / run.name / "tickets").glob("*.safetensors"))
