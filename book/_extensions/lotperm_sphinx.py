@@ -149,8 +149,8 @@ class Parameters(_Table):
 
         self.env.note_dependency(str(parameters.__file__))
         return [
-            {"parameter": f"`{name}`", "value": parameter.kind, "meaning": parameter.meaning}
-            for name, parameter in parameters.PARAMETERS.items()
+            {**parameter.row(), "parameter": f"`{parameter.name}`"}
+            for parameter in parameters.PARAMETERS.values()
         ]
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import rich
 import torch
 import typer
-from rich.table import Table
 
 from lotperm.cli.options import (
     CompileOption,
@@ -19,6 +18,7 @@ from lotperm.cli.options import (
     parse_pairs,
     resolve_device,
 )
+from lotperm.cli.output import say
 from lotperm.cli.signals import stop
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import PARAMETERS
@@ -90,9 +90,7 @@ def experiment(
 
 def parameters() -> None:
     """List the parameters of an experiment."""
-    table = Table()
-    for column in ("parameter", "type", "meaning"):
-        table.add_column(column)
-    for name, parameter in PARAMETERS.items():
-        table.add_row(name, parameter.kind, parameter.meaning)
-    rich.print(table)
+    for parameter in PARAMETERS.values():
+        row = parameter.row()
+        say(f"{row['parameter']}: {row['meaning']}")
+        say(f"    {row['value']}; default {row['default']}; applies to {row['applies to']}")

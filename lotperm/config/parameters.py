@@ -1,218 +1,393 @@
-"""Parameters by flat name, for notebooks, campaigns and the command line."""
+"""Every parameter of an experiment, declared once: type, bounds, default and meaning.
+
+The classes group the parameters as records and keys hold them; `PARAMETERS` lists them by the flat
+names that Python, notebooks, campaign files and the command line take. What data sets, profiles
+and figures set otherwise is in ``presets.toml`` and in the questions' ``figures.toml``.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated, Literal, get_args
 
+from pydantic import AfterValidator, Field
+
+from lotperm.config.fields import (
+    MAX_ITEMS,
+    Count,
+    Fraction,
+    FromZero,
+    Help,
+    Number,
+    Parameter,
+    Positive,
+    SeedList,
+    Several,
+    Whole,
+    configuration,
+    declared,
+    either,
+)
 from lotperm.errors import ParameterError, shown, unknown_name
 
+__all__ = [
+    "ARMS",
+    "DATASETS",
+    "IMAGE_FOLDERS",
+    "MAX_ITEMS",
+    "MODELS",
+    "PARAMETERS",
+    "Parameter",
+    "parameter_cell",
+]
+
 Profile = Literal["smoke", "live", "desktop", "paper"]
-
-
+Dataset = Literal[
+    "mnist1d",
+    "fashion_mnist",
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "imagefolder",
+    "picture_crops",
+    "cifar10_png",
+]
+Model = Literal["mlp", "resnet8", "resnet20", "resnet50", "vgg11"]
 Schedule = Literal["cosine", "constant", "step"]
-
-
 Augment = Literal["none", "crop", "flip_crop", "flip_resized_crop"]
-
-
-Prunable = Literal["paper", "all"]
-
-
-Scope = Literal["global", "layerwise"]
-
-
+Precision = Literal["float32", "bfloat16"]
 ImpMethod = Literal["finetune", "rewind"]
-
-
+Scope = Literal["global", "layerwise"]
+Prunable = Literal["paper", "all"]
 Matcher = Literal["activation", "weight"]
-
-
 MatchPoint = Literal["last", "penultimate"]
 
-
-Precision = Literal["float32", "bfloat16"]
-
-
-MODELS = ("mlp", "resnet8", "resnet20", "resnet50", "vgg11")
-
-
-IMAGE_FOLDERS = ("imagefolder", "picture_crops", "cifar10_png")
-
-"""Data sets that are files of images, read while they are used (`lotperm.data.images`)."""
-
-
-DATASETS = ("mnist1d", "fashion_mnist", "cifar10", "cifar100", "svhn", *IMAGE_FOLDERS)
-
-
+DATASETS: tuple[str, ...] = get_args(Dataset)
+MODELS: tuple[str, ...] = get_args(Model)
 ARMS = ("lth", "permuted", "naive")
 
+# Data sets that are files of images, read while they are used (`lotperm.data.images`).
+IMAGE_FOLDERS = ("imagefolder", "picture_crops", "cifar10_png")
+
+DEFAULT_PROFILE = "live"
 
 # Bounds far beyond any experiment: what is past them is a slip, and would end in an endless loop
 # or no memory.
-MAX_ITEMS = 1_000  # of a list: seeds, sparsities, rewind epochs, widths, hidden layers
-
-
 MAX_WIDTH = 1_000
-
-
 MAX_HIDDEN = 1_000_000
-
-
 MAX_ROUNDS = 1_000
 
+# Of a line of a notebook's cell: beyond this, the formatter would wrap it.
+MAX_LINE = 100
 
-_MAX_INTEGER = 2**63 - 1
+# What parameters apply to.
+_DENSE = "dense networks"
+_SPARSE = "sparse arms"
+_IMP = "IMP rounds"
+_TRAINED = f"{_DENSE}, {_SPARSE}"
+_ALL = f"{_TRAINED}, {_IMP}"
+_NETWORKS = "all networks"
+_FOLDERS = "image folders"
+_PERMUTATION = "permutations"
+
+Width = Annotated[Number, Field(gt=0, le=MAX_WIDTH)]
+Pixels = Annotated[Whole, Field(ge=8, le=4096)]
 
 
 def require(condition: bool, name: str, value: object, expected: str) -> None:
+    """Refuse a value of a parameter unless a condition holds.
+
+    Raises
+    ------
+    ParameterError
+        If the condition is false.
+    """
     if not condition:
         raise ParameterError(f"{name} is {shown(value)}; expected {expected}.")
 
 
-def require_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise unknown_name(name, value, choices)
+def require_distinct(name: str, values: tuple[float, ...]) -> None:
+    """Refuse values of which one stands twice.
+
+    Raises
+    ------
+    ParameterError
+        If one does.
+    """
+    require(len(set(values)) == len(values), name, values, "no number twice")
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One flat parameter: its type in words, how a given value is checked, and what it means."""
-
-    kind: str
-    convert: Callable[[Any], Any] = field(repr=False)
-    meaning: str
-
-    def parse(self, name: str, value: Any) -> Any:
-        """The value in its proper type.
-
-        Raises
-        ------
-        ParameterError
-            If the value isn't of this kind. No text is turned into a number here, and no bool.
-        """
-        try:
-            return self.convert(value)
-        except (TypeError, ValueError, OverflowError):
-            raise ParameterError(f"{name} is {shown(value)}; expected {self.kind}.") from None
+def _in_order(epochs: tuple[int, ...]) -> tuple[int, ...]:
+    # So that the same epochs are the same stage.
+    return tuple(sorted(set(epochs)))
 
 
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise TypeError
-    if abs(value) > _MAX_INTEGER:
-        raise ValueError
-    return int(value)
+@configuration(frozen=True)
+class Recipe:
+    """How a network is trained: SGD, its schedule, batches and augmentation.
+
+    The schedule spans `epochs`, and the rate is constant within an epoch: "cosine" falls to 0,
+    "step" multiplies by `gamma` at each of `milestones`. Weight decay is on every parameter, norms
+    and biases included. The last partial batch of an epoch is dropped. "crop" is a random crop
+    after padding by 4; "flip_resized_crop", for image folders, a random part of the image, resized.
+    "bfloat16" computes products under autocast; weights and statistics stay in float32.
+    """
+
+    epochs: Annotated[FromZero, Help("passes over the training set", _TRAINED)]
+    lr: Annotated[Positive, Help("peak learning rate of the dense networks", _DENSE)]
+    momentum: Annotated[Number, Field(ge=0, lt=1), Help("momentum of SGD", _TRAINED)] = 0.9
+    weight_decay: Annotated[Number, Field(ge=0), Help("weight decay of SGD", _TRAINED)] = 5e-4
+    batch_size: Annotated[Count, Help("examples per step", _ALL)] = 128
+    schedule: Annotated[Schedule, Help("schedule of the learning rate", _TRAINED)] = "cosine"
+    milestones: Annotated[
+        Several[Whole], Help("epochs at which the schedule 'step' multiplies by gamma", _TRAINED)
+    ] = ()
+    gamma: Annotated[Positive, Help("factor of the schedule 'step'", _ALL)] = 0.1
+    warmup_epochs: Annotated[FromZero, Help("epochs of linear warm-up", _TRAINED)] = 0
+    augment: Annotated[Augment, Help("augmentation (resized: image folders)", _ALL)] = "none"
+    precision: Annotated[Precision, Help("precision of the products", _ALL)] = "float32"
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in itertools.pairwise((0, *self.milestones)))
+        require(rising, "milestones", self.milestones, "ascending epochs from 1 on")
+        require(
+            bool(self.milestones) == (self.schedule == "step"),
+            "milestones",
+            self.milestones,
+            "epochs with schedule 'step', none with others",
+        )
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError
-    return float(value)
+@configuration(frozen=True)
+class DataConfig:
+    """Which data set, and how much of it: None is all, a number a class-balanced subset.
+
+    Images of a folder are 224 pixels a side unless `image_size` says otherwise; their short side
+    is 256/224 of that before the centre is cut out, unless `resize_size` does.
+    """
+
+    name: Annotated[Dataset, Help("data set, of `lotperm data list`", name="dataset")]
+    train_size: Annotated[Count | None, Help("size of a class-balanced subset to train on")] = None
+    test_size: Annotated[Count | None, Help("size of a class-balanced subset to test on")] = None
+    image_size: Annotated[
+        Pixels | None, Help("pixels a side of the images that the network sees", _FOLDERS)
+    ] = None
+    resize_size: Annotated[
+        Pixels | None, Help("short side of an image before its centre is cut out", _FOLDERS)
+    ] = None
+
+    def __post_init__(self) -> None:
+        for label, size in (("image_size", self.image_size), ("resize_size", self.resize_size)):
+            require(
+                size is None or self.name in IMAGE_FOLDERS,
+                label,
+                size,
+                f"nothing: {self.name} has a size of its own",
+            )
+        if self.image_size is not None and self.resize_size is not None:
+            require(
+                self.resize_size >= self.image_size,
+                "resize_size",
+                self.resize_size,
+                f"{self.image_size} or more",
+            )
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
+@configuration(frozen=True)
+class ModelConfig:
+    """Which network: see `lotperm.engine.models.build`."""
+
+    name: Annotated[Model, Help("architecture", _NETWORKS, name="model")]
+    width: Annotated[
+        Width, Help("multiplies the channels, or the hidden widths of the mlp", _NETWORKS)
+    ] = 1.0
+    hidden: Annotated[
+        Several[Annotated[Whole, Field(ge=1, le=MAX_HIDDEN)]],
+        Help("hidden widths of the mlp", "mlp"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.hidden) or self.name != "mlp", "hidden", self.hidden, "at least one width"
+        )
 
 
-def _several(convert: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    def one_or_more(value: Any) -> tuple[Any, ...]:
-        return tuple(convert(item) for item in _items(value))
+@configuration(frozen=True)
+class PruningConfig:
+    """How a mask is found: iterative magnitude pruning (IMP).
 
-    return one_or_more
+    `finetune` is the recipe of the training that follows each pruning. With `imp` "finetune", each
+    round goes on from the pruned weights (the paper's); with "rewind", each starts again from A's
+    rewind weights, with the sparse recipe (Frankle et al. 2020).
+    `lotperm.science.sparsity.prunable_parameters` has the meaning of `prunable`.
+    """
+
+    finetune: Recipe
+    imp: Annotated[ImpMethod, Help("what follows each pruning; the paper: finetune", _IMP)] = (
+        "finetune"
+    )
+    fraction: Annotated[
+        Fraction,
+        Help("share of the remaining weights that one round removes", _IMP, name="prune_fraction"),
+    ] = 0.2
+    scope: Annotated[Scope, Help("scope of the ranking by magnitude", _IMP)] = "global"
+    prunable: Annotated[
+        Prunable, Help("weights to prune; the paper's leave out the shortcut convolutions", _IMP)
+    ] = "paper"
 
 
-def _items(value: Any) -> Sequence[Any]:
-    items = value if isinstance(value, list | tuple) else [value]
-    if len(items) > MAX_ITEMS:
-        raise ValueError
-    return items
+@configuration(frozen=True)
+class MatchingConfig:
+    """How A is aligned to B: by activations (the paper's), or by weights (Git Re-Basin).
+
+    Activations are of training examples without augmentation. `points` says which of them stands
+    for a residual stream; the authors take the "penultimate" in stage 3 of ResNet20.
+    """
+
+    matching: Annotated[Matcher, Help("what units are matched by", _PERMUTATION)] = "activation"
+    samples: Annotated[
+        Annotated[Whole, Field(ge=2)] | None,
+        Help("training examples for activation matching", _PERMUTATION, name="match_samples"),
+    ] = None
+    points: Annotated[
+        MatchPoint,
+        Help("activation that stands for a residual stream", _PERMUTATION, name="match_points"),
+    ] = "last"
 
 
-def _seed_list(value: Any) -> tuple[int, ...]:
-    if isinstance(value, list | tuple):
-        return tuple(_integer(item) for item in _items(value))
-    if not 1 <= (count := _integer(value)) <= MAX_ITEMS:
-        raise ValueError
-    return tuple(range(count))
+@configuration(frozen=True)
+class Settings:
+    """Everything that a result depends on.
+
+    `profile` is where the defaults came from, a label: the other values are what counts. `dense`
+    is the recipe of A and B; a sparse arm has its own `sparse_lr`, over the epochs that remain
+    after the rewind epoch. Each of `sparsities` has a mask of its own; each of `seeds` is a
+    replicate, with its own A, B, masks, permutation and arms. Without `keep`, the dense networks'
+    weights are kept at about 40 evenly spaced epochs and the rewind epochs; fewer make results and
+    checkpoints small enough to travel.
+    """
+
+    profile: Annotated[Profile, Help("where the other defaults come from")]
+    data: DataConfig
+    model: ModelConfig
+    dense: Recipe
+    sparse_lr: Annotated[Positive, Help("peak learning rate of the sparse arms", _SPARSE)]
+    pruning: PruningConfig
+    matching: MatchingConfig
+    sparsities: Annotated[
+        Several[Fraction],
+        Field(min_length=1),
+        Help("fraction of the weights removed", f"{_IMP}, {_SPARSE}", name="sparsity"),
+    ]
+    rewind_epochs: Annotated[
+        Several[FromZero],
+        Field(min_length=1),
+        Help("epoch k that arms start from", _SPARSE, name="rewind_epoch"),
+    ]
+    seeds: Annotated[SeedList, Help("replicates")]
+    keep: Annotated[
+        Annotated[Several[FromZero], AfterValidator(_in_order)] | None,
+        Help("epochs after which weights are kept", _DENSE),
+    ] = None
+
+    def __post_init__(self) -> None:
+        rounds = math.log(1 - max(self.sparsities)) / math.log1p(-self.pruning.fraction)
+        require(
+            rounds <= MAX_ROUNDS,
+            "prune_fraction",
+            self.pruning.fraction,
+            f"{MAX_ROUNDS:,} rounds of IMP at the most",
+        )
+        epochs = self.dense.epochs
+        for k in self.rewind_epochs:
+            require(k < epochs, "rewind_epoch", k, f"0 <= rewind_epoch < epochs ({epochs})")
+        require_distinct("seeds", self.seeds)
+        require_distinct("sparsity", self.sparsities)
+        require_distinct("rewind_epoch", self.rewind_epochs)
+        if self.keep is not None:
+            for k in self.keep:
+                require(k <= epochs, "keep", k, f"0 <= keep <= epochs ({epochs})")
+            for k in self.rewind_epochs:
+                require(k in self.keep, "keep", self.keep, f"every rewind epoch, {k} too")
+        augment, folder = self.dense.augment, self.data.name in IMAGE_FOLDERS
+        kinds = ("none", "flip_resized_crop") if folder else ("none", "crop", "flip_crop")
+        require(augment in kinds, "augment", augment, f"{either(kinds)} on {self.data.name}")
 
 
-PARAMETERS: dict[str, Parameter] = {
-    "profile": Parameter(
-        "text", _text, "smoke, live, desktop or paper: where the other defaults come from"
+_settings, _recipe = declared(Settings), declared(Recipe)
+
+_FLAT = (
+    replace(_settings["profile"], default=DEFAULT_PROFILE),
+    *declared(DataConfig).values(),
+    *declared(ModelConfig).values(),
+    Parameter(
+        "widths",
+        Annotated[Several[Width], Field(min_length=1)],
+        "in place of width where networks are compared: an experiment each",
+        _NETWORKS,
+        (1.0,),
     ),
-    "dataset": Parameter("text", _text, ", ".join(DATASETS)),
-    "train_size": Parameter(
-        "a whole number", _integer, "train on a class-balanced subset of so many examples"
+    *(_settings[name] for name in ("seeds", "sparsities", "rewind_epochs")),
+    *_recipe.values(),
+    _settings["sparse_lr"],
+    *declared(PruningConfig).values(),
+    replace(
+        _recipe["epochs"], name="finetune_epochs", meaning="epochs of each IMP round", applies=_IMP
     ),
-    "test_size": Parameter(
-        "a whole number", _integer, "test on a class-balanced subset of so many examples"
+    replace(
+        _recipe["lr"],
+        name="finetune_lr",
+        meaning="peak learning rate of each IMP round",
+        applies=_IMP,
     ),
-    "image_size": Parameter(
-        "a whole number", _integer, "pixels a side of the images of an image folder"
+    Parameter(
+        "finetune_schedule",
+        Literal["cosine", "constant"],
+        "schedule of each IMP round",
+        _IMP,
+        "cosine",
     ),
-    "resize_size": Parameter(
-        "a whole number",
-        _integer,
-        "short side of an image of a folder before its centre is cut out",
-    ),
-    "model": Parameter("text", _text, "mlp, resnet8, resnet20, resnet50 or vgg11"),
-    "width": Parameter(
-        "a number", _number, "multiplies the channels, or the hidden widths of the mlp"
-    ),
-    "widths": Parameter(
-        "a number, or a list of numbers",
-        _several(_number),
-        "in place of width on the pages that compare networks: one experiment each",
-    ),
-    "hidden": Parameter("a list of whole numbers", _several(_integer), "hidden widths of the mlp"),
-    "seeds": Parameter(
-        f"a count up to {MAX_ITEMS:,}, or a list of whole numbers", _seed_list, "replicates"
-    ),
-    "sparsity": Parameter(
-        "a number, or a list of numbers", _several(_number), "fraction of the weights removed"
-    ),
-    "rewind_epoch": Parameter(
-        "a whole number, or a list of them", _several(_integer), "k: epoch that arms start from"
-    ),
-    "epochs": Parameter("a whole number", _integer, "epochs of the dense networks"),
-    "lr": Parameter("a number", _number, "peak learning rate of the dense networks"),
-    "sparse_lr": Parameter("a number", _number, "peak learning rate of the sparse arms"),
-    "momentum": Parameter("a number", _number, "momentum of SGD"),
-    "weight_decay": Parameter("a number", _number, "weight decay of SGD"),
-    "batch_size": Parameter("a whole number", _integer, "examples per step"),
-    "schedule": Parameter(
-        "text", _text, "cosine, constant or step: of the dense networks and the sparse arms"
-    ),
-    "milestones": Parameter(
-        "a list of whole numbers",
-        _several(_integer),
-        "epochs at which the schedule 'step' multiplies by gamma",
-    ),
-    "gamma": Parameter("a number", _number, "factor of the schedule 'step'"),
-    "warmup_epochs": Parameter("a whole number", _integer, "epochs of linear warm-up"),
-    "augment": Parameter(
-        "text", _text, "none, crop or flip_crop; for image folders none or flip_resized_crop"
-    ),
-    "precision": Parameter("text", _text, "float32, or bfloat16 for the products"),
-    "imp": Parameter("text", _text, "finetune (the paper's) or rewind, after each pruning"),
-    "prune_fraction": Parameter(
-        "a number", _number, "share of the remaining weights that one IMP round removes"
-    ),
-    "finetune_epochs": Parameter("a whole number", _integer, "epochs of each IMP round"),
-    "finetune_lr": Parameter("a number", _number, "peak learning rate of each IMP round"),
-    "finetune_schedule": Parameter("text", _text, "cosine or constant: of each IMP round"),
-    "scope": Parameter("text", _text, "global or layerwise pruning"),
-    "prunable": Parameter("text", _text, "paper (not the shortcut convs) or all"),
-    "matching": Parameter("text", _text, "activation or weight"),
-    "match_samples": Parameter(
-        "a whole number", _integer, "training examples used for activation matching"
-    ),
-    "match_points": Parameter("text", _text, "last or penultimate activation of a residual stream"),
-}
+    *declared(MatchingConfig).values(),
+)
 
-"""Every flat parameter of an experiment."""
+PARAMETERS: dict[str, Parameter] = {parameter.name: parameter for parameter in _FLAT}
+
+
+def parameter_cell(names: Iterable[str], **values: object) -> str:
+    """Write the lines of a notebook's cell that assigns parameters, each with its help.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names of `PARAMETERS`, in the order of the lines.
+    **values : object
+        What is assigned, by name. None, the profile's default, to those that aren't here; the
+        profile "smoke", which notebooks are committed with.
+
+    Returns
+    -------
+    str
+        A line for each name, without a newline at the end.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name.
+    """
+    lines = []
+    for name in names:
+        if name not in PARAMETERS:
+            raise unknown_name("parameter", name, PARAMETERS)
+        parameter = PARAMETERS[name]
+        value = values.get(name, "smoke" if name == "profile" else None)
+        text = json.dumps(value) if isinstance(value, str) else repr(value)
+        line = f"{name} = {text}  # {parameter.meaning}"
+        for words in (parameter.kind, parameter.values):
+            longer = f"{name} = {text}  # {words}: {parameter.meaning}"
+            line = longer if len(longer) <= MAX_LINE else line
+        lines.append(line)
+    return "\n".join(lines)
