@@ -7,15 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, count
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from lotperm.errors import ParameterError
 from lotperm.parallel import distributed
 from lotperm.parallel.threads import keep_freed_memory, workers
-from lotperm.science.graphs import cut_graph, lacking_tensor
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.types import Float, Float64
 
@@ -189,7 +188,14 @@ def correlate(
         return {}
     states = [w.state_dict() if isinstance(w, nn.Module) else w for w in (a, b)]
     place = torch.device(device) if device is not None else next(iter(states[0].values())).device
-    nets = [_extractor(spec, weights, points, place, dtype) for weights in states]
+    nets = [
+        spec.extractor(
+            {name: _place(t, place, dtype) for name, t in spec.tensors(weights).items()},
+            points,
+            fold=True,
+        )
+        for weights in states
+    ]
     ranks = distributed.world_size()
     own = range(distributed.rank(), _LANES, ranks)
     lanes = [{group: CorrelationAccumulator() for group in points} for _ in own]
@@ -267,84 +273,3 @@ def _full_precision() -> Iterator[None]:
     finally:
         for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
-
-
-def _extractor(
-    spec: PermutationSpec,
-    weights: Mapping[str, Tensor],
-    points: Mapping[str, str],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Callable[[Tensor], dict[str, Tensor]]:
-    """What `spec.activations` does, for weights that stay: compiled to Python, with batch norms
-    folded.
-    """
-    state = {n: _place(t, device, dtype) for n, t in {**spec._constants, **weights}.items()}
-    for node in spec._graph.nodes:
-        if node.op == "get_attr" and node.target not in state:
-            raise lacking_tensor(node.target)
-    graph, tensors = _fold_batch_norm(spec, state)
-    nodes = tuple(dict.fromkeys(points.values()))
-    module = fx.GraphModule(tensors, cut_graph(graph, nodes))
-
-    def activations(inputs: Tensor) -> dict[str, Tensor]:
-        outputs = dict(zip(nodes, module(inputs), strict=True))
-        found = {}
-        for group, node in points.items():
-            axis, units = spec._channels[group, node]
-            values = outputs[node].movedim(axis, 1)
-            whole = torch.equal(units, torch.arange(values.shape[1]))
-            found[group] = values if whole else values.index_select(1, units.to(values.device))
-        return found
-
-    return activations
-
-
-_CONVOLUTIONS = tuple(getattr(torch.ops.aten, f"conv{d}d").default for d in (1, 2, 3))
-
-
-def _fold_batch_norm(
-    spec: PermutationSpec, weights: Mapping[str, Tensor]
-) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """Fold each batch norm into the convolution right before it: the same function in eval mode, a
-    pass less.
-
-    A convolution stays as it is if its output is read by anything else, or is itself a candidate
-    point.
-    """
-    graph = fx.Graph()
-    graph.graph_copy(spec._graph, {})
-    tensors = dict(weights)
-    points = {node for nodes in spec.points.values() for node in nodes}
-    for norm in list(graph.nodes):
-        conv = norm.args[0] if norm.target is torch.ops.aten.batch_norm.default else None
-        if not isinstance(conv, fx.Node) or conv.target not in _CONVOLUTIONS:
-            continue
-        x, kernel, bias, *rest = (*conv.args, None) if len(conv.args) == 2 else conv.args
-        sources: list[Any] = [kernel, bias, *norm.args[1:5]]
-        if (
-            len(conv.users) > 1
-            or conv.name in points
-            or any(n and n.op != "get_attr" for n in sources)
-        ):
-            continue
-        if norm.args[5] or None in norm.args[3:5]:  # it takes the statistics of the batch
-            continue
-        zero, epsilon = torch.zeros(()), cast(float, norm.args[7])
-        w, b, gamma, beta, mean, var = (tensors[n.target].double() if n else zero for n in sources)
-        scale = (var + epsilon).rsqrt() * (gamma if sources[2] else 1)
-        shift = beta + scale * (b - mean)
-        folded = {
-            f"_folded_{norm.name}_weight": w * scale.view(-1, *[1] * (w.ndim - 1)),
-            f"_folded_{norm.name}_bias": shift,
-        }
-        tensors |= {
-            name: _place(t, t.device, tensors[sources[0].target].dtype)
-            for name, t in folded.items()
-        }
-        with graph.inserting_before(norm):
-            norm.args = (x, *(graph.get_attr(name) for name in folded), *rest)
-        # The node of the norm, and so its name, lives on as the convolution.
-        norm.target = conv.target
-        graph.erase_node(conv)
-    return graph, tensors

@@ -1,9 +1,10 @@
-"""A network as a graph of ATen operations: how it is exported, cut and run."""
+"""Networks as graphs of ATen operations: how they are exported, cut, compiled and run."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,9 +15,46 @@ from torch.utils import _pytree as pytree
 from lotperm.errors import ParameterError, UnsupportedModelError
 
 
+@dataclass(frozen=True, eq=False)
+class TracedNetwork:
+    """What a network computes, apart from its weights.
+
+    Attributes
+    ----------
+    graph : fx.Graph
+        ATen operations from one input to the outputs, for any batch size. A ``get_attr`` node
+        reads the parameter, buffer or constant that its target names.
+    constants : dict
+        Name -> Tensor that the graph reads but no state dict holds.
+    """
+
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self, weights: Mapping[str, Tensor], inputs: Tensor) -> list[Any]:
+        """Compute the outputs, as a flat list.
+
+        Parameters
+        ----------
+        weights : mapping
+            A full state dict. The network may write into its tensors, and into `inputs`.
+        inputs : Tensor, shape (B, ...)
+            One batch.
+        """
+        network = compile_graph(self.graph, {**self.constants, **weights})
+        return pytree.tree_leaves(network(inputs))
+
+
 def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All parameters and buffers of a state dict; for each name the first one of the same
-    tensor (weight tying).
+    """Return the parameters and buffers of a state dict, and the first name of each tensor.
+
+    Returns
+    -------
+    state : dict
+        Name -> Tensor; a tensor that several modules share (weight tying) is there under each of
+        its names.
+    names : dict
+        Name -> the first name of the same tensor.
     """
     state: dict[str, Tensor] = {}
     state.update(model.named_parameters(remove_duplicate=False))
@@ -28,7 +66,20 @@ def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def export_graph(model: nn.Module, batch: Tensor) -> fx.GraphModule:
-    """The network in evaluation mode as a graph of ATen operations, for any batch size."""
+    """Export a copy of a network, in evaluation mode, as a graph of ATen operations.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network; it stays as it is.
+    batch : Tensor, shape (B, ...)
+        An input with B >= 2. The graph takes any batch size.
+
+    Raises
+    ------
+    UnsupportedModelError
+        `torch.export` fails.
+    """
     dynamic = ({0: torch.export.Dim("batch")},)
     try:
         exported = torch.export.export(
@@ -39,20 +90,19 @@ def export_graph(model: nn.Module, batch: Tensor) -> fx.GraphModule:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsupportedModelError(
             f"torch.export can't turn {type(model).__name__} into a graph for an input of shape "
-            f"{tuple(batch.shape)} with a variable batch size: {reason} Check that the network runs on this "
-            "input, that its control flow doesn't depend on values, and that it reads the batch size as x.shape[0] "
-            "(len(x) fixes it)."
+            f"{tuple(batch.shape)} with a variable batch size: {reason} Check that the network "
+            "runs on this input, that its control flow doesn't depend on values, and that it reads "
+            "the batch size as x.shape[0] (len(x) fixes it)."
         ) from error
     assert isinstance(program, fx.GraphModule)
-    for node in [
-        n for n in program.graph.nodes if n.op == "call_module"
-    ]:  # checks of the input's shape
+    # Modules in the graph are checks of the input's shape, which would fix the batch size.
+    for node in [n for n in program.graph.nodes if n.op == "call_module"]:
         program.graph.erase_node(node)
     return program
 
 
 def cut_graph(graph: fx.Graph, nodes: tuple[str, ...]) -> fx.Graph:
-    """The part of a graph that computes some nodes, with these as outputs."""
+    """Return the part of a graph that computes some of its nodes, with these as outputs."""
     cut = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     outputs: dict[str, fx.Node] = {}
@@ -66,34 +116,34 @@ def cut_graph(graph: fx.Graph, nodes: tuple[str, ...]) -> fx.Graph:
     return cut
 
 
-def lacking_tensor(name: str) -> ParameterError:
-    return ParameterError(
-        f"the weights lack {name!r} of the traced network; give a full state dict."
-    )
+def compile_graph(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Callable[[Tensor], Any]:
+    """Turn a graph and the tensors that it reads into a Python function of the input.
 
+    Parameters
+    ----------
+    graph : fx.Graph
+        As `TracedNetwork` or `cut_graph` give it.
+    tensors : mapping
+        Name -> Tensor, read at each call and, if the network does so, written into.
 
-class _Runner(fx.Interpreter):
-    """Runs a graph with given parameters, buffers and constants."""
-
-    def __init__(self, graph: fx.Graph, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(nn.Module(), graph=graph)
-        self.extra_traceback = False
-        self.tensors = tensors
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Tensor:
-        if target not in self.tensors:
-            raise lacking_tensor(target)
-        return self.tensors[target]
-
-
-def run_graph(graph: fx.Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> list[Any]:
-    """The outputs of a graph, flat."""
-    return pytree.tree_leaves(_Runner(graph, tensors).run(inputs, enable_io_processing=False))
+    Raises
+    ------
+    ParameterError
+        A tensor is missing.
+    """
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target not in tensors:
+            raise ParameterError(
+                f"the weights lack {node.target!r} of the traced network; give a full state dict."
+            )
+    # `forward` itself: calling the module would print the source of a line that fails.
+    return fx.GraphModule(dict(tensors), graph).forward
 
 
 def operation_name(node: fx.Node) -> str:
-    """Name of an ATen operation without overload and without the underscore of the in-place
-    variant.
+    """Return the name of an ATen operation, without overload and in-place underscore.
+
+    It is empty for other nodes.
     """
     if not isinstance(node.target, OpOverload):
         return ""
@@ -102,9 +152,10 @@ def operation_name(node: fx.Node) -> str:
 
 
 def node_shape(node: fx.Node) -> torch.Size:
-    """Shape of a node's output for the example input."""
-    return concrete_sizes(node.meta["val"])
+    """Return the shape of a node's output for the example input."""
+    return concrete_shape(node.meta["val"])
 
 
-def concrete_sizes(value: Tensor) -> torch.Size:
+def concrete_shape(value: Tensor) -> torch.Size:
+    """Return the shape of an exported value, the batch size as in the example input."""
     return torch.Size(d if isinstance(d, int) else d.node.hint for d in value.shape)

@@ -1,12 +1,13 @@
-"""Which axes of which tensors share a permutation of units, found by tracing any network.
+"""The permutation symmetries of a network: which axes of which tensors share one.
 
 A *unit* is a hidden neuron or channel. Reordering the units of a layer, together with every tensor
-axis that they touch, leaves the function of a network unchanged: ``f(permute(A)) == f(A)``.
-`PermutationSpec.trace` exports the network to a graph of ATen operations and carries an integer
-array of unit ids along with every activation. Layers give fresh ids, operations that combine
-tensors make ids equal, and operations that only move values around (reshape, concatenate, slice)
-are run on the ids themselves. Units that occur in the same way everywhere form one group, and any
-permutation inside a group is allowed.
+axis that they touch, leaves the function of a network unchanged, ``f(permute(A)) == f(A)``
+(Hecht-Nielsen 1990; Entezari et al. 2022). `PermutationSpec.trace` finds these symmetries: it
+exports the network to a graph of ATen operations and carries an integer array of unit ids along
+with every activation. Layers give fresh ids, operations that combine tensors make ids equal, and
+operations that only move values around (reshape, concatenate, slice) are run on the ids themselves.
+Units that occur in the same way everywhere form one group, and any permutation inside a group is
+allowed. The rule of each operation is in `lotperm.science.rules`.
 
 Where the rules have a choice they take the safe side: a unit too few moves, never one too many. So
 these symmetries are left out: exchanging whole blocks of a grouped convolution, or whole groups of
@@ -16,14 +17,16 @@ spec is checked once, by a forward pass with a random permutation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from lotperm.errors import ParameterError, unknown_name
-from lotperm.science.graphs import cut_graph, run_graph
+from lotperm.science.folding import fold_batch_norms
+from lotperm.science.graphs import TracedNetwork, compile_graph, cut_graph
 from lotperm.types import Int64, Num
 
 Permutation = dict[str, Int64[Tensor, " _"]]
@@ -31,14 +34,22 @@ Permutation = dict[str, Int64[Tensor, " _"]]
 
 @dataclass(frozen=True)
 class Role:
-    """Where groups act on one tensor: axes ``first..last`` taken as one, of the rows ``rows``
-    of axis 0.
+    """Where groups act on one tensor.
+
+    Attributes
+    ----------
+    first, last : int
+        The axes ``first..last``, taken as one.
+    rows : slice
+        The rows of axis 0 that are meant; several blocks of a grouped convolution share a tensor.
+    positions : dict
+        Group -> int64 Tensor of shape (n, k): the k places of each unit along the axes.
     """
 
     first: int
     last: int
     rows: slice
-    positions: dict[str, Tensor]  # group -> (n, k): the k places of each unit along the axes
+    positions: dict[str, Tensor]
 
     def apply(self, tensor: Tensor, moves: Mapping[str, Tensor]) -> Tensor:
         """Reorder the units of the groups in `moves` (all of them on the CPU)."""
@@ -56,6 +67,33 @@ class Role:
         tensor = tensor.clone()
         tensor[self.rows] = moved
         return tensor
+
+    def values_of_units(self, tensor: Tensor, group: str) -> Num[Tensor, "n _"]:
+        """Return the values that belong to each unit of a group, one row a unit."""
+        flat = tensor[self.rows].flatten(self.first, self.last).movedim(self.first, 0)
+        return flat[self.positions[group].to(flat.device)].flatten(1)
+
+
+class Channels(NamedTuple):
+    """Where the units of a group lie in the output of a graph node.
+
+    Attributes
+    ----------
+    dim : int
+        The dimension, which is not that of the samples.
+    places : Tensor, int64, shape (n,)
+        The place of each unit along it.
+    """
+
+    dim: int
+    places: Tensor
+
+    def select(self, output: Tensor) -> Tensor:
+        """Return the activations of the group, shape (B, n, *spatial)."""
+        values = output.movedim(self.dim, 1)
+        if torch.equal(self.places, torch.arange(values.shape[1])):
+            return values
+        return values.index_select(1, self.places.to(values.device))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -78,17 +116,23 @@ class PermutationSpec:
     axes : dict
         Tensor name -> for each axis the group that permutes it (several joined by ``", "``), or
         None.
+    shapes : dict
+        Tensor name -> its shape.
+    roles : dict
+        Tensor name -> how groups act on it; a tensor that no group touches is not there.
+    channels : dict
+        (Group name, one of its points) -> where its units lie in that output.
+    network : TracedNetwork
+        The graph that was traced.
     """
 
     sizes: dict[str, int]
     points: dict[str, tuple[str, ...]]
     axes: dict[str, tuple[str | None, ...]]
-    _shapes: dict[str, torch.Size] = field(default_factory=dict)
-    _roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
-    _channels: dict[tuple[str, str], tuple[int, Tensor]] = field(default_factory=dict)
-    _graph: fx.Graph = field(default_factory=fx.Graph)
-    _constants: dict[str, Tensor] = field(default_factory=dict)
-    _extractors: dict[tuple[str, ...], fx.Graph] = field(default_factory=dict)
+    shapes: dict[str, torch.Size] = field(default_factory=dict)
+    roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
+    channels: dict[tuple[str, str], Channels] = field(default_factory=dict)
+    network: TracedNetwork = field(default_factory=TracedNetwork)
 
     @classmethod
     def trace(cls, model: nn.Module, example_input: Tensor) -> PermutationSpec:
@@ -101,9 +145,9 @@ class PermutationSpec:
         ----------
         model : nn.Module
             Any network that maps one batch to tensors and that `torch.export` can export.
-        example_input : Tensor
-            Tensor, shape (B, ...) A batch as the network takes it, on the device of the network. B
-            may be 1. The spec also serves other batch sizes.
+        example_input : Tensor, shape (B, ...)
+            A batch as the network takes it, on the device of the network. B may be 1. The spec
+            also serves other batch sizes.
 
         Returns
         -------
@@ -120,18 +164,18 @@ class PermutationSpec:
         return trace(model, example_input)
 
     def identity(self) -> Permutation:
-        """The permutation that moves nothing."""
+        """Return the permutation that moves nothing."""
         return {group: torch.arange(n) for group, n in self.sizes.items()}
 
     def random(self, generator: torch.Generator) -> Permutation:
-        """A uniformly random permutation of every group, from a generator on the CPU."""
+        """Draw a uniformly random permutation of every group, from a generator on the CPU."""
         return {group: torch.randperm(n, generator=generator) for group, n in self.sizes.items()}
 
     @torch.no_grad()
     def activations(
         self, weights: Mapping[str, Tensor], inputs: Tensor, points: Mapping[str, str]
     ) -> dict[str, Tensor]:
-        """Activations of groups of units, from one forward pass in evaluation mode.
+        """Compute activations of groups of units, by one forward pass in evaluation mode.
 
         The pass ends at the last point; what lies behind it is not computed.
 
@@ -139,8 +183,8 @@ class PermutationSpec:
         ----------
         weights : mapping
             A full state dict: every parameter and buffer that the pass needs.
-        inputs : Tensor
-            Tensor, shape (B, ...)
+        inputs : Tensor, shape (B, ...)
+            One batch.
         points : mapping
             Group name -> node name, one of ``self.points[group]``.
 
@@ -148,42 +192,77 @@ class PermutationSpec:
         -------
         dict
             Group name -> Tensor of shape (B, n, *spatial), units in the order of the group.
+
+        Raises
+        ------
+        ParameterError
+            An unknown group or point, or a weight that is missing.
+        """
+        # Copies, as a network may write into its input and its buffers.
+        tensors = {name: tensor.detach().clone() for name, tensor in self.tensors(weights).items()}
+        return self.extractor(tensors, points)(inputs.clone())
+
+    def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights together with the constants that the network reads beside them."""
+        return {**self.network.constants, **weights}
+
+    def extractor(
+        self, tensors: Mapping[str, Tensor], points: Mapping[str, str], *, fold: bool = False
+    ) -> Callable[[Tensor], dict[str, Tensor]]:
+        """Make a function from a batch of inputs to activations of groups, for weights that stay.
+
+        Parameters
+        ----------
+        tensors : mapping
+            As `tensors` gives them, converted to the device and dtype of the pass. They are
+            not copied, and a network that counts its calls writes into them.
+        points : mapping
+            Group name -> node name, one of ``self.points[group]``.
+        fold : bool, optional
+            Fold batch norms into convolutions: faster, equal but for rounding.
+
+        Returns
+        -------
+        callable
+            What `activations` returns, from inputs that the network may write into.
+
+        Raises
+        ------
+        ParameterError
+            An unknown group or point, or a tensor that is missing.
         """
         for group, node in points.items():
             if group not in self.sizes:
                 raise unknown_name("permutation group", group, self.sizes)
             if node not in self.points[group]:
                 raise unknown_name(f"activation point of group {group!r}", node, self.points[group])
-        if not points:
-            return {}
+        graph = self.network.graph
+        if fold:
+            candidates = {node for nodes in self.points.values() for node in nodes}
+            graph, tensors = fold_batch_norms(graph, tensors, keep=candidates)
         nodes = tuple(dict.fromkeys(points.values()))
-        if nodes not in self._extractors:
-            self._extractors[nodes] = cut_graph(self._graph, nodes)
-        # Copies, as a network may write into its input and its buffers.
-        tensors = {
-            name: tensor.detach().clone() for name, tensor in {**self._constants, **weights}.items()
-        }
-        values = run_graph(self._extractors[nodes], tensors, inputs.clone())
-        outputs = dict(zip(nodes, values, strict=True))
-        result = {}
-        for group, node in points.items():
-            dim, units = self._channels[group, node]
-            moved = outputs[node].movedim(dim, 1)
-            whole = len(units) == moved.shape[1] and torch.equal(units, torch.arange(len(units)))
-            result[group] = moved if whole else moved.index_select(1, units.to(moved.device))
-        return result
+        network = compile_graph(cut_graph(graph, nodes), tensors)
+
+        def extract(inputs: Tensor) -> dict[str, Tensor]:
+            outputs = dict(zip(nodes, network(inputs), strict=True))
+            return {
+                group: self.channels[group, node].select(outputs[node])
+                for group, node in points.items()
+            }
+
+        return extract
 
     def unit_weights(
         self, tensors: Mapping[str, Tensor], group: str
     ) -> Iterator[tuple[str, Num[Tensor, "n _"]]]:
-        """For each tensor axis that a group permutes, the values that belong to each of its units.
+        """For each tensor axis that a group permutes, yield the values of each of its units.
 
         Parameters
         ----------
         tensors : mapping
             Tensor name -> Tensor; names that the group doesn't touch are skipped.
         group : str
-            str.
+            Name of the group.
 
         Yields
         ------
@@ -196,14 +275,9 @@ class PermutationSpec:
         if group not in self.sizes:
             raise unknown_name("permutation group", group, self.sizes)
         for name in tensors:
-            for role in self._roles.get(name, ()):
+            for role in self.roles.get(name, ()):
                 if group in role.positions:
-                    flat = (
-                        tensors[name][role.rows]
-                        .flatten(role.first, role.last)
-                        .movedim(role.first, 0)
-                    )
-                    yield name, flat[role.positions[group].to(flat.device)].flatten(1)
+                    yield name, role.values_of_units(tensors[name], group)
 
     def __repr__(self) -> str:
         lines = [f"PermutationSpec: {len(self.sizes)} groups, {sum(self.sizes.values())} units"]
@@ -248,29 +322,30 @@ def permute(
     moves = {group: p for group, p in moves.items() if not torch.equal(p, torch.arange(len(p)))}
     result = {}
     for name, tensor in tensors.items():
-        if name not in spec._shapes:
-            raise unknown_name("tensor of the traced network", name, spec._shapes)
-        if tensor.shape != spec._shapes[name]:
+        if name not in spec.shapes:
+            raise unknown_name("tensor of the traced network", name, spec.shapes)
+        if tensor.shape != spec.shapes[name]:
             raise ParameterError(
                 f"tensor {name!r} has shape {tuple(tensor.shape)}, but the traced network has "
-                f"{tuple(spec._shapes[name])}; trace the network that these tensors belong to."
+                f"{tuple(spec.shapes[name])}; trace the network that these tensors belong to."
             )
-        for role in spec._roles.get(name, ()):
+        for role in spec.roles.get(name, ()):
             tensor = role.apply(tensor, moves)
         result[name] = tensor
     return result
 
 
 def invert(permutation: Mapping[str, Int64[Tensor, " _"]]) -> Permutation:
-    """The permutation that undoes `permutation`."""
+    """Return the permutation that undoes `permutation`."""
     return {group: p.argsort() for group, p in permutation.items()}
 
 
 def compose(
     outer: Mapping[str, Int64[Tensor, " _"]], inner: Mapping[str, Int64[Tensor, " _"]]
 ) -> Permutation:
-    """The permutation that does `inner`, then `outer`; a group that only one of them names is
-    taken from it.
+    """Return the permutation that does `inner`, then `outer`.
+
+    A group that only one of them names is taken from it.
     """
     both = {
         group: p[outer[group].to(p.device)] if group in outer else p for group, p in inner.items()
@@ -279,7 +354,7 @@ def compose(
 
 
 def _validated(spec: PermutationSpec, group: str, p: Tensor) -> Tensor:
-    """The permutation of one group, on the CPU, if it is one."""
+    """Return the permutation of one group, on the CPU, if it is one."""
     if group not in spec.sizes:
         raise unknown_name("permutation group", group, spec.sizes)
     n = spec.sizes[group]

@@ -22,6 +22,7 @@ from lotperm.errors import ParameterError
 from lotperm.science import correlation
 from lotperm.science.assignment import assign
 from lotperm.science.correlation import CorrelationAccumulator, correlate
+from lotperm.science.folding import fold_batch_norms
 from lotperm.science.matching import Matching, match_activations, match_weights
 from lotperm.science.symmetry import PermutationSpec, permute
 
@@ -410,7 +411,10 @@ def test_folding_changes_no_activation(
         ),
     ]
     for model, its_spec, x in cases:
-        graphs = its_spec._graph, correlation._fold_batch_norm(its_spec, model.state_dict())[0]
+        state = model.state_dict()
+        candidates = {node for nodes in its_spec.points.values() for node in nodes}
+        graph = its_spec.network.graph
+        graphs = graph, fold_batch_norms(graph, state, candidates)[0]
         norms = [
             str([node.target for node in graph.nodes]).count("aten.batch_norm") for graph in graphs
         ]
@@ -419,18 +423,11 @@ def test_folding_changes_no_activation(
         assert norms == ([3, 2] if model is branches else [total, 0])
         for i in (0, -1):
             points = {group: nodes[i] for group, nodes in its_spec.points.items()}
-            plain = its_spec.activations(model.state_dict(), x, points)
-            single = {
-                k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()
-            }
+            plain = its_spec.activations(state, x, points)
+            single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
             with torch.no_grad():
-                place = torch.device("cpu")
-                folded = correlation._extractor(
-                    its_spec, model.state_dict(), points, place, x.dtype
-                )(x)
-                folded_single = correlation._extractor(
-                    its_spec, single, points, place, torch.float32
-                )(x.float())
+                folded = its_spec.extractor(state, points, fold=True)(x)
+                folded_single = its_spec.extractor(single, points, fold=True)(x.float())
             for group, values in plain.items():
                 torch.testing.assert_close(folded[group], values, rtol=1e-9, atol=1e-9)
                 assert (folded_single[group] - values).abs().max() <= 1e-5 * values.abs().max()

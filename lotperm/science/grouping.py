@@ -1,0 +1,165 @@
+"""From unit ids to permutation groups: which units may change places, and where they are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from lotperm.science.graphs import TracedNetwork, operation_name
+from lotperm.science.labels import FIXED, Labels, Place, thin
+from lotperm.science.rules.elementwise import NONLINEARITIES
+from lotperm.science.symmetry import Channels, PermutationSpec, Role
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Units in groups: those of a group occur in the same way everywhere.
+
+    Attributes
+    ----------
+    sizes : dict
+        Group name -> number of its units, in order of execution.
+    group_of, unit_of : Tensor, int64
+        For each root of the labels its group, by number (-1: it doesn't move), and its place in
+        it.
+    """
+
+    labels: Labels
+    sizes: dict[str, int]
+    group_of: Tensor
+    unit_of: Tensor
+
+    def positions(self, ids: Tensor) -> dict[str, Tensor]:
+        """Return, group -> (n, k), where each of its units is in `ids`, taken as a vector."""
+        roots = self.labels.find(ids).flatten()
+        groups, result = list(self.sizes), {}
+        for number in self.group_of[roots].unique().tolist():
+            if number >= 0:
+                here = (self.group_of[roots] == number).nonzero().flatten()
+                order = self.unit_of[roots[here]].argsort(stable=True)
+                result[groups[number]] = here[order].view(self.sizes[groups[number]], -1)
+        return result
+
+
+def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
+    """Make the spec of a network from the labels of all its operations."""
+    places = {**labels.matrix_roles, **labels.element_roles}
+    groups = _group(labels, places)
+    roles, axes = _roles(labels, groups, places)
+    points, channels = _points(labels, groups, network.graph)
+    first = labels.names
+    return PermutationSpec(
+        sizes=groups.sizes,
+        points=points,
+        axes={
+            name: tuple(", ".join(on_axis) or None for on_axis in axes[first[name]])
+            for name in first
+        },
+        shapes={name: labels.shapes[first[name]] for name in first},
+        roles={name: tuple(roles[first[name]]) for name in first if first[name] in roles},
+        channels=channels,
+        network=network,
+    )
+
+
+def _fingerprints(labels: Labels, occurrences: Iterable[Tensor]) -> list[int]:
+    """Return a 64-bit number for each id, equal where units occur in the same way.
+
+    It is a sum of random numbers, one for each vector of ids that a unit occurs in; two different
+    ones are equal by chance with probability 2**-64.
+    """
+    found = torch.zeros(len(labels), dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    for ids in occurrences:
+        roots = labels.find(thin(ids)).flatten()
+        number = torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator)
+        found.index_add_(0, roots, number.expand(len(roots)))
+    return found.tolist()
+
+
+def _group(labels: Labels, places: dict[Place, Tensor]) -> _Groups:
+    """Gather units into groups, in order of execution.
+
+    The units of a group are in the order of the first axis that holds them.
+    """
+    kinds = _fingerprints(labels, [*places.values(), *labels.carried.values(), *labels.together])
+    members: dict[int, list[int]] = {}
+    layer: dict[int, str] = {}
+    seen = {FIXED}
+    for place, ids in places.items():
+        roots = dict.fromkeys(labels.find(ids).flatten().tolist())
+        new = [root for root in roots if root not in seen]
+        seen.update(new)
+        for root in new:
+            layer.setdefault(kinds[root], place.tensor.removesuffix(".weight"))
+            members.setdefault(kinds[root], []).append(root)
+    # A unit without an equal has nothing to change places with.
+    members = {kind: units for kind, units in members.items() if len(units) > 1}
+
+    group_of = torch.full((len(labels),), -1)
+    unit_of = torch.zeros(len(labels), dtype=torch.int64)
+    sizes: dict[str, int] = {}
+    for kind, units in members.items():
+        alike = [other for other in members if layer[other] == layer[kind]]
+        group_of[units] = len(sizes)
+        unit_of[units] = torch.arange(len(units))
+        name = layer[kind] if len(alike) == 1 else f"{layer[kind]}/{alike.index(kind)}"
+        sizes[name] = len(units)
+    return _Groups(labels, sizes, group_of, unit_of)
+
+
+def _roles(
+    labels: Labels, groups: _Groups, places: dict[Place, Tensor]
+) -> tuple[dict[str, list[Role]], dict[str, list[list[str]]]]:
+    """Return how groups act on each tensor, and the names of the groups on each of its axes."""
+    roles: dict[str, list[Role]] = {}
+    axes: dict[str, list[list[str]]] = {
+        name: [[] for _ in shape] for name, shape in labels.shapes.items()
+    }
+    for (name, first, last, start, stop), ids in places.items():
+        positions = groups.positions(ids)
+        if not positions:
+            continue
+        shape = labels.shapes[name]
+        whole = (start, stop) == (0, shape[0])
+        rows = slice(None) if whole else slice(start, stop)
+        roles.setdefault(name, []).append(Role(first, last, rows, positions))
+        for axis in labels.varying(ids.view(shape)) if last > first else [first]:
+            axes[name][axis] += [group for group in positions if group not in axes[name][axis]]
+    return roles, axes
+
+
+def _points(
+    labels: Labels, groups: _Groups, graph: fx.Graph
+) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str, str], Channels]]:
+    """Find the candidates for activation matching, and where the units lie there."""
+    channels: dict[tuple[str, str], Channels] = {}
+    carriers: dict[str, list[tuple[str, bool, bool]]] = {group: [] for group in groups.sizes}
+    # What depends on the input: a function of weights alone says nothing of a unit.
+    activations: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or not activations.isdisjoint(node.all_input_nodes):
+            activations.add(node)
+        if node not in activations or node.name not in labels.carried:
+            continue
+        ids = labels.carried[node.name]
+        varying = labels.varying(ids)
+        if len(varying) != 1 or varying[0] == 0:  # dimension 0 is that of the samples
+            continue
+        (dim,) = varying
+        spatial = ids.numel() > ids.shape[0] * ids.shape[dim]
+        nonlinear = operation_name(node) in NONLINEARITIES
+        along = thin(ids).movedim(dim, 0).flatten(1)[:, 0]
+        for group, positions in groups.positions(along).items():
+            if positions.shape[1] == 1:
+                channels[group, node.name] = Channels(dim, positions.flatten())
+                carriers[group].append((node.name, spatial, nonlinear))
+    points = {}
+    for group, nodes in carriers.items():
+        outputs = [node for node in nodes if node[2]]
+        best = [node for node in outputs or nodes if node[1]] or outputs or nodes
+        points[group] = tuple(name for name, *_ in (best if outputs else best[-1:]))
+    return points, {key: value for key, value in channels.items() if key[1] in points[key[0]]}

@@ -1,0 +1,87 @@
+"""Run a network on unit ids in place of values, with the rules of `lotperm.science.rules`."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+
+from lotperm.science.graphs import node_shape, operation_name
+from lotperm.science.labels import Labels, fixed_outputs
+from lotperm.science.rules import MATRIX_ARGUMENT, RULES, Call, Matrix, unknown
+from lotperm.science.rules.elementwise import elementwise
+from lotperm.science.rules.registry import no_rule
+
+
+class Labeller(fx.Interpreter):
+    """Interpreter of a graph that fills in its `Labels`.
+
+    Parameters
+    ----------
+    program : fx.GraphModule
+        As `export_graph` gives it.
+    labels : Labels
+        Of the network's parameters and buffers; grows with each operation.
+    """
+
+    def __init__(self, program: fx.GraphModule, labels: Labels) -> None:
+        super().__init__(program)
+        self.extra_traceback = False
+        self.labels = labels
+        self.matrices = {
+            node
+            for node in program.graph.nodes
+            if node.op == "get_attr"
+            and node.target in labels.names
+            and all(_takes_as_matrix(user, node) for user in node.users)
+        }
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Label one node, and note the ids of its output."""
+        if n.op == "placeholder":
+            return torch.zeros(node_shape(n), dtype=torch.int64)
+        if n.op == "get_attr":
+            return self.parameter(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n.op == "output":
+            for ids in pytree.tree_leaves(args):
+                if isinstance(ids, Tensor):
+                    self.labels.fix(ids)
+            return None
+        result = self.operation(Call(n, args, kwargs))
+        if isinstance(result, Tensor):
+            self.labels.carried[n.name] = result = self.labels.find(result)
+        return result
+
+    def parameter(self, n: fx.Node) -> Matrix | Tensor:
+        """Label a parameter, buffer or constant."""
+        if n in self.matrices:
+            return Matrix(str(n.target))
+        if n.target not in self.labels.names or not n.meta["val"].is_floating_point():
+            return fixed_outputs(n)
+        return self.labels.values_of(str(n.target))
+
+    def operation(self, call: Call) -> Any:
+        """Label an operation by its rule."""
+        target = call.node.target
+        if call.name == "sym_size":
+            return call.args[0].shape[call.args[1]]
+        if not isinstance(target, OpOverload):
+            if callable(target) and (target is operator.getitem or not call.tensors):
+                # Arithmetic on sizes, or one of several outputs.
+                return target(*call.args, **call.kwargs)
+            raise no_rule(call.node)
+        rule = RULES.get(call.name)
+        if rule is None:
+            rule = elementwise if torch.Tag.pointwise in target.tags else unknown
+        return rule(self.labels, call)
+
+
+def _takes_as_matrix(user: fx.Node, parameter: fx.Node) -> bool:
+    """Return whether the rule of `user` labels this argument by its axes."""
+    position = MATRIX_ARGUMENT.get(operation_name(user))
+    return position is not None and user.args[position] is parameter

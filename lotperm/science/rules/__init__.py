@@ -1,0 +1,53 @@
+"""One rule for every kind of operation: what it does to the ids of hidden units.
+
+===================  ===========================================================
+`products`           linear, matmul, convolutions, transposed convolutions
+`normalization`      batch, instance, group and layer norm; PReLU
+`elementwise`        sums, products, nonlinearities, dropout, copies
+`reductions`         mean, sum, max, norm, softmax
+`pooling`            max, average and adaptive pooling, upsampling
+`layout`             reshape, transpose, slice, concatenate, pad
+`creation`           zeros, ones, full
+===================  ===========================================================
+
+To add a rule, write a function of `Labels` and a `Call` beside its kin, or in a new module that is
+imported here, and register it with the names of its operations::
+
+    @rule("embedding", matrix=0)
+    def embedding(labels: Labels, call: Call) -> Tensor:
+        weight = call.args[0]
+        units = labels.lie_on(weight.name, 1, labels.fresh(labels.shapes[weight.name][1]))
+        return spread(units, call.shape, -1)
+
+A rule returns the ids of the output. It makes ids equal where the operation uses units alike
+(`Labels.unify`), keeps apart what is treated apart (`Labels.keep_together`), and fixes what must
+not move (`Labels.fix`). In doubt it fixes: a unit too few moves, never one too many. An operation
+without a rule is value by value if PyTorch tags it so, else `registry.unknown` decides.
+"""
+
+from lotperm.science.rules import (
+    creation,
+    elementwise,
+    layout,
+    normalization,
+    pooling,
+    products,
+    reductions,
+)
+from lotperm.science.rules.registry import MATRIX_ARGUMENT, RULES, Call, Matrix, rule, unknown
+
+__all__ = [
+    "MATRIX_ARGUMENT",
+    "RULES",
+    "Call",
+    "Matrix",
+    "creation",
+    "elementwise",
+    "layout",
+    "normalization",
+    "pooling",
+    "products",
+    "reductions",
+    "rule",
+    "unknown",
+]

@@ -1,0 +1,52 @@
+"""Operations that move, copy, drop or add values, and change none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lotperm.science.labels import Labels, spread
+from lotperm.science.rules.registry import Call, no_rule, rule
+
+
+@rule("flatten", "reshape", "reshape_as", "squeeze", "unflatten", "unsqueeze", "view", "view_as")
+@rule("mT", "movedim", "permute", "pixel_shuffle", "pixel_unshuffle", "swapaxes", "t", "transpose")
+@rule("cat", "concat", "hstack", "stack", "vstack")
+@rule("chunk", "narrow", "select", "slice", "split", "split_with_sizes", "tensor_split", "unbind")
+@rule("expand", "expand_as", "flip", "repeat", "roll", "tile")
+def move(labels: Labels, call: Call) -> Any:
+    """Run the operation on the ids themselves."""
+    # Ids may lie otherwise in memory than values, so that a view isn't possible.
+    name = "reshape" if call.name == "view" else call.name
+    return getattr(torch.ops.aten, name)(*call.args, **call.kwargs)
+
+
+@rule("pad", "constant_pad_nd")
+def pad(labels: Labels, call: Call) -> Tensor:
+    """Label padding of space, or of channels with a constant: new units without weights."""
+    ids, widths = call.tensors[0], call.arguments["pad"]
+    for i, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
+        dim = ids.dim() - 1 - i
+        size = ids.shape[dim] + before + after
+        if dim not in labels.varying(ids):
+            ids = ids.narrow(dim, 0, 1).expand(*ids.shape[:dim], size, *ids.shape[dim + 1 :])
+            continue
+        if call.arguments.get("mode", "constant") != "constant":
+            raise no_rule(call.node)
+        start, stop = max(-before, 0), ids.shape[dim] - max(-after, 0)
+        parts = [ids.narrow(dim, start, stop - start)]
+        if before > 0:
+            parts.insert(0, _new_units(labels, ids, dim, before))
+        if after > 0:
+            parts.append(_new_units(labels, ids, dim, after))
+        ids = torch.cat(parts, dim)
+    return ids
+
+
+def _new_units(labels: Labels, like: Tensor, dim: int, count: int) -> Tensor:
+    """Return ids of `count` new units along `dim`, in a tensor that is otherwise as `like`."""
+    shape = list(like.shape)
+    shape[dim] = count
+    return spread(labels.fresh(count), torch.Size(shape), dim)

@@ -1,0 +1,50 @@
+"""Normalizations, and other operations with parameters for each channel."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lotperm.science.labels import Labels
+from lotperm.science.rules.elementwise import align
+from lotperm.science.rules.reductions import statistic
+from lotperm.science.rules.registry import Call, rule
+
+
+@rule("batch_norm", "instance_norm")
+def batch_norm(labels: Labels, call: Call) -> Tensor:
+    """Label a norm with statistics, scale and shift of each channel."""
+    _per_channel(labels, call)
+    return call.tensors[0]
+
+
+@rule("prelu")
+def prelu(labels: Labels, call: Call) -> Tensor:
+    """Label PReLU, with a slope for each channel or one for all."""
+    _per_channel(labels, call)
+    return call.tensors[0]
+
+
+@rule("group_norm")
+def group_norm(labels: Labels, call: Call) -> Tensor:
+    """Label a norm with statistics of each block of channels."""
+    channels = _per_channel(labels, call)
+    labels.keep_together(channels.chunk(call.arguments["num_groups"]))
+    return call.tensors[0]
+
+
+@rule("layer_norm")
+def layer_norm(labels: Labels, call: Call) -> Tensor:
+    """Label a norm with statistics over the last dimensions, scale and shift of each value."""
+    dims = list(range(-len(call.arguments["normalized_shape"]), 0))
+    statistic(labels, call.tensors[0], dims)
+    return align(labels, call.tensors)
+
+
+def _per_channel(labels: Labels, call: Call) -> Tensor:
+    """Let parameters belong to the channels, dimension 1; return the channels' ids."""
+    x, *parameters = call.tensors
+    channels = labels.along(x, 1)
+    for ids in parameters:
+        if ids.numel() > 1:  # PReLU may have one slope for all
+            labels.unify(ids, channels)
+    return channels

@@ -1,0 +1,129 @@
+"""The table of rules: operation name -> what it does to unit ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+
+from lotperm.errors import UnsupportedModelError
+from lotperm.science.graphs import node_shape, operation_name
+from lotperm.science.labels import Labels, fixed_outputs
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A parameter that is labelled by its axes: a rule names the units that lie on each of them.
+
+    Attributes
+    ----------
+    name : str
+        Name of the parameter.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of a graph, with unit ids where its tensors were.
+
+    Attributes
+    ----------
+    node : fx.Node
+        The operation.
+    args, kwargs : tuple, dict
+        Its arguments: ids (int64 Tensors) for activations and parameters, a `Matrix` for a
+        parameter that is labelled by axes, everything else as it is.
+    """
+
+    node: fx.Node
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @cached_property
+    def name(self) -> str:
+        """Name of the ATen operation, as "linear" or "conv2d"; empty if it isn't one."""
+        return operation_name(self.node)
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """Ids of all tensor arguments, in their order."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments by their names in the ATen schema, with defaults."""
+        assert isinstance(self.node.target, OpOverload)
+        schema = self.node.target._schema.arguments
+        defaults = {a.name: a.default_value for a in schema if a.has_default_value()}
+        return defaults | dict(zip((a.name for a in schema), self.args, strict=False)) | self.kwargs
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        """Shape of the output, for an operation with one."""
+        return node_shape(self.node)
+
+
+# Ids of the output (of each of them, if there are several) from those of the arguments.
+Rule = Callable[[Labels, Call], Any]
+
+
+RULES: dict[str, Rule] = {}
+
+
+# Operation -> the place among its arguments of a parameter that its rule labels by axes.
+MATRIX_ARGUMENT: dict[str, int] = {}
+
+
+def rule(*names: str, matrix: int | None = None) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of some operations.
+
+    Parameters
+    ----------
+    *names : str
+        Names of ATen operations, without overload and without the underscore of in-place variants.
+    matrix : int, optional
+        Place of an argument that the rule takes as a `Matrix`. A parameter comes as one if all its
+        uses are such arguments, else as ids of its single values.
+    """
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            if name in RULES:
+                raise ValueError(f"operation {name!r} has two rules; remove one.")
+            RULES[name] = function
+            if matrix is not None:
+                MATRIX_ARGUMENT[name] = matrix
+        return function
+
+    return register
+
+
+def unknown(labels: Labels, call: Call) -> Any:
+    """Label an operation without a rule: fine on what doesn't move anyway, else refused."""
+    if call.node.meta.get("val") is not None and any(labels.may_move(ids) for ids in call.tensors):
+        raise no_rule(call.node)
+    return fixed_outputs(call.node)
+
+
+def no_rule(node: fx.Node) -> UnsupportedModelError:
+    """Make the error for an operation on hidden units that no rule covers."""
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+    trace = (node.meta.get("stack_trace") or "").splitlines()
+    lines = [line.strip() for line in trace if "File " in line]
+    where = f", in module {modules[-1]!r}" if modules else ""
+    where += f", {lines[-1]}" if lines else ""
+    return UnsupportedModelError(
+        f"no permutation rule for the operation {node.target} on hidden units (graph node "
+        f"{node.name!r}{where}); write it with linear, convolution, normalization and pooling "
+        "layers, value-by-value functions, sums, products, reductions, concatenation, slicing and "
+        "reshaping."
+    )
