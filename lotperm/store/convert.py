@@ -1,9 +1,8 @@
-"""Weights from elsewhere: a state dict in a ``.pt`` file becomes a safetensors file, and no code
-in it is run.
+"""Weights from elsewhere: make a safetensors file of the state dict in a ``.pt`` file.
 
 A ``.pt`` file is a zip archive with a pickle in it, a program that may call any function. Here the
-names that it calls are read before it is run, and all but those that make tensors are refused;
-then PyTorch's own loader for weights runs it (``torch.load`` with ``weights_only=True``), which
+names that it calls are read before it is run, and all but those that make tensors are refused.
+Then PyTorch's own loader for weights runs it (``torch.load`` with ``weights_only=True``), which
 knows no others either.
 """
 
@@ -23,9 +22,18 @@ from lotperm.errors import IntegrityError, ParameterError, StorageError, shown, 
 from lotperm.store.files import save_tensors
 
 MAX_PICKLE_BYTES = 100_000_000
-_CALLED = {"collections OrderedDict", "torch Size", "torch.nn.parameter Parameter"} | {
-    f"torch._utils {name}" for name in ("_rebuild_tensor_v2", "_rebuild_parameter")
+
+# What a state dict's pickle calls, as its opcode GLOBAL names it; storages come on top.
+_CALLED = {
+    "collections OrderedDict",
+    "torch Size",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_tensor_v2",
+    "torch.nn.parameter Parameter",
 }
+# Other opcodes that import or instantiate: torch.save needs none of them for tensors.
+_MAKING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
+# What zipfile, pickletools and torch.load raise about broken files.
 _BROKEN = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
@@ -43,7 +51,7 @@ _BROKEN = (
 
 
 def convert(source: Path, target: Path, *, key: str | None = None) -> int:
-    """Write the tensors of a ``.pt`` file as safetensors with a checksum.
+    """Write the tensors of a ``.pt`` file as safetensors with a checksum; run none of its code.
 
     The file holds a state dict (name -> tensor), or a dict with one state dict among its entries,
     as checkpoints of training do. If there are several, `key` says which. Nothing is flattened or
@@ -82,7 +90,7 @@ def convert(source: Path, target: Path, *, key: str | None = None) -> int:
         raise StorageError(
             f"cannot read {source}: {error.strerror or error}. Check the path."
         ) from error
-    except ParameterError:
+    except ParameterError:  # a ValueError too, but no sign of a broken file
         raise
     except _BROKEN as error:
         raise IntegrityError(f"{source} is broken: {_first_line(error)} Fetch it again.") from error
@@ -111,9 +119,8 @@ def _inspect(source: Path) -> None:
     with zipfile.ZipFile(source) as archive:
         members = archive.infolist()
         # torch.save stores without compressing; a bomb doesn't.
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members) or size < sum(
-            member.file_size for member in members
-        ):
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        if not stored or sum(member.file_size for member in members) > size:
             raise IntegrityError(
                 f"{source} is compressed, which torch.save never does: it was not opened."
             )
@@ -123,6 +130,11 @@ def _inspect(source: Path) -> None:
                 f"{source} is no file of weights: {len(pickles)} pickles in it; expected one."
             )
         program = archive.read(pickles[0])
+    _inspect_calls(program, source)
+
+
+def _inspect_calls(program: bytes, source: Path) -> None:
+    """Refuse a pickle that calls, or could call, anything but what makes tensors; run nothing."""
     for opcode, argument, _ in pickletools.genops(program):
         name = str(argument)
         if opcode.name == "GLOBAL" and name not in _CALLED and not _is_storage(name):
@@ -130,16 +142,7 @@ def _inspect(source: Path) -> None:
                 f"{source} calls {shown(name.replace(' ', '.'))}: it was not loaded. Only tensors are taken: save "
                 "model.state_dict(), on a machine where you trust the file."
             )
-        if opcode.name in (
-            "STACK_GLOBAL",
-            "INST",
-            "OBJ",
-            "NEWOBJ",
-            "NEWOBJ_EX",
-            "EXT1",
-            "EXT2",
-            "EXT4",
-        ):
+        if opcode.name in _MAKING:
             raise IntegrityError(
                 f"{source} makes objects in a way that torch.save doesn't use for tensors ({opcode.name}): it was not "
                 "loaded. Save model.state_dict() with PyTorch's default protocol."
@@ -147,10 +150,10 @@ def _inspect(source: Path) -> None:
 
 
 def _is_storage(name: str) -> bool:
+    """Return whether a called name is the class of a tensor's memory, such as FloatStorage."""
     module, _, kind = name.partition(" ")
-    return (
-        module == "torch" and kind.isalnum() and kind.endswith("Storage")
-    ) or name == "torch.storage UntypedStorage"
+    legacy = module == "torch" and kind.isalnum() and kind.endswith("Storage")
+    return legacy or name == "torch.storage UntypedStorage"
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -162,35 +165,28 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _state_dict(content: Any, source: Path, key: str | None) -> dict[str, Tensor]:
+    """Choose the state dict: the content itself, its entry `key`, or the only one it has."""
     if key is None and _is_state_dict(content):
         return dict(content)
-    entries = (
-        {n: v for n, v in content.items() if isinstance(n, str)}
-        if isinstance(content, Mapping)
-        else {}
-    )
-    found = [name for name, value in entries.items() if _is_state_dict(value)]
+    entries = content.items() if isinstance(content, Mapping) else ()
+    found = {n: v for n, v in entries if isinstance(n, str) and _is_state_dict(v)}
     if key is not None:
-        if key not in found:
-            raise (
-                unknown_name("state dict", key, found)
-                if found
-                else ParameterError(f"{source} has no entries.")
-            )
-        return dict(entries[key])
+        if key in found:
+            return dict(found[key])
+        if found:
+            raise unknown_name("state dict", key, found)
+        raise ParameterError(f"{source} has no entries.")
     if len(found) != 1:
-        names = ", ".join(shown(name) for name in found[:10]) or "none"
+        names = ", ".join(shown(name) for name in list(found)[:10]) or "none"
         raise ParameterError(
             f"{source} holds no single state dict (name -> tensor): {len(found)} of its entries are one ({names}). "
             "Choose with --key, or save model.state_dict()."
         )
-    return dict(entries[found[0]])
+    return dict(next(iter(found.values())))
 
 
 def _check_sizes(tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Refuse tensors that a few bytes blow up: expanded views, and one storage under very many
-    names.
-    """
+    """Refuse tensors that blow few bytes up: expanded views, one storage under very many names."""
     total = 0
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":

@@ -21,14 +21,8 @@ from lotperm.errors import IntegrityError, StorageError, shown
 
 _log = logging.getLogger(__name__)
 
-MAX_HEADER_BYTES = 100_000_000
-
-
-_BLANK = b"0" * 64
-
-
-_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
-
+JSON = Any
+"""None, bool, int, finite float, str, and lists and string-keyed dicts of these."""
 
 MALFORMED = (
     ValueError,
@@ -38,22 +32,23 @@ MALFORMED = (
     RecursionError,
     safetensors.SafetensorError,
 )
+"""What parsing bytes raises, and taking apart what came of it, if these aren't what they should be."""
 
+MAX_HEADER_BYTES = 100_000_000
+"""A header that claims to be longer is refused: nothing of its size is read or allocated."""
 
-JSON = Any
-
-"""None, bool, int, finite float, str, and lists and string-keyed dicts of these."""
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+_BLANK = b"0" * 64  # in the place of a file's own sha256 while this is computed
 
 
 def home() -> Path:
-    """The folder that holds all results: ``$LOTPERM_HOME``, else ``.lotperm`` in the working
-    directory.
-    """
+    """Return the folder of all results: ``$LOTPERM_HOME``, else ``.lotperm`` where one works."""
     return Path(os.environ.get("LOTPERM_HOME") or ".lotperm")
 
 
 @contextlib.contextmanager
 def storage_errors(action: str, path: Path) -> Iterator[None]:
+    """Raise what the operating system refuses as a `StorageError`: "cannot `action` `path`: …"."""
     try:
         yield
     except OSError as error:
@@ -64,6 +59,7 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
 
 
 def write_synced(path: Path, data: bytes) -> None:
+    """Write a file in place, and wait until it is on the disk."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         view = memoryview(data)
@@ -75,6 +71,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk: without that, a rename can be lost."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -83,10 +80,14 @@ def sync_folder(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that `path` holds, at every instant, either its old content or all of the
-    new.
+    """Write a file such that `path` holds, at every instant, its old content or all of the new.
 
-    Missing parent folders are made. Raises `StorageError` if the disk is full or read-only.
+    Missing parent folders are made.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or read-only; the old content is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with storage_errors("write", path):
@@ -102,8 +103,19 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def move_aside(path: Path, reason: str) -> Path:
-    """Rename a bad file or folder to a unique ``*.corrupt``, log a warning, and return the new
-    path.
+    """Rename a bad file or folder, so that it can be looked at, and log a warning.
+
+    Parameters
+    ----------
+    path : Path
+        What is bad.
+    reason : str
+        For the log: what is wrong, and what happens now.
+
+    Returns
+    -------
+    Path
+        The new name, ``*.corrupt``; unique.
     """
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.corrupt")
     with storage_errors("move aside", path):
@@ -113,8 +125,14 @@ def move_aside(path: Path, reason: str) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a safetensors file, read once; absurd headers and pickles are refused before
-    that.
+    """Read all bytes of a safetensors file, once; refuse pickles and absurd headers before that.
+
+    Raises
+    ------
+    IntegrityError
+        If it can't be a safetensors file.
+    StorageError
+        If it can't be read.
     """
     try:
         with open(path, "rb") as file:
@@ -138,8 +156,19 @@ def read_bytes(path: Path) -> bytes:
 
 
 def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Safetensors bytes, equal for equal input, with the sha256 of the file (digest blanked) in
-    the metadata.
+    """Serialize tensors as safetensors with a checksum of the file in its metadata.
+
+    Parameters
+    ----------
+    tensors : Mapping[str, Tensor]
+        Name -> tensor, on any device, with any strides.
+    metadata : Mapping[str, str]
+        Text notes.
+
+    Returns
+    -------
+    bytes
+        Equal for equal input. The checksum is the sha256 of the file with 64 zeros in its place.
     """
     copies = {
         n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
@@ -157,7 +186,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 
 def _no_name_twice(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    """Readers differ in which of two equal names they take."""
+    """Refuse a header with two equal names: readers differ in which of them they take."""
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError("a name stands in the header twice")
     return dict(pairs)
@@ -166,6 +195,29 @@ def _no_name_twice(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 def decode_tensors(
     data: bytes, path: Path, *, checked: bool
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors in the bytes of a safetensors file, and verify its checksum.
+
+    Parameters
+    ----------
+    data : bytes
+        All of the file.
+    path : Path
+        Where they come from, for the error.
+    checked : bool
+        Whether a checksum must be there. If one is there, it must match in any case.
+
+    Returns
+    -------
+    tensors : dict[str, Tensor]
+        On the CPU, in alphabetical order.
+    metadata : dict[str, str]
+        Without the checksum.
+
+    Raises
+    ------
+    IntegrityError
+        If the bytes are corrupt.
+    """
     end = 8 + int.from_bytes(data[:8], "little")
     try:
         metadata = json.loads(data[8:end], object_pairs_hook=_no_name_twice).get("__metadata__", {})
@@ -192,15 +244,14 @@ def decode_tensors(
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors (any device, any strides) atomically as safetensors with a checksum in the
-    metadata.
+    """Write tensors atomically, as safetensors with a checksum in the metadata.
 
     Parameters
     ----------
     path : Path
         Where, usually ``*.safetensors``.
     tensors : Mapping[str, Tensor]
-        Name -> tensor; bool, integers, float16/32/64 and bfloat16.
+        Name -> tensor, on any device, with any strides; bool, integers, float16/32/64, bfloat16.
     metadata : Mapping[str, str] | None, optional
         Text notes; the names ``sha256`` and ``lotperm`` are taken.
 
@@ -224,7 +275,10 @@ def load_tensors(path: Path, *, checked: bool = False) -> tuple[dict[str, Tensor
 
     Returns
     -------
-    tensors, metadata
+    tensors : dict[str, Tensor]
+        In alphabetical order.
+    metadata : dict[str, str]
+        The text notes.
 
     Raises
     ------
@@ -237,7 +291,17 @@ def load_tensors(path: Path, *, checked: bool = False) -> tuple[dict[str, Tensor
 
 
 def seal(content: Mapping[str, JSON]) -> bytes:
-    """JSON of some content, equal for equal content, with the sha256 of its canonical form in it.
+    """Serialize content as JSON with the sha256 of its canonical form in it.
+
+    Parameters
+    ----------
+    content : Mapping[str, JSON]
+        Without a name ``sha256``.
+
+    Returns
+    -------
+    bytes
+        Equal for equal content.
 
     Raises
     ------
@@ -249,7 +313,7 @@ def seal(content: Mapping[str, JSON]) -> bytes:
 
 
 def unseal(data: bytes, path: Path) -> dict[str, JSON]:
-    """The content of bytes that `seal` made, verified.
+    """Read the content of bytes that `seal` made, and verify it.
 
     Parameters
     ----------
@@ -257,6 +321,11 @@ def unseal(data: bytes, path: Path) -> dict[str, JSON]:
         All of the file.
     path : Path
         Where they come from, for the error.
+
+    Returns
+    -------
+    dict[str, JSON]
+        The content, without the checksum.
 
     Raises
     ------
@@ -279,5 +348,6 @@ def unseal(data: bytes, path: Path) -> dict[str, JSON]:
 
 
 def require_equal(path: Path, got: str, expected: str) -> None:
+    """Raise an `IntegrityError` about a file if a checksum or a key isn't what was expected."""
     if got != expected:
         raise IntegrityError(f"{path} is corrupt: sha256 or key {got}, expected {expected}.")

@@ -15,17 +15,42 @@ from lotperm.types import Bool
 
 
 def save_mask(path: Path | str, mask: Mapping[str, Bool[Tensor, " ..."]]) -> None:
-    """Write a mask to a safetensors file with a checksum in its metadata."""
+    """Write a mask to a safetensors file with a checksum in its metadata.
+
+    Parameters
+    ----------
+    path : Path or str
+        Where, usually ``*.safetensors``.
+    mask : Mapping[str, Bool[Tensor, "..."]]
+        Parameter name -> True where the weight is kept.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or read-only; an older file is then untouched.
+    """
     save_tensors(Path(path), dict(mask), {"kind": "mask"})
 
 
 def load_mask(path: Path | str) -> Mask:
     """Read a mask from a safetensors file.
 
+    Parameters
+    ----------
+    path : Path or str
+        What `save_mask` wrote, or any safetensors file of bool tensors.
+
+    Returns
+    -------
+    Mask
+        Parameter name -> bool tensor on the CPU.
+
     Raises
     ------
     IntegrityError
         If the file is corrupt, or a tensor in it is not bool.
+    StorageError
+        If it can't be read.
     """
     mask, _ = load_tensors(Path(path))
     for name, kept in mask.items():
