@@ -41,9 +41,6 @@ from lotperm.store import convert, files, folders, stages
 from lotperm.studies import results
 
 PHASES = ("start", "dense", "imp", "match", "sparse", "connectivity", "results")
-SAVING = len(PHASES)
-
-# --- in the child: what it does ---------------------------------------------------------------------
 
 
 def whole(parameters: dict[str, Any], out: str) -> None:
@@ -90,9 +87,6 @@ def use(arrays: int) -> None:
 
 
 JOBS = {"whole": whole, "command": command, "attack": attack, "use": use}
-
-
-# --- in the child: faults ---------------------------------------------------------------------------
 
 
 def write_in_place(path: Path, content: bytes) -> None:
@@ -254,9 +248,6 @@ def child(call: dict[str, Any], shared: mmap.mmap, printed: Path) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-# --- in the parent ----------------------------------------------------------------------------------
 
 
 def serve(request: dict[str, Any], folder: Path) -> dict[str, Any]:
