@@ -37,7 +37,7 @@ pdf: $(READY)  ## the same, and the whole book as one PDF; Chromium or Chrome pr
 	$(BIN)/lotperm book --profile $(PROFILE) --pdf
 	@echo "The book: file://$(CURDIR)/_build/book.pdf"
 
-test: lint nbval  ## lint, check the notebooks, run all tests
+test: lint  ## lint, run all tests
 	$(PYTEST) --dist worksteal
 
 coverage: $(READY)  ## the tests again, and which lines of the package they don't reach; fails below 95 %
@@ -52,7 +52,8 @@ lint: $(READY)  ## ruff, mypy, and the order of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# An empty store, so that the numbers are computed, not remembered. The cells of a notebook stay together.
+# What `make test` checks too, on the notebooks that it executes for the site. An empty store, so that the numbers are
+# computed, not remembered. The cells of a notebook stay together.
 nbval: $(READY)
 	rm -rf _build/nbval
 	LOTPERM_HOME='$(CURDIR)/_build/nbval' $(PYTEST) --dist loadfile -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks

@@ -1,10 +1,13 @@
 """What all tests share: a store of their own, and one smoke run for the whole session."""
 
+import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import tools
+from filelock import FileLock
 
 from lotperm import Experiment, Pipeline, Store
 from lotperm.cli import app
@@ -12,6 +15,13 @@ from lotperm.cli import app
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory) -> Path:
+    """A folder that all processes of this session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +47,34 @@ def smoke(home):
         yield pipeline, pipeline.run()
 
 
+@pytest.fixture(scope="session")
+def two_ranks(shared) -> Path:
+    """A small experiment that torchrun started on two ranks: a folder with ``home``, ``out`` and
+    ``stdout``.
+
+    Run once, also when several processes share the tests.
+    """
+    import sweeps
+    from ranks import torchrun
+
+    folder = shared / "two-ranks"
+    with FileLock(shared / "two-ranks.lock"):
+        if not folder.exists():
+            given = {**sweeps.TINY, "sparsity": 0.5}
+            done = torchrun(
+                *("-m", "lotperm", "experiment", "--profile", given.pop("profile")),
+                *(f"-p{name}={value}" for name, value in given.items()),
+                *("--device", "cpu", "--out", folder / "out"),
+                LOTPERM_HOME=str(folder / "home"),
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
+    """Run the command line in this process; return exit code, stdout and stderr."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lotperm", *map(str, arguments)])

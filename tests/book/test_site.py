@@ -376,8 +376,9 @@ def test_renewed_notebooks_keep_only_what_is_checked(
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")))
 def test_every_notebook_gives_the_same_bytes_from_another_empty_store(
-    site: Path, tmp_path: Path, name: str
+    site: Path, site_store: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LOTPERM_DATA", str(site_store / "data"))  # of a known checksum
     notebook = ROOT / "notebooks" / f"{name}.ipynb"
     again = notebooks.execute(
         notebook, tmp_path / notebook.name, {"profile": "smoke"}, cwd=ROOT, progress=False

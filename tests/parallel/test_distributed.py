@@ -11,37 +11,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import ranks
+import sweeps
 import torch
 from ranks import torchrun
 from torch import Tensor
 
 from lotperm import Experiment, Pipeline, Store
-from lotperm.cli.options import parse_pairs
 from lotperm.parallel import distributed
 from lotperm.store.files import load_tensors
 from lotperm.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
-TINY = [
-    "--profile",
-    "smoke",
-    "-p",
-    "train_size=300",
-    "-p",
-    "test_size=100",
-    "-p",
-    "epochs=3",
-    "-p",
-    "rewind_epoch=1",
-    "-p",
-    "finetune_epochs=1",
-    "-p",
-    "hidden=[12]",
-    "-p",
-    "seeds=2",
-    "-p",
-    "sparsity=0.5",
-]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -160,31 +140,19 @@ def test_what_several_ranks_refuse(two, folder):
     assert "Leave compile out" in compiled
 
 
-def test_the_command_on_two_processes_gives_the_table_of_one(tmp_path, monkeypatch):
-    done = torchrun(
-        "-m",
-        "lotperm",
-        "experiment",
-        *TINY,
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "out",
-        LOTPERM_HOME=str(tmp_path / "home"),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Wrote results.csv") == 1
-    experiment = Experiment.from_parameters(**parse_pairs(TINY[3::2]), profile="smoke")
+def test_the_command_on_two_processes_gives_the_table_of_one(two_ranks, tmp_path, monkeypatch):
+    assert (two_ranks / "stdout").read_text().count("Wrote results.csv") == 1
+    experiment = Experiment.from_parameters(**sweeps.TINY, sparsity=0.5)
     alone = Pipeline(experiment, Store(tmp_path / "alone")).run()
     alone.save(tmp_path / "alone")
-    tables = [pd.read_csv(tmp_path / name / "results.csv") for name in ("out", "alone")]
+    tables = [pd.read_csv(f / "results.csv") for f in (two_ranks / "out", tmp_path / "alone")]
     pd.testing.assert_frame_equal(*tables, rtol=0, atol=1e-4)
     # What it left are the stages that one process looks for: each was computed once, and is whole.
     monkeypatch.setattr("lotperm.studies.pipeline.train", None)
-    again = Pipeline(experiment, Store(tmp_path / "home")).run()
+    again = Pipeline(experiment, Store(two_ranks / "home")).run()
     assert {stage["key"] for stage in again.stages} == {stage["key"] for stage in alone.stages}
     assert all(stage["ranks"] == 2 for stage in again.stages)
-    assert not list((tmp_path / "home").rglob("*.corrupt"))
+    assert not list((two_ranks / "home").rglob("*.corrupt"))
 
 
 def test_alone_nothing_is_shared():
