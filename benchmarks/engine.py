@@ -54,10 +54,10 @@ from lotperm.data.augment import augment, draw_augmentation
 from lotperm.data.batches import normalize
 from lotperm.data.dataset import Dataset, Split
 from lotperm.engine.models import Weights, build, initialize
+from lotperm.engine.partition import partition
 from lotperm.engine.run import Programs, Run
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.schedule import draw_order
-from lotperm.engine.training import _split
 from lotperm.parallel.threads import workers
 from lotperm.science.sparsity import Mask, full_mask, magnitude_prune, prunable_parameters
 
@@ -243,12 +243,25 @@ class Engine:
         runtime: Runtime,
     ) -> None:
         count = len(starts)
-        shape = (BATCH, *network.shape)
-        self.parts, self.threads = _split(network.make(), shape, count, recipe.precision, runtime)
+        self.parts, self.threads = partition(
+            network.make(),
+            (BATCH, *network.shape),
+            count,
+            precision=recipe.precision,
+            runtime=runtime,
+        )
         seeds = [Seeds.of("engine", i) for i in range(count)]
         self.runs = [
-            Run(network.make(), starts[p], data, recipe, seeds[p], masks[p], runtime)
-            for p in self.parts
+            Run(
+                network.make(),
+                weights=starts[part],
+                data=data,
+                recipe=recipe,
+                seeds=seeds[part],
+                masks=masks[part],
+                runtime=runtime,
+            )
+            for part in self.parts
         ]
         programs: Programs = {}
         for run in self.runs:
@@ -487,8 +500,11 @@ def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any
     for members, mode in itertools.product(options.members, options.modes):
         precision, compiled, at_once = MODES[mode]
         runtime = Runtime(device=device, compile=compiled, members=at_once)
-        split = partial(_split, network.make(), (BATCH, *network.shape), members, precision)
-        if at_once is not None and split(runtime) == split(replace(runtime, members=None)):
+        split = partial(
+            partition, network.make(), (BATCH, *network.shape), members, precision=precision
+        )
+        unlimited = replace(runtime, members=None)
+        if at_once is not None and split(runtime=runtime) == split(runtime=unlimited):
             continue  # it is the mode without that limit
         chosen = replace(recipe, precision=precision)
         engine = Engine(network, starts[:members], masks[:members], data, chosen, runtime)

@@ -28,15 +28,17 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
 from lotperm.config.experiment import Recipe
+from lotperm.config.parameters import Precision
 from lotperm.config.seeds import Seeds
 from lotperm.data.batches import normalize
 from lotperm.data.dataset import Dataset
 from lotperm.data.datasets import load
 from lotperm.engine.models import Weights, build, initialize
+from lotperm.engine.partition import partition
 from lotperm.engine.run import Programs, Run
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.schedule import draw_order, learning_rate
-from lotperm.engine.training import _split, train
+from lotperm.engine.training import train
 from lotperm.parallel.threads import workers
 from lotperm.science.sparsity import Mask, full_mask, magnitude_prune, prunable_parameters
 
@@ -119,9 +121,10 @@ def main() -> None:
     seeds = [Seeds.of("benchmark", i) for i in range(most)]
     full = full_mask(starts[0], prunable_parameters(factory()))
     masks = [magnitude_prune(start, full, 0.9, scope="layerwise") for start in starts]
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     modes = {
         f"{precision}{', compiled' if compiled else ''}": (precision, compiled)
-        for precision in ("float32", "bfloat16")
+        for precision in precisions
         for compiled in ((False,) if options.quick else (False, True))
     }
 
@@ -136,7 +139,7 @@ def main() -> None:
         plain_accuracy.append(plain.accuracy())
     accuracy: dict[str, list[float]] = {"plain loop": plain_accuracy}
     for mode, (precision, compiled) in modes.items():
-        half = Recipe(epochs=gate_epochs, lr=0.08, precision=precision)  # type: ignore[arg-type]
+        half = Recipe(epochs=gate_epochs, lr=0.08, precision=precision)
         result = train(
             factory(),
             starts[:gate],
@@ -154,7 +157,7 @@ def main() -> None:
             )
 
     # The times: interleaved, so that a busy moment of the machine hits all.
-    recipes = {p: Recipe(epochs=1000, lr=0.08, precision=p) for p in ("float32", "bfloat16")}
+    recipes = {p: Recipe(epochs=1000, lr=0.08, precision=p) for p in precisions}
     steps = len(data.train.targets) // 128
     times: dict[tuple[str, int], list[float]] = {}
     plain = Plain(starts[0], masks[0], data, recipes["float32"], seeds[0])
@@ -162,12 +165,20 @@ def main() -> None:
     for count in members:
         for mode, (precision, compiled) in modes.items():
             runtime = Runtime(compile=compiled)
-            parts, threads = _split(
-                factory(), (128, *data.train.inputs.shape[1:]), count, precision, runtime
+            parts, threads = partition(
+                factory(), (128, *data.input_shape), count, precision=precision, runtime=runtime
             )
             runs = [
-                Run(factory(), starts[p], data, recipes[precision], seeds[p], masks[p], runtime)
-                for p in parts
+                Run(
+                    factory(),
+                    weights=starts[part],
+                    data=data,
+                    recipe=recipes[precision],
+                    seeds=seeds[part],
+                    masks=masks[part],
+                    runtime=runtime,
+                )
+                for part in parts
             ]
             prepared[mode, count] = (runs, threads)
             programs: Programs = {}

@@ -37,7 +37,7 @@ import torch
 from lotperm.cluster.campaign import Campaign
 from lotperm.cluster.jobs import Job, arrays, jobs
 from lotperm.cluster.worker import Collector, Worker, collect, failure_note
-from lotperm.engine.run import check_shared
+from lotperm.engine.shared import check_shared
 from lotperm.errors import ParameterError, StorageError, SweepError
 from lotperm.store.files import write_atomic
 from lotperm.store.stages import Store

@@ -50,7 +50,7 @@ class Runtime:
         training on. On CUDA it becomes a CUDA graph, without which one small network is bound by
         the launches of its kernels.
     members : int | None
-        How many networks go through one forward pass at the most; None: what is fast (`_at_once`),
+        How many networks go through one forward pass at the most; None: what is fast (`lotperm.engine.partition`),
         all that a thread has if there are no convolutions.
     microbatch : int | None
         Examples of a batch that each network takes at a time, to bound memory; None: all.

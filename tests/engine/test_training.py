@@ -16,9 +16,10 @@ from lotperm.data.batches import normalize
 from lotperm.data.dataset import Dataset, Split
 from lotperm.engine import run as engine_run
 from lotperm.engine.models import build, initialize
+from lotperm.engine.partition import networks_at_once, partition
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.schedule import draw_order, learning_rate
-from lotperm.engine.training import _at_once, _split, train
+from lotperm.engine.training import train
 from lotperm.errors import DivergedError, ParameterError, PreemptedError
 from lotperm.science.sparsity import full_mask, magnitude_prune, prunable_parameters
 
@@ -312,9 +313,11 @@ def test_networks_in_several_threads_share_a_compiled_step(
         )
 
     compilations = []
-    compiler = engine_run.Run._compile
+    compiler = engine_run.compile_step
     monkeypatch.setattr(
-        engine_run.Run, "_compile", lambda *given: compilations.append(given) or compiler(*given)
+        engine_run,
+        "compile_step",
+        lambda *given, **more: compilations.append(given) or compiler(*given, **more),
     )
     data, starts = toy(IMAGE), [initialize(make, i) for i in range(count)]
     masks = [
@@ -403,7 +406,9 @@ def test_batch_norm_takes_the_statistics_of_each_part():
 
 def test_networks_with_convolutions_run_together_while_they_fit_into_the_cache():
     def at_once(name, shape, batch=128, precision="float32", **runtime):
-        return _at_once(factory(name, shape)(), (batch, *shape), precision, Runtime(**runtime))
+        return networks_at_once(
+            factory(name, shape)(), (batch, *shape), precision, Runtime(**runtime)
+        )
 
     assert at_once("mlp", SIGNAL) is at_once("mlp", SIGNAL, device="cuda") is None
     # The largest activation of a network: 128 × 4 channels × 40 values, 80 KiB; and 2 MiB of
@@ -417,11 +422,15 @@ def test_networks_with_convolutions_run_together_while_they_fit_into_the_cache()
     assert at_once("resnet8", IMAGE, compile=True) == 1
     model = factory("resnet8", SIGNAL)()
     for count, expected in ((12, 2), (13, 2), (25, 4), (37, 4), (49, 6)):
-        parts, threads = _split(model, (128, *SIGNAL), count, "float32", Runtime())
+        parts, threads = partition(
+            model, (128, *SIGNAL), count, precision="float32", runtime=Runtime()
+        )
         assert [part.stop for part in parts][-1] == count
         if torch.get_num_threads() > 1:
             assert (len(parts), threads) == (expected, 2)
-    assert len(_split(model, (128, *SIGNAL), 5, "float32", Runtime(members=1))[0]) == 5
+    one_by_one = Runtime(members=1)
+    parts, _ = partition(model, (128, *SIGNAL), 5, precision="float32", runtime=one_by_one)
+    assert len(parts) == 5
 
 
 def test_compiled_convolutions_take_a_thread_for_every_core(two_threads):
@@ -432,7 +441,8 @@ def test_compiled_convolutions_take_a_thread_for_every_core(two_threads):
         (conv, IMAGE, False, (8, 2)),
         (mlp, SIGNAL, True, (2, 2)),
     ):
-        parts, threads = _split(model, (128, *shape), 8, "float32", Runtime(compile=compiled))
+        runtime = Runtime(compile=compiled)
+        parts, threads = partition(model, (128, *shape), 8, precision="float32", runtime=runtime)
         assert (len(parts), threads) == expected
 
 

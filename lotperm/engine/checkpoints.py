@@ -1,0 +1,150 @@
+"""A training in progress as tensors, and back.
+
+The tensors are by members, however many of them run together and on however many ranks: a training
+goes on from a checkpoint with another partition, or another number of processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lotperm.engine.run import Run
+from lotperm.engine.trained import Trained
+from lotperm.parallel import distributed
+
+
+class Checkpoints(Protocol):
+    """Where a run in progress is kept; the store's workspace is one."""
+
+    def checkpoint(self, tensors: Mapping[str, Tensor], info: Any) -> None:
+        """Keep this state instead of the one before."""
+
+    def latest(self) -> tuple[dict[str, Tensor], Any] | None:
+        """Return the newest state that is whole."""
+
+
+Found = tuple[dict[str, Tensor], Any]
+"""Tensors and plain JSON data, as `pack` makes them."""
+
+
+def pack(runs: Sequence[Run], done: Trained, epoch: int) -> Found:
+    """Pack everything that `restore` needs to go on with an epoch that may have begun.
+
+    Parameters
+    ----------
+    runs : Sequence[Run]
+        All parts of the training.
+    done : Trained
+        What was kept and evaluated so far.
+    epoch : int
+        Counted from 0.
+    """
+    parts = [{name: t.cpu() for name, t in run.tensors().items()} for run in runs]
+    tensors = {f"now/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
+    for saved, states in done.checkpoints.items():
+        for name in states[0]:
+            tensors[f"epoch-{saved}/{name}"] = torch.stack([state[name] for state in states])
+    info = {
+        "epoch": epoch,
+        "steps": [run.step for run in runs for _ in range(run.members)],
+        "saved": sorted(done.checkpoints),
+        "train_loss": done.train_loss,
+        "evaluations": {str(e): metrics for e, metrics in done.evaluations.items()},
+    }
+    return tensors, info
+
+
+def restore(runs: Sequence[Run], parts: Sequence[slice], found: Found) -> tuple[Trained, int]:
+    """Put the runs into the state that `pack` packed.
+
+    Parameters
+    ----------
+    runs : Sequence[Run]
+        Newly made.
+    parts : Sequence[slice]
+        The members of each.
+    found : Found
+        What `pack` made.
+
+    Returns
+    -------
+    Trained, int
+        What was done, and the epoch to go on with.
+    """
+    tensors, info = found
+    for run, part in zip(runs, parts, strict=True):
+        run.step = info["steps"][part.start]
+        for name, tensor in run.tensors().items():
+            tensor.copy_(tensors[f"now/{name}"][part])
+    checkpoints = {}
+    for epoch in info["saved"]:
+        prefix = f"epoch-{epoch}/"
+        packed = {
+            name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+        }
+        checkpoints[int(epoch)] = [
+            {name: t[m].clone() for name, t in packed.items()} for m in range(len(info["steps"]))
+        ]
+    done = Trained(
+        checkpoints=checkpoints,
+        train_loss=list(info["train_loss"]),
+        evaluations={int(e): metrics for e, metrics in info["evaluations"].items()},
+    )
+    return done, int(info["epoch"])
+
+
+class Keeper:
+    """Saves a training now and then, and when it is to stop.
+
+    All ranks must call its methods, at the same steps; rank 0 writes.
+
+    Parameters
+    ----------
+    checkpoints : Checkpoints | None
+        Where; None: nowhere.
+    seconds : float
+        Between two times.
+    stop : Callable[[], bool] | None
+        As of `lotperm.engine.runtime.Runtime`.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints | None, seconds: float, stop: Callable[[], bool] | None
+    ) -> None:
+        self.checkpoints, self.seconds = checkpoints, seconds
+        self._stop = stop or (lambda: False)
+        self._saved = time.monotonic()
+
+    def found(self, members: int) -> Found | None:
+        """Return the state to go on from, if there is one of so many members."""
+        if self.checkpoints is None:
+            return None
+        found = distributed.once(self.checkpoints.latest)
+        if found is not None and len(found[1].get("steps", ())) != members:
+            return None  # of an older version
+        return found
+
+    def wanted(self) -> bool:
+        """Return whether any rank wants to save or to stop."""
+        return distributed.any_rank(self._stop() or self._due())
+
+    def save_if_wanted(self, runs: Sequence[Run], done: Trained, epoch: int) -> bool:
+        """Save the training if it is time, or if it is to stop; return whether it is to stop."""
+        stopping, saving = distributed.any_rank(self._stop()), distributed.any_rank(self._due())
+        if self.checkpoints is not None and (stopping or saving):
+            distributed.once(partial(_save, self.checkpoints, runs, done, epoch))
+            self._saved = time.monotonic()
+        return stopping
+
+    def _due(self) -> bool:
+        return self.checkpoints is not None and time.monotonic() - self._saved > self.seconds
+
+
+def _save(checkpoints: Checkpoints, runs: Sequence[Run], done: Trained, epoch: int) -> None:
+    checkpoints.checkpoint(*pack(runs, done, epoch))

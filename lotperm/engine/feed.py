@@ -1,0 +1,147 @@
+"""The batches of an epoch, for networks that are trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lotperm.config.experiment import Recipe
+from lotperm.config.seeds import Seeds
+from lotperm.data.augment import augment, draw_augmentation
+from lotperm.data.batches import normalize
+from lotperm.data.dataset import Dataset
+from lotperm.data.images import ImageFiles, stream
+from lotperm.engine.schedule import draw_order
+from lotperm.errors import ParameterError
+from lotperm.parallel import distributed
+
+_BLOCK_VALUES = {"cpu": 2**20, "cuda": 2**23}
+"""How many input values are made ready at a time: 4 and 32 MiB in float32, so that a CPU finds
+them in its caches.
+"""
+
+
+class Feed:
+    """The training examples of M members, each in an order and with an augmentation of its own.
+
+    Parameters
+    ----------
+    data : Dataset
+        Its training split, on the device or as files.
+    recipe : Recipe
+        Its batch size and augmentation.
+    seeds : Sequence[Seeds]
+        M.
+    device, dtype : torch.device, torch.dtype
+        Of the inputs that come out.
+    readers : int
+        Processes that read files.
+
+    Attributes
+    ----------
+    steps : int
+        Batches in an epoch; the last partial one is dropped.
+
+    Raises
+    ------
+    ParameterError
+        If a batch is larger than the training set, or the augmentation isn't one for such inputs.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        recipe: Recipe,
+        seeds: Sequence[Seeds],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        readers: int,
+    ) -> None:
+        size = len(data.train)
+        if recipe.batch_size > size:
+            raise ParameterError(
+                f"batch_size is {recipe.batch_size}, but the training set has {size} examples."
+            )
+        kinds = ("none", "flip_resized_crop") if data.streamed else ("none", "crop", "flip_crop")
+        if recipe.augment not in kinds:
+            raise ParameterError(
+                f"augment is {recipe.augment!r}; expected {' or '.join(kinds)} on {data.name}."
+            )
+        self.data, self.seeds = data, seeds
+        self.batch_size, self.kind = recipe.batch_size, recipe.augment
+        self.device, self.dtype, self.readers = device, dtype, readers
+        self.steps = size // recipe.batch_size
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs (B, M, C, *spatial) and targets (M, B) of an epoch's steps from `first` on.
+
+        B counts this rank's share of a batch. What is drawn belongs to the example, so it is the
+        same on any number of ranks.
+        """
+        share = distributed.share(self.batch_size)
+        rows = self._rows(epoch)[first:, share]
+        if isinstance(self.data.train.inputs, ImageFiles):
+            return self._read(self.data.train.inputs, rows, epoch)
+        return self._gather(self.data.train.inputs, rows, epoch)
+
+    def example_batch(self) -> tuple[Tensor, Tensor]:
+        """Return a batch of zeros, in the shapes and types of `batches`."""
+        count, size = len(self.seeds), self.batch_size
+        inputs = torch.zeros(
+            (size, count, *self.data.input_shape), dtype=self.dtype, device=self.device
+        )
+        return inputs, self.data.train.targets.new_zeros(count, size)
+
+    def _rows(self, epoch: int) -> Tensor:
+        """Draw which examples every step of an epoch takes: int64 (steps, B, M), on the CPU."""
+        # (N, M): a batch's rows are contiguous, and (B, M, C, ...) is the layout that convolutions
+        # want.
+        size = len(self.data.train)
+        order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1)
+        return order[: self.steps * self.batch_size].unflatten(0, (self.steps, self.batch_size))
+
+    def _gather(
+        self, examples: Tensor, rows: Tensor, epoch: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of examples in memory that rows (S, B, M) name."""
+        batch, rows = rows.shape[1], rows.to(self.device)
+        draws = self._draws(epoch)
+        # Examples are gathered for several steps at once: fewer, larger operations.
+        step = batch * len(self.seeds) * examples[0].numel()
+        block = max(1, _BLOCK_VALUES[self.device.type] // step)
+        for start in range(0, len(rows), block):
+            some = rows[start : start + block]
+            flat = some.flatten(0, 1)
+            inputs = examples[flat]
+            if draws:
+                inputs = augment(inputs, *(kind.gather(0, flat) for kind in draws))
+            inputs = normalize(inputs, self.data, self.dtype)
+            targets = self.data.train.targets[some].transpose(1, 2).contiguous()
+            yield from zip(inputs.split(batch), targets, strict=True)
+
+    def _draws(self, epoch: int) -> list[Tensor]:
+        """Draw corners and flips of all examples for every member: each (N, M), on the device."""
+        if self.kind == "none":
+            return []
+        size = len(self.data.train)
+        each = [draw_augmentation(size, s.augment, epoch, self.kind) for s in self.seeds]
+        return [torch.stack(kind, 1).to(self.device) for kind in zip(*each, strict=True)]
+
+    def _read(self, files: ImageFiles, rows: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an image folder that rows (S, B, M) name.
+
+        Each member has its own picture of every example.
+        """
+        seeds = [s.augment for s in self.seeds] if self.kind != "none" else None
+        pin = self.device.type == "cuda"
+        steps = list(rows)
+        images = stream(files, steps, seeds=seeds, epoch=epoch, workers=self.readers, pin=pin)
+        for some, pixels in zip(steps, images, strict=True):
+            targets = self.data.train.targets[some.to(self.device)].T.contiguous()
+            # As bytes, a quarter of what floats would be, and without waiting for the copy: the
+            # next batch is read.
+            inputs = pixels.to(self.device, non_blocking=pin)
+            yield normalize(inputs, self.data, self.dtype), targets

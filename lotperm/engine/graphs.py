@@ -1,0 +1,86 @@
+"""CUDA: streams of one's own, and steps that start with one call."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lotperm.engine.step import Update
+
+
+class SideStream:
+    """A CUDA stream beside the default one; on other devices, nothing.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the work is done.
+    used : bool, optional
+        Make a stream if the device has streams; False: stay in the default one.
+    """
+
+    def __init__(self, device: torch.device, *, used: bool = True) -> None:
+        self.stream = torch.cuda.Stream(device) if used and device.type == "cuda" else None
+
+    @contextlib.contextmanager
+    def queue(self) -> Iterator[None]:
+        """Queue work in this stream, behind what the default stream was given so far."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.default_stream(self.stream.device))
+        with torch.cuda.stream(self.stream):
+            yield
+
+    def join(self) -> None:
+        """Let the default stream wait for what was queued in this one."""
+        if self.stream is not None:
+            torch.cuda.default_stream(self.stream.device).wait_stream(self.stream)
+
+
+def capture(
+    step: Callable[[], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    changing: Sequence[Tensor],
+    side: SideStream,
+) -> Update:
+    """Record a step as a CUDA graph, all of whose kernels start with one call.
+
+    Parameters
+    ----------
+    step : Callable[[], Tensor]
+        Does one step on what is in `inputs` and `targets`, and returns the losses (M,).
+    inputs, targets : Tensor
+        A batch; the values of every batch to come are copied here.
+    changing : Sequence[Tensor]
+        What the step changes; afterwards it is as it was.
+    side : SideStream
+        Where the graph is captured.
+
+    Returns
+    -------
+    Update
+        Returns the same tensor at every step, with new values.
+    """
+    before = [tensor.clone() for tensor in changing]
+    with side.queue(), torch.no_grad():
+        for _ in range(3):  # kernels are chosen and memory is taken before the capture
+            step()
+        for tensor, value in zip(changing, before, strict=True):
+            tensor.copy_(value)
+    side.join()
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph, stream=side.stream):
+        losses = step()
+
+    def replay(x: Tensor, y: Tensor) -> Tensor:
+        inputs.copy_(x)
+        targets.copy_(y)
+        graph.replay()
+        return losses
+
+    return replay

@@ -1,0 +1,103 @@
+"""The training step on several ranks, each with an equal share of every batch."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from lotperm.config.experiment import Recipe
+from lotperm.engine.state import TrainingState
+from lotperm.engine.step import Rule, Update, descend_flat, partial_losses
+from lotperm.errors import ParameterError
+
+
+def check_shared(recipe: Recipe, compile: bool, ranks: int) -> None:
+    """Refuse a training that so many ranks can't share.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Of the training.
+    compile : bool
+        As of `lotperm.engine.runtime.Runtime`.
+    ranks : int
+        Processes, 1 or more (`lotperm.parallel.distributed`).
+
+    Raises
+    ------
+    ParameterError
+        If the batch can't be divided equally, or the step is to be compiled.
+    """
+    if recipe.batch_size % ranks:
+        raise ParameterError(
+            f"batch_size is {recipe.batch_size}, which {ranks} processes can't share equally. "
+            f"Choose a multiple of {ranks}, or another number of processes."
+        )
+    if ranks > 1 and compile:
+        raise ParameterError(
+            "a compiled step can't be shared by several processes. Leave compile out."
+        )
+
+
+def shared_update(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]) -> Update:
+    """Make the step that averages gradients over the ranks; every rank must take part.
+
+    Parameters
+    ----------
+    rule : Rule
+        The constants of the step.
+    state : TrainingState
+        Equal on all ranks, and so after every step.
+    input_shape : tuple[int, ...]
+        (C, *spatial) of one example.
+
+    Returns
+    -------
+    Update
+        Takes this rank's share of a batch; returns the losses on that share.
+    """
+    parallel = _averaging(state, input_shape)
+    parameters = list(state.networks.module.parameters())
+
+    @torch.enable_grad()
+    def differentiate(inputs: Tensor, targets: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        parallel.zero_grad(set_to_none=False)
+        total: Tensor | None = None
+        parts = rule.parts(len(inputs))
+        for part in parts:
+            # The ranks exchange gradients once, in the backward pass of the last part.
+            waiting = contextlib.nullcontext() if part is parts[-1] else parallel.no_sync()
+            with waiting:
+                losses = partial_losses(rule, parallel, inputs, targets, part)
+                losses.sum().backward()
+            total = losses.detach() if total is None else total + losses.detach()
+        return cast(Tensor, total), tuple(cast(Tensor, p.grad) for p in parameters)
+
+    def update(inputs: Tensor, targets: Tensor) -> Tensor:
+        losses, gradients = differentiate(inputs, targets)
+        descend_flat(rule, state, gradients)
+        return losses
+
+    return update
+
+
+def _averaging(state: TrainingState, input_shape: tuple[int, ...]) -> DistributedDataParallel:
+    """Wrap the networks so that a backward pass averages their gradients over the ranks."""
+    module = state.networks.module
+    for parameter in module.parameters():
+        # Laid out as DistributedDataParallel wants it, and added to from here on.
+        parameter.grad = torch.zeros_like(parameter)
+    parallel = DistributedDataParallel(module, gradient_as_bucket_view=True)
+    parallel.broadcast_buffers = False  # statistics are equal on all ranks anyway
+    # DistributedDataParallel rearranges the gradients after its first step, and with them the
+    # order of sums over three ranks or more. That first step is an empty one, so that a run that
+    # was broken off goes on with the same sums.
+    module.eval()
+    example = state.networks.flat.new_zeros(1, state.networks.members, *input_shape)
+    with torch.enable_grad():
+        parallel(example).sum().backward()
+    return parallel

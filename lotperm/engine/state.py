@@ -1,0 +1,76 @@
+"""What a training step reads and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lotperm.engine.models import Weights
+from lotperm.engine.stacking import StackedNetworks
+
+
+class TrainingState:
+    """The tensors of M masked networks and of their optimizer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The architecture.
+    weights : Sequence[Weights]
+        M state dicts to start from; they are masked here.
+    masks : Sequence[Mapping[str, Tensor] | None]
+        M, see `lotperm.engine.training.train`.
+    device : torch.device | str
+        Where the tensors live.
+
+    Attributes
+    ----------
+    networks : StackedNetworks
+        The weights, in one flat buffer.
+    mask, velocity : Tensor
+        Laid out like `networks.flat`; the mask is 1 where a weight is kept.
+    lr : Tensor
+        The learning rate, a scalar.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Sequence[Weights],
+        masks: Sequence[Mapping[str, Tensor] | None],
+        device: torch.device | str,
+    ) -> None:
+        self.networks = StackedNetworks(model, weights, device)
+        self.mask = self.networks.spread(masks, 1.0)
+        self.networks.flat.mul_(self.mask)
+        self.velocity = torch.zeros_like(self.networks.flat)
+        self.lr = self.networks.flat.new_zeros(())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.networks.flat.device
+
+    def by_parameter(self) -> list[Tensor]:
+        """Return the weights, velocities and masks parameter by parameter, then all buffers.
+
+        They are views: a program that changes them in place changes this state.
+        """
+        return [
+            *(parameter.detach() for parameter in self.networks.module.parameters()),
+            *self.networks.views(self.velocity),
+            *self.networks.views(self.mask),
+            *self.networks.module.buffers(),
+        ]
+
+    @torch.no_grad()
+    def changing(self) -> dict[str, Tensor]:
+        """Return what training changes by name, each (M, ...), as views: networks and velocities."""
+        names = [name for name, _ in self.networks.module.named_parameters()]
+        velocities = zip(names, self.networks.views(self.velocity), strict=True)
+        return {
+            **{f"network/{name}": t for name, t in self.networks.module.state_dict().items()},
+            **{f"velocity/{name}": t for name, t in velocities},
+        }

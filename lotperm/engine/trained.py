@@ -1,0 +1,59 @@
+"""What a training yields."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from lotperm.engine.models import Weights
+from lotperm.engine.run import Run
+
+
+@dataclass
+class Trained:
+    """What `lotperm.engine.training.train` returns, one entry per member.
+
+    Attributes
+    ----------
+    weights : list[Weights]
+        Final state dicts, on the CPU.
+    checkpoints : dict[int, list[Weights]]
+        Epoch -> state dicts after exactly so many epochs.
+    train_loss : list[list[float]]
+        Mean training loss of each epoch, as seen in passing: [epoch][member].
+    evaluations : dict[int, dict[str, list[float]]]
+        Epoch -> {"accuracy", "loss"} on the test split -> value of each member; of image folders
+        with more than five classes also "top5".
+    """
+
+    weights: list[Weights] = field(default_factory=list)
+    checkpoints: dict[int, list[Weights]] = field(default_factory=dict)
+    train_loss: list[list[float]] = field(default_factory=list)
+    evaluations: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+
+    def add_epoch(self, runs: Sequence[Run]) -> float:
+        """Take the losses of an epoch that all runs have finished; return their mean."""
+        losses = [loss for run in runs for loss in run.finish_epoch()]
+        self.train_loss.append(losses)
+        return sum(losses) / len(losses)
+
+    def note(
+        self,
+        runs: Sequence[Run],
+        epoch: int,
+        save_at: Collection[int],
+        evaluate_at: Collection[int],
+    ) -> None:
+        """Keep and evaluate the weights after an epoch, where that was asked for."""
+        if epoch in save_at:
+            self.checkpoints[epoch] = all_weights(runs)
+        if epoch in evaluate_at:
+            parts = [run.evaluate() for run in runs]
+            self.evaluations[epoch] = {
+                name: [value for part in parts for value in part[name]] for name in parts[0]
+            }
+
+
+def all_weights(runs: Sequence[Run]) -> list[Weights]:
+    """Copy the state dicts of all members, in their order, to the CPU."""
+    return [state for run in runs for state in run.weights()]
