@@ -15,10 +15,9 @@ from lotperm.parallel import distributed
 def evaluate_stack(
     networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000, workers: int = 0
 ) -> dict[str, list[float]]:
-    """Accuracy and mean cross-entropy of M networks on a split; every example weighs the same.
+    """Measure accuracy and mean cross-entropy of M networks on a split, all examples alike.
 
-    Several ranks, which must all call this, take a part of the split each; their counts are added
-    up.
+    Several ranks, which must all call this, take a part of the split each and add up their counts.
 
     Parameters
     ----------
@@ -36,7 +35,7 @@ def evaluate_stack(
 
     Returns
     -------
-    dict
+    dict[str, list[float]]
         ``{"accuracy": [M fractions], "loss": [M nats]}``; of image folders with more than five
         classes also ``"top5"``: how often the target is among the five largest logits, as is usual
         for ImageNet.

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from lotperm.config.parameters import MODELS
 from lotperm.errors import ParameterError, unknown_name
 
 Weights = dict[str, Tensor]
@@ -49,7 +49,7 @@ class MLP(nn.Module):
         self.classifier = nn.Linear(sizes[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of inputs (B, ...)."""
+        """Return logits (B, classes) of inputs (B, ...)."""
         return self.classifier(self.features(x))
 
 
@@ -75,7 +75,7 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Activations (B, n_out, *spatial / stride)."""
+        """Return activations (B, n_out, *spatial / stride)."""
         y = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -121,7 +121,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of inputs (B, in_channels, *spatial)."""
+        """Return logits (B, classes) of inputs (B, in_channels, *spatial)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.classifier(torch.flatten(self.pool(x), 1))
@@ -165,12 +165,12 @@ class VGG11(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of inputs (B, in_channels, *spatial)."""
+        """Return logits (B, classes) of inputs (B, in_channels, *spatial)."""
         return self.classifier(torch.flatten(self.features(x), 1))
 
 
-def _resnet50(classes: int, width: float) -> nn.Module:
-    """torchvision's ResNet50; its wide form above width 1, all channels narrower below."""
+def torchvision_resnet50(classes: int, width: float = 1) -> nn.Module:
+    """Make torchvision's ResNet50; its wide form above width 1, all channels narrower below."""
     from torchvision.models import resnet50
     from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -201,6 +201,65 @@ def _resnet50(classes: int, width: float) -> nn.Module:
     return NarrowResNet50()
 
 
+def _dims(name: str, shape: tuple[int, ...]) -> int:
+    """Return the number of spatial dimensions, which convolutions must have a form for."""
+    dims = len(shape) - 1
+    if dims not in _CONV:
+        raise ParameterError(
+            f"{name} needs inputs (C, L) or (C, H, W), got {shape}. Use model='mlp'."
+        )
+    return dims
+
+
+def _mlp(shape: tuple[int, ...], classes: int, width: float, hidden: Sequence[int]) -> nn.Module:
+    return MLP(math.prod(shape), [max(1, round(h * width)) for h in hidden], classes)
+
+
+def _resnet(
+    name: str,
+    blocks: int,
+    shape: tuple[int, ...],
+    classes: int,
+    width: float,
+    hidden: Sequence[int],
+) -> nn.Module:
+    return ResNet(shape[0], classes, blocks=blocks, width=width, dims=_dims(name, shape))
+
+
+def _resnet50(
+    shape: tuple[int, ...], classes: int, width: float, hidden: Sequence[int]
+) -> nn.Module:
+    if _dims("resnet50", shape) != 2 or shape[0] != 3 or min(shape[1:]) < 32:
+        raise ParameterError(
+            f"resnet50 needs RGB images of at least 32x32, got {shape}. Use resnet20."
+        )
+    return torchvision_resnet50(classes, width)
+
+
+def _vgg11(shape: tuple[int, ...], classes: int, width: float, hidden: Sequence[int]) -> nn.Module:
+    dims = _dims("vgg11", shape)
+    if min(shape[1:]) < 32:
+        raise ParameterError(
+            f"vgg11 halves its input five times: needs 32 values a side, got {shape}. Use resnet20."
+        )
+    return VGG11(shape[0], classes, width=width, dims=dims)
+
+
+Builder = Callable[[tuple[int, ...], int, float, Sequence[int]], nn.Module]
+"""Makes a network from the shape of an example, the number of classes, the width and the hidden
+widths, as of `build`; raises `ParameterError` if it has no form for the shape.
+"""
+
+NETWORKS: Mapping[str, Builder] = {
+    "mlp": _mlp,
+    "resnet8": partial(_resnet, "resnet8", 1),
+    "resnet20": partial(_resnet, "resnet20", 3),
+    "resnet50": _resnet50,
+    "vgg11": _vgg11,
+}
+"""The networks by name; the names are those of `lotperm.config.parameters.MODELS`."""
+
+
 def build(
     name: str,
     *,
@@ -214,7 +273,7 @@ def build(
     Parameters
     ----------
     name : str
-        One of `MODELS`. ``resnet8``, ``resnet20`` and ``vgg11`` become their 1-D twin when the
+        One of `NETWORKS`. ``resnet8``, ``resnet20`` and ``vgg11`` become their 1-D twin when the
         input is one; ``resnet50`` is torchvision's, for images of 32 pixels a side or more.
     input_shape : tuple[int, ...]
         (C, *spatial) of one example.
@@ -237,30 +296,9 @@ def build(
     ParameterError
         If the name is unknown, or the network has no form for this input.
     """
-    if name not in MODELS:
-        raise unknown_name("model", name, MODELS)
-    if name == "mlp":
-        return MLP(math.prod(input_shape), [max(1, round(h * width)) for h in hidden], classes)
-    dims = len(input_shape) - 1
-    if dims not in _CONV:
-        raise ParameterError(
-            f"{name} needs inputs (C, L) or (C, H, W), got {input_shape}. Use model='mlp'."
-        )
-    if name == "vgg11":
-        if min(input_shape[1:]) < 32:
-            raise ParameterError(
-                f"vgg11 halves its input five times: needs 32 values a side, got {input_shape}. Use resnet20."
-            )
-        return VGG11(input_shape[0], classes, width=width, dims=dims)
-    if name == "resnet50":
-        if dims != 2 or input_shape[0] != 3 or min(input_shape[1:]) < 32:
-            raise ParameterError(
-                f"resnet50 needs RGB images of at least 32x32, got {input_shape}. Use resnet20."
-            )
-        return _resnet50(classes, width)
-    return ResNet(
-        input_shape[0], classes, blocks={"resnet8": 1, "resnet20": 3}[name], width=width, dims=dims
-    )
+    if name not in NETWORKS:
+        raise unknown_name("model", name, NETWORKS)
+    return NETWORKS[name](input_shape, classes, width, hidden)
 
 
 def initialize(factory: Callable[[], nn.Module], seed: int) -> Weights:

@@ -11,7 +11,7 @@ import torch
 
 
 class ProgressBar(Protocol):
-    """What `train` asks of a progress bar; a `tqdm` is one."""
+    """The part of a progress bar that `train` uses; a `tqdm` is one."""
 
     def update(self, n: float) -> Any:
         """Advance by n training images."""
@@ -24,12 +24,11 @@ class ProgressBar(Protocol):
 
 
 Progress = Callable[[str, int], ProgressBar]
-
 """Makes a progress bar from a label and the number of images to train on (all members counted)."""
 
 
 def tqdm_bar(label: str, images: int) -> ProgressBar:
-    """A progress bar on stderr with rate and remaining time."""
+    """Show a progress bar on stderr, with rate and remaining time."""
     from tqdm import tqdm
 
     return tqdm(

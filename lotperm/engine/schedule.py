@@ -11,11 +11,11 @@ from lotperm.config.experiment import Recipe
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Learning rate of an epoch, counted from 0; constant within the epoch, as in the authors'
-    code.
+    """Compute the learning rate of an epoch, counted from 0.
 
-    ``cosine``: lr·(1 + cos(π·epoch/epochs))/2. ``step``: lr·gamma^(milestones passed). With
-    `warmup_epochs` W the first W epochs are scaled by (epoch + 1)/W.
+    It is constant within the epoch, as in the authors' code. ``cosine``:
+    lr·(1 + cos(π·epoch/epochs))/2. ``step``: lr·gamma^(milestones passed). With `warmup_epochs` W
+    the first W epochs are scaled by (epoch + 1)/W.
     """
     if recipe.schedule == "cosine":
         factor = (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
@@ -29,8 +29,19 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
 
 
 def draw_order(size: int, seed: int, epoch: int) -> Tensor:
-    """The order in which one member sees the training set in an epoch: int64 (size,), a
-    permutation.
+    """Draw the order in which one member sees the training set in an epoch.
+
+    Parameters
+    ----------
+    size : int
+        Number of examples.
+    seed, epoch : int
+        Each pair has its own order.
+
+    Returns
+    -------
+    Tensor of int64, shape (size,)
+        A permutation, on the CPU.
     """
     generator = torch.Generator().manual_seed((seed + epoch * 0x9E3779B97F4A7C15) % 2**63)
     return torch.randperm(size, generator=generator)

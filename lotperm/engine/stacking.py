@@ -3,161 +3,27 @@ its own.
 
 `stack` rewrites any feed-forward network: linear layers become batched matrix products (M, B, ·),
 convolutions become grouped ones over M·C channels, and batch norm over M·C channels is each
-network's own. `StackedNetworks` holds such a stack with all parameters in one flat buffer, for
-`lotperm.engine.training`.
+network's own (`lotperm.engine.layers`). `StackedNetworks` holds such a stack with all parameters in
+one flat buffer, for `lotperm.engine.training`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lotperm.engine.layers import (
+    StackedBatchNorm,
+    StackedConv,
+    StackedLinear,
+    fold,
+    plain_norm,
+    pool_in_2d,
+)
 from lotperm.engine.models import Weights
 from lotperm.errors import ParameterError, UnsupportedModelError, unknown_name
-from lotperm.parallel import distributed
-
-_ALIGNMENT = 16
-"""Matrix products are fastest where sizes are multiples of this: a cache line of float32, a
-tensor core's tile.
-"""
-
-
-class _StackedLinear(nn.Module):
-    """M linear layers: (M, B, n_in) -> (M, B, n_out)."""
-
-    def __init__(self, layer: nn.Linear, members: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
-        self.bias = (
-            None
-            if layer.bias is None
-            else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight: Tensor = self.weight
-        bias: Tensor | None = self.bias
-        units = weight.shape[1]
-        # Matrix products with, say, 10 columns are slower than with 16: a classifier gets idle
-        # units for a moment.
-        idle = -units % _ALIGNMENT
-        if idle:
-            weight = F.pad(weight, (0, 0, 0, idle))
-            bias = None if bias is None else F.pad(bias, (0, idle))
-        weight = weight.transpose(1, 2)
-        y = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
-        return y[..., :units] if idle else y
-
-
-def _in_2d(size: Any, other: int = 1) -> tuple[Any, ...]:
-    """A size along a signal as one of an image of height 1; a size of images as it is."""
-    sizes = size if isinstance(size, tuple) else (size,)
-    return sizes if len(sizes) == 2 else (other, *sizes)
-
-
-class _StackedConv(nn.Module):
-    """M convolutions as one grouped convolution: (B, M·C_in, H, W) -> (B, M·C_out, H, W);
-    signals have H = 1.
-    """
-
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d, members: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
-        self.bias = (
-            None
-            if layer.bias is None
-            else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
-        )
-        padding = layer.padding if isinstance(layer.padding, str) else _in_2d(layer.padding, 0)
-        self.geometry: dict[str, Any] = {
-            "stride": _in_2d(layer.stride),
-            "padding": padding,
-            "dilation": _in_2d(layer.dilation),
-            "groups": layer.groups * members,
-        }
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.flatten(0, 1)
-        if weight.dim() == 3:
-            weight = weight.unsqueeze(2)
-        bias = None if self.bias is None else self.bias.flatten()
-        return F.conv2d(
-            x, weight.contiguous(memory_format=torch.channels_last), bias, **self.geometry
-        )
-
-
-class _StackedBatchNorm(nn.Module):
-    """M batch norms as one: over the M·C channels of (B, M·C, ...), or of (M, B, C) after a linear
-    layer.
-
-    With several ranks the statistics are those of all ranks' examples, as in SyncBatchNorm, on
-    every device by the one rule of `_synchronized`.
-    """
-
-    def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, members: int, folded: bool) -> None:
-        super().__init__()
-        assert layer.momentum is not None  # see _plain_norm
-        self.members, self.folded, self.eps, self.momentum = (
-            members,
-            folded,
-            layer.eps,
-            layer.momentum,
-        )
-        self.weight = nn.Parameter(layer.weight.new_ones(members, layer.num_features))
-        self.bias = nn.Parameter(layer.weight.new_zeros(members, layer.num_features))
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.num_batches_tracked: Tensor
-        self.register_buffer("running_mean", layer.weight.new_zeros(members, layer.num_features))
-        self.register_buffer("running_var", layer.weight.new_ones(members, layer.num_features))
-        self.register_buffer("num_batches_tracked", torch.zeros(members, dtype=torch.long))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.folded:
-            x = x.transpose(0, 1).flatten(1)
-        if self.training:
-            self.num_batches_tracked.add_(1)
-        if self.training and distributed.world_size() > 1:
-            x = self._synchronized(x)
-        else:
-            x = F.batch_norm(
-                x,
-                self.running_mean.flatten(),
-                self.running_var.flatten(),
-                self.weight.flatten(),
-                self.bias.flatten(),
-                self.training,
-                self.momentum,
-                self.eps,
-            )
-        return x if self.folded else x.unflatten(1, (self.members, -1)).transpose(0, 1)
-
-    def _synchronized(self, x: Tensor) -> Tensor:
-        """Batch norm of (B, M·C, ...) by the statistics of all ranks, whose shares of a batch
-        are equally large.
-        """
-        ranks, shape = distributed.world_size(), (1, -1, *[1] * (x.dim() - 2))
-        values = x.to(self.weight.dtype)  # autocast may give bfloat16
-        variance, mean = torch.var_mean(values, [0, *range(2, x.dim())], correction=0)
-        # E[x²] − E[x]² loses digits where the mean is large: in float64 there are enough.
-        mean, variance = mean.double(), variance.double()
-        mean, square = distributed.total(torch.stack([mean, variance + mean.square()])) / ranks
-        variance = square - mean.square()
-        with torch.no_grad():
-            count = ranks * values.numel() / values.shape[1]
-            unbiased = variance * (count / max(count - 1, 1))
-            for running, now in ((self.running_mean, mean), (self.running_var, unbiased)):
-                running.mul_(1 - self.momentum).add_(
-                    now.view_as(running).to(running), alpha=self.momentum
-                )
-        scale = self.weight.flatten() * (variance + self.eps).rsqrt().to(values.dtype)
-        shift = self.bias.flatten() - mean.to(values.dtype) * scale
-        return torch.addcmul(shift.view(shape), values, scale.view(shape)).to(x.dtype)
-
 
 # What treats every element or every channel alone, and so works on stacked activations as it
 # stands.
@@ -196,47 +62,13 @@ _ALIKE_CALLS = {
 _FLATTEN_CALLS = {"flatten"}
 
 
-def _plain_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
-    return layer.affine and layer.track_running_stats and layer.momentum is not None
-
-
-def _fold(x: Tensor) -> Tensor:
-    """(B, M, C, H, W) -> (B, M·C, H, W), channels_last; a signal (B, M, C, L) becomes an image of
-    height 1.
-
-    Grouped convolutions of images in this layout are a third faster than those of signals.
-    """
-    x = x.flatten(1, 2)
-    return (x.unsqueeze(2) if x.dim() == 3 else x).contiguous(memory_format=torch.channels_last)
-
-
-def _pool_in_2d(pool: nn.Module) -> nn.Module:
-    """A pooling of signals as one of images of height 1."""
-    match pool:
-        case nn.AdaptiveAvgPool1d():
-            return nn.AdaptiveAvgPool2d(_in_2d(pool.output_size))
-        case nn.MaxPool1d():
-            padding, dilation = _in_2d(pool.padding, 0), _in_2d(pool.dilation)
-            return nn.MaxPool2d(
-                _in_2d(pool.kernel_size),
-                _in_2d(pool.stride),
-                padding,
-                dilation,
-                ceil_mode=pool.ceil_mode,
-            )
-        case nn.AvgPool1d():
-            sizes = (_in_2d(pool.kernel_size), _in_2d(pool.stride), _in_2d(pool.padding, 0))
-            return nn.AvgPool2d(*sizes, pool.ceil_mode, pool.count_include_pad)
-    return pool
-
-
 def stack(model: nn.Module, members: int) -> nn.Module:
     """Rewrite a network so that one forward pass computes `members` of them.
 
     Parameters
     ----------
     model : nn.Module
-        a feed-forward network of linear, conv 1d/2d, batch norm, pooling and elementwise layers
+        A feed-forward network of linear, conv 1d/2d, batch norm, pooling and elementwise layers
         whose first axis is the batch. It is read, not changed.
     members : int
         M ≥ 1.
@@ -253,118 +85,142 @@ def stack(model: nn.Module, members: int) -> nn.Module:
         If the network can't be traced or holds a layer without a stacking rule, dropout for one:
         such random layers would mix the members' random streams.
     """
-    try:
-        graph = fx.symbolic_trace(model).graph
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"the network can't be traced for training many at once: {error}"
-        ) from error
-    modules = dict(model.named_modules())
-    root = nn.Module()
-    # "input": (B, M, C, ...); "folded": (B, M·C, H, W), signals with H = 1; "split": (M, B, F)
-    layout: dict[fx.Node, str] = {}
-    placed: set[str] = set()
-    owned: set[int] = set()
+    return _Rewriting(model, members).result()
 
-    def put(name: str, module: nn.Module) -> None:
+
+class _Rewriting:
+    """The rewriting of one network: its traced graph, and the stacked layers made so far.
+
+    Activations are in one of three layouts: "input" (B, M, C, ...), "folded" (B, M·C, H, W) with
+    H = 1 for signals, "split" (M, B, F).
+    """
+
+    def __init__(self, model: nn.Module, members: int) -> None:
+        try:
+            self.graph = fx.symbolic_trace(model).graph
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"the network can't be traced for training many at once: {error}"
+            ) from error
+        self.members, self.name = members, f"Stacked{type(model).__name__}"
+        self.modules = dict(model.named_modules())
+        self.root = nn.Module()
+        self.layout: dict[fx.Node, str] = {}
+        self.placed: set[str] = set()
+        self.owned: set[int] = set()
+
+    def result(self) -> fx.GraphModule:
+        """Rewrite node after node."""
+        for node in list(self.graph.nodes):
+            sources = [a for a in node.all_input_nodes if a in self.layout]
+            match node.op:
+                case "placeholder":
+                    if node is not next(iter(self.graph.nodes)):
+                        raise self._refusal(node, "a second input")
+                    self.layout[node] = "input"
+                case "output":
+                    if not isinstance(node.args[0], fx.Node):
+                        raise self._refusal(node, "more than one output")
+                    node.args = (self._converted(node, sources[0], "split"),)
+                case "call_module":
+                    self._replace_layer(node, sources[0])
+                case "call_function" | "call_method":
+                    self._check_call(node, sources)
+                case _:
+                    raise self._refusal(node, f"a bare parameter {node.target}")
+        self.graph.lint()
+        return fx.GraphModule(self.root, self.graph, class_name=self.name)
+
+    def _replace_layer(self, node: fx.Node, source: fx.Node) -> None:
+        """Put a stacked layer in the place of a layer, behind its source in the right layout."""
+        layer = self.modules[str(node.target)]
+        new, wanted = self._stacked(node, layer, self.layout[source])
+        source = self._converted(node, source, wanted)
+        self._check_parameters(node, layer)
+        if next(new.parameters(), None) is not None:
+            self.placed.add(str(node.target))
+        self._put(str(node.target), new)
+        node.args = (source, *node.args[1:])
+        self.layout[node] = wanted
+
+    def _stacked(self, node: fx.Node, layer: nn.Module, layout: str) -> tuple[nn.Module, str]:
+        """Make the stacked form of a layer; return it with the layout that it takes and gives."""
+        if isinstance(layer, nn.Linear):
+            return StackedLinear(layer, self.members), "split"
+        if isinstance(layer, nn.Conv1d | nn.Conv2d):
+            if layer.padding_mode != "zeros":
+                raise self._refusal(node, f"{layer.padding_mode} padding")
+            return StackedConv(layer, self.members), "folded"
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and plain_norm(layer):
+            layout = "folded" if layout == "input" else layout
+            return StackedBatchNorm(layer, self.members, folded=layout == "folded"), layout
+        if isinstance(layer, nn.Flatten) and layer.start_dim == 1 and layer.end_dim == -1:
+            return nn.Identity(), "split"
+        if isinstance(layer, _ALIKE):
+            if "Pool" in type(layer).__name__:
+                return pool_in_2d(layer), "folded"
+            return layer, layout
+        raise self._refusal(node, f"layer {type(layer).__name__}")
+
+    def _check_parameters(self, node: fx.Node, layer: nn.Module) -> None:
+        """Refuse a layer whose parameters would be trained otherwise than in a network alone."""
+        if str(node.target) in self.placed:
+            raise self._refusal(node, f"layer {node.target}, used twice,")
+        for parameter in layer.parameters():
+            if id(parameter) in self.owned:
+                shared = f"layer {node.target}, which shares a parameter with another one,"
+                raise self._refusal(node, shared)
+            if not parameter.requires_grad:
+                raise self._refusal(node, f"layer {node.target}, which is frozen,")
+            self.owned.add(id(parameter))
+
+    def _put(self, name: str, module: nn.Module) -> None:
+        """Add a module to the result under the name that it has in the network."""
         *path, last = name.split(".")
-        parent = root
+        parent = self.root
         for part in path:
             if not hasattr(parent, part):
                 parent.add_module(part, nn.Module())
             parent = getattr(parent, part)
         parent.add_module(last, module)
 
-    def refuse(node: fx.Node, what: str) -> UnsupportedModelError:
-        return UnsupportedModelError(
-            f"{what} (node {node.name!r}) has no rule for training many networks at once. Replace it, or add a rule "
-            "to lotperm.engine.stacking.stack."
-        )
+    def _check_call(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
+        """Keep a function or method that works on stacked activations; refuse others."""
+        by_name = isinstance(node.target, str)
+        name = node.target if by_name else getattr(node.target, "__name__", "?")
+        if name in _FLATTEN_CALLS and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
+            node.replace_all_uses_with(self._converted(node, sources[0], "split"))
+            self.graph.erase_node(node)
+        elif name in _ALIKE_CALLS and len({self.layout[s] for s in sources}) == 1:
+            self.layout[node] = self.layout[sources[0]]
+        else:
+            raise self._refusal(node, f"operation {name}")
 
-    def converted(node: fx.Node, argument: fx.Node, wanted: str) -> fx.Node:
-        """The argument in the layout wanted, with the conversion inserted before the node."""
-        have = layout[argument]
+    def _converted(self, node: fx.Node, argument: fx.Node, wanted: str) -> fx.Node:
+        """Return the argument in the layout wanted, the conversion inserted before the node."""
+        have = self.layout[argument]
         if have == wanted:
             return argument
-        with graph.inserting_before(node):
+        with self.graph.inserting_before(node):
             if (have, wanted) == ("input", "folded"):
-                new = graph.call_function(_fold, (argument,))
+                new = self.graph.call_function(fold, (argument,))
             elif (have, wanted) == ("input", "split"):
-                flat = graph.call_method("flatten", (argument, 2))
-                new = graph.call_method("transpose", (flat, 0, 1))
+                flat = self.graph.call_method("flatten", (argument, 2))
+                new = self.graph.call_method("transpose", (flat, 0, 1))
             elif (have, wanted) == ("folded", "split"):
-                rows = graph.call_method("flatten", (argument, 1))
-                apart = graph.call_method("unflatten", (rows, 1, (members, -1)))
-                new = graph.call_method("transpose", (apart, 0, 1))
+                rows = self.graph.call_method("flatten", (argument, 1))
+                apart = self.graph.call_method("unflatten", (rows, 1, (self.members, -1)))
+                new = self.graph.call_method("transpose", (apart, 0, 1))
             else:
-                raise refuse(node, f"a step from {have} to {wanted} activations")
-        layout[new] = wanted
+                raise self._refusal(node, f"a step from {have} to {wanted} activations")
+        self.layout[new] = wanted
         return new
 
-    for node in list(graph.nodes):
-        sources = [a for a in node.all_input_nodes if a in layout]
-        if node.op == "placeholder":
-            if node is not next(iter(graph.nodes)):
-                raise refuse(node, "a second input")
-            layout[node] = "input"
-        elif node.op == "output":
-            if not isinstance(node.args[0], fx.Node):
-                raise refuse(node, "more than one output")
-            node.args = (converted(node, sources[0], "split"),)
-        elif node.op == "call_module":
-            layer, source = modules[str(node.target)], sources[0]
-            if isinstance(layer, nn.Linear):
-                new: nn.Module = _StackedLinear(layer, members)
-                source = converted(node, source, "split")
-            elif isinstance(layer, nn.Conv1d | nn.Conv2d):
-                if layer.padding_mode != "zeros":
-                    raise refuse(node, f"{layer.padding_mode} padding")
-                new = _StackedConv(layer, members)
-                source = converted(node, source, "folded")
-            elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and _plain_norm(layer):
-                if layout[source] == "input":
-                    source = converted(node, source, "folded")
-                new = _StackedBatchNorm(layer, members, folded=layout[source] == "folded")
-            elif isinstance(layer, nn.Flatten) and layer.start_dim == 1 and layer.end_dim == -1:
-                new, source = nn.Identity(), converted(node, source, "split")
-            elif isinstance(layer, _ALIKE):
-                new = layer
-                if "Pool" in type(layer).__name__:
-                    new, source = _pool_in_2d(layer), converted(node, source, "folded")
-            else:
-                raise refuse(node, f"layer {type(layer).__name__}")
-            if str(node.target) in placed:
-                raise refuse(node, f"layer {node.target}, used twice,")
-            for parameter in layer.parameters():
-                if id(parameter) in owned:
-                    raise refuse(
-                        node, f"layer {node.target}, which shares a parameter with another one,"
-                    )
-                if not parameter.requires_grad:
-                    raise refuse(node, f"layer {node.target}, which is frozen,")
-                owned.add(id(parameter))
-            if next(new.parameters(), None) is not None:
-                placed.add(str(node.target))
-            put(str(node.target), new)
-            node.args = (source, *node.args[1:])
-            layout[node] = layout[source]
-        elif node.op in ("call_function", "call_method"):
-            name = (
-                node.target
-                if isinstance(node.target, str)
-                else getattr(node.target, "__name__", "?")
-            )
-            if name in _FLATTEN_CALLS and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
-                node.replace_all_uses_with(converted(node, sources[0], "split"))
-                graph.erase_node(node)
-            elif name in _ALIKE_CALLS and len({layout[s] for s in sources}) == 1:
-                layout[node] = layout[sources[0]]
-            else:
-                raise refuse(node, f"operation {name}")
-        else:
-            raise refuse(node, f"a bare parameter {node.target}")
-    graph.lint()
-    return fx.GraphModule(root, graph, class_name=f"Stacked{type(model).__name__}")
+    def _refusal(self, node: fx.Node, what: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{what} (node {node.name!r}) has no rule for training many networks at once. "
+            "Replace it, or add a rule to lotperm.engine.stacking.stack."
+        )
 
 
 class StackedNetworks:
@@ -409,9 +265,7 @@ class StackedNetworks:
                 tensor.copy_(torch.stack([state[name] for state in weights]))
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """Parts of a buffer (P·M,) that is laid out like `flat`, in the parameters' shapes:
-        views, not copies.
-        """
+        """Cut a buffer (P·M,) that is laid out like `flat` into views of the parameters' shapes."""
         shapes = [parameter.shape for parameter in self.module.parameters()]
         parts = flat.split([shape.numel() for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -424,14 +278,20 @@ class StackedNetworks:
             )
 
     def spread(self, tensors: Sequence[Mapping[str, Tensor] | None], default: float) -> Tensor:
-        """Lay one dict of tensors a member out like `flat`; `default` stands where a dict has no
-        tensor.
+        """Lay out a dict of tensors for each member like `flat`.
+
+        Parameters
+        ----------
+        tensors : Sequence[Mapping[str, Tensor] | None]
+            M, by the names of parameters.
+        default : float
+            Stands where a dict has no tensor.
 
         Raises
         ------
         ParameterError
-            For a name that is no parameter's, or another shape: a mask would be ignored, or prune
-            other weights.
+            If a name is no parameter's, or a shape is another one: a mask would be ignored, or
+            prune other weights.
         """
         parameters = dict(self.module.named_parameters())
         for member, given_here in enumerate(tensors):
@@ -451,7 +311,7 @@ class StackedNetworks:
         return torch.cat([part.flatten() for part in parts]).to(self.flat)
 
     def weights(self) -> list[Weights]:
-        """A copy of every member's state dict, on the CPU."""
+        """Copy every member's state dict to the CPU."""
         state = {
             name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()
         }

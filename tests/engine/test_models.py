@@ -7,7 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
-from lotperm.engine.models import build, initialize
+from lotperm.config.parameters import MODELS
+from lotperm.engine.models import NETWORKS, build, initialize
 from lotperm.errors import ParameterError
 
 SHAPES = {
@@ -17,6 +18,10 @@ SHAPES = {
     "vgg11": [(1, 40), (3, 32, 32)],
     "resnet50": [(3, 64, 64), (3, 32, 32)],
 }
+
+
+def test_every_name_that_an_experiment_may_give_is_a_network():
+    assert set(NETWORKS) == set(MODELS) == set(SHAPES)
 
 
 @pytest.mark.parametrize(

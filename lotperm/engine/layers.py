@@ -1,0 +1,184 @@
+"""Layers of M networks as one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lotperm.parallel import distributed
+
+_ALIGNMENT = 16
+"""Matrix products are fastest where sizes are multiples of this: a cache line of float32, a
+tensor core's tile.
+"""
+
+
+class StackedLinear(nn.Module):
+    """M linear layers: (M, B, n_in) -> (M, B, n_out)."""
+
+    def __init__(self, layer: nn.Linear, members: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
+        self.bias = (
+            None
+            if layer.bias is None
+            else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (M, B, n_out) of (M, B, n_in)."""
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        units = weight.shape[1]
+        # Matrix products with, say, 10 columns are slower than with 16: a classifier gets idle
+        # units for a moment.
+        idle = -units % _ALIGNMENT
+        if idle:
+            weight = F.pad(weight, (0, 0, 0, idle))
+            bias = None if bias is None else F.pad(bias, (0, idle))
+        weight = weight.transpose(1, 2)
+        y = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
+        return y[..., :units] if idle else y
+
+
+def _in_2d(size: Any, other: int = 1) -> tuple[Any, ...]:
+    """Turn a size along a signal into one of an image of height 1; leave sizes of images."""
+    sizes = size if isinstance(size, tuple) else (size,)
+    return sizes if len(sizes) == 2 else (other, *sizes)
+
+
+class StackedConv(nn.Module):
+    """M convolutions as one grouped convolution: (B, M·C_in, H, W) -> (B, M·C_out, H, W);
+    signals have H = 1.
+    """
+
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, members: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
+        self.bias = (
+            None
+            if layer.bias is None
+            else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
+        )
+        padding = layer.padding if isinstance(layer.padding, str) else _in_2d(layer.padding, 0)
+        self.geometry: dict[str, Any] = {
+            "stride": _in_2d(layer.stride),
+            "padding": padding,
+            "dilation": _in_2d(layer.dilation),
+            "groups": layer.groups * members,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, M·C_out, H, W) of (B, M·C_in, H, W)."""
+        weight = self.weight.flatten(0, 1)
+        if weight.dim() == 3:
+            weight = weight.unsqueeze(2)
+        bias = None if self.bias is None else self.bias.flatten()
+        return F.conv2d(
+            x, weight.contiguous(memory_format=torch.channels_last), bias, **self.geometry
+        )
+
+
+class StackedBatchNorm(nn.Module):
+    """M batch norms as one: over the M·C channels of (B, M·C, ...), or of (M, B, C) after a linear
+    layer.
+
+    With several ranks the statistics are those of all ranks' examples, as in SyncBatchNorm, on
+    every device by the one rule of `_synchronized`.
+    """
+
+    def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, members: int, folded: bool) -> None:
+        super().__init__()
+        assert layer.momentum is not None  # see plain_norm
+        self.members, self.folded, self.eps, self.momentum = (
+            members,
+            folded,
+            layer.eps,
+            layer.momentum,
+        )
+        self.weight = nn.Parameter(layer.weight.new_ones(members, layer.num_features))
+        self.bias = nn.Parameter(layer.weight.new_zeros(members, layer.num_features))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.num_batches_tracked: Tensor
+        self.register_buffer("running_mean", layer.weight.new_zeros(members, layer.num_features))
+        self.register_buffer("running_var", layer.weight.new_ones(members, layer.num_features))
+        self.register_buffer("num_batches_tracked", torch.zeros(members, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalized activations in the layout of x."""
+        if not self.folded:
+            x = x.transpose(0, 1).flatten(1)
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        if self.training and distributed.world_size() > 1:
+            x = self._synchronized(x)
+        else:
+            x = F.batch_norm(
+                x,
+                self.running_mean.flatten(),
+                self.running_var.flatten(),
+                self.weight.flatten(),
+                self.bias.flatten(),
+                self.training,
+                self.momentum,
+                self.eps,
+            )
+        return x if self.folded else x.unflatten(1, (self.members, -1)).transpose(0, 1)
+
+    def _synchronized(self, x: Tensor) -> Tensor:
+        """Normalize (B, M·C, ...) by the statistics of all ranks, whose shares are equally large."""
+        ranks, shape = distributed.world_size(), (1, -1, *[1] * (x.dim() - 2))
+        values = x.to(self.weight.dtype)  # autocast may give bfloat16
+        variance, mean = torch.var_mean(values, [0, *range(2, x.dim())], correction=0)
+        # E[x²] − E[x]² loses digits where the mean is large: in float64 there are enough.
+        mean, variance = mean.double(), variance.double()
+        mean, square = distributed.total(torch.stack([mean, variance + mean.square()])) / ranks
+        variance = square - mean.square()
+        with torch.no_grad():
+            count = ranks * values.numel() / values.shape[1]
+            unbiased = variance * (count / max(count - 1, 1))
+            for running, now in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.mul_(1 - self.momentum).add_(
+                    now.view_as(running).to(running), alpha=self.momentum
+                )
+        scale = self.weight.flatten() * (variance + self.eps).rsqrt().to(values.dtype)
+        shift = self.bias.flatten() - mean.to(values.dtype) * scale
+        return torch.addcmul(shift.view(shape), values, scale.view(shape)).to(x.dtype)
+
+
+def plain_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
+    """Return whether a batch norm is of the usual kind, the only one that can be stacked."""
+    return layer.affine and layer.track_running_stats and layer.momentum is not None
+
+
+def fold(x: Tensor) -> Tensor:
+    """Fold (B, M, C, H, W) into (B, M·C, H, W), channels_last; signals become images of height 1.
+
+    Grouped convolutions of images in this layout are a third faster than those of signals.
+    """
+    x = x.flatten(1, 2)
+    return (x.unsqueeze(2) if x.dim() == 3 else x).contiguous(memory_format=torch.channels_last)
+
+
+def pool_in_2d(pool: nn.Module) -> nn.Module:
+    """Turn a pooling of signals into one of images of height 1."""
+    match pool:
+        case nn.AdaptiveAvgPool1d():
+            return nn.AdaptiveAvgPool2d(_in_2d(pool.output_size))
+        case nn.MaxPool1d():
+            padding, dilation = _in_2d(pool.padding, 0), _in_2d(pool.dilation)
+            return nn.MaxPool2d(
+                _in_2d(pool.kernel_size),
+                _in_2d(pool.stride),
+                padding,
+                dilation,
+                ceil_mode=pool.ceil_mode,
+            )
+        case nn.AvgPool1d():
+            sizes = (_in_2d(pool.kernel_size), _in_2d(pool.stride), _in_2d(pool.padding, 0))
+            return nn.AvgPool2d(*sizes, pool.ceil_mode, pool.count_include_pad)
+    return pool
