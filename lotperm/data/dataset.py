@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lotperm.data.folders import taking_turns
 from lotperm.data.images import ImageFiles
 from lotperm.errors import ParameterError
 
@@ -65,7 +64,7 @@ class Dataset:
         return tuple(self.train.inputs.shape[1:])
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data set on another device; files stay where they are."""
+        """Move the data set to another device; files stay where they are."""
 
         def moved(split: Split) -> Split:
             inputs = (
@@ -81,7 +80,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Info:
-    """What is known of a data set without having it.
+    """The sizes of a data set, which needn't be here.
 
     Attributes
     ----------
@@ -103,16 +102,42 @@ class Info:
 
 
 def first(split: Split, count: int | None) -> Split:
-    """The first examples of a split, or all: of an image folder a class-balanced part."""
+    """Take the first examples of a split, or all: of an image folder a class-balanced part."""
     return Split(split.inputs[:count], split.targets[:count])
 
 
 def subset(split: Split, size: int | None, what: str) -> Split:
+    """Take the first examples of the order of `class_by_class`; None: all, in original order.
+
+    Parameters
+    ----------
+    split : Split
+        The whole one.
+    size : int | None
+        How many.
+    what : str
+        The parameter that gave the size, for the message.
+
+    Raises
+    ------
+    ParameterError
+        If there aren't so many.
+    """
     if size is None or size == len(split):
         return split
     if not 0 < size < len(split):
         raise ParameterError(f"{what} is {size}; expected 1 to {len(split)}.")
     if isinstance(split.inputs, ImageFiles):  # listed in such an order already
         return first(split, size)
-    chosen = taking_turns(split.targets)[:size]
+    chosen = class_by_class(split.targets)[:size]
     return Split(split.inputs[chosen], split.targets[chosen])
+
+
+def class_by_class(targets: Tensor) -> Tensor:
+    """Return a fixed order of examples in which the classes take turns: int64 (N,)."""
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    by_class = order[torch.sort(targets[order], stable=True).indices]
+    counts = torch.bincount(targets)
+    starts = counts.cumsum(0) - counts
+    turn = torch.arange(len(targets)) - starts.repeat_interleave(counts)
+    return by_class[torch.sort(turn, stable=True).indices]

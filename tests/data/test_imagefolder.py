@@ -21,7 +21,7 @@ from lotperm import Experiment, Pipeline, Store
 from lotperm.cluster.campaign import Campaign
 from lotperm.config.experiment import Recipe
 from lotperm.config.seeds import Seeds
-from lotperm.data import batches, datasets, sources
+from lotperm.data import batches, datasets, folders, sources
 from lotperm.data import dataset as data_sets
 from lotperm.data.batches import Batches
 from lotperm.data.datasets import load
@@ -504,21 +504,18 @@ def test_picture_crops_without_matplotlibs_samples(
 
 def test_cifar10_as_files_has_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
-    splits = [
-        data_sets.Split(
-            torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator),
-            torch.arange(n) % 10,
-        )
-        for n in (40, 20)
-    ]
-    small = data_sets.Dataset("cifar10", *splits, 10, torch.zeros(3), torch.ones(3))
-    monkeypatch.setattr(datasets, "load", lambda name, home=None: small)
-    datasets._write_cifar10(tmp_path, None)
-    listed = list_folder(tmp_path)
-    images = ImageFiles(tmp_path / "train", listed.train[0], 32, 32)
-    numbers = [int(name.split(b"/")[1][:5]) for name in listed.train[0].tolist()]
-    assert torch.equal(images.read(), splits[0].inputs[numbers])
-    assert torch.equal(listed.train[1], splits[0].targets[numbers])
+    raw = {}
+    for split, n in (("train", 40), ("test", 20)):
+        shape = (n, 3, 32, 32)
+        raw[f"{split}.inputs"] = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        raw[f"{split}.targets"] = torch.arange(n) % 10
+    monkeypatch.setattr(folders, "load_stored", lambda name, home: {"cifar10": raw}[name])
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path))
+    split = load("cifar10_png", image_size=32, resize_size=32).train
+    assert isinstance(split.inputs, ImageFiles)
+    numbers = [int(name.split(b"/")[1][:5]) for name in split.inputs.names.tolist()]
+    assert torch.equal(split.inputs.read(), raw["train.inputs"][numbers])
+    assert torch.equal(split.targets, raw["train.targets"][numbers])
 
 
 def test_a_fetched_folder_is_remembered(

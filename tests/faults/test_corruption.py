@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from lotperm.data import catalog, datasets
+from lotperm.data import catalog, datasets, stored
 from lotperm.data.dataset import Split
 from lotperm.errors import IntegrityError
 from lotperm.site import build, notebooks
@@ -191,8 +191,8 @@ def test_data_sets(tmp_path, monkeypatch, record):
         "test.targets": targets[60:],
     }
     path = tmp_path / "data" / "fashion_mnist.safetensors"
-    content = catalog.check_content("fashion_mnist", raw, "the test", None)
-    catalog.save_dataset("fashion_mnist", raw, path, content, "test")
+    content = stored.check_content("fashion_mnist", raw, "the test", None)
+    stored.save_dataset("fashion_mnist", raw, path, content, "test")
     kept = path.read_bytes()
     for _ in range(EACH):
         damage(path, rng)
