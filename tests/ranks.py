@@ -1,4 +1,4 @@
-"""What tests/test_distributed.py runs: in this process, or by torchrun on several ranks, with the
+"""What tests/parallel/test_distributed.py runs: in this process, or by torchrun on several ranks, with the
 same code.
 
 ``torchrun --nproc-per-node 2 tests/ranks.py JOB FOLDER``: each rank writes what JOB returns to

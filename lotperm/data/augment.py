@@ -15,7 +15,7 @@ from lotperm.types import Bool, Int64, Num
 def draw_augmentation(
     n: int, seed: int, epoch: int, kind: Augment = "flip_crop", pad: int = 4
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Random crops and flips of n images for one epoch, the same on every device.
+    """Draw crops and flips of n images for one epoch, the same for every device.
 
     Parameters
     ----------
@@ -31,8 +31,10 @@ def draw_augmentation(
 
     Returns
     -------
-    dy, dx, flip
-        (n,) int64 in 0..2·pad, the crop's corner in the padded image; (n,) bool. On the CPU.
+    dy, dx : Tensor of int64, shape (n,)
+        In 0..2·pad, the crop's corner in the padded image; on the CPU.
+    flip : Tensor of bool, shape (n,)
+        Whether it is flipped from left to right.
     """
     generator = torch.Generator().manual_seed(derive_seed("augmentation", seed, epoch))
     corner = torch.randint(2 * pad + 1, (2, n), generator=generator)
@@ -60,18 +62,27 @@ def augment(
 
     Parameters
     ----------
-    images : Tensor of any number, shape (...,)
-        (..., C, H, W), any dtype, not yet normalized: padding is zero. With `padded`, (..., C, H +
-        2·pad, W + 2·pad) that was padded before.
+    images : Tensor, shape (..., C, H, W)
+        Of any number type, not yet normalized: padding is zero. With `padded`,
+        (..., C, H + 2·pad, W + 2·pad).
     dy, dx : Tensor of int64, shape (...,)
-        (...) int64 in 0..2·pad, on the same device.
+        In 0..2·pad, on the same device.
     flip : Tensor of bool, shape (...,)
-        (...) bool.
+        On the same device.
+    pad : int, optional
+        Pixels of padding on each side.
+    padded : bool, optional
+        The images were padded before.
 
     Returns
     -------
-    Tensor
-        (..., C, H, W)
+    Tensor, shape (..., C, H, W)
+        Of the images' type.
+
+    Raises
+    ------
+    ParameterError
+        If the leading dimensions differ.
     """
     if not (images.ndim >= 3 and images.shape[:-3] == dy.shape == dx.shape == flip.shape):
         shapes = ", ".join(str(tuple(t.shape)) for t in (images, dy, dx, flip))

@@ -1,4 +1,4 @@
-"""Batches of a split, normalized."""
+"""Batches of a split, in order and normalized, for evaluation and matching."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def normalize(
         (..., C, *spatial), uint8 in 0..255 or float, on the data set's device; files are all read
         at once.
     dataset : Dataset
-        Whose.
+        The data set that they belong to.
+    dtype : torch.dtype, optional
+        Of the result.
 
     Returns
     -------
@@ -42,21 +44,21 @@ def normalize(
 
 
 _BATCH_VALUES = 2**23
-
-"""How many values a batch of images may have that was asked for by number: 55 of ImageNet's,
-not 500.
-"""
+"""The most values that a batch of images from files may have: 55 of ImageNet's images, not 500."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The examples of a split, batch by batch, as often as one likes: normalized, not augmented,
-    in order.
+    """The examples of a split in batches: normalized, not augmented, in order.
+
+    It can be iterated as often as one likes.
 
     Attributes
     ----------
-    dataset, split : Dataset
-        Whose; `split` may be a part of one.
+    dataset : Dataset
+        The data set.
+    split : Split
+        One of its splits, or a part of one.
     size : int
         Examples a batch, fewer where images are large.
     workers : int
@@ -78,13 +80,18 @@ class Batches:
             yield normalize(inputs.to(self.dataset.mean.device), self.dataset), targets
 
     def inputs(self) -> Inputs:
-        """The inputs alone."""
+        """Return the inputs alone."""
         return Inputs(self)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of batches without their targets, as often as one likes.
+    """The inputs of batches without their targets.
+
+    Attributes
+    ----------
+    batches : Batches
+        The batches.
 
     Yields
     ------
@@ -98,8 +105,17 @@ class Inputs:
         return (inputs for inputs, _ in self.batches)
 
     def parts(self, cut: Callable[[int], Sequence[slice]]) -> Iterator[list[Tensor]]:
-        """Of every batch those rows that `cut` names when it is given the batch's length; only
-        they are read.
+        """Yield parts of every batch; only they are read.
+
+        Parameters
+        ----------
+        cut : Callable[[int], Sequence[slice]]
+            Gives the parts of a batch from its length.
+
+        Yields
+        ------
+        list[Tensor]
+            One tensor for each part, float32 (n, C, *spatial); batches without parts are skipped.
         """
         dataset, split = self.batches.dataset, self.batches.split
         batches = [
@@ -118,7 +134,7 @@ class Inputs:
 
 
 def _rows(split: Split, size: int) -> tuple[Tensor, ...]:
-    """The rows of every batch."""
+    """List the rows of every batch."""
     if isinstance(split.inputs, ImageFiles):
         size = max(1, min(size, _BATCH_VALUES // math.prod(split.inputs.shape[1:])))
     return torch.arange(len(split)).split(size)
@@ -127,8 +143,21 @@ def _rows(split: Split, size: int) -> tuple[Tensor, ...]:
 def raw_batches(
     split: Split, size: int, workers: int = 0, *, pin: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The examples of a split as they are stored: inputs (B, C, *spatial), uint8 of images, and
-    targets (B,).
+    """Yield the examples of a split in batches, as they are stored.
+
+    Parameters
+    ----------
+    split : Split
+        The split.
+    size : int
+        Examples a batch, fewer of large images.
+    workers, pin : int, bool, optional
+        As of `lotperm.data.images.stream`; ignored for what is in memory.
+
+    Yields
+    ------
+    (Tensor, Tensor)
+        Inputs (B, C, *spatial), of images uint8, and targets int64 (B,), where the split has them.
     """
     if isinstance(split.inputs, ImageFiles):
         rows = _rows(split, size)

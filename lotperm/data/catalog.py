@@ -137,7 +137,7 @@ class FolderSpec:
 
     @property
     def own(self) -> bool:
-        """Whether it is the user's own."""
+        """True if it is the user's own."""
         return self.write is None and self.copy_of is None
 
 

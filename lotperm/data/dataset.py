@@ -18,8 +18,7 @@ class Split:
     Attributes
     ----------
     inputs : Tensor | ImageFiles
-        (N, C, *spatial) uint8, or float32 for mnist1d; of an image folder the files, see
-        `batches`.
+        (N, C, *spatial) uint8, or float32 for mnist1d; of an image folder the files.
     targets : Tensor
         (N,) int64.
     """
@@ -33,11 +32,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory, in its original order unless a subset was asked for; or the files of
-    an image folder.
+    """A data set in memory, or the files of an image folder.
+
+    It is in its original order unless a subset was asked for.
 
     Attributes
     ----------
+    name : str
+        See `lotperm.data.catalog`.
+    train, test : Split
+        Its splits; of an image folder, `test` is its ``val``.
+    classes : int
+        Number of classes.
     mean, std : Tensor
         (C,) float32, per channel of the whole training set, with pixels in [0, 1]; of image
         folders ImageNet's.
@@ -55,7 +61,7 @@ class Dataset:
 
     @property
     def streamed(self) -> bool:
-        """Whether the inputs are read from files while they are used."""
+        """True if the inputs are read from files while they are used."""
         return isinstance(self.train.inputs, ImageFiles)
 
     @property

@@ -10,9 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from lotperm.config.experiment import DataConfig
 from lotperm.data import catalog
@@ -82,16 +80,15 @@ def _load_folder(
     """List an image folder; its images are read when they are used."""
     folder, size = list_folder(find_folder(name, home)), image_size or 224
     other = resize_size or round(size * 256 / 224)
-
-    def split(part: str, listed: tuple[np.ndarray[Any, Any], Tensor]) -> Split:
-        names, targets = listed
-        return Split(ImageFiles(folder.root / part, names, size, other), targets)
-
+    train, test = (
+        Split(ImageFiles(folder.root / part, names, size, other), targets)
+        for part, (names, targets) in (("train", folder.train), ("val", folder.val))
+    )
     mean, std = (torch.tensor(values) for values in IMAGENET_STATISTICS)
     return Dataset(
         name,
-        subset(split("train", folder.train), train_size, f"train_size of {name}"),
-        subset(split("val", folder.val), test_size, f"test_size of {name}"),
+        subset(train, train_size, f"train_size of {name}"),
+        subset(test, test_size, f"test_size of {name}"),
         len(folder.classes),
         mean,
         std,

@@ -85,7 +85,7 @@ class Run:
 
     @property
     def members(self) -> int:
-        """How many networks these are."""
+        """The number of networks."""
         return self.state.networks.members
 
     def images_left(self, epoch: int, epochs: int) -> int:

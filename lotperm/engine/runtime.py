@@ -38,7 +38,7 @@ def tqdm_bar(label: str, images: int) -> ProgressBar:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How to compute, as opposed to what: no part of a result's key.
+    """The way to compute, not what is computed: no part of a result's key.
 
     Attributes
     ----------

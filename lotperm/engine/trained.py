@@ -11,7 +11,7 @@ from lotperm.engine.run import Run
 
 @dataclass
 class Trained:
-    """What `lotperm.engine.training.train` returns, one entry per member.
+    """The outcome of `lotperm.engine.training.train`, one entry per member.
 
     Attributes
     ----------

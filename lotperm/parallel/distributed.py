@@ -1,15 +1,14 @@
-"""The processes of one job, one a device, as torchrun starts them: who they are, and how they
-agree.
+"""Several processes that compute one thing, one for each device, as torchrun starts them.
 
 ``torchrun --nproc-per-node 4 -m lotperm experiment …`` runs the same program four times. Inside
 `processes` the four know each other, and each takes its share of every training batch, of the
-evaluation and of the matching; whatever isn't shared out all of them compute alike. Rank 0 alone
+evaluation and of the matching; what isn't shared out, all of them compute alike. Rank 0 alone
 writes. In a single process nothing here does anything.
 
 A program of one's own does the same with ``with processes("cuda"): run(experiment)``, started by
 torchrun, or by `launch` from a process that goes on.
 
-A rule holds for all that exchanges something: every rank must call it, in the same order.
+Every function that exchanges something must be called by every rank, in the same order.
 """
 
 from __future__ import annotations
@@ -66,11 +65,8 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
                 f"sweep --ranks {gpus}."
             )
         torch.cuda.set_device(local)
-    backend, timeout = (
-        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-        timedelta(minutes=patience),
-    )
-    dist.init_process_group(backend, timeout=timeout)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=patience))
     try:
         yield
     except RuntimeError as error:
@@ -86,31 +82,31 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
 
 
 def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in so many new processes on this machine, as ``torchrun --standalone``
-    starts them.
+    """Call a function in new processes on this machine, as ``torchrun --standalone`` starts them.
 
     If one of them fails, the others are ended. The signals of this process stay its own.
 
     Parameters
     ----------
     ranks : int
-        How many.
+        Number of processes.
     function : Callable[..., T]
-        Of a module; it goes through pickle, as its arguments and what it returns. It joins
-        `processes`.
+        Defined in a module, since it goes through pickle, as do its arguments and its result. It
+        joins `processes`.
     *arguments : Any
-        For it.
+        Its arguments.
 
     Returns
     -------
-    object
-        What the function returned on rank 0.
+    T
+        The result on rank 0.
 
     Raises
     ------
     LotpermError
-        As the rank raised it that failed first; `RankLostError` if a rank was killed, or raised
-        something else.
+        The one that was raised by the rank that failed first.
+    RankLostError
+        If a rank was killed, or raised something else.
     """
     # Not everywhere where torch is, and only needed here.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -155,28 +151,28 @@ def _joined() -> bool:
 
 
 def world_size() -> int:
-    """How many ranks there are; 1 without torchrun."""
+    """Return the number of ranks; 1 without torchrun."""
     return dist.get_world_size() if _joined() else 1
 
 
 def rank() -> int:
-    """Which of them this process is, from 0."""
+    """Return the number of this process among them, from 0."""
     return dist.get_rank() if _joined() else 0
 
 
 def share(count: int) -> slice:
-    """This rank's part of so many things in a row; the parts are as equal as can be and in the
-    order of the ranks.
+    """Return this rank's part of so many things in a row.
+
+    The parts are in the order of the ranks and as equal as can be.
     """
     return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
 def once(function: Callable[[], T]) -> T:
-    """Call a function on rank 0 alone; all ranks return what it returned, or raise the
-    `LotpermError` it raised.
+    """Call a function on rank 0 alone; all ranks return its result, or raise its `LotpermError`.
 
-    What it returns goes through pickle, so tensors must be on the CPU. The function itself must
-    not call anything that all ranks must call.
+    The result goes through pickle, so tensors must be on the CPU. The function itself must not call
+    anything that all ranks must call.
     """
     if world_size() == 1:
         return function()
@@ -194,8 +190,9 @@ def once(function: Callable[[], T]) -> T:
 
 
 def in_turn(function: Callable[[], T]) -> T:
-    """Call a function on rank 0, then on the others, which find what it made on disk. Each
-    returns its own result.
+    """Call a function on rank 0, then on the others; each returns its own result.
+
+    So the others find on disk what rank 0 made there.
     """
     if world_size() == 1:
         return function()
@@ -205,8 +202,9 @@ def in_turn(function: Callable[[], T]) -> T:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all ranks in their order, on rank 0; elsewhere nothing. Tensors must be on
-    the CPU.
+    """Return the values of all ranks in their order on rank 0, elsewhere an empty list.
+
+    Tensors must be on the CPU.
     """
     if world_size() == 1:
         return [value]
@@ -216,7 +214,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def any_rank(wish: bool) -> bool:
-    """Whether any rank wishes it. Waits for the other processes, but not for a GPU."""
+    """Return True if any rank's wish is; waits for the other processes, but not for a GPU."""
     if world_size() == 1:
         return wish
     flag = torch.tensor(int(wish))
@@ -225,16 +223,12 @@ def any_rank(wish: bool) -> bool:
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over the ranks, equal in every bit on all of them; gradients flow
-    through it.
-    """
+    """Sum a tensor over the ranks, equal in every bit on all of them; gradients flow through."""
     return _Total.apply(tensor) if world_size() > 1 else tensor
 
 
 class _Total(torch.autograd.Function):
-    """Every rank's sum depends on every rank's summand, so the gradient is the sum of the
-    gradients.
-    """
+    """The sum over the ranks; its gradient is the sum of all ranks' gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

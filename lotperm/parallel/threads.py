@@ -1,4 +1,4 @@
-"""How a CPU is used: Python threads that divide its cores, and memory that isn't given back.
+"""Python threads that divide the cores of a CPU, and memory that isn't given back.
 
 OpenMP threads that share every single operation wait for each other at its end; small operations
 gain little from them, and lose tenfold while the machine is busy otherwise. Threads that each do
@@ -27,8 +27,12 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def workers(count: int) -> Iterator[Callable[..., list[Any]]]:
-    """A `map` whose calls run in `count` threads, each with a share of PyTorch's threads; with
-    1, in this thread.
+    """Yield a `map` whose calls run in several threads, each with a share of PyTorch's threads.
+
+    Parameters
+    ----------
+    count : int
+        Number of threads; with 1, the calls run in this one.
     """
     if count == 1:
         yield lambda function, *arguments: [
