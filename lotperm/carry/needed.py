@@ -6,7 +6,7 @@ from lotperm.carry.packs import Parcel
 from lotperm.cluster.campaign import Campaign
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
-from lotperm.studies.pipeline import Datasets
+from lotperm.studies.workbench import Datasets
 
 
 def needed(campaign: Campaign, store: Store) -> list[Parcel]:
@@ -34,12 +34,13 @@ def needed(campaign: Campaign, store: Store) -> list[Parcel]:
             continue
         own = [
             task
-            for pipeline in entry.pipelines(store, None, datasets)
-            for task in entry.own_tasks(pipeline)
+            for bench in entry.benches(store, None, datasets)
+            for task in entry.own_tasks(bench)
         ]
         missing = [task for task in chain(own) if not task.done()]
-        # The tickets of a table hold what its arms read, and are written once all of them are done.
-        readers = [*missing, *own] if missing and entry.kind == "table" else missing
+        # What is published beside a record holds what the entry's own stages read, and is written
+        # once all of them are done.
+        readers = [*missing, *own] if missing and entry.study.publishes else missing
         for task in readers:
             for key, names in task.reads.items():
                 files.setdefault(key, set()).update(names)

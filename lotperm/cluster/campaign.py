@@ -8,13 +8,13 @@ A campaign file is YAML, or the same content as JSON::
     defaults: {profile: desktop}       # parameters that every entry starts from
     entries:
       - name: resnet8_cifar10          # of the folder it is recorded in
-        kind: table                    # table, early, diversity or connectivity
+        kind: table                    # the question: table, early, diversity, connectivity, ...
         figure: resnet20_cifar10       # its parameters at the profile; or flat parameters alone
         sparsity: [0.8, 0.9]           # any flat parameter, see `lotperm parameters`
 
 An entry may also say ``widths`` (one experiment each, with a figure), ``keep`` (see `Experiment`),
-``compile`` and ``members`` (see `Runtime`; no part of a result's key), and what its kind asks for
-(`KINDS`). Everything is checked when the file is read, so that nothing is refused after hours of
+``compile`` and ``members`` (see `Runtime`; no part of a result's key), and the options of its
+question. Everything is checked when the file is read, so that nothing is refused after hours of
 training.
 """
 
@@ -23,24 +23,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from lotperm.cluster.campaign_file import read_entry, read_file, require_known
-from lotperm.cluster.entry import RUNTIME, Entry
+from lotperm.cluster.entry import Entry
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import IntegrityError, ParameterError, PreemptedError, unknown_name
 from lotperm.store.stages import Store
-from lotperm.store.tasks import Task, chain, provenance
-from lotperm.studies import tickets
-from lotperm.studies.pipeline import Datasets, Pipeline
-from lotperm.studies.results import Results, load_record, records, save_record
+from lotperm.store.tasks import Task, chain
+from lotperm.studies.records import load_record
+from lotperm.studies.workbench import Datasets, Workbench
 
 
 @dataclass(frozen=True)
@@ -93,11 +89,7 @@ class Campaign:
             if entry.name in entries:
                 raise ParameterError(f"{label}: the name {entry.name!r} is taken by another entry.")
             for other in entries.values():
-                if (other.kind, other.experiments, other.options) == (
-                    entry.kind,
-                    entry.experiments,
-                    entry.options,
-                ):
+                if other.asks == entry.asks:
                     raise ParameterError(
                         f"{label} ({entry.name}) computes the same as entry {other.name}."
                     )
@@ -109,7 +101,7 @@ class Campaign:
         )
 
     def only(self, names: Sequence[str] | None) -> Campaign:
-        """The campaign with some of its entries; None: all."""
+        """Return the campaign with some of its entries; all if no names are given."""
         if not names:
             return self
         for name in names:
@@ -118,18 +110,12 @@ class Campaign:
         return dataclasses.replace(self, entries=tuple(e for e in self.entries if e.name in names))
 
     def set(self, **options: Any) -> Campaign:
-        """The campaign with options such as ``compile`` set in every entry, over what its file
-        says.
-        """
-        return dataclasses.replace(
-            self,
-            entries=tuple(
-                dataclasses.replace(e, options={**e.options, **options}) for e in self.entries
-            ),
-        )
+        """Return the campaign with ``compile`` or ``members`` set in every entry."""
+        entries = tuple(dataclasses.replace(entry, **options) for entry in self.entries)
+        return dataclasses.replace(self, entries=entries)
 
     def tasks(self, store: Store, runtime: Runtime | None = None) -> list[Task]:
-        """The tasks of all entries in order, each once; the data needn't be there."""
+        """List the tasks of all entries in order, each once; the data needn't be there."""
         datasets: Datasets = {}
         return chain(
             task for entry in self.entries for task in entry.tasks(store, runtime, datasets)
@@ -142,16 +128,24 @@ class Campaign:
         runtime: Runtime | None = None,
         datasets: Datasets | None = None,
     ) -> list[Part]:
-        """What is recorded in a folder of its own, of all entries in order; `results`: in it,
-        None: the campaign's.
+        """Divide the campaign into parts that are recorded in a folder each, in order.
+
+        Parameters
+        ----------
+        store : Store
+            Where stages are kept.
+        results : Path, optional
+            Holds the folders; the campaign's own if None.
+        runtime, datasets : optional
+            As of `Entry.benches`.
         """
         results = self.results if results is None else results
         datasets = {} if datasets is None else datasets
         parts = []
         for entry in self.entries:
-            pipelines = entry.pipelines(store, runtime, datasets)
+            benches = entry.benches(store, runtime, datasets)
             widths = [
-                list(g) for _, g in itertools.groupby(pipelines, lambda p: p.experiment.model)
+                list(g) for _, g in itertools.groupby(benches, lambda b: b.experiment.model)
             ]
             for same in widths:
                 name = (
@@ -163,8 +157,9 @@ class Campaign:
         return parts
 
     def missing(self, store: Store, results: Path | None = None) -> list[Task]:
-        """The tasks, in order, that what isn't recorded yet in `results` needs and `store`
-        hasn't; as `parts`.
+        """List the tasks that the store lacks and that a part which isn't recorded yet needs.
+
+        Parameters as of `parts`.
         """
         parts = [part for part in self.parts(store, results) if not part.recorded()]
         return [
@@ -184,17 +179,17 @@ class Part:
         That it belongs to.
     folder : Path
         To record it in; named for the entry, and for the width if the entry has several.
-    pipelines : list[Pipeline]
+    benches : list of Workbench
         One, or with ``together`` one for each group of seeds.
     """
 
     entry: Entry
     folder: Path
-    pipelines: list[Pipeline]
+    benches: list[Workbench]
 
     def own_tasks(self) -> list[Task]:
         """As `Entry.own_tasks`, of all its pipelines."""
-        return [task for pipeline in self.pipelines for task in self.entry.own_tasks(pipeline)]
+        return [task for bench in self.benches for task in self.entry.own_tasks(bench)]
 
     def tasks(self) -> list[Task]:
         """All its tasks in an order in which they can be computed."""
@@ -285,90 +280,15 @@ def run(
                 )
             say(f"{name}: {task.label}")
             task.run()
-        if part.entry.kind == "table":
-            say(f"{name}: {_publish(part)}")
+        entry = part.entry
+        if published := entry.study.publish(part.benches, entry.options, part.folder):
+            say(f"{name}: {published}")
         # Last of all: from then on the part is taken for finished.
         record(part)
         say(f"{name}: recorded in {part.folder}")
     return skipped
 
 
-TICKET_BYTES = 2**23
-
-"""Tickets of a recorded table are published as long as they aren't larger, all together."""
-
-
-def _publish(part: Part) -> str:
-    """Write the tickets of a recorded table; in words, which."""
-    folder = part.folder / "tickets"
-    stages = {task.key: task.run() for task in part.tasks()}
-    # Tickets hold what the arms read. Of a table that was finished before, and then carried here
-    # from another machine, the store may lack that.
-    read = [
-        (key, file) for t in part.own_tasks() for key, names in t.reads.items() for file in names
-    ]
-    if any(f"{file}.safetensors" not in stages[key].files for key, file in read):
-        return (
-            "its tickets stay as they are"
-            if folder.exists()
-            else "its tickets can't be written, as the store lacks files of its stages"
-        )
-    shutil.rmtree(folder, ignore_errors=True)  # of another run, maybe with other seeds
-    paths: list[Path] = []
-    left = TICKET_BYTES
-    for pipeline in part.pipelines:
-        written = tickets.save_tickets(pipeline, folder, left)
-        paths += written
-        left -= sum(path.stat().st_size for path in written)
-        if len(written) < len(pipeline.experiment.seeds) * len(pipeline.experiment.rewind_epochs):
-            break  # not even this one's fit
-    return (
-        f"{len(paths)} files of tickets in {folder}"
-        if paths
-        else "its tickets are too large to publish"
-    )
-
-
 def record(part: Part) -> None:
-    """Write the finished results of a part, for the book (see
-    `lotperm.studies.published.recorded`).
-    """
-    entry, pipeline = part.entry, part.pipelines[0]
-    if entry.kind == "table":
-        Results.join([p.run() for p in part.pipelines]).save(part.folder)
-        return
-    e, o = pipeline.experiment, entry.options
-    if entry.kind == "connectivity":
-        table = pipeline.connectivity(o["alphas"], o["repairs"], replicates=o["replicates"])
-    else:
-        tables = []
-        for sparsity, k in ((sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs):
-            if entry.kind == "early":
-                cell = pipeline.early_matching(sparsity, k, o["match_epochs"])
-            else:
-                cell = pipeline.diversity(sparsity, k)
-            cell.insert(0, "sparsity", sparsity)
-            cell.insert(1, "rewind_epoch", k)
-            tables.append(cell)
-        table = pd.concat(tables, ignore_index=True)
-    # Stored results are sorted by name: what a row is about comes first.
-    about = [
-        "sparsity",
-        "rewind_epoch",
-        "seed",
-        "method",
-        "members",
-        "ends",
-        "repair",
-        "alpha",
-        "matching_epoch",
-    ]
-    table = table[[*(c for c in about if c in table), *(c for c in table if c not in about)]]
-    content = {
-        "kind": entry.kind,
-        "experiment": e.to_dict(),
-        "options": {key: value for key, value in o.items() if key not in RUNTIME},
-        "summary": records(table),
-        "stages": provenance(part.tasks()),
-    }
-    save_record(part.folder, content, {"results": table})
+    """Write the finished results of a part for the book (`lotperm.studies.published.recorded`)."""
+    part.entry.study.record(part.benches, part.entry.options, part.folder)

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lotperm.cluster.entry import ENTRY, KINDS, RUNTIME, Entry, Plain
+from lotperm.cluster.entry import ENTRY_KEYS, Entry, options_of_kinds
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import PARAMETERS
 from lotperm.errors import ParameterError, StorageError, unknown_name
-from lotperm.science.barrier import REPAIRS
-from lotperm.studies.pipeline import kept_epochs
+from lotperm.studies.registry import study
+
+Plain = dict[str, Any]
 
 
 def read_file(path: Path) -> Plain:
@@ -88,90 +89,77 @@ def require_known(where: str, given: Mapping[Any, Any], keys: Sequence[str]) -> 
             raise ParameterError(f"{where}: {unknown_name('key', str(key), keys)}")
 
 
-def read_entry(item: Plain, label: str) -> Entry:
-    """One entry, checked."""
+def read_entry(item: Mapping[str, Any], label: str) -> Entry:
+    """Read one entry, and check every value in it.
+
+    Parameters
+    ----------
+    item : mapping
+        Keys and values as in the file, the campaign's defaults among them.
+    label : str
+        Names the entry in errors.
+
+    Raises
+    ------
+    ParameterError
+        For anything that makes no sense.
+    """
     name, kind = item.get("name"), item.get("kind", "table")
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ParameterError(
             f"{label}: name is {name!r}; expected lower case letters, digits, '_' and '-'."
         )
     label = f"{label} ({name})"
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ParameterError(f"{label}: {unknown_name('kind', str(kind), KINDS)}")
-    for other, keys in KINDS.items():
-        if other != kind and (odd := [key for key in keys if key in item]):
+    kinds = options_of_kinds()
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ParameterError(f"{label}: {unknown_name('kind', str(kind), kinds)}")
+    for other, keys in kinds.items():
+        if other != kind and (odd := [k for k in keys if k in item and k not in kinds[kind]]):
             raise ParameterError(
                 f"{label}: {odd[0]!r} belongs to entries of kind {other!r}; this one is {kind!r}."
             )
-    require_known(label, item, (*ENTRY, *KINDS[kind], *PARAMETERS))
+    require_known(label, item, (*ENTRY_KEYS, *kinds[kind], *PARAMETERS))
+    try:
+        return _entry(name, kind, item)
+    except ParameterError as error:
+        raise ParameterError(f"{label}: {error}") from None
+
+
+def _entry(name: str, kind: str, item: Mapping[str, Any]) -> Entry:
+    """Make an entry whose keys are known."""
+    asked = study(kind)
+    options = asked.Options.parse(item)
+    experiments = [part for e in _experiments(item) for part in asked.split(e, options)]
+    for experiment in experiments:
+        options = options.completed(experiment)
+    compile, members = item.get("compile"), item.get("members")
+    if not isinstance(compile, bool | None):
+        raise ParameterError(f"compile is {compile!r}; expected true or false.")
+    if members is not None and (members := PARAMETERS["epochs"].parse("members", members)) < 1:
+        raise ParameterError(f"members is {members}; expected 1 or more.")
+    return Entry(
+        name=name,
+        kind=kind,
+        experiments=tuple(experiments),
+        options=options,
+        compile=bool(compile),
+        members=members,
+    )
+
+
+def _experiments(item: Mapping[str, Any]) -> list[Experiment]:
+    """Make the experiments of an entry, one for each width."""
     parameters = {
         key: value for key, value in item.items() if key in PARAMETERS and key != "widths"
     }
     figure, widths = item.get("figure"), item.get("widths")
-    try:
-        if figure is None:
-            if widths is not None:
-                raise ParameterError("widths needs a figure; without one, give width.")
-            experiments = [Experiment.from_parameters(**parameters)]
-        else:
-            experiments = Experiment.for_figure(str(figure), widths=widths, **parameters)
-        if (keep := item.get("keep")) is not None:
-            kept = PARAMETERS["rewind_epoch"].parse("keep", keep)
-            experiments = [dataclasses.replace(e, keep=kept) for e in experiments]
-        options = {key: item.get(key, default) for key, default in KINDS[kind].items()}
-        if (together := options.pop("together", None)) is not None:
-            size = PARAMETERS["epochs"].parse("together", together)
-            if size < 1:
-                raise ParameterError(f"together is {size}; expected 1 or more.")
-            experiments = [
-                dataclasses.replace(e, seeds=e.seeds[first : first + size])
-                for e in experiments
-                for first in range(0, len(e.seeds), size)
-            ]
-        options |= {key: item[key] for key in RUNTIME if item.get(key) is not None}
-        for experiment in experiments:
-            _check_options(kind, options, experiment)
-    except ParameterError as error:
-        raise ParameterError(f"{label}: {error}") from None
-    return Entry(name, kind, tuple(experiments), options)
-
-
-def _check_options(kind: str, options: Plain, experiment: Experiment) -> None:
-    """Bring the options of an entry into their types, or refuse them."""
-    if not isinstance(options.get("compile", False), bool):
-        raise ParameterError(f"compile is {options['compile']!r}; expected true or false.")
-    for key in ("members", "replicates"):
-        if options.get(key) is not None:
-            options[key] = PARAMETERS["epochs"].parse(key, options[key])
-            if options[key] < 1:
-                raise ParameterError(f"{key} is {options[key]}; expected 1 or more.")
-    if kind == "early":
-        kept = kept_epochs(experiment)
-        given = options["match_epochs"] if options["match_epochs"] is not None else kept
-        options["match_epochs"] = list(PARAMETERS["rewind_epoch"].parse("match_epochs", given))
-        for t in options["match_epochs"]:
-            if t not in kept:
-                raise ParameterError(
-                    f"match_epochs has {t}; expected epochs that are kept: {kept}."
-                )
-        _once("match_epochs", options["match_epochs"])
-    elif kind == "diversity" and len(experiment.seeds) < 2:
-        raise ParameterError("diversity compares networks with each other: give two seeds or more.")
-    elif kind == "connectivity":
-        options["alphas"] = list(PARAMETERS["sparsity"].parse("alphas", options["alphas"]))
-        if len(options["alphas"]) < 3 or not all(0 <= a <= 1 for a in options["alphas"]):
-            raise ParameterError(
-                f"alphas is {options['alphas']}; expected three numbers or more from 0 to 1."
-            )
-        repairs = options["repairs"]
-        options["repairs"] = list(repairs) if isinstance(repairs, list | tuple) else [repairs]
-        for repair in options["repairs"]:
-            if repair not in REPAIRS:
-                raise unknown_name("repair", str(repair), REPAIRS)
-        _once("alphas", options["alphas"])
-        _once("repairs", options["repairs"])
-
-
-def _once(name: str, values: Sequence[Any]) -> None:
-    if not values or len(set(values)) != len(values):
-        raise ParameterError(f"{name} is {values}; expected one value or more, none twice.")
+    if figure is not None:
+        experiments = Experiment.for_figure(str(figure), widths=widths, **parameters)
+    elif widths is not None:
+        raise ParameterError("widths needs a figure; without one, give width.")
+    else:
+        experiments = [Experiment.from_parameters(**parameters)]
+    if (keep := item.get("keep")) is not None:
+        kept = PARAMETERS["rewind_epoch"].parse("keep", keep)
+        experiments = [dataclasses.replace(e, keep=kept) for e in experiments]
+    return experiments

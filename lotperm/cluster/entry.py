@@ -1,4 +1,4 @@
-"""One item of a campaign."""
+"""One item of a campaign: a question, asked of one or more experiments."""
 
 from __future__ import annotations
 
@@ -11,41 +11,14 @@ from lotperm.config.experiment import Experiment
 from lotperm.data.datasets import load_configured
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import StorageError
-from lotperm.science.barrier import REPAIRS
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
-from lotperm.studies.pipeline import Datasets, Pipeline
-
-Plain = dict[str, Any]
-
-
-KINDS: dict[str, Plain] = {
-    "table": {"together": None},
-    "early": {"match_epochs": None},
-    "diversity": {},
-    "connectivity": {
-        "alphas": [i / 10 for i in range(11)],
-        "repairs": list(REPAIRS),
-        "replicates": None,
-    },
-}
-
-"""Kind of entry -> its own keys with their defaults.
-
-``table``: the three arms at every sparsity and rewind epoch; with ``together`` so many seeds share
-a stage: other seeds are other stages, so that a table can get more of them later, and a sweep has
-more jobs. The others are those of `Pipeline`: ``early`` (`Pipeline.early_matching`; without
-``match_epochs`` every epoch that is kept), ``diversity``, ``connectivity``.
-"""
+from lotperm.studies.registry import study
+from lotperm.studies.study import Options, Study
+from lotperm.studies.workbench import Datasets, Workbench
 
 
-RUNTIME = ("compile", "members")
-
-
-ENTRY = ("name", "kind", "figure", "widths", "keep", *RUNTIME)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One item of a campaign.
 
@@ -54,21 +27,43 @@ class Entry:
     name : str
         Lower case letters, digits, ``_`` and ``-``.
     kind : str
-        One of `KINDS`.
-    experiments : tuple[Experiment, ...]
-        One for each width and, with ``together``, each group of seeds; those of a width follow one
-        another.
-    options : Mapping[str, Any]
-        The keys of its kind, and ``compile`` and ``members`` if given.
+        Name of the question (`lotperm.studies.registry.studies`).
+    experiments : tuple of Experiment
+        One for each width and, where the question divides the seeds, each group of them; those of
+        one width follow one another.
+    options : Options
+        Of the question, completed for the experiments.
+    compile : bool
+        Compile the training step.
+    members : int or None
+        Networks trained at once at the most.
     """
 
     name: str
     kind: str
     experiments: tuple[Experiment, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Options
+    compile: bool = False
+    members: int | None = None
+
+    @property
+    def study(self) -> Study[Any]:
+        """The question that is asked."""
+        return study(self.kind)
+
+    @property
+    def asks(self) -> tuple[str, tuple[Experiment, ...], Options]:
+        """What is computed: two entries for which this is equal would compute the same."""
+        return self.kind, self.experiments, self.options
 
     def lacking(self, datasets: Datasets) -> str | None:
-        """Load the data sets that aren't in `datasets` yet; why that failed, or None."""
+        """Load the data sets that aren't in `datasets` yet.
+
+        Returns
+        -------
+        str or None
+            Why that failed, if it did.
+        """
         try:
             for e in self.experiments:
                 if e.data not in datasets:
@@ -77,42 +72,47 @@ class Entry:
             return str(error)
         return None
 
-    def pipelines(
+    def benches(
         self, store: Store, runtime: Runtime | None = None, datasets: Datasets | None = None
-    ) -> list[Pipeline]:
-        """A pipeline for each experiment; data are loaded when they are needed, once if
-        `datasets` is handed on.
+    ) -> list[Workbench]:
+        """Make a workbench for each experiment.
+
+        Parameters
+        ----------
+        store : Store
+            Where stages are kept.
+        runtime : Runtime, optional
+            How to compute; the entry's own ``compile`` and ``members`` fill what it leaves open.
+        datasets : dict, optional
+            Shared, so that each data set is loaded once, when it is first needed.
         """
         runtime = runtime or Runtime()
         runtime = dataclasses.replace(
             runtime,
-            compile=runtime.compile or self.options.get("compile", False),
-            members=runtime.members or self.options.get("members"),
+            compile=runtime.compile or self.compile,
+            members=runtime.members or self.members,
         )
         datasets = {} if datasets is None else datasets
-        return [Pipeline(e, store, runtime, datasets) for e in self.experiments]
+        return [Workbench(e, store, runtime, datasets) for e in self.experiments]
 
-    def own_tasks(self, pipeline: Pipeline) -> list[Task]:
-        """The tasks of one of the pipelines that this entry is about; those before them are in
-        `tasks`.
-        """
-        e, o = pipeline.experiment, self.options
-        cells = [(sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs]
-        if self.kind == "early":
-            return [pipeline.early_task(*cell, o["match_epochs"]) for cell in cells]
-        if self.kind == "diversity":
-            return [pipeline.diversity_task(*cell) for cell in cells]
-        if self.kind == "connectivity":
-            return [
-                pipeline.connectivity_task(o["alphas"], o["repairs"], replicates=o["replicates"])
-            ]
-        return [pipeline.sparse(*cell) for cell in cells]
+    def own_tasks(self, bench: Workbench) -> list[Task]:
+        """List the tasks of one workbench that the entry asks for, without those before them."""
+        return self.study.tasks(bench, self.options)
 
     def tasks(
         self, store: Store, runtime: Runtime | None = None, datasets: Datasets | None = None
     ) -> list[Task]:
-        """All tasks of the entry in an order in which they can be computed; nothing is computed
-        by asking.
-        """
-        pipelines = self.pipelines(store, runtime, datasets)
-        return chain(task for pipeline in pipelines for task in self.own_tasks(pipeline))
+        """List all tasks of the entry in an order in which they can be computed."""
+        benches = self.benches(store, runtime, datasets)
+        return chain(task for bench in benches for task in self.own_tasks(bench))
+
+
+ENTRY_KEYS = ("name", "kind", "figure", "widths", "keep", "compile", "members")
+"""Keys of an entry in a campaign file, besides the question's options and flat parameters."""
+
+
+def options_of_kinds() -> Mapping[str, tuple[str, ...]]:
+    """Return the names of every question's options."""
+    from lotperm.studies.registry import studies
+
+    return {name: known.Options.names() for name, known in studies().items()}

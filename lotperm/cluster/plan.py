@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from lotperm.cluster.campaign import Campaign
+from lotperm.cluster.entry import Entry
 from lotperm.cluster.costs import (
     ASSUMPTIONS,
     DEVICES,
@@ -36,86 +37,65 @@ from lotperm.engine.runtime import Runtime
 from lotperm.errors import unknown_name
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
-from lotperm.studies.pipeline import Pipeline
-from lotperm.studies.tables import line_positions, matching_epochs, pruning_rounds
-
-_GROUPS = {
-    "dense": "dense A and B",
-    "imp": "IMP rounds",
-    "match": "matching",
-    "sparse": "sparse arms",
-    "early": "early matching",
-    "diversity": "diversity",
-    "connectivity": "connectivity",
-}
-_NAMES = {"figure5": "resnet20_cifar10", "table1": "diversity"}
-"""What the paper calls some figures."""
-
+from lotperm.studies import registry
+from lotperm.studies.workbench import Workbench
 
 @dataclass(frozen=True)
 class Part:
-    """Something to be planned: experiments, and which tasks of each are asked for.
+    """Something to plan: experiments, and the tasks that are asked for.
 
     Attributes
     ----------
     name : str
-        Of a figure, or an entry of a campaign.
-    experiments : tuple[Experiment, ...]
+        Of a figure, or of a campaign's entry.
+    experiments : tuple of Experiment
         One for each width.
-    own : Callable[[Pipeline], list[Task]]
-        The tasks of a pipeline that are asked for; those before them follow.
+    asked : callable
+        Lists the tasks that are asked for, from a workbench for each experiment; those before
+        them follow by themselves.
     """
 
     name: str
     experiments: tuple[Experiment, ...]
-    own: Callable[[Pipeline], list[Task]]
+    asked: Callable[[Sequence[Workbench]], list[Task]]
 
     def tasks(self, store: Store) -> list[Task]:
-        """The tasks that are asked for, without those before them."""
-        return [task for e in self.experiments for task in self.own(Pipeline(e, store))]
+        """List the tasks that are asked for, without those before them."""
+        return self.asked([Workbench(e, store) for e in self.experiments])
 
 
 def figure(name: str, **parameters: Any) -> Part:
-    """A figure of the book, or of the paper (figure5, table1), with the stages that its notebook
-    computes.
+    """Plan a figure of the book, with the stages that its page computes.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the book, or in the paper (figure5, table1).
+    **parameters
+        Of its experiments, as `Experiment.for_figure` takes them.
 
     Raises
     ------
     ParameterError
         As `Experiment.for_figure`.
     """
-    name = _NAMES.get(name, name)
+    name = registry.figure_name(name)
     experiments = Experiment.for_figure(name, **parameters)
-
-    def own(pipeline: Pipeline) -> list[Task]:
-        e = pipeline.experiment
-        first, k = e.sparsities[0], e.rewind_epochs[0]
-        if name == "diversity":
-            return [pipeline.diversity_task(first, k)]
-        if name == "mode_connectivity":
-            count = min(3, len(e.seeds))
-            asked = [pipeline.connectivity_task(line_positions(11), replicates=count)]
-            if e == experiments[0]:
-                total = len(pipeline.imp_rounds(first, k))
-                for r in pruning_rounds(total):
-                    asked.append(
-                        pipeline.connectivity_task(
-                            [0.0, 0.5, 1.0], ["bn"], replicates=count, round_number=r
-                        )
-                    )
-            return asked
-        asked = [pipeline.sparse(sparsity, k) for sparsity in e.sparsities for k in e.rewind_epochs]
-        if name == "early_matching":
-            at = matching_epochs(e.dense.epochs)
-            asked.append(pipeline.early_task(e.sparsities[-1], k, at))
-        return asked
-
-    return Part(name, tuple(experiments), own)
+    asked = registry.study_of(name)
+    options = asked.page_options()
+    return Part(name, tuple(experiments), lambda benches: asked.chapter(benches, options))
 
 
 def campaign(content: Campaign) -> list[Part]:
     """The entries of a campaign."""
-    return [Part(entry.name, entry.experiments, entry.own_tasks) for entry in content.entries]
+    def of(entry: Entry) -> Part:
+        return Part(
+            entry.name,
+            entry.experiments,
+            lambda benches: [task for bench in benches for task in entry.own_tasks(bench)],
+        )
+
+    return [of(entry) for entry in content.entries]
 
 
 @dataclass(frozen=True)
@@ -247,7 +227,7 @@ class Estimator:
         device_bytes += at_once * max(training, evaluating)
         return Line(
             _name(e),
-            _GROUPS.get(task.name, task.name),
+            registry.stage_words().get(task.name, task.name),
             1,
             w.networks,
             w.networks * w.epochs,
@@ -425,7 +405,7 @@ def plan(
         line = estimator.line(task)
         key = (line.network, line.group)
         lines[key] = lines[key] + line if key in lines else line
-    places = {name: i for i, name in enumerate(_GROUPS.values())}
+    places = {name: i for i, name in enumerate(registry.stage_words().values())}
     networks = list(dict.fromkeys(line.network for line in lines.values()))
     ordered = sorted(
         lines.values(), key=lambda x: (networks.index(x.network), places.get(x.group, 99))

@@ -10,7 +10,7 @@ from lotperm.cluster.campaign import Campaign
 from lotperm.cluster.entry import Entry
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
-from lotperm.studies.pipeline import Datasets
+from lotperm.studies.workbench import Datasets
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ def status(campaign: Campaign, store: Store, results: Path | None = None) -> Cam
         if lacking := entry.lacking(datasets):
             skipped[entry.name] = lacking
             continue
-        for pipeline in part.pipelines:
-            e = pipeline.experiment
+        for bench in part.benches:
+            e = bench.experiment
             network = (e.data.name, e.model, e.dense.precision)
-            for task in chain(entry.own_tasks(pipeline)):
+            for task in chain(entry.own_tasks(bench)):
                 if task.key not in seen:
                     seen.add(task.key)
                     found.append((entry, task, network))

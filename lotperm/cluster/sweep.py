@@ -41,7 +41,7 @@ from lotperm.engine.shared import check_shared
 from lotperm.errors import ParameterError, StorageError, SweepError
 from lotperm.store.files import write_atomic
 from lotperm.store.stages import Store
-from lotperm.studies.pipeline import Datasets
+from lotperm.studies.workbench import Datasets
 
 _TIMEOUTS = 10_000
 

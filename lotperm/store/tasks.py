@@ -1,20 +1,25 @@
-"""The stages of an experiment before anything is computed: what each depends on, and how much work
-it is.
+"""Stages before anything is computed: what each reads, how its key follows, how much work it is.
 
-A `Task` is a `lotperm.store.stages` stage that may not be there yet. Plans count their work,
-campaigns and sweeps choose among them, and running one runs those before it.
+A `Task` is a stage of `lotperm.store.stages` that may not exist yet. Plans count the work of tasks,
+campaigns and sweeps choose among them, and running a task runs those before it.
+
+A task names its inputs once, as (stage, file). Three things follow from that one declaration: its
+key, which holds the keys of its inputs; what may be loaded while it is computed; and what must
+travel with it to another machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lotperm.config.experiment import Experiment
+from lotperm.errors import ParameterError, unknown_name
 from lotperm.store.stages import Stage, StageResult, Store, stage_key
 from lotperm.store.workspace import Workspace
 
@@ -23,22 +28,22 @@ Plain = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage computes.
+    """Count what a stage computes.
 
     Attributes
     ----------
     networks : int
         Networks trained.
     epochs : int
-        Of each of them.
+        Epochs of each of them.
     train_images : int
-        Examples that go forward and backward, all networks and epochs counted.
+        Examples that go forward and backward, summed over networks and epochs.
     forward_images : int
         Examples that only go forward: evaluation, matching, barriers.
     kept : int
-        Networks whose weights the store keeps, each time that they are kept counted.
+        Sets of weights that the store keeps.
     masks : int
-        Masks that it keeps.
+        Masks that the store keeps.
     """
 
     networks: int = 0
@@ -49,68 +54,160 @@ class Work:
     masks: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
+class Source:
+    """Files of another stage that a stage reads.
+
+    Attributes
+    ----------
+    task : Task
+        The other stage.
+    files : tuple of str
+        Names of the files, without suffix. Empty if only the key of that stage matters.
+    """
+
+    task: Task
+    files: tuple[str, ...] = ()
+
+
+class Inputs:
+    """The declared inputs of a stage, as its computation sees them.
+
+    Parameters
+    ----------
+    sources : mapping
+        Role ("dense", "imp", "match", ...) -> `Source`, or None where the stage has no such input.
+    """
+
+    def __init__(self, sources: Mapping[str, Source | None]) -> None:
+        self._sources = sources
+
+    def has(self, role: str) -> bool:
+        """Return True if the stage has an input of this role."""
+        return self._sources.get(role) is not None
+
+    def load(self, role: str, file: str) -> dict[str, Tensor]:
+        """Load one declared file of an input.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Name -> tensor, on the CPU.
+
+        Raises
+        ------
+        ParameterError
+            If the stage didn't declare this input or this file: its key and its plan wouldn't
+            know of it.
+        """
+        source = self._sources.get(role)
+        if source is None:
+            raise unknown_name("input", role, [r for r, s in self._sources.items() if s])
+        if file not in source.files:
+            raise unknown_name(f"file of the input {role!r}", file, source.files)
+        return source.task.load(file)
+
+    def replicates(self, role: str, file: str) -> list[dict[str, Tensor]]:
+        """Load one declared file of an input as one dictionary of tensors for each network."""
+        return unpack(self.load(role, file))
+
+
+@dataclass(eq=False, kw_only=True)
 class Task:
     """A stage of an experiment, computed or not.
 
     Attributes
     ----------
-    name, config : str
-        Of the stage, which they identify.
-    after : tuple[Task, ...]
-        The tasks whose results it uses.
-    reads : Mapping[str, tuple[str, ...]]
-        Key of such a task -> the files of it that are read: what must be at hand to compute this
-        one.
+    name : str
+        Name of the stage.
+    inputs : mapping
+        Role -> `Source` or None. The keys of these stages are part of this one's configuration,
+        under the name of the role.
+    settings : dict
+        Everything else that the result depends on, as plain data.
     label : str
-        What it does, in words.
+        What the stage does, in words for progress bars and reports.
     work : Work
         How much it computes.
     experiment : Experiment
-        What it is a stage of; if several share it, one of them.
+        An experiment that the stage is part of; several may share the stage.
+    store : Store
+        Where the result is kept.
+    compute : callable
+        Computes the result from the loaded inputs; resumes from the workspace's checkpoint.
     """
 
     name: str
-    config: Plain
-    after: tuple[Task, ...]
-    reads: Mapping[str, tuple[str, ...]]
+    inputs: Mapping[str, Source | None]
+    settings: Plain
     label: str
     work: Work
     experiment: Experiment
-    _store: Store
-    _compute: Callable[[Workspace], StageResult]
-    _stage: Stage | None = None
+    store: Store = field(repr=False)
+    compute: Callable[[Inputs, Workspace], StageResult] = field(repr=False)
+    _stage: Stage | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if twice := self.inputs.keys() & self.settings.keys():
+            raise ParameterError(
+                f"stage {self.name!r} names {sorted(twice)[0]!r} as an input and as a setting."
+            )
+
+    @cached_property
+    def config(self) -> Plain:
+        """Configuration of the stage, which identifies it: settings and the keys of its inputs."""
+        keys = {role: source and source.task.key for role, source in self.inputs.items()}
+        return {**keys, **self.settings}
 
     @cached_property
     def key(self) -> str:
-        """The key of the stage (64 hex digits), known before it is computed."""
+        """Key of the stage (64 hex digits), known before it is computed."""
         return stage_key(self.name, self.config)
 
+    @cached_property
+    def after(self) -> tuple[Task, ...]:
+        """Tasks whose files this one reads."""
+        sources = [source for source in self.inputs.values() if source and source.files]
+        return tuple({source.task.key: source.task for source in sources}.values())
+
+    @cached_property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """Key of each task before this one -> the files of it that are read."""
+        files: dict[str, tuple[str, ...]] = {}
+        for source in self.inputs.values():
+            if source and source.files:
+                both = (*files.get(source.task.key, ()), *source.files)
+                files[source.task.key] = tuple(dict.fromkeys(both))
+        return files
+
     def exists(self) -> bool:
-        """Whether the store has the stage; a look at its folder, nothing is verified."""
-        return self._stage is not None or self._store.exists(self.name, self.config)
+        """Return True if the store has a folder for the stage; nothing in it is verified."""
+        return self._stage is not None or self.store.exists(self.name, self.config)
 
     def done(self) -> bool:
-        """Whether the store has the stage, whole."""
-        return self._stage is not None or self._store.find(self.name, self.config) is not None
+        """Return True if the store has the stage, whole."""
+        return self._stage is not None or self.store.find(self.name, self.config) is not None
 
     def run(self) -> Stage:
-        """The finished stage: loaded, or else computed, those before it first."""
-        if self._stage is None and (found := self._store.find(self.name, self.config)) is not None:
-            self._stage = found
+        """Return the finished stage: loaded, or computed after those before it."""
+        if self._stage is None:
+            self._stage = self.store.find(self.name, self.config)
         if self._stage is None:
             for task in self.after:
                 task.run()
-            self._stage = self._store.stage(self.name, self.config, self._compute)
+            inputs = Inputs(self.inputs)
+            self._stage = self.store.stage(
+                self.name, self.config, lambda workspace: self.compute(inputs, workspace)
+            )
         return self._stage
 
     def load(self, file: str) -> dict[str, Tensor]:
-        """The tensors of one file of the finished stage."""
+        """Load the tensors of one file of the finished stage."""
         return self.run().load(file)
 
     @property
     def results(self) -> Plain:
-        """The small results of the finished stage."""
+        """Small results of the finished stage."""
         return self.run().results
 
     @property
@@ -120,14 +217,24 @@ class Task:
 
 
 def epoch_file(epoch: int) -> str:
-    """The file of a dense stage with the weights after an epoch."""
+    """Name the file of a dense stage that holds the weights after an epoch."""
     return f"epoch-{epoch:04d}"
 
 
+def pack(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack one dictionary of tensors for each network into one dictionary of tensors (M, ...)."""
+    states = list(states)
+    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+
+def unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Undo `pack`: one dictionary of tensors for each network."""
+    members = len(next(iter(tensors.values())))
+    return [{name: tensor[m] for name, tensor in tensors.items()} for m in range(members)]
+
+
 def chain(tasks: Iterable[Task]) -> list[Task]:
-    """The tasks and all those that they come after, each once, in an order in which they can be
-    computed.
-    """
+    """List tasks and all those before them, each once, in an order in which they can be computed."""
     found: dict[str, Task] = {}
 
     def add(task: Task) -> None:
@@ -142,5 +249,5 @@ def chain(tasks: Iterable[Task]) -> list[Task]:
 
 
 def provenance(tasks: Iterable[Task]) -> list[Plain]:
-    """Name, key and meta (device, versions, source hash, seconds, …) of finished tasks."""
+    """Describe finished tasks: name, key, device, versions, source hash, seconds, ... of each."""
     return [{"stage": task.name, "key": task.key, **task.meta} for task in tasks]

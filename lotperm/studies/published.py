@@ -26,7 +26,9 @@ from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval
 from lotperm.store.provenance import source_hash
 from lotperm.studies.clone import clone_folder
-from lotperm.studies.results import Results, load_record
+
+from lotperm.studies.records import load_record
+from lotperm.studies.results import Results
 
 # Of what a page runs: until it ends the files may be edited.
 _SOURCE = source_hash()

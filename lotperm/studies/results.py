@@ -19,7 +19,7 @@ from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import ARMS
 from lotperm.errors import IntegrityError
 from lotperm.science.statistics import gap_closed, interval, paired
-from lotperm.store.files import seal, unseal, write_atomic
+from lotperm.studies.records import records, save_record
 from lotperm.store.tasks import Plain
 
 
@@ -193,58 +193,6 @@ class Results:
         save_record(folder, content, tables, {"summary.md": self.markdown()})
 
 
-def save_record(
-    folder: Path,
-    content: Plain,
-    tables: Mapping[str, pd.DataFrame],
-    texts: Mapping[str, str] | None = None,
-) -> None:
-    """Write what is recorded of a run: each table as CSV, then ``results.json``, which says what
-    it is and whence.
-
-    That comes last and names the others' checksums: files of two runs are never taken for one.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the run; made if it isn't there.
-    content : Plain
-        Plain JSON data with ``kind``, ``experiment``, ``summary`` and ``stages`` at the least.
-    tables : Mapping[str, pd.DataFrame]
-        Name without suffix -> tidy table.
-    texts : Mapping[str, str] | None, optional
-        File name -> text, to stand beside them.
-    """
-    files = {name: text.encode() for name, text in (texts or {}).items()}
-    for name, frame in tables.items():
-        files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
-    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    for name, data in {**files, "results.json": seal({**content, "files": checksums})}.items():
-        write_atomic(folder / name, data)
-
-
-def load_record(folder: Path) -> Plain:
-    """What `save_record` wrote as ``results.json``.
-
-    Raises
-    ------
-    IntegrityError
-        If it isn't there, or it or a file beside it isn't what was written.
-    """
-    path = folder / "results.json"
-    try:
-        content = unseal(path.read_bytes(), path)
-        for name, expected in content["files"].items():
-            got = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            if got != expected:
-                raise IntegrityError(
-                    f"{folder / name} is corrupt: sha256 {got}, expected {expected}."
-                )
-    except (OSError, KeyError) as error:
-        raise IntegrityError(f"the recorded run {folder} is not whole: {error}.") from error
-    return content
-
-
 def comparison_words(row: Mapping[Any, Any], seeds: int) -> str:
     """What a row of `Results.comparisons` is called in a table; the gap, of how many of the
     seeds, if not of all.
@@ -258,9 +206,3 @@ def comparison_words(row: Mapping[Any, Any], seeds: int) -> str:
 
 def _percent(row: Mapping[Any, Any]) -> str:
     return f"{100 * row['mean']:.2f} ± {100 * row['half_width']:.2f}"
-
-
-def records(frame: pd.DataFrame) -> list[Plain]:
-    """Rows as plain JSON data; what is missing or NaN becomes null."""
-    records: list[Plain] = json.loads(frame.to_json(orient="records", double_precision=15))
-    return records

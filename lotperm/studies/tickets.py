@@ -11,6 +11,7 @@ dense training and the pruning.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 
 from lotperm.config.canonical import canonical_json
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import ARMS
 from lotperm.config.seeds import Seeds
 from lotperm.data.dataset import Dataset
 from lotperm.engine.models import Weights
@@ -32,7 +32,10 @@ from lotperm.parallel import distributed
 from lotperm.science.sparsity import Mask, prunable_parameters
 from lotperm.science.symmetry import Permutation, permute
 from lotperm.store.files import load_tensors, save_tensors
-from lotperm.studies.pipeline import ARM_NETWORKS, Pipeline
+from lotperm.store.tasks import Task, chain
+from lotperm.studies.arms.arms import ARMS, PAPER_ARMS, Moved, arm_of, start
+from lotperm.studies.stages import dense, matchings, ticket_masks
+from lotperm.studies.workbench import Workbench
 
 KIND = "ticket"
 
@@ -69,19 +72,19 @@ class Ticket:
     weights_b: Weights
 
     @cached_property
-    def _pipeline(self) -> Pipeline:
-        return Pipeline(self.experiment)
+    def _bench(self) -> Workbench:
+        return Workbench(self.experiment)
 
     def network(self) -> nn.Module:
         """A new network of the experiment's architecture; its weights mean nothing."""
-        return self._pipeline.build()
+        return self._bench.build()
 
     @property
     def data(self) -> Dataset:
         """The data set of the experiment, loaded when it is first asked for; raises as
         `lotperm.data.datasets.load`.
         """
-        return self._pipeline.data
+        return self._bench.data
 
     def start(self, arm: str) -> tuple[Weights, Mask]:
         """What an arm begins with: weights that aren't masked yet, and its mask.
@@ -91,15 +94,17 @@ class Ticket:
         arm : str
             "lth" (A, m), "permuted" (B, π(m)) or "naive" (B, m).
         """
-        if arm not in ARMS:
-            raise unknown_name("arm", arm, ARMS)
-        if arm == "lth":
-            return self.weights_a, self.mask
-        if arm == "naive":
-            return self.weights_b, self.mask
-        return self.weights_b, permute(self.mask, self._pipeline.spec, self.permutation)
 
-    def train(self, arms: Sequence[str] = ARMS, runtime: Runtime | None = None) -> Trained:
+        def make_mask(moved: Moved) -> Mask:
+            if moved == "scattered":
+                raise ParameterError("a ticket has no random mask: the arm 'random' can't start from it.")
+            if moved == "permuted":
+                return permute(self.mask, self._bench.spec, self.permutation)
+            return self.mask
+
+        return start(arm_of(arm), self.weights_a, self.weights_b, make_mask)
+
+    def train(self, arms: Sequence[str] = PAPER_ARMS, runtime: Runtime | None = None) -> Trained:
         """Train arms as the experiment did: from epoch k, by its recipe, with the same examples in
         the same order.
 
@@ -122,7 +127,7 @@ class Ticket:
             [weights for weights, _ in starts],
             self.data,
             recipe,
-            [Seeds.of(ARM_NETWORKS[arm], self.seed) for arm in arms],
+            [Seeds.of(ARMS[arm].stream, self.seed) for arm in arms],
             masks=[mask for _, mask in starts],
             evaluate_at=(0, recipe.epochs),
             runtime=runtime or Runtime(),
@@ -135,12 +140,12 @@ def file_name(seed: int, rewind_epoch: int) -> str:
     return f"seed{seed}_k{rewind_epoch}.safetensors"
 
 
-def save_tickets(pipeline: Pipeline, folder: Path | str, limit: int | None = None) -> list[Path]:
+def save_tickets(bench: Workbench, folder: Path | str, limit: int | None = None) -> list[Path]:
     """Write the tickets of a finished experiment: a file for each seed and rewind epoch.
 
     Parameters
     ----------
-    pipeline : Pipeline
+    bench : Workbench
         Its stages are computed if they aren't yet.
     folder : Path | str
         Where; made if it isn't there.
@@ -153,8 +158,8 @@ def save_tickets(pipeline: Pipeline, folder: Path | str, limit: int | None = Non
         The files, by seed, then rewind epoch. Empty if not even the first seed fits. Of several
         ranks all must call this; one of them writes.
     """
-    experiment, paths, left = pipeline.experiment, [], limit
-    everything = {k: _tensors(pipeline, k) for k in experiment.rewind_epochs}
+    experiment, paths, left = bench.experiment, [], limit
+    everything = {k: _tensors(bench, k) for k in experiment.rewind_epochs}
     for i, seed in enumerate(experiment.seeds):
         files = {file_name(seed, k): replicates[i] for k, replicates in everything.items()}
         size = sum(t.nbytes for tensors in files.values() for t in tensors.values())
@@ -173,16 +178,59 @@ def save_tickets(pipeline: Pipeline, folder: Path | str, limit: int | None = Non
     return paths
 
 
-def _tensors(pipeline: Pipeline, rewind_epoch: int) -> list[dict[str, Tensor]]:
+def publish(
+    benches: Sequence[Workbench], folder: Path, limit: int, *, made_of: Sequence[Task]
+) -> str:
+    """Write the tickets of a finished table, in place of those that are there.
+
+    Parameters
+    ----------
+    benches : sequence of Workbench
+        One for each group of seeds.
+    folder : Path
+        Where.
+    limit : int
+        Bytes of all files together.
+    made_of : sequence of Task
+        The arms: tickets hold what these read.
+
+    Returns
+    -------
+    str
+        What was written, in words.
+    """
+    stages = {task.key: task.run() for task in chain(made_of)}
+    read = [
+        (key, file) for task in made_of for key, files in task.reads.items() for file in files
+    ]
+    # Of a table that was finished before, and then carried here, the store may lack files.
+    if any(f"{file}.safetensors" not in stages[key].files for key, file in read):
+        if folder.exists():
+            return "its tickets stay as they are"
+        return "its tickets can't be written, as the store lacks files of its stages"
+    shutil.rmtree(folder, ignore_errors=True)  # of another run, maybe with other seeds
+    paths: list[Path] = []
+    for bench in benches:
+        written = save_tickets(bench, folder, limit)
+        paths += written
+        limit -= sum(path.stat().st_size for path in written)
+        if len(written) < len(bench.experiment.seeds) * len(bench.experiment.rewind_epochs):
+            break  # not even these fit
+    if not paths:
+        return "its tickets are too large to publish"
+    return f"{len(paths)} files of tickets in {folder}"
+
+
+def _tensors(bench: Workbench, rewind_epoch: int) -> list[dict[str, Tensor]]:
     """The tensors of a file, for every replicate."""
-    a, b = pipeline.dense().weights(rewind_epoch)
+    a, b = dense(bench).weights(rewind_epoch)
     parts: dict[str, Sequence[Mapping[str, Tensor]]] = {
         "weights_a": a,
         "weights_b": b,
-        "permutation": pipeline.match(),
+        "permutation": matchings(bench),
     }
-    for sparsity in pipeline.experiment.sparsities:
-        parts[f"mask/{sparsity!r}"] = pipeline.masks(sparsity, rewind_epoch)
+    for sparsity in bench.experiment.sparsities:
+        parts[f"mask/{sparsity!r}"] = ticket_masks(bench, sparsity, rewind_epoch)
     return [
         {
             f"{part}/{name}": tensor
@@ -275,7 +323,7 @@ def _check(path: Path, ticket: Ticket) -> None:
             odd = sorted(dict(_forms(tensors).items() ^ _forms(expected).items()))
             raise IntegrityError(f"{path}: {what} doesn't fit the network, {odd[:3]} differ.")
     # A group without a permutation would stay as it is, which nobody could see.
-    if (groups := ticket._pipeline.spec.sizes.keys()) != ticket.permutation.keys():
+    if (groups := ticket._bench.spec.sizes.keys()) != ticket.permutation.keys():
         odd = sorted(groups ^ ticket.permutation.keys())
         raise IntegrityError(f"{path}: the permutation doesn't fit the network, {odd[:3]} differ.")
     try:

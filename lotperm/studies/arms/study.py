@@ -1,0 +1,204 @@
+"""The method: three sparse arms at every sparsity and rewind epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lotperm.config.experiment import Experiment
+from lotperm.config.parameters import PARAMETERS
+from lotperm.errors import ParameterError
+from lotperm.science.sparsity import Mask
+from lotperm.science.symmetry import permute
+from lotperm.store.stages import StageResult
+from lotperm.store.tasks import Inputs, Plain, Source, Task, chain, epoch_file, provenance
+from lotperm.store.workspace import Workspace
+from lotperm.studies import tickets
+from lotperm.studies.arms.arms import ARMS, PAPER_ARMS, Moved, start
+from lotperm.studies.results import Results
+from lotperm.studies.stages import CURVE_POINTS, dense, halves, imp_rounds, match
+from lotperm.studies.study import Options, Study, cells, option
+from lotperm.studies.workbench import Workbench, plain, spaced_epochs
+
+TICKET_BYTES = 2**23
+"""Tickets of a record are published if all of them together aren't larger."""
+
+
+def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
+    """Train the three arms of every replicate; weights and curves by arm, then by seed."""
+    experiment, a_and_b = bench.experiment, epoch_file(rewind_epoch)
+    recipe = experiment.sparse_recipe(rewind_epoch)
+    evaluate_at = spaced_epochs(recipe.epochs, CURVE_POINTS)
+    label = f"sparse arms, sparsity {sparsity:g}, k = {rewind_epoch}"
+
+    def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
+        weights = zip(*halves(inputs.replicates("dense", a_and_b)), strict=True)
+        masks = inputs.replicates("imp", "mask")
+        permutations = inputs.replicates("match", "permutation")
+        replicates = list(zip(weights, masks, permutations, strict=True))
+        starts = []
+        for name in PAPER_ARMS:
+            for (a, b), mask, permutation in replicates:
+
+                def make_mask(
+                    moved: Moved, mask: Mask = mask, permutation: Mask = permutation
+                ) -> Mask:
+                    return permute(mask, bench.spec, permutation) if moved == "permuted" else mask
+
+                starts.append(start(ARMS[name], a, b, make_mask))
+        trained = bench.train(
+            workspace,
+            [weights for weights, _ in starts],
+            recipe,
+            [ARMS[name].stream for name in PAPER_ARMS],
+            label,
+            masks=[mask for _, mask in starts],
+            evaluate_at=evaluate_at,
+        )
+        return bench.result(trained)
+
+    return bench.task(
+        "sparse",
+        inputs={
+            "dense": Source(dense(bench).stage, (a_and_b,)),
+            "imp": Source(imp_rounds(bench, sparsity, rewind_epoch)[-1], ("mask",)),
+            "match": Source(match(bench), ("permutation",)),
+        },
+        settings={
+            "recipe": plain(recipe),
+            "rewind_epoch": rewind_epoch,
+            "arms": list(PAPER_ARMS),
+        },
+        label=label,
+        work=bench.work(
+            len(PAPER_ARMS) * len(experiment.seeds), recipe, len(evaluate_at)
+        ),
+        compute=compute,
+    )
+
+
+def run(bench: Workbench) -> Results:
+    """Compute or load the dense networks, IMP's and the arms of every cell; gather the results."""
+    experiment = bench.experiment
+    rows: list[Plain] = []
+    curves: list[Plain] = []
+
+    def gather(stage: Task, methods: Sequence[str], sparsity: float, k: int | None) -> None:
+        found = gathered(stage, methods, experiment.seeds, sparsity, k)
+        rows.extend(found[0])
+        curves.extend(found[1])
+
+    gather(dense(bench).stage, ("dense_a", "dense_b"), 0.0, None)
+    for sparsity, k in cells(experiment):
+        gather(sparse(bench, sparsity, k), PAPER_ARMS, sparsity, k)
+        gather(imp_rounds(bench, sparsity, k)[-1], ("imp",), sparsity, k)
+    table, curve_table = pd.DataFrame(rows), pd.DataFrame(curves)
+    for frame in (table, curve_table):
+        frame["rewind_epoch"] = frame["rewind_epoch"].astype("Int64")
+    return Results(experiment, table, curve_table, provenance(tasks(bench)))
+
+
+def gathered(
+    stage: Task, methods: Sequence[str], seeds: Sequence[int], sparsity: float, k: int | None
+) -> tuple[list[Plain], list[Plain]]:
+    """Gather what a stage found, as rows of the table and of the curves.
+
+    Parameters
+    ----------
+    stage : Task
+        A training; its networks are ordered by method, then by seed.
+    methods, seeds : sequence
+        Of its networks.
+    sparsity : float
+        Fraction removed.
+    k : int or None
+        Rewind epoch, if there is one.
+    """
+    rows: list[Plain] = []
+    curves: list[Plain] = []
+    evaluations = {int(e): metrics for e, metrics in stage.results["evaluations"].items()}
+    last = max(evaluations)
+    for i, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
+        who = {"seed": seed, "method": method, "sparsity": sparsity, "rewind_epoch": k}
+        for metric in evaluations[last]:
+            name = f"test_{metric}"
+            rows.append({**who, "metric": name, "value": evaluations[last][metric][i]})
+            curves += [
+                {**who, "epoch": epoch, "metric": name, "value": metrics[metric][i]}
+                for epoch, metrics in sorted(evaluations.items())
+            ]
+        curves += [
+            {**who, "epoch": epoch, "metric": "train_loss", "value": losses[i]}
+            for epoch, losses in enumerate(stage.results["train_loss"], 1)
+        ]
+    return rows, curves
+
+
+def tasks(bench: Workbench) -> list[Task]:
+    """List the tasks behind `run` in an order in which they can be computed."""
+    return chain(sparse(bench, *cell) for cell in cells(bench.experiment))
+
+
+@dataclass(frozen=True)
+class ArmsOptions(Options):
+    """Options of the method's table."""
+
+    together: int | None = option(
+        None,
+        PARAMETERS["epochs"].parse,
+        "this many seeds share each stage, so that the table can get more seeds later",
+    )
+
+
+class Arms(Study[ArmsOptions]):
+    """Compare LTH, permuted and naive at every sparsity and rewind epoch."""
+
+    name = "table"
+    words = {"sparse": "sparse arms"}
+    Options = ArmsOptions
+    columns = ("seed", "method", "sparsity", "rewind_epoch", "metric")
+    publishes = True
+
+    def split(self, experiment: Experiment, options: ArmsOptions) -> list[Experiment]:
+        """Divide the seeds into groups that are trained together."""
+        size = options.together
+        if size is None:
+            return [experiment]
+        if size < 1:
+            raise ParameterError(f"together is {size}; expected 1 or more.")
+        return [
+            dataclasses.replace(experiment, seeds=experiment.seeds[first : first + size])
+            for first in range(0, len(experiment.seeds), size)
+        ]
+
+    def tasks(self, bench: Workbench, options: ArmsOptions) -> list[Task]:
+        """List the arms of every sparsity and rewind epoch."""
+        return [sparse(bench, *cell) for cell in cells(bench.experiment)]
+
+    def table(self, bench: Workbench, options: ArmsOptions) -> pd.DataFrame:
+        """Return the accuracies and losses, as `Results.table`."""
+        return run(bench).table
+
+    def publish(
+        self, benches: Sequence[Workbench], options: ArmsOptions, folder: Path
+    ) -> str | None:
+        """Write the tickets, if they aren't too large and the store has what they are made of."""
+        return tickets.publish(
+            benches,
+            folder / "tickets",
+            TICKET_BYTES,
+            made_of=[task for bench in benches for task in self.tasks(bench, options)],
+        )
+
+    def record(
+        self, benches: Sequence[Workbench], options: ArmsOptions, folder: Path
+    ) -> None:
+        """Write the table with its curves and its summary; groups of seeds become one."""
+        Results.join([run(bench) for bench in benches]).save(folder)
+
+
+STUDY = Arms()

@@ -1,0 +1,259 @@
+"""Linear mode connectivity: loss along the lines from A to B and from π(A) to B."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lotperm.config.experiment import Experiment
+from lotperm.config.parameters import PARAMETERS
+from lotperm.data.dataset import first
+from lotperm.data.datasets import info
+from lotperm.errors import ParameterError, shown, unknown_name
+from lotperm.science.barrier import REPAIRS, Repair, loss_barrier
+from lotperm.science.symmetry import permute
+from lotperm.store.stages import StageResult
+from lotperm.store.tasks import Inputs, Source, Task, Work
+from lotperm.store.workspace import Workspace
+from lotperm.studies.stages import dense, halves, imp_rounds, match
+from lotperm.studies.study import Options, Study, option
+from lotperm.studies.workbench import Workbench
+
+STATISTICS = 2_000
+"""Training examples from which the repairs take their statistics."""
+
+
+def line_positions(points: int) -> list[float]:
+    """List positions α on the line from one network to another, evenly spaced from 0 to 1.
+
+    Parameters
+    ----------
+    points : int
+        Their number: odd, so that the middle of the line is one of them.
+
+    Raises
+    ------
+    ParameterError
+        If it is even, below 3, or no whole number.
+    """
+    if isinstance(points, bool) or not isinstance(points, int) or points < 3 or points % 2 == 0:
+        raise ParameterError(
+            f"points is {shown(points)}; expected an odd number, 3 or more, so that the middle is "
+            "one of them."
+        )
+    return [i / (points - 1) for i in range(points)]
+
+
+def pruning_rounds(rounds: int) -> list[int]:
+    """List the rounds of IMP whose barrier a page shows: 0 (dense), every second one, the last."""
+    return sorted({0, *range(2, rounds, 2), rounds})
+
+
+def connectivity(
+    bench: Workbench,
+    alphas: Sequence[float],
+    repairs: Sequence[Repair] = REPAIRS,
+    *,
+    replicates: int | None = None,
+    round_number: int = 0,
+    statistics: int = STATISTICS,
+) -> Task:
+    """Evaluate loss and accuracy on the test split along the lines A–B and π(A)–B.
+
+    Parameters
+    ----------
+    bench : Workbench
+        Of the experiment.
+    alphas : sequence of float
+        Positions on the line; 0 is A.
+    repairs : sequence of {"none", "bn", "repair"}
+        What is done to the statistics of the interpolated networks (see
+        `lotperm.science.barrier.loss_barrier`).
+    replicates : int, optional
+        Only the first so many seeds; all if None.
+    round_number : int
+        0 takes the dense A; r takes A after the r-th round of IMP towards the first sparsity.
+    statistics : int
+        Training examples for the repairs.
+    """
+    experiment = bench.experiment
+    if replicates is not None and replicates < 1:
+        raise ParameterError(
+            f"replicates is {replicates}; expected 1 or more, or nothing for all seeds."
+        )
+    seeds = experiment.seeds[:replicates]
+    pruned = None
+    if round_number:
+        rounds = imp_rounds(bench, experiment.sparsities[0], experiment.rewind_epochs[0])
+        pruned = rounds[round_number - 1]
+
+    def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
+        network = bench.build().to(bench.runtime.device)
+        weights_a, weights_b = halves(inputs.replicates("dense", "final"))
+        if inputs.has("pruned"):
+            weights_a = inputs.replicates("pruned", "final")
+        permutations = inputs.replicates("match", "permutation")
+        batches = bench.batches(bench.data.test)
+        test = batches if bench.data.streamed else list(batches)
+        examples = list(bench.batches(first(bench.data.train, statistics)).inputs())
+        rows = []
+        for i, (seed, permutation) in enumerate(zip(seeds, permutations, strict=False)):
+            moved = permute(weights_a[i], bench.spec, permutation)
+            for ends, a in (("as trained", weights_a[i]), ("permuted", moved)):
+                for repair in repairs:
+                    curve = loss_barrier(
+                        network,
+                        a,
+                        weights_b[i],
+                        {"test": test},
+                        alphas,
+                        repair=repair,
+                        statistics=examples,
+                    )
+                    rows += [
+                        {"seed": seed, "ends": ends, **row} for row in curve.to_dict("records")
+                    ]
+        return StageResult({"rows": rows}, {}, bench.meta())
+
+    lines = 2 * len(seeds) * len(alphas)
+    repaired = sum(repair != "none" for repair in repairs)
+    return bench.task(
+        "connectivity",
+        inputs={
+            "dense": Source(dense(bench).stage, ("final",)),
+            "match": Source(match(bench), ("permutation",)),
+            "pruned": Source(pruned, ("final",)) if pruned else None,
+        },
+        settings={
+            "alphas": list(alphas),
+            "repairs": list(repairs),
+            "seeds": list(seeds),
+            "statistics": statistics,
+        },
+        label="loss along the line from A to B",
+        work=Work(
+            forward_images=lines
+            * (len(repairs) * info(experiment.data).test + repaired * statistics)
+        ),
+        compute=compute,
+    )
+
+
+def connectivity_table(task: Task) -> pd.DataFrame:
+    """Return what a task of `connectivity` found.
+
+    Returns
+    -------
+    DataFrame
+        Columns seed, ends ("as trained" or "permuted"), alpha, repair, loss (nats), accuracy
+        (fraction).
+    """
+    return pd.DataFrame(task.results["rows"]).drop(columns="split")
+
+
+def _parse_repairs(name: str, value: Any) -> tuple[Repair, ...]:
+    """Check the names of repairs; a single one may stand without a list."""
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    for repair in given:
+        if repair not in REPAIRS:
+            raise unknown_name("repair", str(repair), REPAIRS)
+    return tuple(given)
+
+
+@dataclass(frozen=True)
+class ConnectivityOptions(Options):
+    """Options of the lines."""
+
+    alphas: tuple[float, ...] = option(
+        tuple(i / 10 for i in range(11)),
+        PARAMETERS["sparsity"].parse,
+        "positions on the line from A to B, from 0 to 1",
+    )
+    repairs: tuple[Repair, ...] = option(
+        REPAIRS, _parse_repairs, "statistics of the networks on the line: none, bn, repair"
+    )
+    replicates: int | None = option(
+        None, PARAMETERS["epochs"].parse, "only the first so many seeds"
+    )
+
+    def completed(self, experiment: Experiment) -> ConnectivityOptions:
+        """Check the values."""
+        if self.replicates is not None and self.replicates < 1:
+            raise ParameterError(f"replicates is {self.replicates}; expected 1 or more.")
+        if len(self.alphas) < 3 or not all(0 <= a <= 1 for a in self.alphas):
+            raise ParameterError(
+                f"alphas is {list(self.alphas)}; expected three numbers or more from 0 to 1."
+            )
+        for name, values in (("alphas", self.alphas), ("repairs", self.repairs)):
+            if not values or len(set(values)) != len(values):
+                raise ParameterError(
+                    f"{name} is {list(values)}; expected one value or more, none twice."
+                )
+        return self
+
+
+class Connectivity(Study[ConnectivityOptions]):
+    """Compare the barrier between A and B with that between π(A) and B."""
+
+    name = "connectivity"
+    words = {"connectivity": "connectivity"}
+    Options = ConnectivityOptions
+    columns = ("seed", "ends", "repair", "alpha")
+
+    def tasks(self, bench: Workbench, options: ConnectivityOptions) -> list[Task]:
+        """List the lines of the dense networks."""
+        return [
+            connectivity(bench, options.alphas, options.repairs, replicates=options.replicates)
+        ]
+
+    def table(self, bench: Workbench, options: ConnectivityOptions) -> pd.DataFrame:
+        """Return the losses and accuracies on the lines, as `connectivity_table`."""
+        (task,) = self.tasks(bench, options)
+        return connectivity_table(task)
+
+    def page_options(self, **parameters: Any) -> ConnectivityOptions:
+        """Make the options of a page: ``points`` on the line, 11 by default; 3 ``replicates``."""
+        points, replicates = parameters.pop("points", 11), parameters.pop("replicates", 3)
+        options = super().page_options(replicates=replicates, **parameters)
+        return dataclasses.replace(options, alphas=tuple(line_positions(points)))
+
+    def of_page(self, bench: Workbench, options: ConnectivityOptions) -> ConnectivityOptions:
+        """Return the options with no more replicates than there are seeds."""
+        seeds = len(bench.experiment.seeds)
+        return dataclasses.replace(
+            options, replicates=min(options.replicates or seeds, seeds)
+        ).completed(bench.experiment)
+
+    def after_rounds(
+        self, bench: Workbench, options: ConnectivityOptions
+    ) -> dict[int, Task]:
+        """List the barriers after rounds of IMP, ends and middle alone, batch norm reset."""
+        e = bench.experiment
+        total = len(imp_rounds(bench, e.sparsities[0], e.rewind_epochs[0]))
+        return {
+            r: connectivity(
+                bench,
+                line_positions(3),
+                ["bn"],
+                replicates=options.replicates,
+                round_number=r,
+            )
+            for r in pruning_rounds(total)
+        }
+
+    def chapter(self, benches: Sequence[Workbench], options: ConnectivityOptions) -> list[Task]:
+        """List the lines at every width, and those after rounds of IMP at the first."""
+        asked: list[Task] = []
+        for number, bench in enumerate(benches):
+            chosen = self.of_page(bench, options)
+            asked += self.tasks(bench, chosen)
+            if number == 0:
+                asked += self.after_rounds(bench, chosen).values()
+        return asked
+
+
+STUDY = Connectivity()

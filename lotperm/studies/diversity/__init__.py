@@ -1,0 +1,1 @@
+"""How different are the networks that a method makes, and what does their ensemble gain?"""

@@ -1,0 +1,1 @@
+"""How early can A be matched to B? The permutation is found before B's training has ended."""
