@@ -144,9 +144,7 @@ class Campaign:
         parts = []
         for entry in self.entries:
             benches = entry.benches(store, runtime, datasets)
-            widths = [
-                list(g) for _, g in itertools.groupby(benches, lambda b: b.experiment.model)
-            ]
+            widths = [list(g) for _, g in itertools.groupby(benches, lambda b: b.experiment.model)]
             for same in widths:
                 name = (
                     f"{entry.name}_x{same[0].experiment.model.width:g}"

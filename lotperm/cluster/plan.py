@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 from lotperm.cluster.campaign import Campaign
-from lotperm.cluster.entry import Entry
 from lotperm.cluster.costs import (
     ASSUMPTIONS,
     DEVICES,
@@ -31,6 +30,7 @@ from lotperm.cluster.costs import (
     network,
     recorded_speeds,
 )
+from lotperm.cluster.entry import Entry
 from lotperm.config.experiment import Experiment
 from lotperm.data.datasets import info
 from lotperm.engine.runtime import Runtime
@@ -39,6 +39,7 @@ from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
 from lotperm.studies import registry
 from lotperm.studies.workbench import Workbench
+
 
 @dataclass(frozen=True)
 class Part:
@@ -88,6 +89,7 @@ def figure(name: str, **parameters: Any) -> Part:
 
 def campaign(content: Campaign) -> list[Part]:
     """The entries of a campaign."""
+
     def of(entry: Entry) -> Part:
         return Part(
             entry.name,

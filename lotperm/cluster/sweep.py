@@ -263,7 +263,7 @@ def _check_ranks(campaign: Campaign, options: Options) -> None:
             f"--gpus is {gpus}, but on this machine there are {here} that may be used."
         )
     for entry in campaign.entries:
-        compiled = bool(options.runtime.get("compile") or entry.options.get("compile"))
+        compiled = bool(options.runtime.get("compile") or entry.compile)
         for experiment in entry.experiments:
             check_shared(experiment.dense, compiled, ranks)
 

@@ -90,7 +90,7 @@ def folder_of(figure: str) -> str:
 
 def study_of(figure: str) -> Study[Any]:
     """Return the question that a figure belongs to; raises as `folder_of`."""
-    return import_module(f"lotperm.studies.{folder_of(figure)}.study").STUDY  # type: ignore[no-any-return]
+    return import_module(f"lotperm.studies.{folder_of(figure)}.study").STUDY
 
 
 def stage_words() -> dict[str, str]:

@@ -5,8 +5,6 @@ recorded.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,9 @@ import pandas as pd
 
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import ARMS
-from lotperm.errors import IntegrityError
 from lotperm.science.statistics import gap_closed, interval, paired
-from lotperm.studies.records import records, save_record
 from lotperm.store.tasks import Plain
+from lotperm.studies.records import records, save_record
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,7 @@ def kept_epochs(experiment: Experiment) -> list[int]:
     """
     if experiment.keep is not None:
         return list(experiment.keep)
-    return sorted(
-        {*spaced_epochs(experiment.dense.epochs, KEPT_EPOCHS), *experiment.rewind_epochs}
-    )
+    return sorted({*spaced_epochs(experiment.dense.epochs, KEPT_EPOCHS), *experiment.rewind_epochs})
 
 
 @dataclass(frozen=True)
@@ -230,9 +228,7 @@ def match(bench: Workbench) -> Task:
         # The number of examples doesn't matter to what the weights decide.
         settings={"matching": "weight"} if by_weights else plain(experiment.matching),
         label="match A to B",
-        work=bench.work(
-            0, experiment.dense, matches=0 if by_weights else len(experiment.seeds)
-        ),
+        work=bench.work(0, experiment.dense, matches=0 if by_weights else len(experiment.seeds)),
         compute=compute,
     )
 

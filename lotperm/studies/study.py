@@ -129,7 +129,7 @@ class Study(Generic[OptionsT]):
         for name in parameters:
             if name not in known:
                 raise ParameterError(f"{self.name} has no option {name!r}.")
-        return self.Options.parse(parameters)  # type: ignore[no-any-return]
+        return self.Options.parse(parameters)
 
     def chapter(self, benches: Sequence[Workbench], options: OptionsT) -> list[Task]:
         """List the stages that the question's page computes, one workbench for each width."""
@@ -139,9 +139,7 @@ class Study(Generic[OptionsT]):
             for task in self.tasks(bench, options.completed(bench.experiment))
         ]
 
-    def publish(
-        self, benches: Sequence[Workbench], options: OptionsT, folder: Path
-    ) -> str | None:
+    def publish(self, benches: Sequence[Workbench], options: OptionsT, folder: Path) -> str | None:
         """Write what goes along with a record into its folder, and say so in a few words."""
         return None
 

@@ -27,7 +27,7 @@ from lotperm.data.dataset import Dataset
 from lotperm.engine.models import Weights
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.training import Trained, train
-from lotperm.errors import IntegrityError, ParameterError, unknown_name
+from lotperm.errors import IntegrityError, ParameterError
 from lotperm.parallel import distributed
 from lotperm.science.sparsity import Mask, prunable_parameters
 from lotperm.science.symmetry import Permutation, permute
@@ -97,7 +97,9 @@ class Ticket:
 
         def make_mask(moved: Moved) -> Mask:
             if moved == "scattered":
-                raise ParameterError("a ticket has no random mask: the arm 'random' can't start from it.")
+                raise ParameterError(
+                    "a ticket has no random mask: the arm 'random' can't start from it."
+                )
             if moved == "permuted":
                 return permute(self.mask, self._bench.spec, self.permutation)
             return self.mask
@@ -200,9 +202,7 @@ def publish(
         What was written, in words.
     """
     stages = {task.key: task.run() for task in chain(made_of)}
-    read = [
-        (key, file) for task in made_of for key, files in task.reads.items() for file in files
-    ]
+    read = [(key, file) for task in made_of for key, files in task.reads.items() for file in files]
     # Of a table that was finished before, and then carried here, the store may lack files.
     if any(f"{file}.safetensors" not in stages[key].files for key, file in read):
         if folder.exists():

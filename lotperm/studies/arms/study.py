@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
@@ -74,9 +75,7 @@ def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
             "arms": list(PAPER_ARMS),
         },
         label=label,
-        work=bench.work(
-            len(PAPER_ARMS) * len(experiment.seeds), recipe, len(evaluate_at)
-        ),
+        work=bench.work(len(PAPER_ARMS) * len(experiment.seeds), recipe, len(evaluate_at)),
         compute=compute,
     )
 
@@ -158,7 +157,7 @@ class Arms(Study[ArmsOptions]):
     """Compare LTH, permuted and naive at every sparsity and rewind epoch."""
 
     name = "table"
-    words = {"sparse": "sparse arms"}
+    words: ClassVar[dict[str, str]] = {"sparse": "sparse arms"}
     Options = ArmsOptions
     columns = ("seed", "method", "sparsity", "rewind_epoch", "metric")
     publishes = True
@@ -194,9 +193,7 @@ class Arms(Study[ArmsOptions]):
             made_of=[task for bench in benches for task in self.tasks(bench, options)],
         )
 
-    def record(
-        self, benches: Sequence[Workbench], options: ArmsOptions, folder: Path
-    ) -> None:
+    def record(self, benches: Sequence[Workbench], options: ArmsOptions, folder: Path) -> None:
         """Write the table with its curves and its summary; groups of seeds become one."""
         Results.join([run(bench) for bench in benches]).save(folder)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -200,15 +200,13 @@ class Connectivity(Study[ConnectivityOptions]):
     """Compare the barrier between A and B with that between π(A) and B."""
 
     name = "connectivity"
-    words = {"connectivity": "connectivity"}
+    words: ClassVar[dict[str, str]] = {"connectivity": "connectivity"}
     Options = ConnectivityOptions
     columns = ("seed", "ends", "repair", "alpha")
 
     def tasks(self, bench: Workbench, options: ConnectivityOptions) -> list[Task]:
         """List the lines of the dense networks."""
-        return [
-            connectivity(bench, options.alphas, options.repairs, replicates=options.replicates)
-        ]
+        return [connectivity(bench, options.alphas, options.repairs, replicates=options.replicates)]
 
     def table(self, bench: Workbench, options: ConnectivityOptions) -> pd.DataFrame:
         """Return the losses and accuracies on the lines, as `connectivity_table`."""
@@ -228,9 +226,7 @@ class Connectivity(Study[ConnectivityOptions]):
             options, replicates=min(options.replicates or seeds, seeds)
         ).completed(bench.experiment)
 
-    def after_rounds(
-        self, bench: Workbench, options: ConnectivityOptions
-    ) -> dict[int, Task]:
+    def after_rounds(self, bench: Workbench, options: ConnectivityOptions) -> dict[int, Task]:
         """List the barriers after rounds of IMP, ends and middle alone, batch norm reset."""
         e = bench.experiment
         total = len(imp_rounds(bench, e.sparsities[0], e.rewind_epochs[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -86,7 +87,7 @@ class Control(Study[ControlOptions]):
     """Train B under random masks."""
 
     name = "control"
-    words = {"control": "random masks"}
+    words: ClassVar[dict[str, str]] = {"control": "random masks"}
     Options = ControlOptions
     columns = ("seed", "method", "sparsity", "rewind_epoch", "metric")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -96,9 +97,7 @@ def diversity(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
 
 def _check_seeds(experiment: Experiment) -> None:
     if len(experiment.seeds) < 2:
-        raise ParameterError(
-            "diversity compares networks with each other: give two seeds or more."
-        )
+        raise ParameterError("diversity compares networks with each other: give two seeds or more.")
 
 
 def _compared(bench: Workbench, members: Sequence[Weights]) -> Plain:
@@ -106,10 +105,7 @@ def _compared(bench: Workbench, members: Sequence[Weights]) -> Plain:
     test = bench.data.test
     targets = test.targets.cpu().numpy()
     probs = np.stack(
-        [
-            probabilities(bench.network(weights), bench.batches(test).inputs())
-            for weights in members
-        ]
+        [probabilities(bench.network(weights), bench.batches(test).inputs()) for weights in members]
     )
     accuracy = (probs.argmax(2) == targets).mean(1)
     mean, half_width = interval(accuracy)
@@ -152,7 +148,7 @@ class Diversity(Study[DiversityOptions]):
     """Compare the members that each method makes, and their ensembles."""
 
     name = "diversity"
-    words = {"diversity": "diversity"}
+    words: ClassVar[dict[str, str]] = {"diversity": "diversity"}
     Options = DiversityOptions
     columns = ("sparsity", "rewind_epoch", "method", "members")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -161,15 +161,13 @@ class Early(Study[EarlyOptions]):
     """Compare the permuted arm when the permutation is found at epoch t of B."""
 
     name = "early"
-    words = {"early": "early matching"}
+    words: ClassVar[dict[str, str]] = {"early": "early matching"}
     Options = EarlyOptions
     columns = ("sparsity", "rewind_epoch", "seed", "matching_epoch")
 
     def tasks(self, bench: Workbench, options: EarlyOptions) -> list[Task]:
         """List one stage for each sparsity and rewind epoch."""
-        return [
-            early(bench, *cell, options.match_epochs or ()) for cell in cells(bench.experiment)
-        ]
+        return [early(bench, *cell, options.match_epochs or ()) for cell in cells(bench.experiment)]
 
     def table(self, bench: Workbench, options: EarlyOptions) -> pd.DataFrame:
         """Return the accuracies and scores of all cells, as `early_table` with the cell's names."""
