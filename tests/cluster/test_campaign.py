@@ -25,13 +25,13 @@ from lotperm.cli import app
 from lotperm.cluster import campaign as campaigns
 from lotperm.cluster import progress
 from lotperm.cluster.campaign import Campaign, Stop
-from lotperm.cluster.entry import KINDS
 from lotperm.data.datasets import load
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import ParameterError, PreemptedError, StorageError
 from lotperm.studies import published
-from lotperm.studies.pipeline import kept_epochs
-from lotperm.studies.results import load_record, save_record
+from lotperm.studies.records import load_record, save_record
+from lotperm.studies.registry import studies
+from lotperm.studies.stages import kept_epochs
 from lotperm.studies.tickets import load_ticket
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def test_every_campaign_of_the_repository_is_valid(path):
     campaign = Campaign.load(path)
     assert campaign.name == path.stem
     assert campaign.entries
-    assert {entry.kind for entry in campaign.entries} <= KINDS.keys()
+    assert {entry.kind for entry in campaign.entries} <= studies().keys()
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
@@ -240,7 +240,7 @@ def test_every_entry_is_recorded(unbroken, smoke_campaign):
         assert table.drop(columns="rewind_epoch", errors="ignore").notna().all(axis=None)
     (early,) = smoke_campaign.only(["smoke_early"]).entries
     assert set(pd.read_csv(results / "smoke_early" / "results.csv")["matching_epoch"]) == set(
-        early.options["match_epochs"]
+        early.options.match_epochs
     )
 
 
@@ -250,7 +250,7 @@ def test_what_is_recorded_says_how_it_was_made(unbroken, smoke_campaign):
         content = json.loads((results / entry.name / "results.json").read_text())
         assert content["kind"] == entry.kind
         assert content["experiment"] == entry.experiments[0].to_dict()
-        (pipeline,) = entry.pipelines(store)
+        (pipeline,) = entry.benches(store)
         tasks = campaigns.chain(entry.own_tasks(pipeline))
         assert [stage["key"] for stage in content["stages"]] == [task.key for task in tasks]
         for stage in content["stages"]:
@@ -268,7 +268,7 @@ def test_again_computes_nothing_and_records_the_same(
     store, results, _ = unbroken
     monkeypatch.setenv("LOTPERM_HOME", str(store.root))
     monkeypatch.setattr(
-        "lotperm.studies.pipeline.train", lambda *args, **kwargs: pytest.fail("trained again")
+        "lotperm.studies.workbench.train", lambda *args, **kwargs: pytest.fail("trained again")
     )
     campaigns.run(smoke_campaign, store, Runtime(), tmp_path)
     for path in (path for path in results.rglob("*") if path.is_file()):
@@ -339,7 +339,7 @@ def test_tickets_of_other_seeds_do_not_stay(unbroken, smoke_campaign, tmp_path, 
     old = tmp_path / "smoke_table" / "tickets" / "seed99_k0.safetensors"
     old.write_bytes(b"")
     said = []
-    monkeypatch.setattr(campaigns, "TICKET_BYTES", 1000)
+    monkeypatch.setattr("lotperm.studies.arms.study.TICKET_BYTES", 1000)
     (tmp_path / "smoke_table" / "results.json").unlink()
     campaigns.run(smoke_campaign.only(["smoke_table"]), store, Runtime(), tmp_path, said.append)
     assert not old.parent.exists()
@@ -482,7 +482,7 @@ def test_what_is_recorded_is_not_computed_again(unbroken, smoke_campaign, monkey
     before, said = done_in(results), []
     with monkeypatch.context() as patch:
         patch.setattr(
-            "lotperm.studies.pipeline.train", lambda *args, **kwargs: pytest.fail("trained again")
+            "lotperm.studies.workbench.train", lambda *args, **kwargs: pytest.fail("trained again")
         )
         campaigns.run(smoke_campaign, Store(tmp_path), Runtime(), tmp_path / "results", said.append)
     assert [line.split()[1:4] for line in said] == [["is", "recorded", "in"]] * 6
@@ -807,7 +807,12 @@ def test_the_campaign_on_the_page_is_valid(tmp_path):
     (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
     (tmp_path / "mine.yaml").write_text(text)
     campaign = Campaign.load(tmp_path / "mine.yaml")
-    assert {entry.kind for entry in campaign.entries} == set(KINDS)
+    assert {entry.kind for entry in campaign.entries} == {
+        "table",
+        "early",
+        "diversity",
+        "connectivity",
+    }
 
 
 def test_the_slice_on_the_page_twice_with_a_kill_between(unbroken, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lotperm import Experiment, Pipeline, Store
+from lotperm import Experiment, Store
 from lotperm.cluster import costs, plan
 from lotperm.cluster.campaign import Campaign
 from lotperm.cluster.costs import DEVICES, Speed, measure, network
@@ -29,9 +29,9 @@ def _without_data_or_training(monkeypatch):
     def nowhere(*args, **kwargs):
         raise StorageError("there are no data here")
 
-    for name in ("train", "initialize"):
-        monkeypatch.setattr(f"lotperm.studies.pipeline.{name}", never)
-    monkeypatch.setattr("lotperm.studies.pipeline.load_configured", nowhere)
+    for name in ("workbench.train", "stages.initialize"):
+        monkeypatch.setattr(f"lotperm.studies.{name}", never)
+    monkeypatch.setattr("lotperm.studies.workbench.load_configured", nowhere)
 
 
 @pytest.fixture
@@ -169,7 +169,9 @@ def test_disk_and_work_against_a_real_run(tmp_path, monkeypatch, smoke):
             # Headers of the files, and counters, are besides.
             assert real[task.key] == pytest.approx(estimator.line(task).disk_bytes, rel=0.1)
     assert plan.plan(
-        [plan.Part("smoke", (pipeline.experiment,), Pipeline.tasks)], estimator, pipeline.store
+        [plan.Part("smoke", (pipeline.experiment,), lambda benches: arms.tasks(benches[0]))],
+        estimator,
+        pipeline.store,
     ).there == (len(tasks))
 
 

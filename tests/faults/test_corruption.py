@@ -24,7 +24,7 @@ from lotperm.store.files import load_tensors
 from lotperm.store.stages import StageResult, Store
 from lotperm.store.workspace import Workspace
 from lotperm.studies import published
-from lotperm.studies.results import load_record
+from lotperm.studies.records import load_record
 
 EACH = 200  # of five kinds of files: 1,000
 

@@ -245,7 +245,7 @@ def test_wrong_parameters_are_refused(monkeypatch, capsys, tmp_path, record):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("papermill.execute_notebook", started)
     monkeypatch.setattr("lotperm.engine.training.train", started)
-    monkeypatch.setattr("lotperm.studies.pipeline.train", started)
+    monkeypatch.setattr("lotperm.studies.workbench.train", started)
     cwd = set(os.listdir())
     refused(monkeypatch=monkeypatch, capsys=capsys, tmp_path=tmp_path)
     assert set(os.listdir()) == cwd, "something was written, or a canary made"

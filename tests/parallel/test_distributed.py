@@ -148,7 +148,7 @@ def test_the_command_on_two_processes_gives_the_table_of_one(two_ranks, tmp_path
     tables = [pd.read_csv(f / "results.csv") for f in (two_ranks / "out", tmp_path / "alone")]
     pd.testing.assert_frame_equal(*tables, rtol=0, atol=1e-4)
     # What it left are the stages that one process looks for: each was computed once, and is whole.
-    monkeypatch.setattr("lotperm.studies.pipeline.train", None)
+    monkeypatch.setattr("lotperm.studies.workbench.train", None)
     again = Pipeline(experiment, Store(two_ranks / "home")).run()
     assert {stage["key"] for stage in again.stages} == {stage["key"] for stage in alone.stages}
     assert all(stage["ranks"] == 2 for stage in again.stages)

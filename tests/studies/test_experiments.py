@@ -130,8 +130,8 @@ def test_dense_networks_are_kept_at_exact_epochs(smoke):
 
 def test_running_again_computes_nothing(smoke, monkeypatch):
     pipeline, results = smoke
-    monkeypatch.setattr("lotperm.studies.pipeline.train", _never)
-    monkeypatch.setattr("lotperm.studies.pipeline.match_activations", _never)
+    monkeypatch.setattr("lotperm.studies.workbench.train", _never)
+    monkeypatch.setattr("lotperm.studies.workbench.match_activations", _never)
     again = run(pipeline.experiment)
     pd.testing.assert_frame_equal(again.table, results.table)
     pd.testing.assert_frame_equal(again.curves, results.curves)
@@ -248,7 +248,7 @@ def test_files_of_the_results(smoke, tmp_path):
 
 
 def test_a_missing_data_set_is_named_before_anything_trains(store, monkeypatch):
-    monkeypatch.setattr("lotperm.studies.pipeline.train", _never)
+    monkeypatch.setattr("lotperm.studies.workbench.train", _never)
     with pytest.raises(StorageError, match="lotperm data fetch cifar10"):
         Pipeline(Experiment.from_parameters(dataset="cifar10", profile="smoke"), store).run()
     assert not (store.root / "stages").exists() or not stage_names(store)
@@ -309,7 +309,7 @@ def test_the_work_of_a_task_is_what_was_trained(store):
 
 
 def test_a_network_with_nothing_to_permute_is_refused_before_it_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr("lotperm.studies.pipeline.train", _never)
+    monkeypatch.setattr("lotperm.studies.workbench.train", _never)
     experiment = Experiment.from_parameters(profile="smoke", hidden=[1, 1])
     with pytest.raises(ParameterError, match="mlp has no layer of two units or more"):
         Pipeline(experiment, Store(tmp_path)).run()
