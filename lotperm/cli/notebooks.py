@@ -21,7 +21,7 @@ from lotperm.site import build, notebooks
 from lotperm.site import pdf as printing
 from lotperm.store.files import home
 from lotperm.studies.clone import clone_folder
-from lotperm.studies.tables import line_positions
+from lotperm.studies.connectivity.study import line_positions
 
 
 def run(

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 from lotperm.science.statistics import interval
 from lotperm.site import concepts
-from lotperm.studies import charts
+from lotperm.studies.arms import charts as arms_charts
 
 SIZES = (2, 4, 3)
 
@@ -103,7 +103,7 @@ def test_sparse_training_problem():
 
 def test_accuracy_by_method():
     values = {"dense_a": [0.6, 0.7, 0.65], "naive": [0.3, 0.35, 0.31], "random": [0.2, 0.25, 0.3]}
-    ax = charts.accuracy_by_method(values, title="Title").axes[0]
+    ax = arms_charts.accuracy_by_method(values, title="Title").axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         "dense A",
         "naive: B, mask",

@@ -12,7 +12,10 @@ from lotperm.config.parameters import ARMS
 from lotperm.errors import ParameterError
 from lotperm.science.statistics import interval
 from lotperm.site import html
-from lotperm.studies import tables
+from lotperm.studies import examples, tables
+from lotperm.studies.arms import tables as arms_tables
+from lotperm.studies.diversity import tables as diversity_tables
+from lotperm.studies.early import tables as early_tables
 
 K, S = 2, 0.8
 
@@ -111,7 +114,7 @@ def test_pruning_rounds_begin_with_the_dense_network_and_end_with_the_last():
 def test_class_examples_show_the_first_image_of_each_class():
     (experiment,) = Experiment.for_figure("resnet50_imagenet", profile="smoke")
     split = Pipeline(experiment).data.train
-    found = tables.class_examples(split, classes=2, views=3)
+    found = examples.class_examples(split, classes=2, views=3)
     assert list(found) == sorted(found) and len(found) == 2
     names = [split.inputs.class_name(row) for row in range(len(split))]
     for name, (whole, *views) in found.items():
@@ -123,7 +126,7 @@ def test_class_examples_show_the_first_image_of_each_class():
 
 def test_class_examples_need_files(smoke):
     with pytest.raises(ParameterError, match="image folder"):
-        tables.class_examples(smoke[0].data.train, classes=2, views=1)
+        examples.class_examples(smoke[0].data.train, classes=2, views=1)
 
 
 # --- what came of it --------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ def test_tables_of_several_widths_become_one():
 
 def test_accuracies_are_means_with_intervals(smoke):
     _, results = smoke
-    table = tables.accuracies([results])
+    table = arms_tables.accuracies([results])
     mean, half = interval(results.values("lth", S, K).to_numpy())
     assert table.loc[(1.0, "0.8", K, "lth"), "top-1 (%)"] == f"{100 * mean:.1f} ± {100 * half:.1f}"
     assert (1.0, "0", "", "dense_a") in table.index and list(table.columns) == ["top-1 (%)"]
@@ -150,7 +153,7 @@ def test_comparisons_are_in_points(smoke):
     wider = dataclasses.replace(
         results, experiment=Experiment.from_parameters(profile="smoke", width=2)
     )
-    table = tables.comparisons([results, wider])
+    table = arms_tables.comparisons([results, wider])
     assert list(table.index.names) == ["width", "sparsity", "rewind_epoch", "comparison"]
     assert len(table) == 2 * len(results.comparisons())
     expected = results.comparisons().set_index("comparison").loc["permuted - naive"]
@@ -169,7 +172,7 @@ def test_of_how_many_seeds_a_gap_is_said_if_not_of_all(smoke):
     values = {("lth", 0): 0.8, ("permuted", 0): 0.7, ("naive", 0): 0.6}
     values |= {("lth", 1): 0.5, ("permuted", 1): 0.7, ("naive", 1): 0.6}
     results = with_values(smoke[1], values)
-    table = tables.comparisons([results]).droplevel(["width", "sparsity", "rewind_epoch"])
+    table = arms_tables.comparisons([results]).droplevel(["width", "sparsity", "rewind_epoch"])
     assert table.loc["gap closed (percent), 1 of 3 seeds", "difference (points)"] == "50.0"
     assert "| gap closed (percent), 1 of 3 seeds | 50.00 ± nan |" in results.markdown()
     assert list(results.comparisons()["seeds"]) == [2, 2, 2, 1]
@@ -177,16 +180,19 @@ def test_of_how_many_seeds_a_gap_is_said_if_not_of_all(smoke):
 
 def test_what_one_seed_or_equal_arms_cannot_say_stays_empty(smoke):
     single = with_values(smoke[1], {("lth", 0): 0.75, ("permuted", 0): 0.5, ("naive", 0): 0.25})
-    table = tables.comparisons([single]).droplevel(["width", "sparsity", "rewind_epoch"])
+    table = arms_tables.comparisons([single]).droplevel(["width", "sparsity", "rewind_epoch"])
     assert table.loc["permuted - naive"].to_list() == ["25.0", ""]
     equal = with_values(smoke[1], {(arm, seed): 0.1 for arm in ARMS for seed in (0, 1)})
-    assert tables.comparisons([equal])["difference (points)"].to_list() == [*["0.0 ± 0.0"] * 3, ""]
+    assert arms_tables.comparisons([equal])["difference (points)"].to_list() == [
+        *["0.0 ± 0.0"] * 3,
+        "",
+    ]
 
 
 def test_in_short_rounds_to_whole_percent(smoke):
     values = {("lth", 0): 0.8, ("lth", 1): 0.7, ("permuted", 0): 0.504, ("permuted", 1): 0.504}
     results = with_values(smoke[1], {**values, ("naive", 0): 0.1, ("naive", 1): 0.2})
-    assert tables.in_short(results) == (
+    assert arms_tables.in_short(results) == (
         "arms at the first width: lth, naive, permuted\nS = 0.8: lth 75 permuted 50 naive 15"
     )
 
@@ -204,7 +210,7 @@ def test_diversity_is_in_percent():
             "members": [3],
         }
     )
-    assert tables.diversity(table).loc["lth"].to_dict() == {
+    assert diversity_tables.diversity(table).loc["lth"].to_dict() == {
         "test accuracy (%) ± standard deviation": "50.0 ± 2.5",
         "ensemble (%)": "62.5",
         "disagreement": "0.250",
@@ -221,7 +227,7 @@ def test_matching_costs_count_epochs_by_hand(smoke):
             for t, v in ((0, 0.6), (6, 0.7))
         ]
     )
-    found = tables.matching_costs(table, results, S, K)
+    found = early_tables.matching_costs(table, results, S, K)
     # T = 12, k = 2: at t = 0 the rewind point still costs 2 dense epochs, 2 + 10 of 12 + 10 in
     # all.
     assert found.loc[0].to_list() == ["17", "55", "60.0", "0"]
@@ -233,13 +239,13 @@ def test_where_lth_is_not_above_naive_there_is_no_gap_to_close(smoke):
     table = pd.DataFrame(
         [{"seed": 0, "matching_epoch": 0, "metric": "test_accuracy", "value": 0.7}]
     )
-    assert tables.matching_costs(table, results, S, K).loc[0, "gap closed (%)"] == ""
+    assert early_tables.matching_costs(table, results, S, K).loc[0, "gap closed (%)"] == ""
 
 
 def test_the_data_of_early_matching_are_all_that_is_drawn(smoke):
     results = with_values(smoke[1], {(arm, seed): 0.1 for arm in ARMS for seed in (0, 1)})
     table = pd.DataFrame([{"seed": 0, "matching_epoch": 6, "metric": "score", "value": 0.7}])
-    data = tables.early_data(table, results, S, K)
+    data = early_tables.early_data(table, results, S, K)
     assert data["method"].value_counts().to_dict() == {"lth": 2, "naive": 2, "permuted": 1}
     assert data.loc[data["method"] == "permuted", "matching_epoch"].to_list() == [6]
 

@@ -14,6 +14,10 @@ from lotperm.config.parameters import ARMS
 from lotperm.science.matching import Matching
 from lotperm.science.statistics import interval
 from lotperm.studies import charts
+from lotperm.studies.arms import charts as arms_charts
+from lotperm.studies.connectivity import charts as connectivity_charts
+from lotperm.studies.diversity import charts as diversity_charts
+from lotperm.studies.early import charts as early_charts
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +28,7 @@ def _close():
 
 def test_learning_curves(smoke):
     _, results = smoke
-    figure = charts.learning_curves(results, ARMS, title="Title")
+    figure = arms_charts.learning_curves(results, ARMS, title="Title")
     left, right = figure.axes
     assert figure.get_suptitle() == "Title"
     assert len(left.lines) == len(right.lines) == len(ARMS)
@@ -43,7 +47,7 @@ def test_learning_curves(smoke):
 def test_an_interval_is_seen_at_a_single_place_too():
     _, ax = plt.subplots()
     values = [0.5, 0.6, 0.7]
-    charts._line(ax, [3], [values], "lth")
+    arms_charts.line(ax, [3], [values], "lth")
     ((_, _, (bar,)),) = ax.containers
     (ends,) = bar.get_segments()
     mean, half = interval(values)
@@ -52,14 +56,14 @@ def test_an_interval_is_seen_at_a_single_place_too():
 
 def test_bars_begin_at_zero_in_every_panel():
     _, axes = plt.subplots(1, 2)
-    charts._bars(axes[0], {"dense_a": 0.65, "dense_b": 0.7})
-    charts._bars(axes[1], {"lth": 0.6, "permuted": 0.5, "naive": 0.4})
+    arms_charts._bars(axes[0], {"dense_a": 0.65, "dense_b": 0.7})
+    arms_charts._bars(axes[1], {"lth": 0.6, "permuted": 0.5, "naive": 0.4})
     assert axes[0].get_ylim() == axes[1].get_ylim() and axes[0].get_ylim()[0] == 0
 
 
 def test_final_comparison(smoke):
     _, results = smoke
-    figure = charts.final_comparison(results, title="Title")
+    figure = arms_charts.final_comparison(results, title="Title")
     shown = [float(text.get_text()) for text in figure.axes[0].texts]
     summary = results.summary().set_index("method")["mean"]
     assert shown == pytest.approx(
@@ -93,7 +97,7 @@ def test_overview_and_masks():
     np.testing.assert_array_equal(pictures[0].images[0].get_array(), mask)
     np.testing.assert_array_equal(pictures[1].images[0].get_array(), ~mask)
     accuracies = {m: 0.1 * i for i, m in enumerate(("dense_a", "dense_b", *ARMS), 1)}
-    figure = charts.method_overview(
+    figure = arms_charts.method_overview(
         mask, ~mask, torch.eye(4), torch.eye(4), accuracies, title="Title"
     )
     bars = [bar.get_height() for ax in figure.axes for bar in ax.patches]
@@ -108,8 +112,8 @@ def test_every_method_has_a_colour_of_its_own():
 def test_rewind_curves_and_sparsity_show_the_means(smoke):
     _, results = smoke
     e = results.experiment
-    ax = charts.rewind_curves([results], title="Title").axes[0]
-    other = charts.accuracy_against_sparsity([results], title="Title").axes[0]
+    ax = arms_charts.rewind_curves([results], title="Title").axes[0]
+    other = arms_charts.accuracy_against_sparsity([results], title="Title").axes[0]
     points = [[container[0] for container in axes.containers] for axes in (ax, other)]
     for line, flat, arm in zip(*points, ARMS, strict=True):
         mean = 100 * results.values(arm, e.sparsities[0], e.rewind_epochs[0]).mean()
@@ -123,7 +127,7 @@ def test_rewind_curves_and_sparsity_show_the_means(smoke):
 
 def test_gap_against_width(smoke):
     _, results = smoke
-    ax = charts.gap_against_width([results], title="Title").axes[0]
+    ax = arms_charts.gap_against_width([results], title="Title").axes[0]
     table = results.comparisons().set_index("comparison")
     assert ax.lines[0].get_ydata()[0] == pytest.approx(100 * table.loc["gap closed", "mean"])
 
@@ -137,7 +141,7 @@ def test_early_matching_shows_accuracy_and_score(smoke):
         for m in ("test_accuracy", "score")
     ]
     e = results.experiment
-    figure = charts.early_matching(
+    figure = early_charts.early_matching(
         pd.DataFrame(rows), results, e.sparsities[0], e.rewind_epochs[0], title="Title"
     )
     left, right = figure.axes
@@ -161,7 +165,7 @@ def test_diversity_shows_members_and_ensembles():
             "disagreement": [0.3, 0.1],
         }
     )
-    left, right = charts.diversity(table, title="Title").axes
+    left, right = diversity_charts.diversity(table, title="Title").axes
     np.testing.assert_allclose(left.collections[1].get_offsets()[:, 0], [50, 40])
     np.testing.assert_allclose(left.collections[2].get_offsets()[:, 0], [60, 45])
     assert [bar.get_width() for bar in right.patches] == [30, 10]
@@ -186,12 +190,14 @@ LINES = pd.DataFrame(
 
 
 def test_barriers_are_in_points():
-    ax = charts.barriers(LINES, "width", label="width", title="Title", log=True).axes[0]
+    ax = connectivity_charts.barriers(LINES, "width", label="width", title="Title", log=True).axes[
+        0
+    ]
     assert ax.lines[0].get_ydata()[0] == pytest.approx(50)
 
 
 def test_connectivity_shows_the_mean_of_the_seeds():
-    ax = charts.connectivity(LINES, "accuracy", title="Title").axes[0]
+    ax = connectivity_charts.connectivity(LINES, "accuracy", title="Title").axes[0]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [85, 25, 65])
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [85, 55, 65])
 
@@ -199,7 +205,7 @@ def test_connectivity_shows_the_mean_of_the_seeds():
 def test_correlation_per_layer(smoke):
     pipeline, _ = smoke
     matchings = pipeline.match()
-    ax = charts.correlation_per_layer(matchings, title="Title").axes[0]
+    ax = connectivity_charts.correlation_per_layer(matchings, title="Title").axes[0]
     for i, group in enumerate(matchings[0]):
         assert ax.lines[0].get_ydata()[i] == pytest.approx(
             np.mean([m.identity_scores[group] for m in matchings])
@@ -214,7 +220,11 @@ def test_the_names_of_many_groups_do_not_overlap(smoke):
         {f"layer{i}.0.conv2": 0.0 for i in range(37)},
     )
     for matchings, turned in (([matching], 0), ([many], 90)):
-        labels = charts.correlation_per_layer(matchings, title="Title").axes[0].get_xticklabels()
+        labels = (
+            connectivity_charts.correlation_per_layer(matchings, title="Title")
+            .axes[0]
+            .get_xticklabels()
+        )
         assert [label.get_rotation() for label in labels] == [turned] * len(matchings[0])
 
 

@@ -17,7 +17,11 @@ from lotperm.errors import ParameterError, StorageError
 from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval, paired
 from lotperm.store.provenance import source_hash
-from lotperm.studies import clone, published
+from lotperm.studies import clone, html, published
+from lotperm.studies.arms import beside as arms_beside
+from lotperm.studies.connectivity import beside as connectivity_beside
+from lotperm.studies.diversity import beside as diversity_beside
+from lotperm.studies.early import beside as early_beside
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +81,7 @@ def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     wider = (100 * (cells["lth"] - cells["naive"])).div(gap, level="sparsity")
     assert [round(wider.min(), 1), round(wider.max(), 1)] == [1.6, 4.0]
     # Chapter 5, at the rewind point that is nearest to the paper's.
-    ours = {s: published._our_arms(run.rows(), s, 2) for s in theirs.index}
+    ours = {s: arms_beside.our_arms(run.rows(), s, 2) for s in theirs.index}
     permuting = {s: arms["permuted − naive"] for s, arms in ours.items()}
     gain = theirs["permuted"] - theirs["naive"]
     gained = [number.value for number in permuting.values()]
@@ -155,7 +159,7 @@ def test_the_recorded_early_matching_is_what_the_book_says_of_it():
     means = 100 * accuracy.mean(axis=1)
     assert [round(means.min(), 1), round(means.max(), 1)] == [49.2, 51.1]
     assert round(100 * (accuracy.max(axis=1) - accuracy.min(axis=1)).max()) == 3
-    arms = published._recorded_arms(run, 0.9, 4)
+    arms = early_beside._recorded_arms(run, 0.9, 4)
     assert [round(arms[name].value, 1) for name in ("naive", "LTH")] == [50.0, 55.6]
 
 
@@ -281,7 +285,7 @@ def test_beside_the_paper(smoke):
             for k in (20, 50)
         ]
     )
-    table = published.beside({"live": results}, paper)
+    table = arms_beside.beside({"live": results}, paper)
     ours, theirs, difference = table.columns
     assert (
         ours == "live (k = 2 of 12)"
@@ -317,7 +321,7 @@ def test_beside_the_paper(smoke):
 def test_beside_what_was_recorded_and_nothing_of_the_papers(smoke):
     _, results = smoke
     run = published.recorded("fashion_mnist", "mlp")[1]
-    table = published.beside({"live": results, "recorded": run})
+    table = arms_beside.beside({"live": results, "recorded": run})
     mean, half = 100 * run.summary.set_index("method").loc["permuted", ["mean", "half_width"]]
     assert table.loc[("0.9", "permuted"), "recorded (k = 4 of 20)"] == f"{mean:.1f} ± {half:.1f}"
     assert table.loc[("0.8", "permuted"), "recorded (k = 4 of 20)"] == ""
@@ -364,7 +368,7 @@ def test_diversity_beside_the_papers(smoke, made_up):
     columns = ["method", "mean", "half_width", "ensemble_accuracy", "disagreement", "kl", "js"]
     table = pd.DataFrame([["lth", 0.5, 0.03125, 0.625, 0.25, 0.5, 0.125]], columns=columns)
     run = made_up("diversity", table.assign(mean=0.75, sparsity=0.9, rewind_epoch=4))
-    found = published.beside_diversity(table, smoke[1].experiment)
+    found = diversity_beside.beside_diversity(table, smoke[1].experiment)
     live, kept = "live, mnist1d", f"{run.label}, S = 0.9, k = 4"
     assert found.loc[(live, "lth")].to_list() == ["50.00 ± 3.12", "12.50", "0.25", "0.50", "0.12"]
     assert found.loc[(kept, "lth"), ["accuracy", "gain"]].to_list() == ["75.00 ± 3.12", "-12.50"]
@@ -395,7 +399,7 @@ def test_early_matching_beside_the_papers(smoke, made_up):
         sparsity=0.9, rewind_epoch=4, matching_epoch=table["matching_epoch"].replace({3: 2, 12: 20})
     )
     run = made_up("early", at_90)
-    found = published.beside_early_matching(
+    found = early_beside.beside_early_matching(
         table, results, 0.8, results.experiment.rewind_epochs[0]
     )
     assert list(found.columns) == [
@@ -449,7 +453,9 @@ def test_recorded_early_matching_stands_beside_the_arms_of_its_table(smoke, monk
     )
     _, results = smoke
     live = pd.DataFrame(rows)
-    found = published.beside_early_matching(live, results, 0.8, results.experiment.rewind_epochs[0])
+    found = early_beside.beside_early_matching(
+        live, results, 0.8, results.experiment.rewind_epochs[0]
+    )
     kept = found.loc[(f"{early[0].label}, k = 4", "0.9")]
     every = pd.read_csv(ROOT / "book" / "results" / "desktop_resnet8_cifar10" / "results.csv")
     at = every.query(
@@ -481,7 +487,7 @@ def test_lines_beside_published_ones(smoke, made_up):
     )
     run = made_up("connectivity", lines[lines["repair"] == "bn"])
     experiments = [Experiment.from_parameters(profile="smoke", width=width) for width in (1, 0.5)]
-    found = published.beside_connectivity(experiments, [lines, lines])
+    found = connectivity_beside.beside_connectivity(experiments, [lines, lines])
     assert found.loc[("live, mnist1d", "mlpx0.5", "permuted")].to_list() == [
         "59.2 ± 9.5",
         "20.0 ± 0.0",
@@ -492,14 +498,14 @@ def test_lines_beside_published_ones(smoke, made_up):
     first = reported.iloc[0]
     shown = found.loc[("reference", f"{first['model']}, {first['dataset']}", first["stage"])]
     assert shown.to_list() == [f"{first['midpoint_test_acc']:.1f}", ""]
-    of_one = published.beside_connectivity(experiments, [lines, lines], "imagenet")
+    of_one = connectivity_beside.beside_connectivity(experiments, [lines, lines], "imagenet")
     assert len(of_one.loc["reference"]) == (reported["dataset"] == "imagenet").sum() > 0
     assert set(of_one.index.get_level_values(0)) == {"reference", "live, mnist1d"}
 
 
 def test_the_csv_link_carries_the_table():
     table = pd.DataFrame({"x": [1.5, 2.5], "name": ["π", "b"]})
-    link = published.csv_link(table, 'data "1".csv')
+    link = html.csv_link(table, 'data "1".csv')
     assert 'download="data &quot;1&quot;.csv"' in link
     found = re.search(r'base64,([^"]+)"', link)
     assert found is not None
@@ -509,18 +515,16 @@ def test_the_csv_link_carries_the_table():
 def test_how_it_was_made_names_what_was_given(smoke):
     _, results = smoke
     given = {"profile": "smoke", "sparsity": [0.8, 0.9], "lr": None, "dataset": "mnist1d"}
-    line = published.how_made("diversity", results.experiment, given)
+    line = html.how_made("diversity", results.experiment, given)
     assert (
         "lotperm run diversity --profile smoke -p &#x27;sparsity=[0.8,0.9]&#x27; -p dataset=mnist1d</code>"
         in line
     )
     page = {**given, "points": 5, "workers": None, "device": "cuda"}
-    assert "-p points=5 -p device=cuda</code>" in published.how_made(
+    assert "-p points=5 -p device=cuda</code>" in html.how_made(
         "diversity", results.experiment, page
     )
-    assert "device" not in published.how_made(
-        "diversity", results.experiment, {**page, "device": "cpu"}
-    )
+    assert "device" not in html.how_made("diversity", results.experiment, {**page, "device": "cpu"})
 
 
 def test_it_names_the_sources_that_ran(smoke, tmp_path, monkeypatch):
@@ -529,7 +533,7 @@ def test_it_names_the_sources_that_ran(smoke, tmp_path, monkeypatch):
     began = source_hash()
     monkeypatch.setattr("lotperm.store.provenance._PACKAGE", tmp_path)
     assert source_hash() != began
-    assert f"<code>{began[:12]}</code>" in published.how_made("diversity", results.experiment, {})
+    assert f"<code>{began[:12]}</code>" in html.how_made("diversity", results.experiment, {})
 
 
 def test_the_recorded_faults_are_of_a_long_run():
@@ -563,5 +567,5 @@ def test_of_two_rewind_epochs_as_near_the_later_one_is_compared():
     """The twin's are 0 and 3 of 15, as far from the paper's 20 of 200 either way; 0 is no
     rewinding at all.
     """
-    assert published._nearest(0.1, [0, 3], 15) == 3
-    assert published._nearest(0.1, [0, 1, 3], 15) == 1
+    assert arms_beside._nearest(0.1, [0, 3], 15) == 3
+    assert arms_beside._nearest(0.1, [0, 1, 3], 15) == 1

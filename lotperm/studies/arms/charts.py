@@ -1,0 +1,340 @@
+"""Figures of the arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+from torch import Tensor
+
+from lotperm.config.parameters import ARMS
+from lotperm.science.statistics import interval
+from lotperm.studies.charts import METHODS
+from lotperm.studies.results import Results
+
+
+def band(ax: Axes, curves: pd.DataFrame, method: str, metric: str, scale: float = 1.0) -> None:
+    """Mean over seeds against epoch, with its 95 % interval; an arm's epochs are those that its
+    rewind point begins.
+    """
+    chosen = curves[(curves["method"] == method) & (curves["metric"] == metric)]
+    if method in ARMS:
+        chosen = chosen.assign(epoch=chosen["epoch"] + chosen["rewind_epoch"].astype(int))
+    table = chosen.pivot_table(index="epoch", columns="seed", values="value") * scale
+    means, halves = np.array([interval(row) for row in table.to_numpy()]).T
+    words, colour = METHODS[method]
+    ax.plot(table.index, means, color=colour, label=words)
+    ax.fill_between(
+        table.index, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0
+    )
+
+
+def learning_curves(results: Results, methods: Sequence[str], *, title: str) -> Figure:
+    """Training loss and test accuracy against the epoch; mean over seeds and 95 % interval.
+
+    Epochs are those of the dense training: sparse arms begin at their rewind epoch.
+
+    Parameters
+    ----------
+    results : Results
+        Of one sparsity and one rewind epoch.
+    methods : Sequence[str]
+        Names in `METHODS`.
+    title : str
+        Says which data, network and profile it is.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for method in methods:
+        band(left, results.curves, method, "train_loss")
+        band(right, results.curves, method, "test_accuracy", 100)
+    left.set(xlabel="epoch of training", ylabel="training loss (nats)", yscale="log")
+    right.set(xlabel="epoch of training", ylabel="test accuracy (%)")
+    right.legend()
+    figure.suptitle(title)
+    return figure
+
+
+def final_comparison(results: Results, *, title: str) -> Figure:
+    """Final test accuracy of the arms: one grey line a replicate, mean with 95 % interval,
+    dense as reference.
+    """
+    sparsity, k = results.experiment.sparsities[0], results.experiment.rewind_epochs[0]
+    figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    arms = ("naive", "permuted", "lth")
+    table = pd.DataFrame({arm: results.values(arm, sparsity, k) for arm in arms}) * 100
+    for _, row in table.iterrows():
+        ax.plot(range(3), row.to_numpy(), color="#bbbbbb", linewidth=0.8, zorder=1)
+    for x, arm in enumerate(arms):
+        mean, half = interval(table[arm].to_numpy())
+        colour = METHODS[arm][1]
+        ax.errorbar(
+            x, mean, half, fmt="o", color=colour, capsize=5, linewidth=2, markersize=7, zorder=3
+        )
+        ax.annotate(
+            f"{mean:.1f}",
+            (x, mean),
+            (10, 4),
+            textcoords="offset points",
+            color=colour,
+            fontweight="bold",
+        )
+    _dense_line(ax, results, "dense: {:.1f}")
+    ax.set_xticks(range(3), [METHODS[arm][0] for arm in arms])
+    ax.set(ylabel="test accuracy (%)", xlim=(-0.4, 2.6), title=title)
+    ax.legend()
+    return figure
+
+
+def method_overview(
+    mask: Tensor,
+    permuted: Tensor,
+    correlation: Tensor,
+    aligned: Tensor,
+    accuracies: Mapping[str, float],
+    *,
+    title: str,
+) -> Figure:
+    """Figure 4 of the paper, drawn from one replicate's own networks: five steps from A and B to a
+    sparse B.
+
+    Parameters
+    ----------
+    mask, permuted : Tensor
+        bool (n_out, n_in), one layer of A's mask and of π(mask).
+    correlation, aligned : Tensor
+        float (n, n), units of B against units of A, before and after the permutation.
+    accuracies : Mapping[str, float]
+        Final test accuracy (fraction) of ``dense_a``, ``dense_b`` and the three arms.
+    title : str
+        Says which data, network and profile it is.
+    """
+    figure = plt.figure(figsize=(8, 4.6))
+    panels = {
+        "1  train A and B": (0.02, 0.30),
+        "2  prune A": (0.24, 0.58),
+        "3  match A to B": (0.24, 0.08),
+        "4  permute the mask": (0.52, 0.30),
+        "5  train B, sparse": (0.77, 0.30),
+    }
+    axes = {
+        words: figure.add_axes((x, y, 0.19 if x else 0.15, 0.30))
+        for words, (x, y) in panels.items()
+    }
+    for words, ax in axes.items():
+        ax.set_title(words, fontsize=10, fontweight="bold")
+        ax.grid(False)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    pictures = {"2  prune A": (mask, "mask"), "4  permute the mask": (permuted, "π(mask)")}
+    for words, (image, name) in pictures.items():
+        axes[words].imshow(image.numpy(), cmap="Greys", interpolation="nearest", aspect="auto")
+        axes[words].set_xlabel(f"{name}, one layer", fontsize=9)
+    both = np.concatenate(
+        [correlation.numpy(), np.ones((len(correlation), 2)), aligned.numpy()], axis=1
+    )
+    axes["3  match A to B"].imshow(
+        both, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", aspect="auto"
+    )
+    axes["3  match A to B"].set_xlabel("correlation before | after", fontsize=9)
+    _bars(axes["1  train A and B"], {m: accuracies[m] for m in ("dense_a", "dense_b")})
+    _bars(axes["5  train B, sparse"], {m: accuracies[m] for m in ARMS})
+    for start, end in (
+        ((0.18, 0.52), (0.24, 0.66)),
+        ((0.18, 0.38), (0.24, 0.24)),
+        ((0.44, 0.70), (0.52, 0.52)),
+        ((0.44, 0.24), (0.52, 0.38)),
+        ((0.72, 0.45), (0.77, 0.45)),
+    ):
+        arrow = FancyArrowPatch(
+            start,
+            end,
+            transform=figure.transFigure,
+            arrowstyle="-|>",
+            mutation_scale=14,
+            color="#555",
+        )
+        figure.add_artist(arrow)
+    figure.suptitle(title)
+    return figure
+
+
+def _bars(ax: Axes, accuracies: Mapping[str, float]) -> None:
+    """Bars of accuracy in percent, labelled."""
+    values = [100 * value for value in accuracies.values()]
+    bars = ax.bar(range(len(values)), values, color=[METHODS[m][1] for m in accuracies])
+    ax.bar_label(bars, fmt="%.1f", fontsize=8)
+    ax.set_xticks(
+        range(len(values)),
+        [m.removeprefix("dense_").upper() if "dense" in m else m for m in accuracies],
+    )
+    ax.tick_params(axis="x", labelsize=8)
+    ax.set_ylim(0, 108)  # from zero, so that lengths can be compared, and alike in all panels
+    sns.despine(ax=ax, left=True)
+    ax.set_xlabel("test accuracy (%)", fontsize=9)
+
+
+_CONTROLS = {"random": ("random: B, random mask", "#cc79a7")}
+
+
+def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> Figure:
+    """Final test accuracy: a dot for each replicate, and the mean with its 95 % interval.
+
+    Parameters
+    ----------
+    values : Mapping[str, Sequence[float]]
+        Name in `METHODS`, or ``random`` -> accuracy (fraction) of every replicate; drawn from top
+        to bottom.
+    title : str
+        Says which data, network and profile it is.
+    """
+    figure, ax = plt.subplots(figsize=(8, 0.9 + 0.5 * len(values)), layout="constrained")
+    labels = []
+    for y, (method, accuracies) in enumerate(values.items()):
+        words, colour = {**METHODS, **_CONTROLS}[method]
+        labels.append(words)
+        percent = 100 * np.asarray(accuracies)
+        mean, half = interval(percent)
+        ax.plot(percent, [y + 0.22] * len(percent), "o", color=colour, alpha=0.5, markersize=4)
+        ax.errorbar(mean, y, xerr=half, fmt="o", color=colour, capsize=4, linewidth=2, markersize=7)
+        ax.annotate(
+            f"{mean:.1f}",
+            (mean, y),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+            color=colour,
+            fontweight="bold",
+        )
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set(xlabel="test accuracy (%)", ylim=(len(labels) - 0.4, -0.7), title=title)
+    return figure
+
+
+def line(
+    ax: Axes, x: Sequence[float], values: Sequence[npt.ArrayLike], method: str, scale: float = 100
+) -> None:
+    """Mean over seeds with its 95 % interval, at each x."""
+    means, halves = scale * np.array([interval(v) for v in values]).T
+    words, colour = METHODS[method]
+    if len(x) == 1:  # a band over one place isn't seen
+        ax.errorbar(x, means, halves, fmt="o", color=colour, label=words, markersize=4, capsize=4)
+        return
+    ax.plot(x, means, "o-", color=colour, label=words, markersize=4)
+    ax.fill_between(x, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0)
+
+
+def _dense_line(ax: Axes, results: Results, label: str = "dense") -> None:
+    """Dotted, at the mean accuracy of all dense networks in percent, which `label` may format."""
+    dense = np.concatenate(
+        [results.values(m, 0.0, None).to_numpy() for m in ("dense_a", "dense_b")]
+    )
+    mean = 100 * dense.mean()
+    ax.axhline(mean, color="#555555", linestyle=":", label=label.format(mean))
+
+
+def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
+    """Test accuracy of the arms against the rewind epoch: a row a width, a column a sparsity (the
+    paper's Figure 5).
+
+    Parameters
+    ----------
+    results : Sequence[Results]
+        One for each width of the network.
+    title : str
+        Says which data, network and profile it is.
+    """
+    sparsities = results[0].experiment.sparsities
+    figure, axes = plt.subplots(
+        len(results),
+        len(sparsities),
+        figsize=(8, 0.6 + 2.6 * len(results)),
+        layout="constrained",
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+    )
+    for row, result in zip(axes, results, strict=True):
+        rewinds = sorted(result.experiment.rewind_epochs)
+        for ax, sparsity in zip(row, sparsities, strict=True):
+            for arm in ARMS:
+                line(ax, rewinds, [result.values(arm, sparsity, k) for k in rewinds], arm)
+            _dense_line(ax, result)
+            ax.set_title(f"width {result.experiment.model.width:g}, sparsity {100 * sparsity:g} %")
+            ax.set_xticks(rewinds)
+        row[0].set_ylabel("test accuracy (%)")
+    for ax in axes[-1]:
+        ax.set_xlabel("rewind epoch k")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def accuracy_against_sparsity(results: Sequence[Results], *, title: str) -> Figure:
+    """Test accuracy of the arms against the sparsity, at the last rewind epoch: a panel a
+    width.
+    """
+    figure, axes = plt.subplots(
+        1, len(results), figsize=(8, 3.2), layout="constrained", squeeze=False, sharey=True
+    )
+    for ax, result in zip(axes[0], results, strict=True):
+        k, sparsities = max(result.experiment.rewind_epochs), sorted(result.experiment.sparsities)
+        for arm in ARMS:
+            line(
+                ax,
+                [100 * s for s in sparsities],
+                [result.values(arm, s, k) for s in sparsities],
+                arm,
+            )
+        _dense_line(ax, result)
+        ax.set_title(f"width {result.experiment.model.width:g}, k = {k}")
+        ax.set(xlabel="sparsity (%)", xticks=[100 * s for s in sparsities])
+    axes[0][0].set_ylabel("test accuracy (%)")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def gap_against_width(results: Sequence[Results], *, title: str) -> Figure:
+    """The share of the gap between naive and LTH that permuting closes, against the width, at
+    the last rewind epoch.
+    """
+    figure, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    widths = [result.experiment.model.width for result in results]
+    sparsities = results[0].experiment.sparsities
+    for i, (sparsity, colour) in enumerate(
+        zip(sparsities, sns.color_palette("viridis", len(sparsities)), strict=True)
+    ):
+        rows = []
+        for result in results:
+            found = result.comparisons()
+            at = (found["sparsity"] == sparsity) & (
+                found["rewind_epoch"] == max(result.experiment.rewind_epochs)
+            )
+            rows.append(found[at & (found["comparison"] == "gap closed")].iloc[0])
+        # A little apart, so that intervals can be told from each other.
+        x = [width * (1 + 0.03 * (i - (len(sparsities) - 1) / 2)) for width in widths]
+        means, halves = ([100 * row[name] for row in rows] for name in ("mean", "half_width"))
+        ax.errorbar(
+            x,
+            means,
+            halves,
+            fmt="o-",
+            capsize=4,
+            color=colour,
+            label=f"sparsity {100 * sparsity:g} %",
+        )
+    ax.axhline(0, color="#d55e00", linestyle=":")
+    ax.axhline(100, color="#0072b2", linestyle=":")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(widths, [f"{width:g}" for width in widths])
+    ax.minorticks_off()
+    ax.set(xlabel="width of the network", ylabel="gap closed (%)", title=title)
+    ax.legend()
+    return figure

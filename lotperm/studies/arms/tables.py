@@ -1,0 +1,85 @@
+"""Tables of the arms: accuracies, and how they compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lotperm.config.parameters import ARMS
+from lotperm.science.statistics import interval
+from lotperm.studies.results import Results, comparison_words
+from lotperm.studies.tables import by_width, joined, with_interval
+
+
+def accuracies(results: Sequence[Results]) -> pd.DataFrame:
+    """Accuracy of every method, mean over seeds and half width of its 95 % interval.
+
+    Returns
+    -------
+    DataFrame
+        Index (width, sparsity, k, method); columns ``top-1 (%)`` and, where it was evaluated,
+        ``top-5 (%)``; texts.
+    """
+    words = {"test_accuracy": "top-1 (%)", "test_top5": "top-5 (%)"}
+    rows: dict[tuple[float, str, int | str, str], dict[str, str]] = {}
+    for result in results:
+        keys = ["method", "sparsity", "rewind_epoch", "metric"]
+        chosen = result.table[result.table["metric"].isin(words)]
+        key: Any
+        for key, group in chosen.groupby(keys, dropna=False, sort=False):
+            method, s, k, metric = key
+            name = (result.experiment.model.width, f"{s:g}", "" if pd.isna(k) else k, method)
+            rows.setdefault(name, {})[words[metric]] = with_interval(
+                *interval(group["value"].to_numpy())
+            )
+    return pd.DataFrame(rows).T.rename_axis(["width", "sparsity", "k", "method"])
+
+
+def comparisons(results: Sequence[Results]) -> pd.DataFrame:
+    """How the arms of several experiments compare (`Results.comparisons`), in points.
+
+    Parameters
+    ----------
+    results : Sequence[Results]
+        One for each width of the network.
+
+    Returns
+    -------
+    DataFrame
+        Index (width, sparsity, rewind_epoch, comparison); columns ``difference (points)``, the
+        mean over seeds with the half width of its 95 % interval, and ``p (paired t-test)``; texts,
+        "" where there is none.
+    """
+    tables = [r.comparisons() for r in results]
+    for table, result in zip(tables, results, strict=True):
+        seeds = len(result.experiment.seeds)
+        table["comparison"] = [comparison_words(row, seeds) for row in table.to_dict("records")]
+    found = by_width([r.experiment for r in results], tables)
+    found = found.set_index(["width", "sparsity", "rewind_epoch", "comparison"])
+    return pd.DataFrame(
+        {
+            "difference (points)": joined(found["mean"], found["half_width"]),
+            "p (paired t-test)": ["" if pd.isna(p) else f"{p:.1g}" for p in found["p_value"]],
+        },
+        index=found.index,
+    )
+
+
+def in_short(results: Results) -> str:
+    """Which arms there are, and their mean accuracies at the last rewind epoch, in whole percent:
+    a line a sparsity.
+
+    Rounded so that it is the same on every machine: that is what ``make test`` compares.
+    """
+    e = results.experiment
+    k = max(e.rewind_epochs)
+    there = sorted(set(results.summary()["method"]) & set(ARMS))
+    lines = [f"arms at the first width: {', '.join(there)}"]
+    for s in e.sparsities:
+        means = {arm: results.values(arm, s, k).mean() for arm in ARMS}
+        lines.append(
+            f"S = {s:g}: " + " ".join(f"{arm} {100 * mean:.0f}" for arm, mean in means.items())
+        )
+    return "\n".join(lines)

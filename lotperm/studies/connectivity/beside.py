@@ -1,0 +1,63 @@
+"""Our lines beside published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lotperm.config.experiment import Experiment
+from lotperm.science.barrier import accuracy_barriers
+from lotperm.studies.numbers import Number
+from lotperm.studies.published import live_label, paper, recorded
+
+
+def beside_connectivity(
+    experiments: Sequence[Experiment], lines: Sequence[pd.DataFrame], dataset: str | None = None
+) -> pd.DataFrame:
+    """Midpoints and accuracy barriers of matched networks: published ones, ours live and recorded.
+
+    Parameters
+    ----------
+    experiments : Sequence[Experiment]
+        What was run, one for each width.
+    lines : Sequence[pd.DataFrame]
+        Of each, as `Pipeline.connectivity` gives it.
+    dataset : str | None, optional
+        Only what is published of this data set, or recorded on it; None: all.
+
+    Returns
+    -------
+    DataFrame
+        Index (whose, network, stage: "permuted" and what was repaired); columns midpoint accuracy
+        (percent) and barrier (points), ours with 95 % intervals over seeds; texts, "" where none
+        is published.
+    """
+    published = paper("lmc_reference")
+    if dataset is not None:
+        published = published[published["dataset"] == dataset]
+    rows = {
+        ("reference", f"{r['model']}, {r['dataset']}", r["stage"]): [
+            Number(r["midpoint_test_acc"]),
+            Number(r["barrier"]),
+        ]
+        for r in published.to_dict("records")
+    }
+    ours = [
+        (live_label(e), f"{e.model.name}x{e.model.width:g}", line)
+        for e, line in zip(experiments, lines, strict=True)
+    ]
+    for run in recorded(dataset, kind="connectivity"):
+        model = run.experiment["model"]
+        ours.append((run.label, f"{model['name']}x{model['width']:g}", run.summary))
+    stages = {"none": "permuted", "bn": "permuted+bn_reset", "repair": "permuted+repair"}
+    for label, network, line in ours:
+        barriers, middles = accuracy_barriers(line), line[line["alpha"] == 0.5]
+        for repair in line["repair"].unique():
+            rows[label, network, stages[repair]] = [
+                Number.of(part.loc[(part["ends"] == "permuted") & (part["repair"] == repair), what])
+                for part, what in ((middles, "accuracy"), (barriers, "barrier"))
+            ]
+    shown = {name: [number.text(1) for number in row] for name, row in rows.items()}
+    table = pd.DataFrame(shown, index=["midpoint accuracy (%)", "barrier (points)"]).T
+    return table.rename_axis(["", "network", "stage"])

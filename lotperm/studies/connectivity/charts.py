@@ -1,0 +1,127 @@
+"""Figures of lines, barriers and correlations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lotperm.science.barrier import accuracy_barriers
+from lotperm.science.statistics import interval
+
+REPAIR_WORDS = {"none": "nothing repaired", "bn": "batch norm reset", "repair": "REPAIR"}
+
+"""What is done to interpolated networks -> words."""
+
+
+_LINES = (("as trained", "#d55e00", "A to B"), ("permuted", "#009e73", "π(A) to B"))
+
+
+def connectivity(table: pd.DataFrame, metric: str, *, title: str) -> Figure:
+    """Loss or accuracy along the lines from A and from π(A) to B: a panel a repair, mean over
+    seeds and 95 % interval.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `Pipeline.connectivity` gives it.
+    metric : str
+        "accuracy" or "loss".
+    title : str
+        Says which data, network and profile it is.
+    """
+    repairs = list(table["repair"].unique())
+    figure, axes = plt.subplots(
+        1, len(repairs), figsize=(8, 3.1), layout="constrained", sharey=True, squeeze=False
+    )
+    scale = 100 if metric == "accuracy" else 1
+    for ax, repair in zip(axes[0], repairs, strict=True):
+        for ends, colour, words in _LINES:
+            part = table[(table["repair"] == repair) & (table["ends"] == ends)]
+            lines = part.pivot_table(index="alpha", columns="seed", values=metric)
+            means, halves = scale * np.array([interval(row) for row in lines.to_numpy()]).T
+            ax.plot(lines.index, means, color=colour, label=words)
+            ax.fill_between(
+                lines.index, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0
+            )
+        ax.set(title=REPAIR_WORDS[repair], xlabel="position α on the line")
+    axes[0][0].set_ylabel("test accuracy (%)" if metric == "accuracy" else "test loss (nats)")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool = False) -> Figure:
+    """Accuracy barrier (mean of the ends less the midpoint, points) against a width or an IMP
+    round.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Rows of `Pipeline.connectivity` at α = 0, 0.5 and 1, with a column named by `x`.
+    x : str
+        The column to draw against.
+    label : str
+        Words for it.
+    title : str
+        Says which data, network and profile it is.
+    log : bool, optional
+        a binary logarithmic axis, for widths.
+    """
+    found = accuracy_barriers(table, [x])
+    repairs = list(found["repair"].unique())
+    figure, axes = plt.subplots(
+        1, len(repairs), figsize=(8, 3.1), layout="constrained", sharey=True, squeeze=False
+    )
+    for ax, repair in zip(axes[0], repairs, strict=True):
+        for ends, colour, words in _LINES:
+            part = found[(found["repair"] == repair) & (found["ends"] == ends)]
+            groups = {at: 100 * group["barrier"].to_numpy() for at, group in part.groupby(x)}
+            means, halves = np.array([interval(values) for values in groups.values()]).T
+            ax.errorbar(list(groups), means, halves, fmt="o-", capsize=4, color=colour, label=words)
+        if log:
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(list(groups), [f"{at:g}" for at in groups])
+            ax.minorticks_off()
+        ax.set(title=REPAIR_WORDS[repair], xlabel=label)
+    axes[0][0].set_ylabel("accuracy barrier (points)")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:
+    """How alike matched units are in each group, before and after the permutation; mean over
+    replicates, 95 % interval.
+
+    Parameters
+    ----------
+    matchings : Sequence[Mapping[str, Tensor]]
+        `lotperm.science.matching.Matching` of every replicate.
+    title : str
+        Says which data, network and profile it is.
+    """
+    groups = list(matchings[0])
+    figure, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    for attribute, colour, words in (
+        ("identity_scores", "#d55e00", "unit i of A and unit i of B"),
+        ("scores", "#009e73", "matched units"),
+    ):
+        values = [[getattr(m, attribute)[g] for m in matchings] for g in groups]
+        means, halves = np.array([interval(v) for v in values]).T
+        ax.errorbar(
+            range(len(groups)), means, halves, fmt="o-", capsize=4, color=colour, label=words
+        )
+    many = len(groups) > 14
+    labels = [
+        f"{g} ({len(matchings[0][g])})" if many else f"{g}\n({len(matchings[0][g])} units)"
+        for g in groups
+    ]
+    ax.set_xticks(range(len(groups)), labels, fontsize=6 if many else 8, rotation=90 if many else 0)
+    ax.set(ylabel="mean correlation", ylim=(-0.1, 1.02), title=title)
+    ax.legend()
+    return figure

@@ -1,0 +1,48 @@
+"""The figure of diversity."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lotperm.studies.charts import METHODS
+
+
+def diversity(table: pd.DataFrame, *, title: str) -> Figure:
+    """Members, ensemble and disagreement of every method: what Table 1 of the paper lists.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `Pipeline.diversity` gives it.
+    title : str
+        Says which data, network and profile it is.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
+    names = list(table["method"])
+    colours = [METHODS["dense_b" if name == "dense" else name][1] for name in names]
+    y = np.arange(len(names))
+    left.hlines(
+        y, 100 * table["mean"], 100 * table["ensemble_accuracy"], color=colours, linewidth=3
+    )
+    left.scatter(
+        100 * table["mean"],
+        y,
+        color="white",
+        edgecolor=colours,
+        zorder=3,
+        label="mean of the members",
+    )
+    left.scatter(
+        100 * table["ensemble_accuracy"], y, color=colours, zorder=3, label="their ensemble"
+    )
+    left.set_yticks(y, names)
+    left.invert_yaxis()
+    left.set(xlabel="test accuracy (%)")
+    left.legend(fontsize=8)
+    right.barh(y, 100 * table["disagreement"], color=colours)
+    right.set(xlabel="disagreement between members (%)")
+    figure.suptitle(title)
+    return figure

@@ -1,0 +1,31 @@
+"""The table of members and ensembles."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lotperm.studies.tables import joined
+
+
+def diversity(table: pd.DataFrame) -> pd.DataFrame:
+    """Members, ensemble and diversity of every method, as the paper's Table 1 lists them.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `Pipeline.diversity` gives it.
+
+    Returns
+    -------
+    DataFrame
+        Index method; accuracy of the members in percent (mean ± their standard deviation) and of
+        the ensemble, disagreement (a fraction), KL and JS (nats); texts.
+    """
+    small = {"disagreement": "disagreement", "KL": "kl", "JS": "js"}
+    return pd.DataFrame(
+        {
+            "test accuracy (%) ± standard deviation": joined(table["mean"], table["spread"]),
+            "ensemble (%)": (100 * table["ensemble_accuracy"]).map("{:.1f}".format),
+            **{words: table[name].map("{:.3f}".format) for words, name in small.items()},
+        }
+    ).set_index(table["method"])

@@ -1,0 +1,67 @@
+"""Tables of early matching: what it yields and what it costs."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lotperm.studies.early.beside import early_means
+from lotperm.studies.results import Results
+
+
+def early_data(
+    table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
+) -> pd.DataFrame:
+    """What the figure of early matching shows, as one tidy table: ``permuted`` at every t, and LTH
+    and naive.
+
+    Parameters are those of `matching_costs`.
+    """
+    arms = [
+        results.values(arm, sparsity, rewind_epoch)
+        .reset_index()
+        .assign(method=arm, metric="test_accuracy")
+        for arm in ("lth", "naive")
+    ]
+    return pd.concat([table.assign(method="permuted"), *arms], ignore_index=True)
+
+
+def matching_costs(
+    table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
+) -> pd.DataFrame:
+    """What matching at epoch t costs, and what it yields.
+
+    B is trained densely for max(t, k) epochs, for the permutation and the rewind point, and sparse
+    for T − k.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `Pipeline.early_matching` gives it.
+    results : Results
+        Of the same experiment, for LTH and naive.
+    sparsity, rewind_epoch : float
+        Of the arms.
+
+    Returns
+    -------
+    DataFrame
+        Index ``matching epoch t``; B's dense epochs as a share of T, all its epochs as a share of
+        those with t = T, accuracy, and the gap closed, of the means ("" if LTH isn't above naive);
+        percent, texts.
+    """
+    k, whole = rewind_epoch, results.experiment.dense.epochs
+    lth, naive, accuracy = early_means(table, results, sparsity, k)
+    gap = lth - naive
+    return pd.DataFrame(
+        {
+            "B's dense epochs (% of T)": [f"{100 * max(t, k) / whole:.0f}" for t in accuracy],
+            "B's epochs in all (% of waiting for T)": [
+                f"{100 * (max(t, k) + whole - k) / (2 * whole - k):.0f}" for t in accuracy
+            ],
+            "test accuracy (%)": [f"{100 * a:.1f}" for a in accuracy.values()],
+            "gap closed (%)": [
+                f"{100 * (a - naive) / gap:.0f}" if gap > 0 else "" for a in accuracy.values()
+            ],
+        },
+        index=pd.Index(accuracy, name="matching epoch t"),
+    )
