@@ -21,7 +21,8 @@ _SYNONYMS = {"figure5": "resnet20_cifar10", "table1": "diversity"}
 
 
 TEMPORARY = {
-    "arms": ["resnet20_cifar10", "resnet20_cifar100", "vgg11_cifar10", "svhn", "resnet50_imagenet"],
+    "arms": ["resnet20_cifar10", "resnet20_cifar100", "vgg11_cifar10", "svhn"],
+    "imagenet": ["resnet50_imagenet"],
     "early": ["early_matching"],
     "diversity": ["diversity"],
     "connectivity": ["mode_connectivity"],

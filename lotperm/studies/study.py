@@ -22,7 +22,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 import pandas as pd
 
 from lotperm.config.experiment import Experiment
-from lotperm.errors import ParameterError
 from lotperm.store.tasks import Plain, Task, chain, provenance
 from lotperm.studies.records import records, save_record
 from lotperm.studies.workbench import Workbench
@@ -123,12 +122,13 @@ class Study(Generic[OptionsT]):
         """Divide an experiment into several that are computed apart and recorded as one."""
         return [experiment]
 
+    @property
+    def page_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that the question's page takes besides the experiment's."""
+        return self.Options.names()
+
     def page_options(self, **parameters: Any) -> OptionsT:
         """Make the options of a page from those of its parameters that aren't the experiment's."""
-        known = self.Options.names()
-        for name in parameters:
-            if name not in known:
-                raise ParameterError(f"{self.name} has no option {name!r}.")
         return self.Options.parse(parameters)
 
     def chapter(self, benches: Sequence[Workbench], options: OptionsT) -> list[Task]:

@@ -11,6 +11,7 @@ from lotperm import Experiment, Store
 from lotperm.cluster import costs, plan
 from lotperm.cluster.campaign import Campaign
 from lotperm.cluster.costs import DEVICES, Speed, measure, network
+from lotperm.studies.arms import study as arms_study
 from lotperm.config.experiment import DataConfig, ModelConfig
 from lotperm.config.presets import FIGURES
 from lotperm.engine import run as engine_run
@@ -169,7 +170,7 @@ def test_disk_and_work_against_a_real_run(tmp_path, monkeypatch, smoke):
             # Headers of the files, and counters, are besides.
             assert real[task.key] == pytest.approx(estimator.line(task).disk_bytes, rel=0.1)
     assert plan.plan(
-        [plan.Part("smoke", (pipeline.experiment,), lambda benches: arms.tasks(benches[0]))],
+        [plan.Part("smoke", (pipeline.experiment,), lambda benches: arms_study.tasks(benches[0]))],
         estimator,
         pipeline.store,
     ).there == (len(tasks))

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+from lotperm.studies.connectivity import study as lines_study
+from lotperm.studies.early import study as early_study
 from lotperm import Experiment, Pipeline
 from lotperm.config.parameters import ARMS
 from lotperm.errors import ParameterError
@@ -84,14 +86,14 @@ def test_settings_of_an_image_folder_count_its_images():
 
 
 def test_matching_epochs_are_the_papers_or_the_same_shares():
-    assert tables.matching_epochs(200) == [5, 20, 50, 100, 200]
-    assert tables.matching_epochs(40) == [0, 1, 4, 8, 20, 40]
-    assert tables.matching_epochs(1) == [0, 1]
+    assert early_study.matching_epochs(200) == [5, 20, 50, 100, 200]
+    assert early_study.matching_epochs(40) == [0, 1, 4, 8, 20, 40]
+    assert early_study.matching_epochs(1) == [0, 1]
 
 
 @pytest.mark.parametrize("points", [3, 5, 11, 101])
 def test_the_middle_of_a_line_is_one_of_its_positions(points):
-    found = tables.line_positions(points)
+    found = lines_study.line_positions(points)
     assert len(found) == points and found[0] == 0 and found[points // 2] == 0.5 and found[-1] == 1
     np.testing.assert_allclose(np.diff(found), 1 / (points - 1))
 
@@ -101,14 +103,14 @@ def test_other_numbers_of_positions_are_refused(points):
     with pytest.raises(
         ParameterError, match=rf"points is {points}; expected an odd number, 3 or more"
     ) as caught:
-        tables.line_positions(points)
+        lines_study.line_positions(points)
     assert caught.value.exit_code == 2
 
 
 def test_pruning_rounds_begin_with_the_dense_network_and_end_with_the_last():
-    assert tables.pruning_rounds(7) == [0, 2, 4, 6, 7]
-    assert tables.pruning_rounds(8) == [0, 2, 4, 6, 8]
-    assert tables.pruning_rounds(0) == [0]
+    assert lines_study.pruning_rounds(7) == [0, 2, 4, 6, 7]
+    assert lines_study.pruning_rounds(8) == [0, 2, 4, 6, 8]
+    assert lines_study.pruning_rounds(0) == [0]
 
 
 def test_class_examples_show_the_first_image_of_each_class():

@@ -213,6 +213,11 @@ class Connectivity(Study[ConnectivityOptions]):
         (task,) = self.tasks(bench, options)
         return connectivity_table(task)
 
+    @property
+    def page_parameters(self) -> tuple[str, ...]:
+        """A page takes the number of points in place of their positions."""
+        return ("points", "replicates")
+
     def page_options(self, **parameters: Any) -> ConnectivityOptions:
         """Make the options of a page: ``points`` on the line, 11 by default; 3 ``replicates``."""
         points, replicates = parameters.pop("points", 11), parameters.pop("replicates", 3)

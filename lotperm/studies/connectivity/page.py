@@ -1,0 +1,76 @@
+"""The page of linear mode connectivity."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import pandas as pd
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from lotperm.studies import page, tables
+from lotperm.studies.connectivity import charts
+from lotperm.studies.connectivity.beside import beside_connectivity
+from lotperm.studies.connectivity.study import STUDY, ConnectivityOptions, connectivity_table
+
+
+class Lines(page.Page):
+    """What pages share that show lines between networks."""
+
+    options: ConnectivityOptions
+
+    def line_options(self) -> ConnectivityOptions:
+        """Return the options of the lines."""
+        return STUDY.of_page(self.pipeline, self.options)
+
+    @cached_property
+    def lines(self) -> list[pd.DataFrame]:
+        """Loss and accuracy along the lines at every width, as `connectivity_table`."""
+        return [STUDY.table(p, self.line_options()) for p in self.pipelines]
+
+    def along_the_line(self, metric: str, width: int = -1) -> Figure:
+        """Draw "accuracy" or "loss" along the lines, at the width of this number."""
+        of = self.experiments[width].model.width
+        title = f"{metric.capitalize()} along the line, width {of:g} ({self.about})"
+        return charts.connectivity(self.lines[width], metric, title=title)
+
+    def correlation_per_layer(self, width: int = -1) -> Figure:
+        """Draw the mean correlation of matched units, group by group."""
+        of = self.experiments[width].model.width
+        title = f"Correlation of matched units, width {of:g} ({self.about})"
+        return charts.correlation_per_layer(self.pipelines[width].match(), title=title)
+
+    def line_data(self, name: str = "") -> HTML:
+        """Make a link that downloads the lines."""
+        return self.download(self.lines, name)
+
+    def beside_lines(self, dataset: str | None = None) -> pd.DataFrame:
+        """Put midpoints and barriers, live and recorded, beside published ones."""
+        return beside_connectivity(self.experiments, self.lines, dataset)
+
+
+class Page(Lines):
+    """The page on which barriers are compared."""
+
+    study = STUDY
+
+    def against_width(self) -> Figure:
+        """Draw the accuracy barrier against width."""
+        every = tables.by_width(self.experiments, self.lines)
+        title = f"Accuracy barrier against width ({self.about})"
+        return charts.barriers(every, "width", label="width", title=title, log=True)
+
+    def against_round(self) -> Figure:
+        """Draw the accuracy barrier against the round of pruning."""
+        rounds = STUDY.after_rounds(self.pipeline, self.line_options())
+        found = [connectivity_table(task).assign(round=r) for r, task in rounds.items()]
+        title = f"Accuracy barrier against the round of pruning ({self.about})"
+        return charts.barriers(pd.concat(found), "round", label="round of IMP", title=title)
+
+    def in_short(self) -> str:
+        """Say what is equal on every machine."""
+        every = tables.by_width(self.experiments, self.lines)
+        middle = every[every["alpha"] == 0.5].groupby(["repair", "width", "ends"])["accuracy"]
+        means = middle.mean().unstack()
+        better = (means["permuted"] > means["as trained"]).drop(index="none").all()
+        return f"permuting raises the repaired midpoint at every width: {bool(better)}"

@@ -1,0 +1,56 @@
+"""The page of diversity and ensembles."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import pandas as pd
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from lotperm.studies import page
+from lotperm.studies.diversity import charts, tables
+from lotperm.studies.diversity.beside import beside_diversity
+from lotperm.studies.diversity.study import STUDY, diversity_table
+from lotperm.studies.published import live_label
+from lotperm.studies.study import cells
+
+
+class Page(page.Page):
+    """The page on which members and ensembles are compared."""
+
+    study = STUDY
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Diversity of the first cell, as `diversity_table`."""
+        return diversity_table(self.pipeline, *cells(self.experiment)[0])
+
+    def members(self) -> pd.DataFrame:
+        """Return members, ensemble and diversity of every method, as the paper's Table 1."""
+        label, s = live_label(self.experiment), self.experiment.sparsities[0]
+        words = f"{label}, S = {s:g}, {self.table['members'].iloc[0]} members"
+        return tables.diversity(self.table).rename_axis(words)
+
+    def ensembles(self) -> Figure:
+        """Draw members, ensembles and disagreement."""
+        s = self.experiment.sparsities[0]
+        title = f"Members and their ensembles at sparsity {s:g} ({self.about})"
+        return charts.diversity(self.table, title=title)
+
+    def data(self) -> HTML:
+        """Make a link that downloads the table."""
+        return self.download(self.table)
+
+    def in_short(self) -> str:
+        """Say what is equal on every machine."""
+        ranked = self.table.set_index("method")["disagreement"].sort_values()
+        more = bool(ranked["permuted"] > ranked["lth"])
+        return (
+            f"members that agree most: {ranked.index[0]}\n"
+            f"permuted members disagree more than those of LTH: {more}"
+        )
+
+    def beside(self) -> pd.DataFrame:
+        """Put the table, live and recorded, beside the paper's."""
+        return beside_diversity(self.table, self.experiment)

@@ -1,0 +1,122 @@
+"""The page of ResNet50."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lotperm.config.experiment import Experiment
+from lotperm.data.datasets import info
+from lotperm.science.sparsity import round_sparsities
+from lotperm.studies import charts
+from lotperm.studies.arms import page as arms
+from lotperm.studies.arms.arms import PAPER_ARMS
+from lotperm.studies.connectivity.page import Lines
+from lotperm.studies.examples import class_examples
+from lotperm.studies.imagenet.study import STUDY
+
+VIEWS = 4
+"""How often an example is shown as training sees it."""
+
+
+class Page(arms.Page, Lines):
+    """The page of the arms and the lines of ResNet50."""
+
+    study = STUDY
+
+    def __init__(self, figure: str, given: dict[str, Any]) -> None:
+        super().__init__(figure, given)
+        STUDY.chapter(self.pipelines, self.options)  # refuses other data before any work
+
+    def examples(self) -> Figure:
+        """Draw an image of each class, as evaluation and as training see it."""
+        data = self.pipeline.data
+        pictures = class_examples(data.train, classes=min(9, data.classes), views=VIEWS)
+        rows = ["evaluation", *["training"] * VIEWS]
+        return charts.example_images(pictures, rows, title=f"What a network sees ({self.about})")
+
+    def images_in_short(self) -> str:
+        """Say how many images there are, and of how many classes."""
+        train, test = self.pipeline.data.train, self.pipeline.data.test
+        classes = [int(split.targets.unique().numel()) for split in (train, test)]
+        return (
+            f"{len(train)} images to train on, {len(test)} to validate on; "
+            f"classes seen in each: {classes}"
+        )
+
+    def _groups(self) -> tuple[list[str], list[str]]:
+        """Name the groups of residual streams, and those inside bottlenecks."""
+        spec = self.pipeline.spec
+        streams = [g for g in spec.sizes if len(spec.points[g]) > 1]
+        return streams, [g for g in spec.sizes if g not in streams and g != "conv1"]
+
+    def groups(self) -> pd.DataFrame:
+        """Return the permutation groups of the network, by kind."""
+        sizes, (streams, inner) = self.pipeline.spec.sizes, self._groups()
+        whole = [64 * 2**stage for stage in range(4)]
+        rows = {
+            "stem": (1, f"{sizes['conv1']}", f"{whole[0]}"),
+            "residual streams, one a stage": (
+                len(streams),
+                ", ".join(str(sizes[g]) for g in streams),
+                ", ".join(str(4 * n) for n in whole),
+            ),
+            "inside bottlenecks": (
+                len(inner),
+                ", ".join(map(str, sorted({sizes[g] for g in inner}))),
+                ", ".join(map(str, whole)),
+            ),
+        }
+        width = f"units each, width {self.experiment.model.width:g}"
+        return pd.DataFrame(rows, index=["permutations", width, "at width 1"]).T
+
+    def groups_in_short(self) -> str:
+        """Say how many groups there are, and what the mask prunes."""
+        e, (streams, inner) = self.experiment, self._groups()
+        mask = self.pipeline.masks(e.sparsities[0], e.rewind_epochs[0])[0]
+        kept, total = (
+            sum(int(x) for x in of)
+            for of in zip(*((m.sum(), m.numel()) for m in mask.values()), strict=True)
+        )
+        return "\n".join(
+            [
+                f"permutation groups: {len(self.pipeline.spec.sizes)} streams: {len(streams)} "
+                f"inside bottlenecks: {len(inner)}",
+                f"downsample convolutions pruned: {any('downsample' in name for name in mask)}",
+                f"sparsity of the mask: {1 - kept / total:.4f}",
+            ]
+        )
+
+    def midpoints(self) -> pd.DataFrame:
+        """Put the midpoints of the lines beside the published one."""
+        words = {"midpoint accuracy (%)": "midpoint, top-1 (%)"}
+        return self.beside_lines("imagenet")[[*words]].rename(columns=words)
+
+    def full_scale(self) -> pd.DataFrame:
+        """Return what the profile `paper` runs, and how much that is."""
+        (e,) = Experiment.for_figure(self.figure, profile="paper")
+        d, tune, k, fraction = e.dense, e.pruning.finetune, e.rewind_epochs, e.pruning.fraction
+        rounds = {t for s in e.sparsities for t in round_sparsities(s, fraction)}
+        sparse_epochs = sum(e.sparse_recipe(x).epochs for x in k)
+        arms_epochs = len(PAPER_ARMS) * len(e.sparsities) * sparse_epochs
+        epochs = len(e.seeds) * (2 * d.epochs + len(rounds) * tune.epochs + arms_epochs)
+        images = epochs * info(e.data).train
+        at = " and ".join(map(str, d.milestones))
+        rows = {
+            "dense": f"{d.epochs} epochs, batch {d.batch_size}, SGD {d.lr:g}, momentum "
+            f"{d.momentum:g}, weight decay {d.weight_decay:g}",
+            "schedule": f"warm-up {d.warmup_epochs} epochs, × {d.gamma:g} at epochs {at}",
+            "mask": f"rounds of {100 * fraction:g} %, {tune.epochs} epochs each at constant "
+            f"{tune.lr:g}; no downsample convolution",
+            "arms": f"{d.epochs} − k epochs, the schedule anew at {e.sparse_lr:g}",
+            "our choice (the published code doesn't say)": f"k = {', '.join(map(str, k))}; "
+            f"S = {', '.join(map(str, e.sparsities))}; seeds {len(e.seeds)}",
+            "images": f"{e.data.image_size} pixels, random resized crop and flip; evaluation "
+            f"{e.data.resize_size}, centre cut out",
+            "matching": f"{e.matching.samples:,} training images, not augmented",
+            "epochs in all": f"{epochs:,}: {images / 1e9:.1f} billion images",
+            "days at 3,000 images a second": f"{images / 3000 / 86400:.0f}",
+        }
+        return pd.DataFrame({"paper": rows})

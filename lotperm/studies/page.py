@@ -1,0 +1,157 @@
+"""A page of the book, opened: its experiments, what they computed, its tables and figures.
+
+A notebook of results is a parameters cell, `open_page`, and one line for each thing that is shown.
+What the page of a question shows is in the question's own ``page.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from importlib import import_module
+from typing import Any, ClassVar
+
+import pandas as pd
+from IPython.display import HTML
+
+from lotperm.config.experiment import Experiment
+from lotperm.config.parameters import PARAMETERS
+from lotperm.engine.runtime import Runtime, tqdm_bar
+from lotperm.errors import unknown_name
+from lotperm.studies import charts, registry, tables
+from lotperm.studies.html import csv_link, how_made
+from lotperm.studies.pipeline import Pipeline
+from lotperm.studies.study import Options, Study
+
+RUNTIME = ("device", "microbatch", "workers")
+"""Parameters of a page that say how to compute, as opposed to what."""
+
+
+def page_parameters(figure: str, given: dict[str, Any]) -> tuple[list[Experiment], Options]:
+    """Check the parameters of a page; nothing is computed.
+
+    Parameters
+    ----------
+    figure : str
+        Of the book.
+    given : dict
+        Flat parameters of the experiment (`lotperm parameters`), ``widths``, options of the
+        question, and `RUNTIME`; None stands for the default.
+
+    Returns
+    -------
+    experiments : list of Experiment
+        One for each width.
+    options : Options
+        Of the question.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name, with the nearest one, or a value that makes no sense.
+    """
+    study = registry.study_of(figure)
+    of_experiment = {n: v for n, v in given.items() if n in PARAMETERS}
+    own = {n: v for n, v in given.items() if n not in PARAMETERS and n not in RUNTIME}
+    for name in own:
+        if name not in study.page_parameters:
+            known = (*PARAMETERS, *study.page_parameters, *RUNTIME)
+            raise unknown_name("parameter", name, known)
+    widths = of_experiment.pop("widths", None)
+    experiments = Experiment.for_figure(figure, widths=widths, **of_experiment)
+    options = study.page_options(**{n: v for n, v in own.items() if v is not None})
+    return experiments, options
+
+
+class Page:
+    """What pages of results share. Subclasses add tables and figures of a question.
+
+    Parameters
+    ----------
+    figure : str
+        Of the book.
+    given : dict
+        As of `page_parameters`.
+
+    Attributes
+    ----------
+    study : Study
+        The question.
+    experiments : list of Experiment
+        One for each width.
+    options : Options
+        Of the question.
+    pipelines : list of Pipeline
+        One for each width.
+    """
+
+    study: ClassVar[Study[Any]]
+
+    def __init__(self, figure: str, given: dict[str, Any]) -> None:
+        self.figure, self.given = figure, given
+        self.experiments, self.options = page_parameters(figure, given)
+        how = {n: given[n] for n in RUNTIME if given.get(n) is not None}
+        runtime = Runtime(**how, progress=tqdm_bar)
+        self.pipelines = [Pipeline(e, runtime=runtime) for e in self.experiments]
+        charts.use_style()
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment of the first width."""
+        return self.experiments[0]
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of the first width."""
+        return self.pipelines[0]
+
+    @cached_property
+    def about(self) -> str:
+        """Data set, network and profile, for titles of figures."""
+        return tables.title(self.experiment)
+
+    def settings(self) -> pd.DataFrame:
+        """Return the settings of the experiments, a column for each width."""
+        return tables.settings(self.pipelines)
+
+    def download(self, table: pd.DataFrame | Sequence[pd.DataFrame], name: str = "") -> HTML:
+        """Make a link that downloads a table, or the tables of all widths as one.
+
+        Parameters
+        ----------
+        table : DataFrame or sequence of DataFrame
+            One table, or one for each width.
+        name : str
+            Of the file, without ``.csv``; that of the figure if it is empty.
+        """
+        if not isinstance(table, pd.DataFrame):
+            table = tables.by_width(self.experiments, table)
+        return HTML(csv_link(table, f"{name or self.figure}.csv"))
+
+    def made(self) -> HTML:
+        """Say how the page was made, and the command that makes it again."""
+        return HTML(how_made(self.figure, self.experiment, self.given))
+
+
+def open_page(figure: str, **given: Any) -> Any:
+    """Open the page of a figure.
+
+    Parameters
+    ----------
+    figure : str
+        Name of the figure in the book, such as "resnet20_cifar10".
+    **given
+        As of `page_parameters`.
+
+    Returns
+    -------
+    Page
+        Of the figure's question. Nothing is computed yet.
+
+    Raises
+    ------
+    ParameterError
+        As `page_parameters`.
+    """
+    module = import_module(f"lotperm.studies.{registry.folder_of(figure)}.page")
+    return module.Page(figure, given)
