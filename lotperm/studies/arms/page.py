@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any, ClassVar
 
 import pandas as pd
 from IPython.display import HTML
@@ -14,12 +15,13 @@ from lotperm.studies.arms.beside import beside
 from lotperm.studies.arms.study import STUDY, run
 from lotperm.studies.published import live_and_recorded
 from lotperm.studies.results import Results
+from lotperm.studies.study import Study
 
 
 class Page(page.Page):
     """A page on which the three arms are compared."""
 
-    study = STUDY
+    study: ClassVar[Study[Any]] = STUDY
 
     @cached_property
     def results(self) -> list[Results]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any, ClassVar
 
 import pandas as pd
 from IPython.display import HTML
@@ -12,6 +13,7 @@ from lotperm.studies import page, tables
 from lotperm.studies.connectivity import charts
 from lotperm.studies.connectivity.beside import beside_connectivity
 from lotperm.studies.connectivity.study import STUDY, ConnectivityOptions, connectivity_table
+from lotperm.studies.study import Study
 
 
 class Lines(page.Page):
@@ -52,7 +54,7 @@ class Lines(page.Page):
 class Page(Lines):
     """The page on which barriers are compared."""
 
-    study = STUDY
+    study: ClassVar[Study[Any]] = STUDY
 
     def against_width(self) -> Figure:
         """Draw the accuracy barrier against width."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any, ClassVar
 
 import pandas as pd
 from IPython.display import HTML
@@ -13,13 +14,13 @@ from lotperm.studies.diversity import charts, tables
 from lotperm.studies.diversity.beside import beside_diversity
 from lotperm.studies.diversity.study import STUDY, diversity_table
 from lotperm.studies.published import live_label
-from lotperm.studies.study import cells
+from lotperm.studies.study import Study, cells
 
 
 class Page(page.Page):
     """The page on which members and ensembles are compared."""
 
-    study = STUDY
+    study: ClassVar[Study[Any]] = STUDY
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any, ClassVar
 
 import pandas as pd
 from IPython.display import HTML
@@ -14,12 +15,13 @@ from lotperm.studies.early import charts, tables
 from lotperm.studies.early.beside import beside_early_matching
 from lotperm.studies.early.study import STUDY, EarlyOptions, early_table
 from lotperm.studies.results import Results
+from lotperm.studies.study import Study
 
 
 class Page(page.Page):
     """The page on which A is matched to B at epoch t."""
 
-    study = STUDY
+    study: ClassVar[Study[Any]] = STUDY
     options: EarlyOptions
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.connectivity.page import Lines
 from lotperm.studies.examples import class_examples
 from lotperm.studies.imagenet.study import STUDY
+from lotperm.studies.study import Study
 
 VIEWS = 4
 """How often an example is shown as training sees it."""
@@ -24,7 +25,7 @@ VIEWS = 4
 class Page(arms.Page, Lines):
     """The page of the arms and the lines of ResNet50."""
 
-    study = STUDY
+    study: ClassVar[Study[Any]] = STUDY
 
     def __init__(self, figure: str, given: dict[str, Any]) -> None:
         super().__init__(figure, given)
@@ -76,10 +77,8 @@ class Page(arms.Page, Lines):
         """Say how many groups there are, and what the mask prunes."""
         e, (streams, inner) = self.experiment, self._groups()
         mask = self.pipeline.masks(e.sparsities[0], e.rewind_epochs[0])[0]
-        kept, total = (
-            sum(int(x) for x in of)
-            for of in zip(*((m.sum(), m.numel()) for m in mask.values()), strict=True)
-        )
+        kept = sum(int(m.sum()) for m in mask.values())
+        total = sum(m.numel() for m in mask.values())
         return "\n".join(
             [
                 f"permutation groups: {len(self.pipeline.spec.sizes)} streams: {len(streams)} "
