@@ -11,12 +11,12 @@ from lotperm import Experiment, Store
 from lotperm.cluster import costs, plan
 from lotperm.cluster.campaign import Campaign
 from lotperm.cluster.costs import DEVICES, Speed, measure, network
-from lotperm.studies.arms import study as arms_study
 from lotperm.config.experiment import DataConfig, ModelConfig
 from lotperm.config.presets import FIGURES
 from lotperm.engine import run as engine_run
 from lotperm.engine.models import build
 from lotperm.errors import ParameterError, StorageError
+from lotperm.studies.arms import study as arms_study
 
 CIFAR = DataConfig("cifar10")
 ROOT = Path(__file__).parents[2]

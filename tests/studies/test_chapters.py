@@ -7,8 +7,6 @@ import pandas as pd
 import pytest
 import torch
 
-from lotperm.studies.connectivity import study as lines_study
-from lotperm.studies.early import study as early_study
 from lotperm import Experiment, Pipeline
 from lotperm.config.parameters import ARMS
 from lotperm.errors import ParameterError
@@ -16,7 +14,9 @@ from lotperm.science.statistics import interval
 from lotperm.site import html
 from lotperm.studies import examples, tables
 from lotperm.studies.arms import tables as arms_tables
+from lotperm.studies.connectivity import study as lines_study
 from lotperm.studies.diversity import tables as diversity_tables
+from lotperm.studies.early import study as early_study
 from lotperm.studies.early import tables as early_tables
 
 K, S = 2, 0.8

@@ -358,7 +358,8 @@ def made_up(monkeypatch):
         def recorded(dataset=None, model=None, width=None, *, kind="table"):
             return [run] if kind == run.kind and dataset in (None, "cifar10") else []
 
-        monkeypatch.setattr(published, "recorded", recorded)
+        for module in (published, diversity_beside, early_beside, connectivity_beside):
+            monkeypatch.setattr(module, "recorded", recorded)
         return run
 
     return put
@@ -447,7 +448,7 @@ def test_recorded_early_matching_stands_beside_the_arms_of_its_table(smoke, monk
         for experiment in (e, {**e, "profile": "elsewhere"})
     ]
     monkeypatch.setattr(
-        published,
+        early_beside,
         "recorded",
         lambda *given, kind="table": early if kind == "early" else real(*given),
     )
