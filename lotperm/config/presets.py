@@ -78,13 +78,18 @@ FIGURES: dict[str, Preset] = {}
 """Figure -> profile -> parameters; `add_figures` fills it."""
 
 
-def add_figures(path: Path) -> None:
+def add_figures(path: Path) -> list[str]:
     """Add a question's figures to `FIGURES`.
 
     Parameters
     ----------
     path : Path
         The question's folder, which has a file ``figures.toml``; or that file.
+
+    Returns
+    -------
+    list of str
+        The names of its figures.
 
     Raises
     ------
@@ -101,6 +106,7 @@ def add_figures(path: Path) -> None:
             raise ParameterError(f"{path}: there is a figure {name} already; give it another name.")
         added[name] = _table(table, f"{path}, [{name}]")
     FIGURES.update(added)
+    return list(added)
 
 
 def defaults_of(profile: str, dataset: str | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The paper's questions: what is computed for each, what its table says, and its figure."""
+"""The paper's questions, a folder each: what is computed, what its table says, and its figure.
 
-from pathlib import Path
+`lotperm.studies.study` says what a question is and how to add one.
+"""
 
-from lotperm.config.presets import add_figures
+from lotperm.studies.folders import question_folders
 
-for _question in ("arms", "early", "diversity", "connectivity"):
-    add_figures(Path(__file__).parent / _question)
+question_folders()  # makes the figures known to `Experiment.for_figure`

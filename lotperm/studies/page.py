@@ -8,59 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module
 from typing import Any, ClassVar
 
 import pandas as pd
 from IPython.display import HTML
 
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import PARAMETERS
 from lotperm.engine.runtime import Runtime, tqdm_bar
-from lotperm.errors import unknown_name
 from lotperm.studies import charts, registry, tables
 from lotperm.studies.html import csv_link, how_made
+from lotperm.studies.parameters import RUNTIME, page_parameters
 from lotperm.studies.pipeline import Pipeline
-from lotperm.studies.study import Options, Study
-
-RUNTIME = ("device", "microbatch", "workers")
-"""Parameters of a page that say how to compute, as opposed to what."""
-
-
-def page_parameters(figure: str, given: dict[str, Any]) -> tuple[list[Experiment], Options]:
-    """Check the parameters of a page; nothing is computed.
-
-    Parameters
-    ----------
-    figure : str
-        Of the book.
-    given : dict
-        Flat parameters of the experiment (`lotperm parameters`), ``widths``, options of the
-        question, and `RUNTIME`; None stands for the default.
-
-    Returns
-    -------
-    experiments : list of Experiment
-        One for each width.
-    options : Options
-        Of the question.
-
-    Raises
-    ------
-    ParameterError
-        For an unknown name, with the nearest one, or a value that makes no sense.
-    """
-    study = registry.study_of(figure)
-    of_experiment = {n: v for n, v in given.items() if n in PARAMETERS}
-    own = {n: v for n, v in given.items() if n not in PARAMETERS and n not in RUNTIME}
-    for name in own:
-        if name not in study.page_parameters:
-            known = (*PARAMETERS, *study.page_parameters, *RUNTIME)
-            raise unknown_name("parameter", name, known)
-    widths = of_experiment.pop("widths", None)
-    experiments = Experiment.for_figure(figure, widths=widths, **of_experiment)
-    options = study.page_options(**{n: v for n, v in own.items() if v is not None})
-    return experiments, options
+from lotperm.studies.study import Study
 
 
 class Page:
@@ -71,7 +30,7 @@ class Page:
     figure : str
         Of the book.
     given : dict
-        As of `page_parameters`.
+        As of `lotperm.studies.parameters.page_parameters`.
 
     Attributes
     ----------
@@ -151,7 +110,6 @@ def open_page(figure: str, **given: Any) -> Any:
     Raises
     ------
     ParameterError
-        As `page_parameters`.
+        As `lotperm.studies.parameters.page_parameters`.
     """
-    module = import_module(f"lotperm.studies.{registry.folder_of(figure)}.page")
-    return module.Page(figure, given)
+    return registry.page_of(figure)(figure, given)

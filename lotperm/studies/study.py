@@ -131,6 +131,10 @@ class Study(Generic[OptionsT]):
         """Make the options of a page from those of its parameters that aren't the experiment's."""
         return self.Options.parse(parameters)
 
+    def check_page(self, experiment: Experiment, options: OptionsT) -> None:
+        """Refuse an experiment that the question's page can't show."""
+        options.completed(experiment)
+
     def chapter(self, benches: Sequence[Workbench], options: OptionsT) -> list[Task]:
         """List the stages that the question's page computes, one workbench for each width."""
         return [

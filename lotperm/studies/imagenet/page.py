@@ -27,10 +27,6 @@ class Page(arms.Page, Lines):
 
     study: ClassVar[Study[Any]] = STUDY
 
-    def __init__(self, figure: str, given: dict[str, Any]) -> None:
-        super().__init__(figure, given)
-        STUDY.chapter(self.pipelines, self.options)  # refuses other data before any work
-
     def examples(self) -> Figure:
         """Draw an image of each class, as evaluation and as training see it."""
         data = self.pipeline.data

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import IMAGE_FOLDERS
 from lotperm.errors import ParameterError
 from lotperm.store.tasks import Task
@@ -50,15 +51,17 @@ class ImageNet(Study[ConnectivityOptions]):
 
     def page_options(self, **parameters: Any) -> ConnectivityOptions:
         """Make the options of the lines; see `lotperm.studies.connectivity`."""
-        return lines.STUDY.page_options(**parameters)
+        return lines.STUDY.page_options(**{"points": 5, **parameters})
+
+    def check_page(self, experiment: Experiment, options: ConnectivityOptions) -> None:
+        """Refuse data that aren't image files."""
+        if (name := experiment.data.name) not in IMAGE_FOLDERS:
+            raise ParameterError(
+                f"dataset is {name!r}; expected an image folder: {', '.join(IMAGE_FOLDERS)}."
+            )
 
     def chapter(self, benches: Sequence[Workbench], options: ConnectivityOptions) -> list[Task]:
         """List the arms and the lines at every width."""
-        for bench in benches:
-            if (name := bench.experiment.data.name) not in IMAGE_FOLDERS:
-                raise ParameterError(
-                    f"dataset is {name!r}; expected an image folder: {', '.join(IMAGE_FOLDERS)}."
-                )
         return [t for b in benches for t in self.tasks(b, lines.STUDY.of_page(b, options))]
 
 

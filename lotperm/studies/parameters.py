@@ -1,0 +1,53 @@
+"""Parameters of a page, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lotperm.config.experiment import Experiment
+from lotperm.config.parameters import PARAMETERS
+from lotperm.errors import unknown_name
+from lotperm.studies import registry
+from lotperm.studies.study import Options
+
+RUNTIME = ("device", "microbatch", "workers")
+"""Parameters of a page that say how to compute, as opposed to what."""
+
+
+def page_parameters(figure: str, given: Mapping[str, Any]) -> tuple[list[Experiment], Options]:
+    """Check the parameters of a page; nothing is computed.
+
+    Parameters
+    ----------
+    figure : str
+        Of the book.
+    given : mapping
+        Flat parameters of the experiment (`lotperm parameters`), ``widths``, options of the
+        question, and `RUNTIME`; None stands for the default.
+
+    Returns
+    -------
+    experiments : list of Experiment
+        One for each width.
+    options : Options
+        Of the question.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name, with the nearest one, or a value that makes no sense.
+    """
+    study = registry.study_of(figure)
+    known = (*PARAMETERS, *study.page_parameters, *RUNTIME)
+    for name in given:
+        if name not in known:
+            raise unknown_name("parameter", name, known)
+    of_experiment = {n: v for n, v in given.items() if n in PARAMETERS}
+    own = {n: v for n, v in given.items() if n in study.page_parameters and v is not None}
+    widths = of_experiment.pop("widths", None)
+    experiments = Experiment.for_figure(figure, widths=widths, **of_experiment)
+    options = study.page_options(**own)
+    for experiment in experiments:
+        study.check_page(experiment, options)
+    return experiments, options
