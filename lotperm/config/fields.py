@@ -174,7 +174,14 @@ def _words(annotation: Any) -> str:
 # The types without bounds, by their words.
 _TYPES: dict[str, Any] = {
     _words(type_): type_
-    for type_ in (str, Whole, Number, Several[Whole], Several[Number], SeedList)
+    for type_ in (
+        Annotated[str, Field(strict=True)],
+        Whole,
+        Number,
+        Several[Whole],
+        Several[Number],
+        SeedList,
+    )
 }
 _adapter = functools.cache(lambda kind: TypeAdapter(_TYPES[kind]))
 
