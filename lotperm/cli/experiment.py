@@ -21,7 +21,7 @@ from lotperm.cli.options import (
 from lotperm.cli.output import say
 from lotperm.cli.signals import stop
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import PARAMETERS
+from lotperm.config.parameters import DEFAULT_PROFILE, PARAMETERS
 from lotperm.engine.runtime import Runtime, tqdm_bar
 from lotperm.parallel import distributed
 from lotperm.studies.pipeline import Pipeline
@@ -30,7 +30,7 @@ from lotperm.studies.tickets import save_tickets
 
 def experiment(
     parameter: ParameterOption = None,
-    profile: ProfileOption = "live",
+    profile: ProfileOption = DEFAULT_PROFILE,
     out: Annotated[Path, typer.Option(help="Folder for the tables (CSV, JSON, Markdown).")] = Path(
         "results"
     ),

@@ -14,7 +14,7 @@ import typer
 from lotperm.cli.options import ParameterOption, ProfileOption, parse_pairs, resolve_device
 from lotperm.cli.signals import stop
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import PARAMETERS
+from lotperm.config.parameters import DEFAULT_PROFILE, PARAMETERS
 from lotperm.config.presets import FIGURES
 from lotperm.errors import ParameterError, StorageError, unknown_name
 from lotperm.site import build, notebooks
@@ -30,7 +30,7 @@ def run(
         typer.Argument(help="A notebook of this book by name or number (method, 04), or a path."),
     ],
     parameter: ParameterOption = None,
-    profile: ProfileOption = "live",
+    profile: ProfileOption = DEFAULT_PROFILE,
     out: Annotated[Path, typer.Option(help="Folder for the executed notebook.")] = Path("runs"),
 ) -> None:
     """Execute a notebook with other parameters, into a folder of your choice."""
@@ -42,7 +42,7 @@ def run(
 
 
 def build_book(
-    profile: ProfileOption = "live",
+    profile: ProfileOption = DEFAULT_PROFILE,
     out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("_build"),
     pdf: Annotated[
         bool, typer.Option("--pdf", help="Also print the book, with Chromium or Chrome.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from lotperm.config.parameters import PARAMETERS
 from lotperm.errors import ParameterError, shown, unknown_name
 
 _DEVICES = ("auto", "cpu", "cuda")
@@ -25,7 +26,7 @@ ParameterOption = Annotated[
     ),
 ]
 ProfileOption = Annotated[
-    str, typer.Option(help="Size of the experiment: smoke, live, desktop or paper.")
+    str, typer.Option(help=f"Size of the experiment: {PARAMETERS['profile'].values}.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
 CompileOption = Annotated[

@@ -209,7 +209,7 @@ class Parameter:
     annotation: Any
     meaning: str
     applies: str
-    default: Any = MISSING
+    default: Any
 
     @cached_property
     def kind(self) -> str:
@@ -391,6 +391,13 @@ def _described(config: type) -> str:
     return "\n".join(lines)
 
 
+def _signature(config: type) -> inspect.Signature:
+    """Return the signature of a configuration with plain types, as a reader wants to see it."""
+    hints = get_type_hints(config)
+    parameters = inspect.signature(config).parameters.values()
+    return inspect.Signature([p.replace(annotation=hints[p.name]) for p in parameters])
+
+
 if TYPE_CHECKING:
     # Type checkers know `dataclasses.replace` and `asdict` for the standard library's alone.
     from dataclasses import dataclass as configuration
@@ -424,6 +431,7 @@ else:
 
             config.__init__ = __init__
             config.__doc__ = f"{inspect.cleandoc(config.__doc__)}\n\n{_described(config)}\n"
+            config.__signature__ = _signature(config)
             return config
 
         return decorate

@@ -37,6 +37,7 @@ from lotperm.errors import ParameterError, shown, unknown_name
 __all__ = [
     "ARMS",
     "DATASETS",
+    "DEFAULT_PROFILE",
     "IMAGE_FOLDERS",
     "MAX_ITEMS",
     "MODELS",
@@ -355,6 +356,10 @@ _FLAT = (
 )
 
 PARAMETERS: dict[str, Parameter] = {parameter.name: parameter for parameter in _FLAT}
+"""Flat name -> parameter, in the order of tables.
+
+:meta hide-value:
+"""
 
 
 def parameter_cell(names: Iterable[str], **values: object) -> str:

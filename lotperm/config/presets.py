@@ -72,10 +72,16 @@ OWN_DATASETS: dict[str, str] = dict(
 DATASET_PRESETS: dict[str, Preset] = {
     name: _table(table, f"presets.toml, [{name}]") for name, table in _content.items()
 }
-"""Data set -> profile -> parameters."""
+"""Data set -> profile -> parameters.
+
+:meta hide-value:
+"""
 
 FIGURES: dict[str, Preset] = {}
-"""Figure -> profile -> parameters; `add_figures` fills it."""
+"""Figure -> profile -> parameters; `add_figures` fills it.
+
+:meta hide-value:
+"""
 
 
 def add_figures(path: Path) -> list[str]:
