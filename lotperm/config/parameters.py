@@ -16,8 +16,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
+from lotperm.config.fields import MAX_ITEMS as MAX_ITEMS
 from lotperm.config.fields import (
-    MAX_ITEMS,
     Count,
     Fraction,
     FromZero,
@@ -33,18 +33,6 @@ from lotperm.config.fields import (
     either,
 )
 from lotperm.errors import ParameterError, shown, unknown_name
-
-__all__ = [
-    "ARMS",
-    "DATASETS",
-    "DEFAULT_PROFILE",
-    "IMAGE_FOLDERS",
-    "MAX_ITEMS",
-    "MODELS",
-    "PARAMETERS",
-    "Parameter",
-    "parameter_cell",
-]
 
 Profile = Literal["smoke", "live", "desktop", "paper"]
 Dataset = Literal[
