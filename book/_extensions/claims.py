@@ -1,0 +1,237 @@
+"""Directives of the ledger of claims, and of the paper's tables.
+
+They build nodes, not markup: a claim is a card that reads on a phone, and a table is cut into small
+ones, a sparsity each.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+_WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
+
+
+class _FromData(SphinxDirective):
+    """A directive whose page is made anew when a number or the ledger's code changes."""
+
+    def depend(self) -> None:
+        from lotperm.studies import claims
+        from lotperm.studies.published import book_folder
+
+        package = Path(claims.__file__).parent
+        data = book_folder()
+        for path in (
+            *package.glob("*.py"),
+            *(data / "paper").glob("*.csv"),
+            *(data / "results").glob("*/results.json"),
+        ):
+            self.env.note_dependency(str(path))
+
+    def inline(self, text: str) -> list[nodes.Node]:
+        """Return the nodes of a line of markup."""
+        found, messages = self.parse_inline(text)
+        return [*found, *messages]
+
+    def paragraph(self, text: str, *classes: str) -> nodes.paragraph:
+        return nodes.paragraph("", "", *self.inline(text), classes=list(classes))
+
+
+class Ledger(_FromData):
+    """The claims of one theme, a card each; the argument is the theme."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.site.claims import page_ledger
+
+        self.depend()
+        rows = [row for row in page_ledger() if row.claim.theme == self.arguments[0]]
+        if not rows:
+            raise self.error(f"no claim has the theme {self.arguments[0]!r}.")
+        return [self.card(row) for row in rows]
+
+    def card(self, row: Any) -> nodes.container:
+        claim = row.claim
+        card = nodes.container(classes=["claim", f"claim-{_slug(row.verdict)}"])
+        card["names"].append(claim.slug)
+        self.state.document.note_explicit_target(card, card)
+        card += nodes.paragraph(
+            "",
+            "",
+            nodes.strong("", claim.number),
+            nodes.Text(" "),
+            _badge(row.verdict),
+            classes=["claim-head"],
+        )
+        card += self.paragraph(claim.words, "claim-words")
+        card += self.paragraph(self.places(claim), "claim-places")
+        card += nodes.definition_list(
+            "",
+            self.evidence("Published", row.theirs, row.claim, f"No number: {claim.unproven}."),
+            self.evidence("Here", (*row.recorded, *row.live), row.claim, self.missing(row)),
+        )
+        units = [effect.unit for effect in (*row.theirs, *row.recorded, *row.live)]
+        rule = f"Asked of the effect: {claim.rule.words(units[0] if units else '')}."
+        card += self.paragraph(f"{rule} {claim.remark}".strip(), "claim-rule")
+        return card
+
+    def places(self, claim: Any) -> str:
+        post, paper = (claim.place(where) or "–" for where in ("post", "paper"))
+        return f"Post: {post} · Paper: {paper} · In this book: {{doc}}`/{claim.page}`"
+
+    def missing(self, row: Any) -> str:
+        return f"{row.verdict.capitalize()}. It takes {row.claim.needs}."
+
+    def evidence(
+        self, term: str, effects: Sequence[Any], claim: Any, otherwise: str
+    ) -> nodes.definition_list_item:
+        definition = nodes.definition()
+        for effect in effects:
+            text = f"{effect.source}: {effect.what}: "
+            line = nodes.paragraph("", "", _badge(claim.rule.judge(effect)), nodes.Text(f" {text}"))
+            line += nodes.strong("", effect.text())
+            line += nodes.Text(f"; {effect.note}." if effect.note else ".")
+            definition += line
+        if not effects:
+            definition += self.paragraph(otherwise)
+        return nodes.definition_list_item("", nodes.term("", term), definition)
+
+
+class LedgerSum(_FromData):
+    """The ledger in two sentences."""
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.site.claims import page_ledger
+        from lotperm.studies.claims import ledger_sum
+
+        self.depend()
+        return [self.paragraph(ledger_sum(page_ledger()), "ledger-sum")]
+
+
+class LedgerOverview(_FromData):
+    """Every verdict with links to its claims; for the ledger's own page."""
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.site.claims import page_ledger
+        from lotperm.studies.claims import counts
+
+        self.depend()
+        rows = page_ledger()
+        overview = nodes.definition_list()
+        for verdict, count in counts(rows).items():
+            line = nodes.paragraph()
+            for row in rows:
+                if row.verdict == verdict:
+                    link = nodes.reference("", row.claim.number, refid=row.claim.slug)
+                    line += [link, nodes.Text("  ")]
+            term = nodes.term("", "", _badge(verdict), nodes.Text(f" {count}"))
+            overview += nodes.definition_list_item("", term, nodes.definition("", line))
+        return [overview]
+
+
+class LedgerDownload(_FromData):
+    """A link that downloads the ledger as CSV, carried in the page itself."""
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.site.claims import page_ledger
+        from lotperm.studies.claims import ledger_table
+
+        self.depend()
+        text = ledger_table(page_ledger()).to_csv(index=False, lineterminator="\n")
+        data = base64.b64encode(text.encode()).decode()
+        link = (
+            f'<p><a class="csv-download" download="{html.escape("ledger_of_claims.csv")}" '
+            f'href="data:text/csv;base64,{data}">The ledger as CSV</a></p>'
+        )
+        return [nodes.raw("", link, format="html")]
+
+
+class PaperTable(_FromData):
+    """One of the paper's Tables 5 to 14; the argument is its number."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.studies.claims import numbers
+
+        self.depend()
+        tidy = numbers.cells()
+        chosen = tidy[tidy["table"] == int(self.arguments[0])]
+        if chosen.empty:
+            raise self.error(f"table {self.arguments[0]}; the shelf has Tables 5 to 14.")
+        first = chosen.iloc[0]
+        network = f"{first['network']}×{first['width']}, {first['dataset']}"
+        figure = numbers.both_numbers(first["figure"]).partition(" (")[0]
+        intro = (
+            f"**Paper**, Table {first['table']}: {network}, test accuracy in percent, mean and "
+            f"reported spread. It is {figure}."
+        )
+        out: list[nodes.Node] = [self.paragraph(intro)]
+        for (metric, sparsity), part in chosen.groupby(["metric", "sparsity"]):
+            top = "" if metric == "top1" else "top-5, "
+            out.append(self.table(f"Table {first['table']}, {top}S = {sparsity:.2f}", part))
+        return out
+
+    def table(self, title: str, part: pd.DataFrame) -> nodes.container:
+        arms = ("naive", "permuted", "lth")
+        mean = part.pivot(index="rewind_epoch", columns="method", values="mean")
+        std = part.pivot(index="rewind_epoch", columns="method", values="std")
+        body = [
+            [f"{k}", *(_with_spread(mean.loc[k, arm], std.loc[k, arm]) for arm in arms)]
+            for k in mean.index
+        ]
+        box = nodes.container(classes=["paper-table"])
+        box += nodes.paragraph("", title, classes=["paper-table-title"])
+        box += _table(["k", *(_WORDS[arm] for arm in arms)], body)
+        return box
+
+
+def _with_spread(mean: float, spread: float) -> str:
+    return f"{mean:.2f}" if pd.isna(spread) else f"{mean:.2f} ± {spread:.2f}"
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> nodes.table:
+    def row(cells: Sequence[str]) -> nodes.row:
+        entries = [nodes.entry("", nodes.paragraph("", cell)) for cell in cells]
+        return nodes.row("", *entries)
+
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
+    group += nodes.thead("", row(head))
+    group += nodes.tbody("", *(row(cells) for cells in body))
+    return nodes.table("", group)
+
+
+def _slug(verdict: str) -> str:
+    return verdict.split()[0]
+
+
+def _badge(verdict: str) -> nodes.inline:
+    return nodes.inline("", verdict, classes=["verdict", f"verdict-{_slug(verdict)}"])
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.add_directive("ledger", Ledger)
+    app.add_directive("ledger-sum", LedgerSum)
+    app.add_directive("ledger-overview", LedgerOverview)
+    app.add_directive("ledger-download", LedgerDownload)
+    app.add_directive("paper-table", PaperTable)
+    app.add_css_file("claims.css")
+    # After an edit of this file all pages are read again.
+    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
+    return {
+        "version": "1",
+        "env_version": version,
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }
