@@ -77,8 +77,12 @@ class Ledger(_FromData):
         card += self.paragraph(self.places(claim), "claim-places")
         card += nodes.definition_list(
             "",
-            self.evidence("Published", row.theirs, row.claim, f"No number: {claim.unproven}."),
-            self.evidence("Here", (*row.recorded, *row.live), row.claim, self.missing(row)),
+            self.evidence(
+                "Published", row.tables, row.theirs, claim, f"No number: {claim.unproven}."
+            ),
+            self.evidence(
+                "Here", row.verdict, (*row.recorded, *row.live), claim, self.missing(row)
+            ),
         )
         units = [effect.unit for effect in (*row.theirs, *row.recorded, *row.live)]
         rule = f"Asked of the effect: {claim.rule.words(units[0] if units else '')}."
@@ -93,8 +97,11 @@ class Ledger(_FromData):
         return f"{row.verdict.capitalize()}. It takes {row.claim.needs}."
 
     def evidence(
-        self, term: str, effects: Sequence[Any], claim: Any, otherwise: str
+        self, word: str, verdict: str | None, effects: Sequence[Any], claim: Any, otherwise: str
     ) -> nodes.definition_list_item:
+        term = nodes.term("", word)
+        if len(effects) > 1:
+            term += [nodes.Text(", together "), _badge(str(verdict))]
         definition = nodes.definition()
         for effect in effects:
             text = f"{effect.source}: {effect.what}: "
@@ -104,7 +111,7 @@ class Ledger(_FromData):
             definition += line
         if not effects:
             definition += self.paragraph(otherwise)
-        return nodes.definition_list_item("", nodes.term("", term), definition)
+        return nodes.definition_list_item("", term, definition)
 
 
 class LedgerSum(_FromData):
@@ -129,11 +136,11 @@ class LedgerOverview(_FromData):
         rows = page_ledger()
         overview = nodes.definition_list()
         for verdict, count in counts(rows).items():
-            line = nodes.paragraph()
+            line = nodes.paragraph(classes=["claim-links"])
             for row in rows:
                 if row.verdict == verdict:
                     link = nodes.reference("", row.claim.number, refid=row.claim.slug)
-                    line += [link, nodes.Text("  ")]
+                    line += [link, nodes.Text(" ")]
             term = nodes.term("", "", _badge(verdict), nodes.Text(f" {count}"))
             overview += nodes.definition_list_item("", term, nodes.definition("", line))
         return [overview]

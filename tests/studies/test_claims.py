@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from lotperm.studies.claims import (
     verdict,
 )
 from lotperm.studies.claims.evidence import (
+    MARGIN,
     count_effect,
     exact,
     mean_effect,
@@ -189,6 +191,23 @@ def test_no_number_of_the_paper_stands_as_ours(rows):
 def test_without_live_evidence_its_claims_are_undecided(sources):
     found = {row.claim.number: row.verdict for row in ledger(sources)}
     assert found["10"] == found["11"] == "not run here"
+
+
+def test_the_page_shows_every_claim_once():
+    page = (ROOT / "book" / "claims.md").read_text()
+    shown = re.findall(r"^```\{ledger\} (.+)$", page, re.M)
+    assert len(shown) == len(set(shown)) and set(shown) == {claim.theme for claim in CLAIMS}
+    assert all(f"## {theme}\n" in page for theme in shown)
+
+
+def test_the_page_of_tables_shows_all_ten():
+    page = (ROOT / "book" / "tables.md").read_text()
+    assert sorted(map(int, re.findall(r"\{paper-table\} (\d+)", page))) == list(range(5, 15))
+
+
+def test_the_page_states_the_margins_that_the_rules_use():
+    page = (ROOT / "book" / "claims.md").read_text()
+    assert MARGIN == 2 and "a margin, two points of accuracy" in page
 
 
 # --- verdicts change with the data ---------------------------------------------------------------
