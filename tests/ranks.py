@@ -1,5 +1,5 @@
-"""What tests/parallel/test_distributed.py runs: in this process, or by torchrun on several ranks, with the
-same code.
+"""What tests/parallel/test_distributed.py runs: the same code in this process, or by torchrun on
+several ranks.
 
 ``torchrun --nproc-per-node 2 tests/ranks.py JOB FOLDER``: each rank writes what JOB returns to
 ``FOLDER/JOB-RANK.safetensors``.

@@ -2,7 +2,7 @@
 
    The same numbers as Python's: mt19937 and what PyTorch and NumPy draw from it (initial weights, the order of the
    examples, the data set itself), seeds by SHA-256, SGD, iterative magnitude pruning, matching of the units by
-   correlation, and the three sparse arms. tests/test_lottery.py compares every piece with Python.
+   correlation, and the three sparse arms. tests/site/test_lottery_script.py compares every piece with Python.
 
    An MLP's parameters are one flat array in PyTorch's order: weight, bias, weight, bias, ... A weight's (n_out, n_in)
    are stored row by row. Examples go through the network in panels of 32: an activation is (n, 32), so that each

@@ -616,7 +616,7 @@ def test_unknown_operations_are_refused(
 ) -> None:
     model = stem(body, w=nn.Parameter(torch.randn(8, 8, 1, 1)))
     with pytest.raises(
-        UnsupportedModelError, match=f"no permutation rule .*{operation}.*test_permutation.py"
+        UnsupportedModelError, match=f"no permutation rule .*{operation}.*test_symmetry.py"
     ) as info:
         PermutationSpec.trace(model, IMAGE)
     assert "\n" not in str(info.value)
