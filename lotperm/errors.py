@@ -1,5 +1,6 @@
-"""Exceptions with exit codes: every error is one line that says what, where, expected and got,
-and what to do.
+"""Exceptions and their exit codes.
+
+A message is one line: what is wrong and where, what was expected and what was found, what to do.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from collections.abc import Iterable
 
 
 class LotpermError(Exception):
-    """Base of all errors that lotperm raises on purpose; `exit_code` is what the command line
-    returns.
+    """Base of all errors that are raised on purpose.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command line returns.
     """
 
     exit_code = 1
@@ -27,9 +32,7 @@ class UnsupportedModelError(ParameterError):
 
 
 class IntegrityError(LotpermError):
-    """A file is corrupt, is not what its checksum says, or comes in a format that is not
-    trusted.
-    """
+    """A file is corrupt, isn't what its checksum says, or has a format that isn't trusted."""
 
     exit_code = 3
 
@@ -59,16 +62,18 @@ class DeviceError(LotpermError):
 
 
 class RankLostError(LotpermError):
-    """Another process of a job with several (see `lotperm.parallel.distributed`) ended or
-    doesn't answer any more.
+    """Another process of the same job ended, or doesn't answer any more.
+
+    See `lotperm.parallel.distributed`.
     """
 
     exit_code = 8
 
 
 class PreemptedError(LotpermError):
-    """The process was asked to stop (SIGTERM, SIGUSR2), or its time is used up; the state was
-    saved after a step.
+    """The process was asked to stop (SIGTERM, SIGUSR2), or its time is used up.
+
+    The state was saved after a step.
     """
 
     exit_code = 143
@@ -97,8 +102,7 @@ _STORAGE = (
 
 
 def class_of(name: str, message: str) -> type[LotpermError] | None:
-    """The class that stands for an exception, given its name and message as a notebook reports
-    them; None: a defect.
+    """Find the class that stands for an exception that another process or a notebook reports.
 
     Parameters
     ----------
@@ -111,7 +115,7 @@ def class_of(name: str, message: str) -> type[LotpermError] | None:
     -------
     type or None
         The class of that name in this module; or that of memory, device or storage, if the message
-        says so.
+        says so. None means a defect.
     """
     own = globals().get(name)
     if isinstance(own, type) and issubclass(own, LotpermError):
@@ -126,19 +130,17 @@ def class_of(name: str, message: str) -> type[LotpermError] | None:
 
 
 def shown(value: object) -> str:
-    """A value as an error message shows it: its repr, on one line and cut short."""
+    """Return a value as an error message shows it: its repr, on one line and cut short."""
     try:
         text = " ".join(repr(value).splitlines())
-    except (
-        ValueError,
-        RecursionError,
-    ):  # an int of more digits than Python writes; a list of great depth
+    except (ValueError, RecursionError):
+        # An int of more digits than Python writes, or a list of great depth.
         return f"a {type(value).__name__} too long to be shown"
     return text if len(text) <= 100 else f"{text[:70]}… ({len(text):,} characters)"
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ParameterError:
-    """An error for a name that doesn't exist, with the nearest valid one.
+    """Make the error for a name that doesn't exist, with the nearest valid one.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
 """Shapes and dtypes in annotations: jaxtyping's types, which the tests check at every call.
 
-``Float64[Tensor, "n n"]`` is a square matrix, ``" n"`` a vector, ``" ..."`` of any shape. In one
-call a name is one size, but ``_`` is any. (The space keeps linters from taking them for names.)
-Where jaxtyping isn't installed, as on a bare machine with a GPU, they say no more than ``Tensor``.
+``Float64[Tensor, "n n"]`` is a square matrix, ``" n"`` a vector, and ``" ..."`` has any shape. A
+name stands for one size throughout a call; ``_`` stands for any. The leading space keeps linters
+from reading a single word as a name. Where jaxtyping isn't installed, as on a bare machine with a
+GPU, an annotation says no more than ``Tensor``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,27 @@
 """The method itself: symmetries, matching, masks, barriers and statistics.
 
-Nothing here knows a store or a configuration, so each module can be lifted into another project.
+Nothing here knows a store, a configuration, a data set or a training loop, so that each module can
+be lifted into another project: beside this folder it takes `lotperm.errors`, `lotperm.types` and
+`lotperm.parallel`. The last is imported rather than passed in: in a single process it does nothing,
+and a caller who had to hand the ranks down would pass them through every function of matching.
+
+===============  ==================================================================
+`symmetry`       the spec: which axes share a permutation; permute, invert, compose
+`tracing`        from a network to its spec
+`graphs`         networks as graphs of ATen operations
+`folding`        batch norms folded into convolutions
+`rules`          what each operation does to unit ids
+`labels`         unit ids and the union-find over them
+`labelling`      the interpreter that applies the rules
+`grouping`       from unit ids to groups
+`matching`       by activations and by weights
+`correlation`    moments of the activations of two networks, in one pass
+`assignment`     the linear assignment behind both
+`sparsity`       masks, magnitude pruning, counts
+`evaluation`     accuracy and loss
+`barrier`        loss on the line between two networks
+`repair`         batch norm reset and REPAIR
+`diversity`      disagreement, divergences, ensembles
+`statistics`     intervals, paired tests, ratios
+===============  ==================================================================
 """

@@ -12,7 +12,7 @@ from lotperm.types import Float, Float64, Int64
 
 
 def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
-    """The permutation p that maximizes the sum of `similarity[i, p[i]]`.
+    """Find the permutation p that maximizes the sum of `similarity[i, p[i]]`.
 
     Solved exactly (`scipy.optimize.linear_sum_assignment`). Where several permutations reach the
     maximum because rows, or columns, are equal number by number, as those of dead units are, units
@@ -36,17 +36,18 @@ def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
     ParameterError
         Not a square matrix of finite numbers.
     """
-    matrix = (
-        similarity.detach().cpu().double().numpy() + 0.0
-    )  # no -0.0: equal values have equal bytes
+    # Adding 0.0 turns -0.0 into 0.0, so that equal values have equal bytes.
+    matrix = similarity.detach().cpu().double().numpy() + 0.0
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
         raise ParameterError(
             f"assign needs a square matrix of finite numbers, got shape {matrix.shape} with "
-            f"{np.count_nonzero(~np.isfinite(matrix))} not finite; check the weights and activations."
+            f"{np.count_nonzero(~np.isfinite(matrix))} not finite; check the weights and "
+            "activations."
         )
     p = linear_sum_assignment(matrix, maximize=True)[1]
     rows, columns = _equal_rows(matrix), _equal_rows(matrix.T)
-    while True:  # each exchange makes p smaller in dictionary order, so this ends
+    # Each exchange makes p smaller in dictionary order, so this ends.
+    while True:
         before = p.copy()
         for same in rows:
             p[same] = np.sort(p[same])
@@ -58,7 +59,7 @@ def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
 
 
 def _equal_rows(matrix: np.ndarray) -> list[np.ndarray]:
-    """Sets of at least two rows that are equal, as ascending indices."""
+    """Return sets of at least two rows that are equal, as ascending indices."""
     same: dict[bytes, list[int]] = {}
     for i, row in enumerate(matrix):
         same.setdefault(row.tobytes(), []).append(i)
@@ -66,5 +67,5 @@ def _equal_rows(matrix: np.ndarray) -> list[np.ndarray]:
 
 
 def mean_matched(matrix: Float64[Tensor, "n n"], p: Int64[Tensor, " n"]) -> float:
-    """The mean of the matched entries."""
+    """Return the mean of the matched entries, `matrix[i, p[i]]`."""
     return matrix[torch.arange(len(p)), p].mean().item()

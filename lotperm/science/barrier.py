@@ -1,4 +1,10 @@
-"""Loss along the line between two networks, and the barrier on it."""
+"""Loss along the line between two networks, and the barrier on it.
+
+Two networks are linearly mode connected if the loss on the straight line between them never rises
+above the losses of the ends (Frankle et al. 2020). Entezari et al. 2022 conjecture that networks
+found by SGD are, once the units of one are permuted; the barrier that is left after matching
+measures how far this holds.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +20,15 @@ from torch import Tensor, nn
 
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.science.evaluation import Batches, evaluate
-from lotperm.science.repair import between, preactivation_statistics, repaired, reset_batch_norm
+from lotperm.science.repair import (
+    Statistics,
+    between,
+    preactivation_statistics,
+    repaired,
+    reset_batch_norm,
+)
 
 Repair = Literal["none", "bn", "repair"]
-
 
 REPAIRS: tuple[Repair, ...] = ("none", "bn", "repair")
 
@@ -25,8 +36,20 @@ REPAIRS: tuple[Repair, ...] = ("none", "bn", "repair")
 def interpolate(
     weights_a: Mapping[str, Tensor], weights_b: Mapping[str, Tensor], alpha: float
 ) -> dict[str, Tensor]:
-    """The state dict `(1 - alpha) a + alpha b`; integer buffers (`num_batches_tracked`) are
-    those of `a`.
+    """Return the state dict ``(1 - alpha) a + alpha b``.
+
+    Parameters
+    ----------
+    weights_a, weights_b : Mapping[str, Tensor]
+        State dicts of one architecture.
+    alpha : float
+        Position on the line, within [0, 1].
+
+    Returns
+    -------
+    dict
+        In the dtypes and on the devices of `weights_a`. Integer buffers (`num_batches_tracked`)
+        are those of `weights_a`.
     """
     return {
         name: torch.lerp(a, weights_b[name].to(a), alpha) if a.is_floating_point() else a.clone()
@@ -44,7 +67,7 @@ def loss_barrier(
     repair: Repair = "none",
     statistics: Iterable[Tensor] | None = None,
 ) -> pd.DataFrame:
-    """Loss and accuracy along the straight line between two networks.
+    """Evaluate the networks on the straight line between two networks.
 
     Permute A onto B first (`permute`) to see the barrier that is left after alignment.
 
@@ -62,7 +85,7 @@ def loss_barrier(
     repair : Repair, optional
         What is done to the interpolated network before it is evaluated, at the ends too.
         ``"none"``: nothing. ``"bn"``: `reset_batch_norm`. ``"repair"``: `repaired` (Jordan et al.
-        2022).
+        2023).
     statistics : Iterable[Tensor] | None, optional
         Batches of training inputs for the repairs; without it, the inputs of ``data["train"]``.
 
@@ -93,7 +116,7 @@ def loss_barrier(
         )
 
     network = copy.deepcopy(model).eval()
-    ends = []
+    ends: list[Statistics] = []
     if repair == "repair":
         for weights in (weights_a, weights_b):
             network.load_state_dict(weights)
@@ -104,7 +127,9 @@ def loss_barrier(
         network.load_state_dict(interpolate(weights_a, weights_b, alpha))
         if repair == "bn":
             reset_batch_norm(network, batches)
-        with repaired(network, between(ends, alpha), batches) if ends else nullcontext():
+        with (
+            repaired(network, between(ends[0], ends[1], alpha), batches) if ends else nullcontext()
+        ):
             for split, pairs in data.items():
                 result = evaluate(network, pairs)
                 rows.append((alpha, repair, split, result.loss, result.accuracy))
@@ -112,15 +137,20 @@ def loss_barrier(
 
 
 def barrier_height(curve: pd.DataFrame) -> pd.DataFrame:
-    """How high the barrier of each (repair, split) in a table of `loss_barrier` is.
+    """Measure the height of the barrier for each (repair, split) of a table of `loss_barrier`.
+
+    Parameters
+    ----------
+    curve : pandas.DataFrame
+        As `loss_barrier` gives it; several such tables may be concatenated.
 
     Returns
     -------
     pandas.DataFrame
-        One row per (repair, split): `loss_barrier`, by how much the loss exceeds the straight line
-        between the losses of the ends, at its worst alpha (Frankle et al. 2020; Ainsworth et al.
-        2023), and `accuracy_barrier`, the mean accuracy of the ends less that of the midpoint, a
-        fraction (NaN if alpha = 0.5 is not in the table).
+        One row per (repair, split). `loss_barrier` (nats) is the maximum over alpha of the loss
+        less ``(1 - alpha) loss(0) + alpha loss(1)`` (Entezari et al. 2022; Ainsworth et al. 2023).
+        `accuracy_barrier` (fraction) is the mean accuracy of the ends less that of the midpoint;
+        NaN if alpha = 0.5 is not in the table.
 
     Raises
     ------
@@ -133,7 +163,8 @@ def barrier_height(curve: pd.DataFrame) -> pd.DataFrame:
         accuracy = dict(zip(alpha, part["accuracy"].to_numpy(float), strict=True))
         if not {0.0, 1.0} <= accuracy.keys():
             raise ParameterError(
-                f"barrier_height: the curve needs alpha 0 and 1, got {sorted(accuracy)}; add the ends."
+                f"barrier_height: the curve needs alpha 0 and 1, got {sorted(accuracy)}; add the "
+                "ends."
             )
         straight = (1 - alpha) * loss[alpha == 0][0] + alpha * loss[alpha == 1][0]
         middle = (accuracy[0.0] + accuracy[1.0]) / 2 - accuracy.get(0.5, np.nan)
@@ -142,14 +173,15 @@ def barrier_height(curve: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_barriers(lines: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """The accuracy barrier of every seed's lines: mean accuracy of the ends less that of the
-    midpoint.
+    """Compute the accuracy barrier of every seed's lines.
+
+    It is the mean accuracy of the ends less that of the midpoint.
 
     Parameters
     ----------
-    lines : pd.DataFrame
-        Columns seed, ends, repair, alpha (0, 0.5 and 1 among them) and accuracy, as
-        `lotperm.studies.pipeline.Pipeline.connectivity` gives them.
+    lines : pandas.DataFrame
+        Columns `seed`, `ends` (which networks), `repair`, `alpha` (0, 0.5 and 1 among them) and
+        `accuracy` (fraction).
     by : Sequence[str], optional
         More columns that tell lines apart.
 

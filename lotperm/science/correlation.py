@@ -1,4 +1,8 @@
-"""Correlations between the units of two networks, in one pass over the data."""
+"""Correlations between the units of two networks, in one pass over the data.
+
+Threads and ranks share the work, and the result doesn't depend on their number, to the last bit.
+Both come from `lotperm.parallel`, which does nothing in a single process.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +25,15 @@ from lotperm.types import Float, Float64
 # Sums of moments that a pass over the data keeps. Chunk i of the data is added to sum i mod 8, and
 # in the end the sums are merged in order. Threads and ranks share out the sums, so the result
 # doesn't depend on their number, to the last bit.
-_LANES = 8
-
+LANES = 8
 
 # Samples that go through the networks at a time on a CPU: few, so that activations stay in the
 # cache.
-_CHUNK = 32
-
+CHUNK = 32
 
 # Rows whose products are summed in the activations' own precision before they are added up in
 # float64.
-_ROWS = 2**15
+ROWS = 2**15
 
 
 class CorrelationAccumulator:
@@ -39,8 +41,8 @@ class CorrelationAccumulator:
 
     Holds the sums of x, x² and y·x over samples and positions, in float64, where x and y are the
     activations of A and B less the mean of the first block. Without that shift, a mean that is
-    large against the spread would cost most digits. Memory doesn't depend on the number of
-    samples.
+    large against the spread would cost most digits (Chan, Golub & LeVeque 1983). Memory doesn't
+    depend on the number of samples.
 
     Attributes
     ----------
@@ -55,25 +57,31 @@ class CorrelationAccumulator:
         self._shift = self._sum = self._square = self._cross = torch.empty(0)
 
     def update(self, a: Float[Tensor, "_ _ ..."], b: Float[Tensor, "_ _ ..."]) -> None:
-        """Add activations of A and B for the same inputs, `(B, n, *spatial)` each.
+        """Add activations of A and B for the same inputs.
 
-        Positions count as samples. Products are formed in the precision of the activations, at
-        least float32, over `2**15` rows at most.
+        Parameters
+        ----------
+        a, b : Tensor, shape (B, n, *spatial)
+            Positions count as samples. Products are formed in the precision of the activations,
+            at least float32, over `2**15` rows at most.
+
+        Raises
+        ------
+        ParameterError
+            The shapes differ.
         """
         if a.shape != b.shape:
             raise ParameterError(
-                f"activations of A and B must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}; "
-                "match networks of one architecture on the same inputs."
+                f"activations of A and B must have one shape, got {tuple(a.shape)} and "
+                f"{tuple(b.shape)}; match networks of one architecture on the same inputs."
             )
         for rows in zip(_rows(a), _rows(b), strict=True):
             if self.count == 0:
                 shift = torch.stack([v.mean(0) for v in rows])
                 self._eps = torch.finfo(shift.dtype).eps
                 self._shift, n = shift.double(), shift.shape[1]
-                self._sum, self._square = (
-                    torch.zeros_like(self._shift),
-                    torch.zeros_like(self._shift),
-                )
+                self._sum = torch.zeros_like(self._shift)
+                self._square = torch.zeros_like(self._shift)
                 self._cross = self._shift.new_zeros(n, n)
             x, y = (
                 v - center for v, center in zip(rows, self._shift.to(rows[0].dtype), strict=True)
@@ -84,8 +92,9 @@ class CorrelationAccumulator:
             self.count += len(x)
 
     def merge(self, other: CorrelationAccumulator) -> None:
-        """Add what another accumulator has seen of the same networks, as if this one had seen
-        it too.
+        """Add what another accumulator has seen of the same networks.
+
+        Its sums are about its own shift; they are first moved to that of this one.
         """
         if other.count == 0:
             return
@@ -101,7 +110,7 @@ class CorrelationAccumulator:
         self._eps = max(self._eps, other._eps)
 
     def cpu(self) -> CorrelationAccumulator:
-        """The same on the CPU."""
+        """Return a copy on the CPU."""
         moved = CorrelationAccumulator()
         vars(moved).update(
             {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
@@ -109,11 +118,15 @@ class CorrelationAccumulator:
         return moved
 
     def correlation(self) -> Float64[Tensor, "n n"]:
-        """Pearson correlation of each unit of B (row) with each of A (column), float64 `(n, n)`,
-        on the CPU.
+        """Compute the Pearson correlation of each unit of B with each of A.
 
         Dead units, whose activation is constant in one of the networks to within its rounding
         error, have correlation 0 with all others.
+
+        Returns
+        -------
+        Tensor, float64, shape (n, n)
+            Unit of B (row) by unit of A (column), on the CPU.
 
         Raises
         ------
@@ -124,8 +137,8 @@ class CorrelationAccumulator:
             raise ParameterError("matching got no samples, expected at least one batch of inputs.")
         if not (self._cross.isfinite().all() and self._square.isfinite().all()):
             raise ParameterError(
-                "an activation is NaN or infinite (or so large that its square is); check that both networks "
-                "were trained to the end and that the inputs are normalized."
+                "an activation is NaN or infinite (or so large that its square is); check that "
+                "both networks were trained to the end and that the inputs are normalized."
             )
         mean = self._sum / self.count
         variance = self._square / self.count - mean.square()
@@ -139,25 +152,27 @@ class CorrelationAccumulator:
 
 
 def _rows(activations: Float[Tensor, "b n *spatial"]) -> tuple[Float[Tensor, "_ n"], ...]:
-    """Activations `(B, n, *spatial)` as blocks of rows `(N, n)`, at least float32."""
+    """Return activations `(B, n, *spatial)` as blocks of rows `(N, n)`, at least float32."""
     rows = activations.movedim(1, -1).reshape(-1, activations.shape[1])
-    return torch.split(rows if rows.dtype == torch.float64 else rows.float(), _ROWS)
+    return torch.split(rows if rows.dtype == torch.float64 else rows.float(), ROWS)
 
 
 @runtime_checkable
 class Divisible(Protocol):
-    """Batches of inputs of which some rows can be had without reading the others, as
-    `lotperm.data.batches.Inputs`.
+    """Batches of inputs of which some rows can be had without reading the others.
+
+    A data set that decodes images offers this, so that each rank decodes only its own.
     """
 
     def parts(self, cut: Callable[[int], Sequence[slice]]) -> Iterator[list[Tensor]]:
-        """Of every batch those rows that `cut` names when it is given the batch's length."""
+        """Yield of every batch the rows that `cut` names when it is given the batch's length."""
         ...
 
 
 def _parts(
     batches: Iterable[Tensor | Sequence[Tensor]] | Divisible, cut: Callable[[int], Sequence[slice]]
 ) -> Iterator[list[Tensor]]:
+    """Yield of every batch, whatever its form, the rows that `cut` names."""
     if isinstance(batches, Divisible):
         yield from batches.parts(cut)
         return
@@ -176,13 +191,24 @@ def correlate(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, CorrelationAccumulator]:
-    """Moments of the activations of two networks at all points, in one pass over the data.
+    """Sum the moments of the activations of two networks at all points, in one pass.
 
-    Parameters are those of `match_activations`; `points` maps each group to a graph node. Several
-    ranks (`lotperm.parallel.distributed`), up to 8, share the chunks that batches are cut into;
-    all must call this with the same batches, and all get the moments of one process, to the last
-    bit. Of `Divisible` batches each rank reads its own chunks only. For data that is spread
-    otherwise: correlate the parts, then `merge` them group by group.
+    Several ranks (`lotperm.parallel.distributed`), up to 8, share the chunks that batches are cut
+    into; all must call this with the same batches. Of `Divisible` batches each rank reads its own
+    chunks only. For data that is spread otherwise: correlate the parts, then `merge` them group by
+    group.
+
+    Parameters
+    ----------
+    a, b, batches, spec, device, dtype
+        As in `match_activations`.
+    points : Mapping[str, str]
+        Group -> the graph node at which it is observed.
+
+    Returns
+    -------
+    dict
+        Group -> its moments, on the CPU; the same on all ranks, to the last bit.
     """
     if not points:
         return {}
@@ -197,7 +223,7 @@ def correlate(
         for weights in states
     ]
     ranks = distributed.world_size()
-    own = range(distributed.rank(), _LANES, ranks)
+    own = range(distributed.rank(), LANES, ranks)
     lanes = [{group: CorrelationAccumulator() for group in points} for _ in own]
     threads = min(torch.get_num_threads(), max(len(own), 1)) if place.type == "cpu" else 1
 
@@ -212,18 +238,18 @@ def correlate(
     numbers = count()
 
     def cut(size: int) -> list[slice]:
-        """Those chunks of the next batch that are this rank's."""
+        """Return those chunks of the next batch that are this rank's."""
         if size == 0:
             return []
         # At least four, so that small batches keep a few threads busy.
-        parts = max(4, math.ceil(size / _CHUNK)) if place.type == "cpu" else 1
+        parts = max(4, math.ceil(size / CHUNK)) if place.type == "cpu" else 1
         sizes = [len(part) for part in torch.arange(size).tensor_split(min(parts, size))]
         found = zip(sizes, accumulate(sizes), numbers, strict=False)
-        return [slice(end - length, end) for length, end, number in found if number % _LANES in own]
+        return [slice(end - length, end) for length, end, number in found if number % LANES in own]
 
     keep_freed_memory()
     seen = 0
-    with workers(threads) as each, _full_precision():
+    with workers(threads) as each, full_precision():
         for chunks in _parts(batches, cut):
             # This rank's chunks come to its lanes in turn.
             each(
@@ -239,7 +265,7 @@ def correlate(
 
     def merged() -> dict[str, CorrelationAccumulator]:
         found = {group: CorrelationAccumulator() for group in points}
-        for lane in range(_LANES):
+        for lane in range(LANES):
             for group, sums in gathered[lane % ranks][lane // ranks].items():
                 found[group].merge(sums)
         return found
@@ -248,8 +274,9 @@ def correlate(
 
 
 def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A copy on device, of dtype; images and their kernels channels-last, so that units are
-    contiguous.
+    """Copy a tensor to a device and dtype.
+
+    Images and their kernels become channels-last, so that units are contiguous.
     """
     layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
     kind = dtype if tensor.is_floating_point() else tensor.dtype
@@ -257,8 +284,8 @@ def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """Without TF32 and the like, whose errors would be those of bfloat16 in a sum of products."""
+def full_precision() -> Iterator[None]:
+    """Switch TF32 and the like off, whose errors in a sum of products are those of bfloat16."""
     kinds: list[Any] = [
         part
         for backend in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)

@@ -1,6 +1,4 @@
-"""Accuracy and loss, the loss barrier and its repairs, statistics over seeds, diversity of
-predictions.
-"""
+"""Accuracy, loss and predicted probabilities of a network."""
 
 from __future__ import annotations
 
@@ -20,12 +18,17 @@ from lotperm.types import Float64
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-Statistics = dict[str, tuple[Float64[Tensor, " _"], Float64[Tensor, " _"]]]
-
-
 class Evaluation(NamedTuple):
-    """Means over all samples: accuracy (fraction) and loss (cross-entropy, nats); the number of
-    samples.
+    """Means over all samples.
+
+    Attributes
+    ----------
+    accuracy : float
+        Fraction of samples that are classified correctly.
+    loss : float
+        Cross-entropy, nats.
+    samples : int
+        How many there were.
     """
 
     accuracy: float
@@ -34,7 +37,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
-    """Accuracy and cross-entropy of a network in eval mode, each sample with the same weight.
+    """Compute accuracy and cross-entropy in eval mode, each sample with the same weight.
 
     Parameters
     ----------
@@ -68,8 +71,19 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
 
 
 def probabilities(model: nn.Module, inputs: Iterable[Tensor]) -> Float64[np.ndarray, "n classes"]:
-    """Softmax outputs of a network in eval mode, float64 `(N, K)`, in the order of the input
-    batches.
+    """Compute the softmax outputs of a network in eval mode.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Network with outputs `(B, K)` (logits).
+    inputs : Iterable[Tensor]
+        Batches of normalized inputs `(B, ...)`, at least one.
+
+    Returns
+    -------
+    ndarray, float64, shape (N, K)
+        Probabilities, in the order of the inputs.
     """
     with evaluating(model) as device:
         return np.concatenate(
@@ -79,8 +93,12 @@ def probabilities(model: nn.Module, inputs: Iterable[Tensor]) -> Float64[np.ndar
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Eval mode without gradients; yields the model's device and gives every module its mode
-    back.
+    """Put a network into eval mode, without gradients, and give each module its mode back.
+
+    Yields
+    ------
+    torch.device
+        Where the network is.
     """
     modes = [(module, module.training) for module in model.modules()]
     tensor = next(chain(model.parameters(), model.buffers()), None)

@@ -17,8 +17,8 @@ def fold_batch_norms(
     """Fold each batch norm of a graph into the convolution right before it, for evaluation mode.
 
     With gamma, beta, mean, variance and epsilon of the norm, the kernel becomes
-    ``w * s`` and the bias ``beta + s * (b - mean)``, where ``s = gamma / sqrt(variance + epsilon)``,
-    computed in float64. The convolution takes the name of the norm's node.
+    ``w * s`` and the bias ``beta + s * (b - mean)``, where ``s = gamma / sqrt(variance + epsilon)``.
+    Both are computed in float64. The convolution takes the name of the norm's node.
 
     Parameters
     ----------

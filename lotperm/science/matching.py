@@ -1,4 +1,4 @@
-"""Which unit of network A plays the part of which unit of network B, by activations or by weights.
+"""Match the units of network A to those of network B, by activations or by weights.
 
 Both ways end in one linear assignment per permutation group and return a `Matching`, a permutation
 together with the evidence for it. A permutation moves A onto B: ``permute(weights_a, spec,
@@ -74,7 +74,7 @@ def match_activations(
         They run in eval mode; a batch norm right behind a convolution is folded into it.
     batches : Iterable[Tensor | Sequence[Tensor]]
         Normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` gives.
-        Order and batch size don't matter (beyond round-off).
+        Order and batch size don't matter (beyond rounding).
     spec : PermutationSpec
         The permutation symmetries of the architecture.
     points : Literal["last", "penultimate"] | Mapping[str, str], optional
@@ -108,7 +108,7 @@ def _assign_all(
     chosen: Mapping[str, str],
     keep_correlations: bool,
 ) -> Matching:
-    """The best assignment of every group."""
+    """Solve the assignment of every group."""
     matrices = {}
     for group, accumulator in moments.items():
         try:
@@ -127,14 +127,10 @@ def _assign_all(
 
 
 def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str, str]:
+    """Choose the graph node at which each group is observed."""
     # Of a group that no activation shows nothing is known, so it stays as it is.
     last = {group: nodes[-1] for group, nodes in spec.points.items() if nodes}
     if not isinstance(points, str):
-        for group, node in points.items():
-            if group not in last:
-                raise unknown_name("permutation group", group, last)
-            if node not in spec.points[group]:
-                raise unknown_name(f"activation point of group {group!r}", node, spec.points[group])
         return {**last, **points}
     if points == "last":
         return last
@@ -151,12 +147,13 @@ def match_weights(
     seed: int = 0,
     max_sweeps: int = 100,
 ) -> Matching:
-    """Match the units of A to those of B by their weights: Git Re-Basin's coordinate descent.
+    """Match the units of A to those of B by their weights, by coordinate descent.
 
-    Ainsworth et al. 2023, algorithm 1. Maximizes the inner product of B's parameters with A's
-    permuted ones, one group at a time with all others held, in a random order of groups each
-    sweep, until a sweep improves nothing. The result is a local optimum and depends on the seed.
-    Needs no data. Batch norms' running statistics take no part: they are no parameters.
+    Git Re-Basin's weight matching (Ainsworth et al. 2023, section 3.2, algorithm 1). It maximizes
+    the inner product of B's parameters with A's permuted ones, one group at a time with all others
+    held, in a random order of groups each sweep, until a sweep improves nothing. The result is a
+    local optimum and depends on the seed. It needs no data. Running statistics of batch norms take
+    no part, since they are no parameters.
 
     Parameters
     ----------
@@ -167,7 +164,7 @@ def match_weights(
     seed : int, optional
         Of the order of groups.
     max_sweeps : int, optional
-        After so many sweeps the descent ends in any case.
+        The descent ends after this many sweeps in any case.
 
     Returns
     -------
@@ -209,8 +206,9 @@ def match_weights(
 
 
 def _parameters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of a state dict, float64 on the CPU, without the running statistics of
-    norms.
+    """Return the parameters of a state dict, in float64 on the CPU.
+
+    The running statistics of norms, which a state dict holds too, are left out.
     """
     return {
         name: tensor.detach().cpu().double()
@@ -223,9 +221,7 @@ def _parameters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _similarity(
     spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], group: str
 ) -> Float64[Tensor, "n n"]:
-    """Inner products of the weights of each unit of B (row) and each of A (column), float64
-    `(n, n)`.
-    """
+    """Return the inner products of the weights of each unit of B (row) and of A (column)."""
     pairs = zip(spec.unit_weights(a, group), spec.unit_weights(b, group), strict=True)
     n = spec.sizes[group]
     return sum((y @ x.T for (_, x), (_, y) in pairs), torch.zeros(n, n, dtype=torch.float64))
@@ -234,7 +230,7 @@ def _similarity(
 def _cosines(
     spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """Mean cosine between the weights of equal positions in A and B; all-zero weights give 0."""
+    """Return each group's mean cosine between A and B as they are; all-zero weights give 0."""
     scores = {}
     for group in spec.sizes:
         x, y = (

@@ -1,8 +1,14 @@
-"""Statistics of interpolated networks, put right: batch norm reset and REPAIR."""
+"""Corrections of an interpolated network's statistics: batch norm reset and REPAIR.
+
+Averaging the weights of two networks shrinks the variance of the activations, layer by layer. Both
+corrections restore it: by new running statistics of the batch norms, or, without batch norms, by
+rescaling every preactivation (Jordan et al. 2023, "REPAIR: REnormalizing Permuted Activations for
+Interpolation Repair").
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 
@@ -12,19 +18,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from lotperm.errors import ParameterError
-from lotperm.science.evaluation import Statistics, evaluating
+from lotperm.science.evaluation import evaluating
 from lotperm.types import Float, Float64
 
-# Probabilities are floored here inside logarithms: float32 softmax underflows to exactly 0.
-FLOOR = 1e-12
+# Module name -> mean and standard deviation of each of its output's units.
+Statistics = dict[str, tuple[Float64[Tensor, " _"], Float64[Tensor, " _"]]]
 
 
 def reset_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Recompute the running statistics of every batch norm, in place, as the plain average over
-    `inputs`.
+    """Recompute the running statistics of every batch norm, in place.
 
-    Only the batch norms run in train mode, so dropout stays off. Every batch counts the same: use
-    batches of one size. Momentum and training mode are restored.
+    They become the plain averages over `inputs`. Only the batch norms run in train mode, so dropout
+    stays off. Momentum and training mode are restored.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    inputs : Iterable[Tensor]
+        Batches of training inputs. Every batch counts the same: use batches of one size.
 
     Raises
     ------
@@ -48,7 +60,7 @@ def reset_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:
 
 
 def _some(inputs: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same batches, at least one."""
+    """Return the same batches, after making sure that there is one."""
     batches = iter(inputs)
     first = next(batches, None)
     if first is None:
@@ -59,7 +71,7 @@ def _some(inputs: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def preactivation_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> Statistics:
-    """Mean and standard deviation of every preactivation of a network in eval mode.
+    """Measure mean and standard deviation of every preactivation of a network in eval mode.
 
     Parameters
     ----------
@@ -96,8 +108,8 @@ def preactivation_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> Stat
     return {name: moments.result() for name, moments in pooled.items()}
 
 
-def between(ends: Sequence[Statistics], alpha: float) -> Statistics:
-    a, b = ends
+def between(a: Statistics, b: Statistics, alpha: float) -> Statistics:
+    """Interpolate means and standard deviations: ``(1 - alpha) a + alpha b``."""
 
     def mix(x: Tensor, y: Tensor) -> Tensor:
         return torch.lerp(x, y, alpha)
@@ -107,10 +119,9 @@ def between(ends: Sequence[Statistics], alpha: float) -> Statistics:
 
 @contextmanager
 def repaired(model: nn.Module, target: Statistics, inputs: Iterable[Tensor]) -> Iterator[None]:
-    """Within this context every preactivation has the mean and standard deviation of `target`
-    (REPAIR).
+    """Give every preactivation the mean and standard deviation of `target`, within a context.
 
-    Jordan et al. 2022: per unit, `y = (x - mean) / std * target_std + target_mean`. The statistics
+    Jordan et al. 2023: for each unit, `y = (x - mean) / std * target_std + target_mean`. Statistics
     of a layer depend on the layers before it, so while they are measured each batch is corrected
     with its own (like a batch norm in train mode), afterwards with those pooled over all; with a
     single batch this is exact. Where a batch norm follows a convolution both are corrected, and
@@ -162,8 +173,9 @@ class _Pooled:
     def add(
         self, values: Float[Tensor, "units _"]
     ) -> tuple[Float64[Tensor, " units"], Float64[Tensor, " units"]]:
-        """Add a batch, samples and positions in a row for each unit; its own mean and standard
-        deviation.
+        """Add a batch; return its own mean and standard deviation.
+
+        Each unit has a row, of samples and positions.
         """
         var, mean = torch.var_mean(values.double(), dim=1, correction=0)
         weight = values.shape[1] / (self.count + values.shape[1])
@@ -173,13 +185,15 @@ class _Pooled:
         return mean, var.sqrt()
 
     def result(self) -> tuple[Float64[Tensor, " units"], Float64[Tensor, " units"]]:
+        """Return mean and standard deviation over all batches."""
         mean, square = torch.as_tensor(self.mean), torch.as_tensor(self.square)
         return mean, (square - mean**2).clamp(min=0).sqrt()
 
 
 def _hidden_points(model: nn.Module, inputs: Tensor) -> list[str]:
-    """Names of the convolutions, linear layers and batch norms that run, less the one that is
-    the output.
+    """Return the names of convolutions, linear layers and batch norms that run.
+
+    The one whose output is that of the network is left out: logits are not repaired.
     """
     seen: dict[str, Tensor] = {}
 
@@ -199,18 +213,18 @@ def _hidden_points(model: nn.Module, inputs: Tensor) -> list[str]:
 
 
 def _unit_axis(module: nn.Module, output: Tensor) -> int:
-    """Where the units are: last for a linear layer, axis 1 for convolutions and batch norms."""
+    """Return the axis of units: the last of a linear layer, else (convolution, norm) axis 1."""
     return output.ndim - 1 if isinstance(module, nn.Linear) else 1
 
 
 def _units_first(module: nn.Module, output: Float[Tensor, "b ..."]) -> Float[Tensor, "units _"]:
-    """The output with units first, then samples times positions."""
+    """Return the output with units first, then samples times positions."""
     return output.movedim(_unit_axis(module, output), 0).flatten(1)
 
 
 @contextmanager
 def _hooks(model: nn.Module, hooks: Mapping[str, Callable[..., Tensor | None]]) -> Iterator[None]:
-    """Forward hooks, by module name, that are there only within the context."""
+    """Register forward hooks, by module name, within a context."""
     handles = [
         model.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()
     ]

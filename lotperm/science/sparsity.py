@@ -1,4 +1,4 @@
-"""Masks: which weights are kept. Exact magnitude pruning, what is prunable, counts.
+"""Masks: which weights are kept. Exact magnitude pruning, prunable parameters, counts.
 
 A `Mask` holds one bool tensor for every prunable parameter, True where the weight is kept; a
 parameter that it doesn't name is dense.
@@ -17,15 +17,13 @@ from lotperm.types import Bool, Float
 
 Mask = dict[str, Bool[Tensor, " ..."]]
 
-
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
 
 _SHORTCUT_NAMES = ("shortcut", "downsample")
 
 
 def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
-    """Names of the parameters that pruning may touch, in the order of the model.
+    """Return the names of the parameters that pruning may touch, in the order of the model.
 
     Parameters
     ----------
@@ -47,6 +45,10 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
     UnsupportedModelError
         If two layers share a weight: it would be ranked twice, and could be pruned in one of them
         alone.
+
+    Notes
+    -----
+    Frankle & Carbin 2019 prune convolutions and linear layers, and leave biases and norms alone.
     """
     if rule not in ("paper", "all"):
         raise unknown_name("prunable rule", rule, ("paper", "all"))
@@ -64,12 +66,15 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
 
 
 def full_mask(weights: Mapping[str, Tensor], names: Iterable[str]) -> Mask:
-    """The mask that keeps everything: True of each named tensor's shape."""
+    """Return the mask that keeps everything: True of each named tensor's shape."""
     return {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
 
 
 def kept_after(total: int, sparsity: float) -> int:
-    """How many of `total` weights remain at a sparsity: exact to one weight, halves to even."""
+    """Return how many of `total` weights remain at a sparsity: ``total - round(sparsity * total)``.
+
+    Halves are rounded to even.
+    """
     if not 0.0 <= sparsity < 1.0:
         raise ParameterError(
             f"sparsity is {sparsity}; expected 0 <= sparsity < 1 (the fraction removed)."
@@ -78,7 +83,7 @@ def kept_after(total: int, sparsity: float) -> int:
 
 
 def _keep_largest(magnitudes: Float[Tensor, " n"], kept: int) -> Bool[Tensor, " n"]:
-    """True at the `kept` largest values; among equals, the earlier stays."""
+    """Return True at the `kept` largest values; among equals, the earlier stays."""
     if kept <= 0:
         return torch.zeros_like(magnitudes, dtype=torch.bool)
     threshold = magnitudes.kthvalue(magnitudes.numel() - kept + 1).values
@@ -95,16 +100,17 @@ def magnitude_prune(
     *,
     scope: str = "global",
 ) -> Mask:
-    """Keep the largest weights by absolute value, exactly as many as the sparsity says (Han et al.
-    2015).
+    """Keep the largest weights by absolute value, exactly as many as the sparsity says.
+
+    Magnitude pruning (Han et al. 2015), the criterion of lottery tickets (Frankle & Carbin 2019).
 
     Parameters
     ----------
     weights : Mapping[str, Tensor]
-        a state dict; floating point.
-    mask : Mapping[str, Tensor of bool, shape (...,)]
-        What is kept so far. A weight pruned there stays pruned, and its tensors are the prunable
-        ones.
+        A state dict, floating point.
+    mask : Mapping[str, Tensor]
+        Bool tensors: what is kept so far. A weight pruned there stays pruned, and its tensors are
+        the prunable ones.
     sparsity : float
         Fraction of the prunable weights removed in all, 0 <= sparsity < 1.
     scope : str, optional
@@ -133,7 +139,8 @@ def magnitude_prune(
             raise unknown_name("masked tensor", name, weights)
         if weights[name].shape != kept.shape:
             raise ParameterError(
-                f"mask of {name} has shape {tuple(kept.shape)}; the weights have {tuple(weights[name].shape)}."
+                f"mask of {name} has shape {tuple(kept.shape)}; the weights have "
+                f"{tuple(weights[name].shape)}."
             )
         magnitude = weights[name].detach().abs()
         if not bool(torch.isfinite(magnitude).all()):
@@ -150,8 +157,9 @@ def magnitude_prune(
         left = int((pool >= 0).sum())
         if left < target:
             raise ParameterError(
-                f"sparsity {sparsity} keeps {target:,} weights of {names[0]}{' …' if len(names) > 1 else ''}, but "
-                f"only {left:,} are left. Ask for a higher sparsity, or start from a denser mask."
+                f"sparsity {sparsity} keeps {target:,} weights of "
+                f"{names[0]}{' …' if len(names) > 1 else ''}, but only {left:,} are left. Ask for a "
+                "higher sparsity, or start from a denser mask."
             )
         keep = _keep_largest(pool, target)
         for name, part in zip(names, keep.split([mask[n].numel() for n in names]), strict=True):
@@ -160,7 +168,9 @@ def magnitude_prune(
 
 
 def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:
-    """Sparsity after each round of iterative pruning that removes a fraction of what is left.
+    """Return the sparsity after each round of iterative pruning.
+
+    Round r leaves ``(1 - fraction) ** r`` of the weights (Frankle & Carbin 2019).
 
     Parameters
     ----------
@@ -178,7 +188,7 @@ def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:
     """
     if not 0.0 < fraction < 1.0:
         raise ParameterError(f"prune fraction is {fraction}; expected 0 < fraction < 1.")
-    kept_after(1, target)
+    kept_after(1, target)  # which checks the target
     sparsities = []
     rounds = 1
     while 1 - (1 - fraction) ** rounds < target - 1e-9:
@@ -190,7 +200,7 @@ def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:
 def apply_mask(
     weights: Mapping[str, Tensor], mask: Mapping[str, Bool[Tensor, " ..."]]
 ) -> dict[str, Tensor]:
-    """A copy of a state dict with pruned weights set to exactly zero.
+    """Return a copy of a state dict with pruned weights set to exactly zero.
 
     Raises
     ------
@@ -202,7 +212,8 @@ def apply_mask(
             raise unknown_name("weight of the mask", name, weights)
         if kept.shape != weights[name].shape:
             raise ParameterError(
-                f"the mask of {name} has shape {tuple(kept.shape)}, expected {tuple(weights[name].shape)}."
+                f"the mask of {name} has shape {tuple(kept.shape)}, expected "
+                f"{tuple(weights[name].shape)}."
             )
     return {
         name: tensor.masked_fill(~mask[name], 0) if name in mask else tensor.clone()
@@ -212,8 +223,7 @@ def apply_mask(
 
 @dataclass(frozen=True)
 class Counts:
-    """How many weights a mask keeps, counted over what is prunable and over all conv and linear
-    weights.
+    """Weights that a mask keeps, of what is prunable and of all conv and linear weights.
 
     Attributes
     ----------

@@ -1,4 +1,9 @@
-"""Intervals, paired tests and the share of a gap that is closed."""
+"""Intervals, paired tests, and the share of a gap that is closed.
+
+Everything here treats seeds as independent draws and their values, or differences of values, as
+normal. Arms are paired by seed: a seed's arms share initialization and data order, so their
+difference varies less than each of them.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,16 @@ from lotperm.types import Float64
 
 
 class Paired(NamedTuple):
-    """Mean of the differences, half width of its interval, two-sided p-value of the paired
-    t-test.
+    """Mean of paired differences.
+
+    Attributes
+    ----------
+    mean : float
+        In the unit of the values.
+    half_width : float
+        Of its confidence interval.
+    p_value : float
+        Two-sided, of the paired t-test.
     """
 
     mean: float
@@ -23,8 +36,14 @@ class Paired(NamedTuple):
 
 
 class GapClosed(NamedTuple):
-    """Gap closed per seed (NaN where it is not defined), mean and half width over the seeds
-    where it is.
+    """Share of a gap that is closed, seed by seed.
+
+    Attributes
+    ----------
+    per_seed : ndarray, float64, shape (S,)
+        A fraction; NaN where it is not defined.
+    mean, half_width : float
+        Over the seeds where it is, with the interval of a mean.
     """
 
     per_seed: Float64[np.ndarray, " seeds"]
@@ -32,21 +51,66 @@ class GapClosed(NamedTuple):
     half_width: float
 
 
+class RatioOfMeans(NamedTuple):
+    """Ratio of two means with its confidence set.
+
+    Attributes
+    ----------
+    ratio : float
+        Mean of the numerators by mean of the denominators; infinite or NaN if the latter is 0.
+    pieces : tuple of (float, float)
+        The closed intervals that the set consists of, in ascending order.
+    """
+
+    ratio: float
+    pieces: tuple[tuple[float, float], ...]
+
+    @property
+    def kind(self) -> str:
+        """How the set looks.
+
+        ``"interval"``: bounded, the denominators' mean is clearly not 0. ``"two rays"``: all but
+        a gap, it may be 0, but some ratios are excluded. ``"half-line"``: between these two, which
+        has probability 0. ``"everything"``: the data exclude no ratio. ``"nothing"``: all
+        denominators are 0, and the numerators aren't.
+        """
+        if not self.pieces:
+            return "nothing"
+        if len(self.pieces) == 2:
+            return "two rays"
+        open_ends = sum(bool(np.isinf(end)) for end in self.pieces[0])
+        return ("interval", "half-line", "everything")[open_ends]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Ends of the smallest interval that holds the set; NaN if it is empty."""
+        if not self.pieces:
+            return float("nan"), float("nan")
+        return self.pieces[0][0], self.pieces[-1][1]
+
+    def covers(self, value: float) -> bool:
+        """Return whether the confidence set holds a value."""
+        return any(low <= value <= high for low, high in self.pieces)
+
+
 def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Mean over seeds and the half width of its confidence interval (Student t, n - 1 degrees of
-    freedom).
+    """Compute a mean over seeds and the half width of its confidence interval.
+
+    Student's t with S - 1 degrees of freedom.
 
     Parameters
     ----------
-    values : npt.ArrayLike
-        One value a seed, `(S,)`.
+    values : array_like of float, shape (S,)
+        One value per seed.
     confidence : float, optional
         Coverage of the interval, within (0, 1).
 
     Returns
     -------
-    (float, float)
-        The half width is NaN for a single value: one seed says nothing about spread.
+    mean : float
+        In the unit of the values.
+    half_width : float
+        NaN for a single value: one seed says nothing about spread.
 
     Raises
     ------
@@ -58,20 +122,40 @@ def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, fl
         raise ParameterError(
             f"interval: expected one value per seed, got an array of shape {x.shape}."
         )
-    if not 0 < confidence < 1:
-        raise ParameterError(f"interval: confidence must lie in (0, 1), got {confidence}.")
+    quantile = _quantile("interval", confidence, x.size)
     if x.size == 1:
         return float(x[0]), float("nan")
-    half = stats.t.ppf((1 + confidence) / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
+    half = quantile * x.std(ddof=1) / np.sqrt(x.size)
     return float(x.mean()), float(half)
 
 
-def paired(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> Paired:
-    """Mean of `a - b` over seeds, paired by position, with its half width and two-sided p (paired
-    t-test).
+def _quantile(name: str, confidence: float, seeds: int) -> float:
+    """Return the two-sided quantile of Student's t for a mean over seeds (NaN for one)."""
+    if not 0 < confidence < 1:
+        raise ParameterError(f"{name}: confidence must lie in (0, 1), got {confidence}.")
+    return float(stats.t.ppf((1 + confidence) / 2, seeds - 1))
 
-    If every seed has exactly the same difference the test has no spread to work with: p is 1 for a
-    difference of 0 and 0 otherwise. With one seed, half width and p are NaN.
+
+def paired(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> Paired:
+    """Compute the mean of `a - b` over seeds, with its interval and a paired t-test.
+
+    Parameters
+    ----------
+    a, b : array_like of float, shape (S,)
+        One value per seed, in the same order of seeds.
+    confidence : float, optional
+        Coverage of the interval, within (0, 1).
+
+    Returns
+    -------
+    Paired
+        If every seed has exactly the same difference, the test has no spread to work with: p is 1
+        for a difference of 0 and 0 otherwise. With one seed, half width and p are NaN.
+
+    Raises
+    ------
+    ParameterError
+        The shapes differ, or `interval` refuses the values.
     """
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if x.shape != y.shape:
@@ -89,13 +173,17 @@ def paired(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> Pair
 def gap_closed(
     lth: npt.ArrayLike, naive: npt.ArrayLike, permuted: npt.ArrayLike, confidence: float = 0.95
 ) -> GapClosed:
-    """How much of the gap from naive to LTH the permuted arm closes: `(permuted - naive) / (lth -
-    naive)`.
+    """Compute the share of the gap from naive to LTH that the permuted arm closes, seed by seed.
+
+    ``(permuted - naive) / (lth - naive)``. A mean of ratios is biased, and its interval too narrow
+    or too wide, where the gap is small against its spread; `ratio_of_means` is right there too.
 
     Parameters
     ----------
-    lth, naive, permuted : npt.ArrayLike
-        Accuracy (fraction) per seed, `(S,)`, in the same order of seeds.
+    lth, naive, permuted : array_like of float, shape (S,)
+        Accuracy (fraction) per seed, in the same order of seeds.
+    confidence : float, optional
+        Coverage of the interval, within (0, 1).
 
     Returns
     -------
@@ -103,11 +191,17 @@ def gap_closed(
         A seed on which LTH is not above naive has no gap to close: its value is NaN and it is left
         out of the mean and the interval (both NaN if no seed is left). A small gap makes the ratio
         unsteady; report it beside the paired difference, not instead of it.
+
+    Raises
+    ------
+    ParameterError
+        The shapes differ.
     """
     top, low, mid = (np.asarray(v, dtype=float) for v in (lth, naive, permuted))
     if not top.shape == low.shape == mid.shape:
         raise ParameterError(
-            f"gap_closed: all arms need the same seeds, got shapes {top.shape}, {low.shape}, {mid.shape}."
+            f"gap_closed: all arms need the same seeds, got shapes {top.shape}, {low.shape}, "
+            f"{mid.shape}."
         )
     gap = top - low
     per_seed = np.full(gap.shape, np.nan)
@@ -116,3 +210,71 @@ def gap_closed(
     return GapClosed(
         per_seed, *(interval(defined, confidence) if defined.size else (float("nan"),) * 2)
     )
+
+
+def ratio_of_means(
+    numerators: npt.ArrayLike, denominators: npt.ArrayLike, confidence: float = 0.95
+) -> RatioOfMeans:
+    """Compute the ratio of two paired means with its confidence set by Fieller's theorem.
+
+    The share of a gap that is closed over all seeds is
+    ``ratio_of_means(permuted - naive, lth - naive)``.
+
+    A ratio r is in the set if the mean of ``numerator - r * denominator``, which is normal with
+    mean 0 for the true r, is not significantly different from 0 (Fieller 1954). That is a quadratic
+    inequality in r, so the coverage is exact for normal pairs, however small the denominators. The
+    price: if their mean may be 0, the set is unbounded, since then no bounded interval can have
+    the coverage (Gleser & Hwang 1987).
+
+    Parameters
+    ----------
+    numerators, denominators : array_like of float, shape (S,)
+        One pair per seed, in the same order of seeds.
+    confidence : float, optional
+        Coverage of the set, within (0, 1).
+
+    Returns
+    -------
+    RatioOfMeans
+        With one seed the set is everything.
+
+    Raises
+    ------
+    ParameterError
+        The shapes differ, there are no values or some that are not finite, or a confidence outside
+        (0, 1).
+    """
+    x, y = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    if x.shape != y.shape or x.ndim != 1 or x.size == 0:
+        raise ParameterError(
+            "ratio_of_means: expected one pair of values per seed, got arrays of shapes "
+            f"{x.shape} and {y.shape}."
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ParameterError("ratio_of_means: all values must be finite; leave failed seeds out.")
+    quantile = _quantile("ratio_of_means", confidence, x.size)
+    top, bottom = float(x.mean()), float(y.mean())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = float(np.divide(top, bottom))
+    if x.size == 1:
+        return RatioOfMeans(ratio, ((-np.inf, np.inf),))
+    # Variances and covariance of the means, times the squared quantile.
+    (xx, xy), (_, yy) = quantile**2 * np.cov(x, y) / x.size
+    pieces = _where_not_positive(bottom**2 - yy, top * bottom - xy, top**2 - xx)
+    return RatioOfMeans(ratio, pieces)
+
+
+def _where_not_positive(a: float, b: float, c: float) -> tuple[tuple[float, float], ...]:
+    """Return the intervals of r on which ``a r**2 - 2 b r + c <= 0``."""
+    if a == 0:
+        if b == 0:
+            return ((-np.inf, np.inf),) if c <= 0 else ()
+        end = float(c / (2 * b))
+        return ((end, np.inf),) if b > 0 else ((-np.inf, end),)
+    discriminant = b**2 - a * c
+    if a < 0 and discriminant <= 0:
+        return ((-np.inf, np.inf),)
+    # With a > 0 the estimate itself solves the inequality, so below 0 it is only rounding.
+    root = float(np.sqrt(max(discriminant, 0.0)))
+    low, high = sorted((float((b - root) / a), float((b + root) / a)))
+    return ((low, high),) if a > 0 else ((-np.inf, low), (high, np.inf))

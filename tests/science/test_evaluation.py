@@ -19,7 +19,7 @@ from lotperm.science.barrier import accuracy_barriers, barrier_height, interpola
 from lotperm.science.diversity import disagreement, ensemble_accuracy, js_divergence, kl_divergence
 from lotperm.science.evaluation import evaluate, probabilities
 from lotperm.science.repair import preactivation_statistics, repaired, reset_batch_norm
-from lotperm.science.statistics import gap_closed, interval, paired
+from lotperm.science.statistics import gap_closed, interval, paired, ratio_of_means
 
 
 def small_network(seed: int, norm: bool = True) -> nn.Sequential:
@@ -258,6 +258,7 @@ def test_repair_lowers_the_loss_of_a_collapsed_network() -> None:
 accuracies = hnp.arrays(float, 5, elements=st.floats(0.125, 1, width=16))
 
 
+@settings(deadline=None)
 @given(accuracies)
 def test_interval_agrees_with_scipy(values: np.ndarray) -> None:
     mean, half = interval(values, 0.9)
@@ -278,6 +279,7 @@ def test_interval_of_one_seed_and_none() -> None:
         interval([1.0, 2.0], 95)
 
 
+@settings(deadline=None)
 @given(accuracies, accuracies)
 def test_paired_agrees_with_scipy(a: np.ndarray, b: np.ndarray) -> None:
     found = paired(a, b)
@@ -307,10 +309,70 @@ def test_gap_closed_per_seed() -> None:
     assert math.isnan(none.mean) and math.isnan(none.half_width)
 
 
+@settings(deadline=None)
+@given(accuracies, accuracies, st.floats(-3, 3))
+def test_a_ratio_is_covered_if_the_difference_from_it_is_not_significant(
+    x: np.ndarray, y: np.ndarray, ratio: float
+) -> None:
+    """The set of ratios is the one that paired t-tests accept."""
+    rest = x - ratio * y
+    t = abs(rest.mean()) / (rest.std(ddof=1) / math.sqrt(5)) if np.ptp(rest) > 1e-9 else math.nan
+    edge = stats.t.ppf(0.975, 4)
+    if abs(t - edge) > 1e-6 * edge:  # which a NaN is not
+        assert ratio_of_means(x, y).covers(ratio) == (t < edge)
+
+
+@pytest.mark.parametrize(
+    ("gap", "spread", "correlation"),
+    [(1.0, 0.2, 0.0), (1.0, 0.5, 0.9), (1.0, 2.0, 0.5), (0.0, 1.0, 0.0)],
+)
+def test_the_set_of_a_ratio_has_its_coverage(gap: float, spread: float, correlation: float) -> None:
+    """Five seeds, drawn 2,000 times: from a clear gap to none at all."""
+    generator, draws, ratio = np.random.default_rng(0), 2000, 0.4
+    covariance = spread**2 * np.array([[1, correlation], [correlation, 1]])
+    mean = [ratio * gap, gap]
+    pairs = generator.multivariate_normal(mean, covariance, size=(draws, 5))
+    found = [ratio_of_means(*pair.T, confidence=0.9) for pair in pairs]
+    covered = np.mean([one.covers(ratio) for one in found])
+    # Within four standard deviations of a share of 2,000 draws. Of 0 / 0 every ratio is as true.
+    assert covered == pytest.approx(0.9, abs=4 * math.sqrt(0.9 * 0.1 / draws))
+    bounded = np.mean([one.kind == "interval" for one in found])
+    assert (bounded > 0.99) == (spread < 0.5)
+    # A bounded interval is only given where the gap differs significantly from 0.
+    significant = [paired(pair[:, 1], np.zeros(5)).p_value < 0.1 for pair in pairs]
+    assert significant == [one.kind == "interval" for one in found]
+
+
+def test_kinds_of_the_set_of_a_ratio() -> None:
+    clear = ratio_of_means([0.9, 1.0, 1.1], [2.0, 2.1, 1.9])
+    assert clear.kind == "interval" and clear.pieces == (clear.bounds,)
+    assert clear.ratio == pytest.approx(0.5) and clear.covers(0.5) and not clear.covers(1)
+    rays = ratio_of_means([0.9, 1.0, 1.1], [-1.0, 0.1, 1.2])
+    assert rays.kind == "two rays" and rays.covers(10) and rays.covers(-10) and not rays.covers(0)
+    assert rays.bounds == (-math.inf, math.inf)
+    nothing_known = ratio_of_means([-1.0, 0.0, 1.5], [1.2, -1.0, 0.1])
+    assert nothing_known.kind == "everything" and nothing_known.covers(0)
+    assert ratio_of_means([0.3], [0.5]) == (0.6, ((-math.inf, math.inf),))
+    impossible = ratio_of_means([1.0, 1.0], [0.0, 0.0])
+    assert impossible.kind == "nothing" and not impossible.covers(0)
+    assert math.isnan(impossible.bounds[0])
+    # A constant denominator leaves the interval of a mean.
+    mean, half = interval([1.0, 2.0, 4.0])
+    assert ratio_of_means([1.0, 2.0, 4.0], [2.0] * 3).bounds == pytest.approx(
+        ((mean - half) / 2, (mean + half) / 2)
+    )
+    with pytest.raises(ParameterError, match="one pair of values per seed"):
+        ratio_of_means([1.0, 2.0], [1.0])
+    with pytest.raises(ParameterError, match="finite"):
+        ratio_of_means([1.0, math.nan], [1.0, 2.0])
+    with pytest.raises(ParameterError, match="confidence"):
+        ratio_of_means([1.0, 2.0], [1.0, 2.0], 95)
+
+
 # ---------------------------------------------------------------------------------------------- diversity
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(2, 4), st.integers(1, 5), st.integers(2, 4), st.integers(0, 99))
 def test_diversity_agrees_with_brute_force(
     members: int, samples: int, classes: int, seed: int

@@ -268,8 +268,8 @@ def test_order_and_size_of_batches_do_not_matter(
     found = [
         match_activations(a, b, w, spec, keep_correlations=True, dtype=torch.float64) for w in ways
     ]
-    monkeypatch.setattr(correlation, "_ROWS", 50)
-    monkeypatch.setattr(correlation, "_CHUNK", 11)
+    monkeypatch.setattr(correlation, "ROWS", 50)
+    monkeypatch.setattr(correlation, "CHUNK", 11)
     found.append(match_activations(a, b, [x], spec, keep_correlations=True, dtype=torch.float64))
     assert found[0].correlations is not None
     for other in found[1:]:
@@ -601,7 +601,7 @@ elif {choice!r} == "new tf32":
     torch.backends.cuda.matmul.fp32_precision = "tf32"
 kinds = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
 before = [kind.fp32_precision for kind in kinds]
-with correlation._full_precision():
+with correlation.full_precision():
     assert [kind.fp32_precision for kind in kinds] == ["ieee"] * 3
     assert torch.backends.cudnn.enabled
 assert [kind.fp32_precision for kind in kinds] == before

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from lotperm.engine.models import build
 from lotperm.errors import ParameterError, UnsupportedModelError
+from lotperm.science.labels import Labels, spread
+from lotperm.science.rules import MATRIX_ARGUMENT, RULES, Call, rule
 from lotperm.science.symmetry import PermutationSpec, compose, invert, permute
 
 
@@ -620,6 +622,39 @@ def test_unknown_operations_are_refused(
     ) as info:
         PermutationSpec.trace(model, IMAGE)
     assert "\n" not in str(info.value)
+
+
+def test_rules_are_for_operations_that_there_are_and_one_each() -> None:
+    assert [name for name in RULES if not hasattr(torch.ops.aten, name)] == []
+    assert MATRIX_ARGUMENT.keys() <= RULES.keys()
+    with pytest.raises(ValueError, match="'linear' has two rules"):
+        rule("linear")(RULES["linear"])
+
+
+def test_a_rule_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few lines beside the package make another operation known."""
+    model = Net(
+        lambda m, x: m.out(m.e(x).mean(1).relu()), e=nn.Embedding(9, 6), out=nn.Linear(6, 5)
+    )
+    words = torch.randint(9, (4, 7), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UnsupportedModelError, match=r"no permutation rule .*embedding"):
+        PermutationSpec.trace(model, words)
+
+    def embedding(labels: Labels, call: Call) -> Tensor:
+        weight = call.args[0]
+        units = labels.lie_on(weight.name, 1, labels.fresh(labels.shapes[weight.name][1]))
+        return spread(units, call.shape, -1)
+
+    # To be taken back afterwards, as `rule` has no way to.
+    monkeypatch.setitem(RULES, "embedding", RULES["linear"])
+    monkeypatch.setitem(MATRIX_ARGUMENT, "embedding", 1)
+    del RULES["embedding"]
+    rule("embedding", matrix=0)(embedding)
+    spec = PermutationSpec.trace(model, words)
+    assert spec.sizes == {"e": 6}
+    assert spec.axes["e.weight"] == (None, "e")
+    moved = permute(model.state_dict(), spec, {"e": torch.arange(5, -1, -1)})
+    assert torch.equal(moved["e.weight"], model.e.weight.flip(1))
 
 
 def test_unknown_operations_on_inputs_are_fine() -> None:
