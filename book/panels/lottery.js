@@ -26,9 +26,7 @@
 })(typeof self !== "undefined" ? self : globalThis, function () {
   "use strict";
 
-  // ------------------------------------------------------------------------------------------------
   // Random numbers
-  // ------------------------------------------------------------------------------------------------
 
   /* Mersenne Twister (Matsumoto and Nishimura 1998), seeded by one number as in PyTorch and numpy.random.seed. */
   class Twister {
@@ -43,7 +41,7 @@
       this.spare = null;
     }
 
-    /* 32 random bits, as a number from 0. */
+    /* 32 random bits, as a non-negative number. */
     bits() {
       const s = this.state;
       if (this.next === 624) {
@@ -84,7 +82,7 @@
       return f * y;
     }
 
-    /* NumPy's legacy whole number in 0..most: masked bits until one fits. */
+    /* NumPy's legacy integer in 0..most: masked bits are drawn until a number fits. */
     upTo(most) {
       if (most === 0) return 0;
       const mask = 0xffffffff >>> Math.clz32(most);
@@ -112,7 +110,7 @@
   function sha256(text) {
     const primes = [];
     for (let n = 2; primes.length < 64; n++) if (primes.every((p) => n % p)) primes.push(n);
-    // Fractions of roots, exactly: 32 bits below the point, by a root of whole numbers.
+    // Fractional parts of roots, exact to 32 bits, from roots of integers.
     const fraction = (prime, degree) => {
       const wanted = BigInt(prime) << BigInt(32 * degree);
       let root = BigInt(Math.floor(Math.pow(prime, 1 / degree) * 4294967296));
@@ -152,20 +150,18 @@
     return Uint8Array.from(hash.flatMap((x) => [x >>> 24, (x >>> 16) & 255, (x >>> 8) & 255, x & 255]));
   }
 
-  /* lotperm.config.derive_seed: a BigInt in [0, 2**63) from names and numbers. */
+  /* lotperm.config.seeds.derive_seed: a BigInt in [0, 2**63) from names and numbers. */
   function deriveSeed(...parts) {
     const bytes = sha256(JSON.stringify(parts)).slice(0, 8);
     return bytes.reduce((seed, byte) => (seed << 8n) | BigInt(byte), 0n) >> 1n;
   }
 
-  /* lotperm.training.draw_order: the order of the training examples in an epoch. */
+  /* lotperm.engine.schedule.draw_order: the order of the training examples in an epoch. */
   function drawOrder(size, seed, epoch) {
     return randperm(size, (seed + BigInt(epoch) * 0x9e3779b97f4a7c15n) % 2n ** 63n);
   }
 
-  // ------------------------------------------------------------------------------------------------
   // MNIST-1D (Greydanus and Kobak), made as the Python package mnist1d makes it, with its default arguments
-  // ------------------------------------------------------------------------------------------------
 
   const TEMPLATES = [
     [5, 6, 6.5, 6.75, 7, 7, 7, 7, 6.75, 6.5, 6, 5],
@@ -255,11 +251,9 @@
     return { train: split(0, 4000), test: split(4000, 5000), features: length, classes: 10 };
   }
 
-  // ------------------------------------------------------------------------------------------------
   // The network: layout of its parameters, initialization, masks
-  // ------------------------------------------------------------------------------------------------
 
-  /* Where the parameters of an MLP with these layer sizes stand in the flat array. */
+  /* The positions of an MLP's parameters in the flat array, for these layer sizes. */
   function layout(sizes) {
     const layers = [];
     let at = 0;
@@ -297,14 +291,14 @@
     return new Uint8Array(layout(sizes).length).fill(1);
   }
 
-  /* Python's round: halves to even. */
+  /* Python's round: halves are rounded to even. */
   function roundHalfEven(x) {
     const below = Math.floor(x);
     if (x - below !== 0.5) return Math.round(x);
     return below % 2 === 0 ? below : below + 1;
   }
 
-  /* lotperm.masks.magnitude_prune, global: keep the largest weights, among equals the earlier. */
+  /* lotperm.science.sparsity.magnitude_prune, global: keep the largest weights, among equals the earlier. */
   function magnitudePrune(weights, mask, sizes, sparsity) {
     const places = [];
     for (const { weight, bias } of layout(sizes).layers) for (let i = weight; i < bias; i++) places.push(i);
@@ -332,7 +326,7 @@
     return pruned;
   }
 
-  /* lotperm.masks.round_sparsities: after each round of pruning, the last one cut to the target. */
+  /* lotperm.science.sparsity.round_sparsities: after each round of pruning, the last one cut to the target. */
   function roundSparsities(target, fraction) {
     const sparsities = [];
     for (let rounds = 1; 1 - (1 - fraction) ** rounds < target - 1e-9; rounds++) {
@@ -358,13 +352,11 @@
     return moved;
   }
 
-  // ------------------------------------------------------------------------------------------------
   // Kernels: a panel is (n, 32), row by row
-  // ------------------------------------------------------------------------------------------------
 
   const PANEL = 32;
 
-  /* In plain JavaScript, for Float32Array or Float64Array: what WebAssembly is compared with, and its stand-in. */
+  /* In plain JavaScript, for Float32Array or Float64Array: the reference for WebAssembly, and its fallback. */
   function plainKernels(FloatArray) {
     return {
       name: FloatArray === Float64Array ? "javascript, float64" : "javascript, float32",
@@ -411,7 +403,7 @@
     };
   }
 
-  /* The same in WebAssembly, four float32 at a time, assembled here; null where there is no such. */
+  /* The same in WebAssembly, four float32 at a time, assembled here; null where it isn't supported. */
   function wasmKernels(bytes) {
     if (typeof WebAssembly === "undefined") return null;
     const memory = new WebAssembly.Memory({ initial: Math.ceil(bytes / 65536) });
@@ -547,11 +539,9 @@
     );
   }
 
-  // ------------------------------------------------------------------------------------------------
   // Training
-  // ------------------------------------------------------------------------------------------------
 
-  /* One masked network and its workspace. `arithmetic`: "fastest" (WebAssembly where there is such), "float32" or
+  /* One masked network and its workspace. `arithmetic`: "fastest" (WebAssembly where it is supported), "float32" or
      "float64" (plain JavaScript). */
   class Network {
     constructor(sizes, arithmetic = "fastest") {
@@ -575,7 +565,7 @@
       this.backwards = layers.map(({ inputs, outputs }) => lists(inputs, inputs * outputs));
     }
 
-    /* Take these weights under this mask; the velocity starts at zero. */
+    /* Load these weights under this mask; the velocity starts at zero. */
     load(weights, mask) {
       for (let i = 0; i < this.length; i++) this.w[i] = mask[i] ? weights[i] : 0;
       this.v.fill(0);
@@ -622,7 +612,7 @@
       });
     }
 
-    /* Cross-entropy of what `forward` left: {loss: sum of nats, hits}; also its gradient in logits, times scale. */
+    /* Cross-entropy of the logits of `forward`: {loss: sum of nats, hits}; also its gradient in logits, times scale. */
     loss(targets, order, start, n, scale) {
       const classes = this.sizes[this.sizes.length - 1];
       const logits = this.activations[this.sizes.length - 1];
@@ -649,7 +639,7 @@
       return { loss, hits };
     }
 
-    /* Add the gradient of what `loss` left to g. */
+    /* Add the gradient of the last `loss` to g. */
     backward() {
       for (let l = this.layers.length - 1; l >= 0; l--) {
         const { inputs, outputs } = this.layers[l];
@@ -697,7 +687,7 @@
     }
   }
 
-  /* lotperm.training.train for one network.
+  /* lotperm.engine.training.train for one network.
 
      seed: of the order of the examples. saveAt, evaluateAt: epochs. onEpoch(epochs done, loss, test or null).
      Returns {weights, saved: {epoch: weights}, loss: [], test: {epoch: {accuracy, loss}}}. */
@@ -720,9 +710,7 @@
     return found;
   }
 
-  // ------------------------------------------------------------------------------------------------
   // Matching
-  // ------------------------------------------------------------------------------------------------
 
   /* Pearson correlations of the hidden units of B (rows) with those of A (columns), one Float64Array (n * n) a
      hidden layer, over inputs (N, features). Units that are constant have correlation 0. */
@@ -738,7 +726,7 @@
     const rowMeans = (panel, n, size) => {
       return Float64Array.from({ length: n }, (_, i) => mean(panel.slice(i * PANEL, i * PANEL + size)));
     };
-    // Less a mean of the first examples: without that, a large mean costs digits.
+    // A mean of the first examples is subtracted: without that, a large mean costs digits.
     const take = (panel, shift, shifted, sum, square, n, size) => {
       for (let i = 0; i < n; i++) {
         for (let b = 0; b < PANEL; b++) {
@@ -787,7 +775,7 @@
     });
   }
 
-  /* lotperm.matching.assign: p that maximizes the sum of matrix[i * n + p[i]], exactly, in O(n^3).
+  /* lotperm.science.assignment.assign: p that maximizes the sum of matrix[i * n + p[i]], exactly, in O(n^3).
 
      Shortest augmenting paths with potentials (Jonker and Volgenant 1987). Where rows or columns are equal number by
      number, units keep their order. */
@@ -856,9 +844,7 @@
     return p;
   }
 
-  // ------------------------------------------------------------------------------------------------
   // The experiment
-  // ------------------------------------------------------------------------------------------------
 
   /* Parameters by the names of the Python package, with the values of its profile `live`. */
   const DEFAULTS = {
@@ -866,9 +852,15 @@
     finetune_epochs: 10, finetune_lr: 0.01, hidden: [128, 128], momentum: 0.9, weight_decay: 5e-4, batch_size: 128,
     arithmetic: "fastest",
   };
-  const ARMS = ["lth", "permuted", "naive"];
+  // What each arm starts from, and whose order of the examples it sees; tests compare this table with
+  // lotperm.studies.arms.
+  const ARMS = {
+    lth: { weights: "a", mask: "as found", stream: "sparse_a" },
+    permuted: { weights: "b", mask: "permuted", stream: "sparse_b" },
+    naive: { weights: "b", mask: "as found", stream: "sparse_b" },
+  };
 
-  /* All parameters, checked; an Error says what is wrong with one. */
+  /* All parameters, checked; throws an Error that says which one is wrong, and why. */
   function checked(parameters) {
     const p = { ...DEFAULTS, ...parameters };
     const check = (ok, name, expected) => {
@@ -951,7 +943,7 @@
     const sparse = { ...p, epochs: p.epochs - p.rewind_epoch, lr: p.sparse_lr };
     const finetune = { ...p, epochs: p.finetune_epochs, lr: p.finetune_lr, momentum: 0, weight_decay: 0 };
     const rounds = roundSparsities(p.sparsity, p.prune_fraction);
-    // The work, in epochs of a dense network, for the progress alone: what doesn't depend on the mask is 1/8.
+    // The work, in epochs of a dense network, only for the progress bar: 1/8 of it doesn't depend on the mask.
     const cost = (density) => 0.125 + 0.875 * density;
     const perSeed =
       2 * p.epochs + rounds.reduce((sum, s) => sum + cost(1 - s) * p.finetune_epochs, 0) +
@@ -996,11 +988,11 @@
       report({ kind: "matched", seed, scores, identity });
 
       const density = 1 - p.sparsity;
-      const moved = permute(mask, sizes, permutations);
-      const k = p.rewind_epoch;
-      go("lth", "sparse_a", a.saved[k], mask, sparse, density);
-      go("permuted", "sparse_b", b.saved[k], moved, sparse, density);
-      go("naive", "sparse_b", b.saved[k], mask, sparse, density);
+      const starts = { a: a.saved[p.rewind_epoch], b: b.saved[p.rewind_epoch] };
+      const masks = { "as found": mask, permuted: permute(mask, sizes, permutations) };
+      for (const [name, arm] of Object.entries(ARMS)) {
+        go(name, arm.stream, starts[arm.weights], masks[arm.mask], sparse, density);
+      }
       const accuracies = {};
       for (const [name, { test, loss }] of Object.entries(runs)) accuracies[name] = test[loss.length].accuracy;
       report({ kind: "seed", seed, accuracies });

@@ -17,14 +17,14 @@
     dense_a: "dense A", dense_b: "dense B", imp: "IMP (A)", lth: "LTH: A, mask", permuted: "permuted: B, π(mask)",
     naive: "naive: B, mask",
   };
-  // Each curve has a colour and a pattern of its own, for readers who don't tell the colours apart.
+  // Each curve has its own colour and pattern, for readers who can't tell the colours apart.
   const DASHES = { dense_a: "2 4", dense_b: "7 4", lth: "", permuted: "10 3", naive: "10 3 2 3" };
   const PERCENT = ["sparsity", "prune_fraction"];
   const OWN = ["rewind_epoch", "epochs", "lr", "sparse_lr", "finetune_epochs", "finetune_lr"];
 
   let [worker, shown, asked] = [null, null, false];
 
-  // --- parameters ---------------------------------------------------------------------------------
+  // Parameters
 
   function reset() {
     const d = engine.DEFAULTS;
@@ -34,7 +34,7 @@
     for (const name of PERCENT) field[name].value = Number((100 * d[name]).toPrecision(12));
   }
 
-  /* The form's values, checked; an Error says what is wrong. */
+  /* The form's values, checked; throws an Error that says what is wrong. */
   function parameters() {
     const number = (name) => {
       const text = field[name].value.trim();
@@ -59,7 +59,7 @@
     }
   }
 
-  // --- running ------------------------------------------------------------------------------------
+  // Running
 
   function state(name, words) {
     panel.dataset.state = name;
@@ -122,7 +122,7 @@
     if (event.kind === "epoch") {
       bar.value = event.done;
       const { seed, network, epoch, loss, test } = event;
-      const offset = engine.ARMS.includes(network) ? shown.parameters.rewind_epoch : 0;
+      const offset = network in engine.ARMS ? shown.parameters.rewind_epoch : 0;
       if (network === "imp" && epoch === 0) shown.round++;
       if (network === "dense_a") shown.round = 0;
       if (loss !== null || test) {
@@ -166,7 +166,7 @@
     return `Naive ${percent(naive)} %, permuted ${percent(permuted)} %, LTH ${percent(lth)} %.`;
   }
 
-  // --- table --------------------------------------------------------------------------------------
+  // Table
 
   function table() {
     const seeds = shown.finished.map((event) => event.seed);
@@ -217,7 +217,7 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
-  // --- chart --------------------------------------------------------------------------------------
+  // Chart
 
   function element(name, attributes, text) {
     const made = document.createElementNS(svg.namespaceURI, name);
@@ -226,7 +226,7 @@
     return made;
   }
 
-  /* At most once a frame: a run reports faster than a screen shows. */
+  /* Draw at most once per frame: a run reports faster than a screen is refreshed. */
   function draw() {
     if (asked) return;
     asked = true;
@@ -263,7 +263,7 @@
       const runs = Object.values(bySeed);
       const attributes = { "stroke-dasharray": DASHES[network] };
       if (runs.length > 1) for (const run of runs) group.append(element("path", { class: "seed", d: line(run) }));
-      // The mean over the seeds that have come as far as the first one.
+      // The mean over the seeds that have got as far as the first one.
       const whole = runs.filter((run) => run.length === runs[0].length);
       const average = runs[0].map(([epoch], i) => {
         return [epoch, whole.reduce((sum, run) => sum + run[i][1], 0) / whole.length];
@@ -286,7 +286,7 @@
       .join("");
   }
 
-  // --- start --------------------------------------------------------------------------------------
+  // Start
 
   // Beside the recorded picture, where the page has one: the live chart takes its place on the screen.
   const figure = document.querySelector("figure.lottery-figure");

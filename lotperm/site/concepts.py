@@ -27,19 +27,22 @@ def draw_network(
     names: Sequence[Sequence[str]] | None = None,
     colours: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """Draw a small fully connected network: blue lines for positive weights, orange for negative,
-    the wider the larger.
+    """Draw a small fully connected network.
+
+    Positive weights are blue lines, negative ones orange; larger weights are wider lines.
 
     Parameters
     ----------
     ax : Axes
-        Is cleared of its frame.
-    weights : Sequence[Tensor]
-        One (n_out, n_in) for each layer.
-    kept : Sequence[Tensor] | None, optional
-        bool, of the same shapes; connections that are removed are dotted.
-    names, colours : Sequence[Sequence[str]] | None, optional
-        Of every unit, layer by layer, inputs first; None: grey and without names.
+        Where to draw; its frame is removed.
+    weights : sequence of Tensor, shape (n_out, n_in)
+        The weights of each layer.
+    kept : sequence of Tensor of bool, shape (n_out, n_in), optional
+        The mask of each layer; removed connections are dotted.
+    names : sequence of sequence of str, optional
+        The name of every unit, layer by layer, inputs first; by default none is written.
+    colours : sequence of sequence of str, optional
+        The colour of every unit, likewise; by default all are grey.
     """
     sizes = [weights[0].shape[1], *(w.shape[0] for w in weights)]
     strongest = max(float(w.abs().max()) for w in weights)
@@ -89,20 +92,21 @@ def sparse_training_problem(
     *,
     title: str,
 ) -> Figure:
-    """Figure 1 of the paper, drawn with a few units of the real networks: (a) dense, (b) naive,
-    (c) lottery ticket.
+    """Draw Figure 1 of the paper with a few units of the real networks.
+
+    Its panels are (a) dense, (b) naive and (c) lottery ticket.
 
     Parameters
     ----------
-    networks : Mapping[str, Sequence[Tensor]]
-        Name -> one (n_out, n_in) for each layer: ``a_start``, ``b_start`` (weights at the rewind
-        epoch), ``dense_a``, ``imp``, ``naive``, ``lth`` (at the end of their training).
-    mask : Sequence[Tensor]
-        bool, of the same shapes: A's.
-    accuracies : Mapping[str, float]
-        Test accuracy (fraction) of ``dense_a``, ``imp``, ``naive``, ``lth``.
+    networks : mapping of str to sequence of Tensor, shape (n_out, n_in)
+        The weights of each layer of ``a_start`` and ``b_start`` (at the rewind epoch), and of
+        ``dense_a``, ``imp``, ``naive`` and ``lth`` (at the end of their training).
+    mask : sequence of Tensor of bool, shape (n_out, n_in)
+        A's mask.
+    accuracies : mapping of str to float
+        Test accuracy (fraction) of ``dense_a``, ``imp``, ``naive`` and ``lth``.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     panels = [
         (
@@ -166,17 +170,16 @@ def sparse_training_problem(
 def swapped_units(
     before: Sequence[Tensor], after: Sequence[Tensor], order: Sequence[int], *, title: str
 ) -> Figure:
-    """Figure 2 of the paper: a network with one hidden layer before and after its units are
-    reordered.
+    """Draw Figure 2 of the paper: a network before and after its hidden units are reordered.
 
     Parameters
     ----------
-    before, after : Sequence[Tensor]
-        The weights of both layers, (hidden, inputs) and (outputs, hidden).
-    order : Sequence[int]
+    before, after : sequence of Tensor
+        The weights of the two layers, (hidden, inputs) and (outputs, hidden).
+    order : sequence of int
         The unit of `before` at each place of `after`.
     title : str
-        Says what is seen.
+        The figure's title.
     """
     hidden, inputs = before[0].shape
     figure = plt.figure(figsize=(8, 5.2))
@@ -226,26 +229,28 @@ def clickable_network(
     *,
     sparsity: float,
 ) -> dict[str, str]:
-    """A figure for a web page in which the reader reorders hidden units:
-    ``lotperm/js/symmetry.js`` with its data.
+    """Make a figure in which the reader of a web page reorders hidden units.
+
+    It is ``site/js/symmetry.js`` with its data, and works without a kernel and a network.
 
     Parameters
     ----------
-    weights, other : Mapping[str, Tensor]
-        State dicts of two networks of linear layers, in order; `other` tells what a usual distance
-        is.
-    inputs : Tensor
-        (n, 2).
-    targets : Tensor
-        (n,), 0 or 1: whether the one output shall be above 0.
+    weights : mapping of str to Tensor
+        State dict of a network of linear layers, in order.
+    other : mapping of str to Tensor
+        State dict of another network, for comparison with a usual distance.
+    inputs : Tensor of float, shape (n, 2)
+        Points of the plane.
+    targets : Tensor, shape (n,)
+        1 where the network's one output should be above 0, else 0.
     sparsity : float
-        At which the mask starts.
+        The sparsity of the mask at first.
 
     Returns
     -------
     dict
-        MIME type -> content, to be displayed raw: the page works without a kernel and a network,
-        and where no script runs the picture stands.
+        The content by MIME type, to be displayed raw. The picture is shown where scripts don't
+        run.
     """
     names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
     data = {

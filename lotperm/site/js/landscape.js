@@ -1,14 +1,14 @@
-/* The 2-neuron loss landscape, to play with: the twin of lotperm/landscape.py, and its figure.
+/* The 2-neuron loss landscape to play with: the twin of lotperm.site.landscape.model, and its figure.
  *
  * The functions of the model do the same float64 operations in the same order as the Python module; tests run this file
  * under Node and compare. The figure needs nothing but this file: no library, no server, no network.
  *
- *   lotpermLandscape.mount(element, config)   config: what lotperm.landscape.interactive writes
+ *   lotpermLandscape.mount(element, config)   config: as lotperm.site.landscape.interactive writes it
  */
 (function (global) {
   "use strict";
 
-  // --- the model: see the docstrings in lotperm/landscape.py -----------------------------------------
+  // The model, documented in lotperm/site/landscape/model.py
 
   const relu = (z) => Math.max(z, 0);
 
@@ -54,7 +54,14 @@
     return swap ? [1, 0] : [0, 1];
   }
 
-  /** scene: {teacher, init_a, init_b, learning_rate, steps, rewind}, as lotperm.landscape.Scene. */
+  // What each arm starts from; tests compare this table with lotperm.studies.arms.
+  const ARMS = {
+    lth: { weights: "a", mask: "as found" },
+    naive: { weights: "b", mask: "as found" },
+    permuted: { weights: "b", mask: "permuted" },
+  };
+
+  /** scene: {teacher, init_a, init_b, learning_rate, steps, rewind}, as lotperm.site.landscape.Scene. */
   function simulate(scene) {
     const train = (start, mask) => descend(start, mask, scene.teacher, scene.learning_rate, scene.steps);
     const everything = [true, true];
@@ -64,14 +71,13 @@
     const mask = prune(endA);
     const permutation = match(endA, denseB[scene.steps]);
     const permutedMask = permutation.map((from) => mask[from]);
+    const paths = { dense_a: denseA, dense_b: denseB };
+    const masks = { "as found": mask, permuted: permutedMask };
+    for (const [name, arm] of Object.entries(ARMS)) {
+      paths[name] = train(paths[`dense_${arm.weights}`][scene.rewind], masks[arm.mask]);
+    }
     return {
-      paths: {
-        dense_a: denseA,
-        dense_b: denseB,
-        lth: train(denseA[scene.rewind], mask),
-        naive: train(denseB[scene.rewind], mask),
-        permuted: train(denseB[scene.rewind], permutedMask),
-      },
+      paths,
       mask,
       permutation,
       permuted_mask: permutedMask,
@@ -79,12 +85,11 @@
     };
   }
 
-  // --- small helpers ---------------------------------------------------------------------------------
+  // Small helpers
 
-  const ARMS = { lth: "dense_a", naive: "dense_b", permuted: "dense_b" }; // arm -> the dense run it starts from
   const MINUS = "−";
 
-  /** A loss in few characters: 1.000, 0.040 or 1.1e−6. */
+  /** Format a loss in few characters: 1.000, 0.040 or 1.1e−6. */
   function short(value) {
     return value >= 5e-4 || value === 0 ? value.toFixed(3) : value.toExponential(1).replace("-", MINUS);
   }
@@ -104,7 +109,7 @@
     return node;
   }
 
-  // Colours: [r, g, b] of 0 to 255. The browser itself reads what a style sheet may say.
+  // Colours are [r, g, b], 0 to 255. The browser itself parses any colour of a style sheet.
   function rgb(text, context) {
     context.fillStyle = "#000";
     context.fillStyle = text;
@@ -126,14 +131,14 @@
     return (high + 0.05) / (low + 0.05);
   }
 
-  /** The colour, moved towards `text` until it stands out from `ground`, in a light theme and in a dark one. */
+  /** Move a colour towards `text` until it stands out from `ground`, in a light or a dark theme. */
   function readable(colour, ground, text, least) {
     let found = colour;
     for (let share = 0; share <= 1 && contrast(found, ground) < least; share += 0.1) found = mix(colour, text, share);
     return found;
   }
 
-  // --- the figure ------------------------------------------------------------------------------------
+  // The figure
 
   const STYLE = `
   .lotperm-landscape { --ll-text: var(--pst-color-text-base, #222832); --ll-ground: var(--pst-color-background, #fff);
@@ -201,7 +206,7 @@
     let shown = new Set(runs);
     let result, time, playing = null, surface = null, colours = null, pressed = "all";
 
-    // -- elements
+    // Elements
     const ui = { inputs: {}, values: {}, rows: {}, checks: {}, swatches: {}, presets: {}, handles: {} };
     root.replaceChildren(element("style", {}, STYLE));
     root.setAttribute("role", "group");
@@ -287,7 +292,7 @@
         element("div", { class: "ll-side" }, element("div", {}, losses), element("div", {}, function_))),
       ui.output, table, controls);
 
-    // -- state
+    // State
     function choose(name) {
       pause();
       if (name !== "all") scene = structuredClone(config.scene);
@@ -319,7 +324,7 @@
 
     function compute(typing) {
       result = simulate(scene);
-      // As the Python twin's: slopes of one sign can come from one neuron alone, whose weight is then their sum.
+      // As in Python: slopes of one sign can come from one neuron alone, whose weight is then their sum.
       const [first, second] = scene.teacher;
       const reach = first * second > 0 ? Math.abs(first + second) : Math.max(Math.abs(first), Math.abs(second));
       const starts = [...scene.init_a, ...scene.init_b].map(Math.abs);
@@ -363,7 +368,7 @@
       ui.play.textContent = "Play";
     }
 
-    // -- moving A and B
+    // Moving A and B
     const keep = (value) => Math.round(Math.min(Math.max(value, -extent), extent) * 100) / 100;
 
     function nudge(which, event) {
@@ -395,7 +400,7 @@
       handle.addEventListener("pointercancel", release);
     }
 
-    // -- words
+    // Words
     function describe() {
       for (const [id, input] of Object.entries(ui.inputs)) {
         if (input.type === "number" && document.activeElement !== input) {
@@ -419,7 +424,7 @@
       }
     }
 
-    // -- drawing
+    // Drawing
     function theme() {
       const context = losses.getContext("2d");
       const style = getComputedStyle(root);
@@ -435,7 +440,7 @@
       draw();
     }
 
-    /** Pixels of a canvas <-> values on the plane of the weights. */
+    /** Convert between pixels of a canvas and values on the plane of the weights. */
     function frameOf(canvas) {
       const size = canvas.clientWidth;
       const [left, top, width] = [30, 4, size - 34];
@@ -485,7 +490,7 @@
       }
     }
 
-    /** The surface in shades, twice as fine as the screen so that contour lines come out smooth. */
+    /** Draw the surface in shades, twice as fine as the screen so that contour lines are smooth. */
     function shaded(pixels) {
       const id = [pixels, extent, ...scene.teacher].join();
       if (surface && surface.id === id) return surface.canvas;
@@ -518,7 +523,7 @@
       context.beginPath();
       points.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
       context.lineJoin = "round";
-      // A seam in the ground's colour keeps a path apart from the shades and from other paths.
+      // An edge in the background's colour separates a path from the shades and from other paths.
       context.setLineDash([]);
       context.strokeStyle = css(colours.ground);
       context.lineWidth = width + 2;
@@ -594,7 +599,7 @@
       for (const run of runs.filter((name) => shown.has(name))) {
         const path = result.paths[run].slice(0, time + 1);
         if (ARMS[run]) { // where an arm starts, the mask projects the weights onto an axis
-          const start = result.paths[ARMS[run]][scene.rewind];
+          const start = result.paths[`dense_${ARMS[run].weights}`][scene.rewind];
           stroke(context, [start, path[0]].map(at), colours.runs[run], 1.5, [2, 4]);
         }
         stroke(context, path.map(at), colours.runs[run], 3, dashOf(run));
@@ -682,7 +687,7 @@
       dot(context, run, width / 2, middle);
     }
 
-    // -- start
+    // Start
     choose("all");
     theme();
     new ResizeObserver(draw).observe(root);
@@ -692,7 +697,7 @@
     root.setAttribute("data-ready", "true");
   }
 
-  const api = { slopes, output, loss, gradient, descend, prune, match, simulate, mount };
+  const api = { slopes, output, loss, gradient, descend, prune, match, simulate, mount, ARMS };
   if (typeof module === "object" && module.exports) module.exports = api;
   else global.lotpermLandscape = api;
 })(typeof window === "object" ? window : globalThis);

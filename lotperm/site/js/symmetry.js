@@ -1,17 +1,18 @@
 /* A small ReLU network whose hidden units the reader reorders by clicking on them.
  *
  * The upper half computes and runs under Node too (module.exports); tests compare it with lotperm.permute. The lower
- * half draws. A network is a list of layers {weight: n_out rows of n_in numbers, bias: n_out numbers}. How it is
- * arranged is a state {incoming, outgoing}: for each hidden layer, which of the original units has its incoming
- * weights (and bias) at each place, and which has its outgoing weights there. Where both lists are equal, whole units
- * have moved. All that is shown is computed from the original weights and the state, so nothing drifts.
+ * half draws. A network is a list of layers {weight: n_out rows of n_in numbers, bias: n_out numbers}. Its
+ * arrangement is a state {incoming, outgoing}. For each place of each hidden layer, the state has the original unit
+ * whose incoming weights (and bias) are there, and the one whose outgoing weights are there. Where both lists are
+ * equal, whole units have moved. Everything shown is computed from the original weights and the state, so nothing
+ * drifts.
  */
 (function () {
   "use strict";
 
-  // --- computing ----------------------------------------------------------------------------------
+  // Computing
 
-  /** Outputs of the network for one input. Each sum runs over the places from first to last, and then adds the bias. */
+  /** Compute the outputs for one input. Each sum runs over the places from first to last, then adds the bias. */
   function forward(layers, input) {
     let values = input;
     layers.forEach((layer, l) => {
@@ -25,25 +26,25 @@
     return values;
   }
 
-  /** The state in which no unit has moved. */
+  /** Return the state in which no unit has moved. */
   function start(layers) {
     const orders = () => layers.slice(0, -1).map((layer) => layer.bias.map((_, i) => i));
     return { incoming: orders(), outgoing: orders() };
   }
 
-  /** The state after hidden layer `l` was reordered: what stood at place order[i] stands at place i. */
+  /** Reorder hidden layer `l`: the unit at place order[i] moves to place i. */
   function reorder(state, l, order, incomingOnly) {
     const move = (lists) => lists.map((list, k) => (k === l ? order.map((i) => list[i]) : list));
     return { incoming: move(state.incoming), outgoing: incomingOnly ? state.outgoing : move(state.outgoing) };
   }
 
-  /** The state after places i and j of hidden layer `l` were exchanged. */
+  /** Exchange places i and j of hidden layer `l`. */
   function swap(state, l, i, j, incomingOnly) {
     const order = state.incoming[l].map((_, k) => (k === i ? j : k === j ? i : k));
     return reorder(state, l, order, incomingOnly);
   }
 
-  /** The state after every hidden layer was shuffled (Fisher and Yates); `random` gives numbers in [0, 1). */
+  /** Shuffle every hidden layer (Fisher and Yates); `random` gives numbers in [0, 1). */
   function shuffle(state, random, incomingOnly) {
     return state.incoming.reduce((now, list, l) => {
       const order = list.map((_, i) => i);
@@ -55,7 +56,7 @@
     }, state);
   }
 
-  /** Numbers in [0, 1) from a seed (mulberry32). */
+  /** Make a generator of numbers in [0, 1) from a seed (mulberry32). */
   function generator(seed) {
     let a = seed >>> 0;
     return () => {
@@ -66,7 +67,7 @@
     };
   }
 
-  /** One matrix for each layer, rows and columns in the order of the state. */
+  /** Arrange one matrix for each layer, rows and columns in the order of the state. */
   function arrangeMatrices(matrices, state) {
     return matrices.map((matrix, l) => {
       const rows = state.incoming[l] || matrix.map((_, i) => i);
@@ -75,7 +76,7 @@
     });
   }
 
-  /** The network in the order of the state. */
+  /** Arrange the network in the order of the state. */
   function arrange(layers, state) {
     const weights = arrangeMatrices(layers.map((layer) => layer.weight), state);
     return layers.map((layer, l) => ({
@@ -84,12 +85,12 @@
     }));
   }
 
-  /** Whether whole units moved, so that the network is a copy of the original one. */
+  /** Say whether whole units moved, so that the network is a copy of the original one. */
   function isCopy(state) {
     return JSON.stringify(state.incoming) === JSON.stringify(state.outgoing);
   }
 
-  /** In how many orders the hidden units can stand: the product of n! over the hidden layers. */
+  /** Count the orders of the hidden units: the product of n! over the hidden layers. */
   function copies(layers) {
     let product = 1;
     for (const layer of layers.slice(0, -1)) for (let n = 2; n <= layer.bias.length; n++) product *= n;
@@ -101,7 +102,7 @@
     return x - below === 0.5 ? below + (below % 2) : Math.round(x);
   }
 
-  /** Which weights are kept when those of smallest magnitude in the whole network go; among equals the earlier stays. */
+  /** Prune the weights of smallest magnitude in the whole network; among equals the earlier is kept. */
   function magnitudeMask(layers, sparsity) {
     const all = layers.flatMap((layer) => layer.weight.flat()).map(Math.abs);
     const kept = all.length - roundHalfEven(sparsity * all.length);
@@ -111,7 +112,7 @@
     return layers.map((layer) => layer.weight.map((row) => row.map(() => keep.has(index++))));
   }
 
-  /** The network with pruned weights set to zero; a mask of null keeps all. */
+  /** Set the pruned weights to zero; a mask of null keeps all. */
   function applyMask(layers, mask) {
     if (!mask) return layers;
     return layers.map((layer, l) => ({
@@ -120,7 +121,7 @@
     }));
   }
 
-  /** Euclidean distance between two networks, over weights and biases. */
+  /** Compute the Euclidean distance between two networks, over weights and biases. */
   function distance(a, b) {
     let sum = 0;
     a.forEach((layer, l) => {
@@ -131,7 +132,7 @@
     return Math.sqrt(sum);
   }
 
-  /** Distance of a positive float64 to the next larger one: its unit in the last place. */
+  /** Compute the distance of a positive float64 to the next larger one: its unit in the last place. */
   function ulp(x) {
     if (x < 2 ** -1022) return 2 ** -1074;
     let exponent = Math.floor(Math.log2(x));
@@ -145,14 +146,14 @@
     return correct.length / inputs.length;
   }
 
-  /** The masks of the original order and of the present one: masking is "none", "stays" or "moves". */
+  /** Return the masks of the original and of the current order: masking is "none", "stays" or "moves". */
   function masks(layers, state, masking, sparsity) {
     if (masking === "none") return { original: null, present: null };
     const original = magnitudeMask(layers, sparsity);
     return { original, present: masking === "moves" ? arrangeMatrices(original, state) : original };
   }
 
-  /** All that the figure says about a state. Differences are to the original network under its own mask. */
+  /** Compute all numbers of the figure for a state. Differences are to the original network under its own mask. */
   function measure(data, state, masking, sparsity) {
     const mask = masks(data.layers, state, masking, sparsity);
     const dense = arrange(data.layers, state);
@@ -187,11 +188,11 @@
     return;
   }
 
-  // --- drawing ------------------------------------------------------------------------------------
+  // Drawing
 
   const POSITIVE = [0, 114, 178];
   const NEGATIVE = [213, 94, 0];
-  // Okabe and Ito's colours, told apart by colour-blind readers; the letters say the same.
+  // Okabe and Ito's colours, which colour-blind readers can tell apart; the letters say the same.
   const UNITS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#bbbbbb"];
   const WIDTH = 320;
   const HEIGHT = 230;
@@ -248,7 +249,7 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
   const signed = (w) => (w < 0 ? "\u2212" : "") + Math.abs(w).toFixed(2);
   const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
-  /** A small number in plain text: 0, 0.35 or 2.2e-16. */
+  /** Format a small number as plain text: 0, 0.35 or 2.2e-16. */
   function small(x) {
     if (x === 0) return "0";
     return x >= 0.001 ? x.toPrecision(3) : x.toExponential(1).replace("-", "\u2212");
@@ -322,7 +323,7 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
       return node;
     };
 
-    // Lines and discs belong to units and travel with them; what is clicked belongs to places and stays.
+    // Lines and discs belong to units and move with them; click targets belong to places and stay.
     const edges = layers.map((layer, l) =>
       layer.weight.map((row, r) =>
         row.map((w, c) => ({
