@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import inspect
@@ -11,10 +12,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.inspect import stringify_signature
 
 
 class Package(SphinxDirective):
@@ -91,8 +93,9 @@ class Exports(SphinxDirective):
 
 
 class _Table(SphinxDirective):
-    """A table whose rows are data; its argument is the caption, its option ``:name:`` what
-    refers to it.
+    """A table whose rows are data.
+
+    Its argument is the caption, its option ``:name:`` the label.
     """
 
     has_content = False
@@ -131,9 +134,7 @@ def _cell(value: Any) -> str:
 
 
 class Costs(_Table):
-    """What a page costs at each profile: the rows of ``results/costs.json``, as they were
-    recorded.
-    """
+    """The cost of each page at each profile, as recorded in ``results/costs.json``."""
 
     def rows(self) -> list[dict[str, Any]]:
         path = Path(self.env.srcdir) / "book" / "results" / "costs.json"
@@ -145,17 +146,17 @@ class Parameters(_Table):
     """Every parameter of an experiment, from the package."""
 
     def rows(self) -> list[dict[str, Any]]:
-        from lotperm.config import parameters
+        from lotperm.config.parameters import PARAMETERS
 
-        self.env.note_dependency(str(parameters.__file__))
+        _note_package(self)
         return [
             {**parameter.row(), "parameter": f"`{parameter.name}`"}
-            for parameter in parameters.PARAMETERS.values()
+            for parameter in PARAMETERS.values()
         ]
 
 
 class Plans(_Table):
-    """What every figure costs at the paper's scale, on one H100: a row each."""
+    """The cost of every figure at the paper's scale, on one H100: a row each."""
 
     def rows(self) -> list[dict[str, Any]]:
         from lotperm.config.presets import FIGURES
@@ -190,7 +191,7 @@ class Plan(_Table):
 
 
 class Growth(_Table):
-    """How the cost of a figure grows; its options name the figure."""
+    """The growth of a figure's cost with its parameters; its options name the figure."""
 
     option_spec = {**_Table.option_spec, "figure": str}  # noqa: RUF012
 
@@ -203,26 +204,47 @@ class Growth(_Table):
 
 
 def _plan(table: _Table, figure: str) -> Any:
-    """A figure's plan; the page is made anew when what it rests on changes."""
-    from lotperm.cluster import costs, plan
-    from lotperm.config import experiment, parameters, presets
-    from lotperm.studies import pipeline
+    """Plan a figure at the paper's scale; the page is made anew when what it rests on changes."""
+    from lotperm.cluster import plan
 
-    for module in (experiment, parameters, presets, costs, pipeline, plan):
-        table.env.note_dependency(str(module.__file__))
+    _note_package(table)
     table.env.note_dependency(str(Path(table.env.srcdir) / "book" / "results" / "throughput.json"))
     return plan.plan([plan.figure(figure, profile="paper")], plan.Estimator("h100"))
 
 
+def _note_package(directive: SphinxDirective) -> None:
+    """Make the page anew when any source of the package changes."""
+    import lotperm
+
+    for path in Path(lotperm.__path__[0]).rglob("*"):
+        if path.suffix in (".py", ".toml"):
+            directive.env.note_dependency(str(path))
+
+
+def _on_signature(
+    _app: Any, what: str, _name: str, obj: Any, _options: Any, signature: str | None, returns: Any
+) -> tuple[str | None, Any] | None:
+    """Show what callers of a data class see: no private fields, and types without their checks."""
+    if what != "class" or not dataclasses.is_dataclass(obj) or not signature:
+        return None
+    hints = get_type_hints(obj)  # without the extras of Annotated
+    shown = [
+        parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+        for parameter in inspect.signature(obj).parameters.values()
+        if not parameter.name.startswith("_")
+    ]
+    short = stringify_signature(inspect.Signature(shown), unqualified_typehints=True)
+    return short, returns
+
+
 def _on_builder(app: Any) -> None:
-    # An extension that registers nodes for singlehtml only hides all those that are registered for
-    # html.
+    # If an extension registers nodes for singlehtml only, all those for html would be hidden there.
     handlers = app.registry.translation_handlers
     handlers["singlehtml"] = {**handlers.get("html", {}), **handlers.get("singlehtml", {})}
 
 
-# Names that the theme and its extensions give in ways which WCAG 2.2 (2.5.3, 4.1.2) or ARIA 1.2
-# don't allow.
+# The theme and its extensions give some names in ways that WCAG 2.2 (2.5.3, 4.1.2) or ARIA 1.2
+# doesn't allow.
 _NAMES = (
     # A label that hides the text which is visible: the text itself is the name.
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
@@ -251,7 +273,7 @@ def _on_finish(app: Any, exception: Exception | None) -> None:
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Called by Sphinx."""
+    """Register the directives and hooks; Sphinx calls this."""
     app.add_directive("package", Package)
     app.add_directive("exports", Exports)
     app.add_directive("costs", Costs)
@@ -259,6 +281,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("plans", Plans)
     app.add_directive("plan", Plan)
     app.add_directive("growth", Growth)
+    app.connect("autodoc-process-signature", _on_signature)
     app.connect("builder-inited", _on_builder)
     app.connect("build-finished", _on_finish)
     # After an edit of this file all pages are read again.
