@@ -77,6 +77,7 @@ def adopt_stage(store: Store, files: Iterable[tuple[str, bytes]]) -> Outcome:
 
 def _take_over(store: Store, incoming: Path) -> Outcome:
     """Move a stage's folder, or the files of it that are lacking here, to where they belong."""
+    # Verified before the lock is taken, for large stages take their time.
     name, key = identify(incoming)
     path, new = store.folder(name, key), Stage.read(incoming, key)
     assert new is not None
@@ -142,6 +143,7 @@ def adopt_checkpoint(store: Store, name: str, key: str, data: bytes) -> Outcome:
     with store.lock(name, key, wait=False) as mine:
         if not mine:
             return "busy"
+        # What is finished needs no checkpoint; what is finished but damaged does.
         with contextlib.suppress(IntegrityError):
             if Stage.read(store.folder(name, key), key) is not None:
                 return "present"

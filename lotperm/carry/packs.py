@@ -100,6 +100,8 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make folder {folder}: {error.strerror or error}.") from error
+    # Every pack's header lists the whole set, so all is read once to name its chunks, and again to
+    # write them: together they may be larger than the memory.
     items: list[dict[str, Any]] = []
     # sha256 of a chunk -> where it is: in which file, or content, from which byte on.
     sources: dict[str, tuple[Path | bytes, int]] = {}
@@ -192,6 +194,7 @@ class _Writer:
     def __init__(self, folder: Path, items: list[dict[str, Any]], max_bytes: int) -> None:
         self.written: list[Path] = []
         self._folder, self._items, self._max = folder, items, max_bytes
+        # What a pack takes before there is a chunk in it.
         empty = {"body": "0" * 64, "chunks": [], "items": items, "sha256": "0" * 64}
         self._least = len(_MAGIC) + 8 + len(canonical_json(empty))
         self._begin()
@@ -203,9 +206,11 @@ class _Writer:
 
     def add(self, sha: str, raw: bytes) -> None:
         """Put a chunk into the pack, or into a new one if it doesn't fit any more."""
+        # Masks and JSON shrink at any level, weights at none.
         data = zlib.compress(raw, 1)
         data = data if len(data) < len(raw) else raw
         entry = [sha, len(data), len(raw)]
+        # Its line in the header with a comma, and the chunk itself.
         more = len(canonical_json(entry)) + 1 + len(data)
         if self._least + more > self._max:
             raise ParameterError(
@@ -287,6 +292,7 @@ def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
             done.problems.append(str(error))
             continue
         spans |= found
+        # Each pack of a set lists the same items.
         items |= {canonical_json(item): item for item in listed}
     for item in items.values():
         what = f"{item['name']}-{item['key'][:16]}"

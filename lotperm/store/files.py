@@ -63,6 +63,7 @@ def write_synced(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         view = memoryview(data)
+        # A system call may write less than it was given: the last bytes before a disk is full.
         while view:
             view = view[os.write(fd, view) :]
         os.fsync(fd)
@@ -89,6 +90,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     StorageError
         If the disk is full or read-only; the old content is then untouched.
     """
+    # A name of its own, as two processes may write the same file at once; in the same folder, as
+    # a rename is atomic only within a file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with storage_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +99,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             write_synced(temporary, data)
             os.replace(temporary, path)
         except BaseException:
+            # Ctrl-C too. If not even this can be undone, the first error is the one to tell.
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
@@ -136,6 +140,7 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         with open(path, "rb") as file:
+            # The header's length, 8 bytes, and its first letter.
             start, size = file.read(9), os.fstat(file.fileno()).st_size
             length = int.from_bytes(start[:8], "little")
             if start[8:] == b"{" and length <= min(size - 8, MAX_HEADER_BYTES):
@@ -144,6 +149,7 @@ def read_bytes(path: Path) -> bytes:
         raise StorageError(
             f"cannot read {path}: {error.strerror or error}. Check the path."
         ) from error
+    # Pickles begin with the opcode PROTO; those of PyTorch are in a zip archive.
     if path.suffix in _PICKLES or start[:1] == b"\x80" or start[:2] == b"PK":
         raise IntegrityError(
             f"{path} looks like a pickle, which can run code when it is loaded: it was not opened. Convert it: "
@@ -170,6 +176,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     bytes
         Equal for equal input. The checksum is the sha256 of the file with 64 zeros in its place.
     """
+    # The library refuses views, and tensors that share memory.
     copies = {
         n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
     }
@@ -180,6 +187,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     header = json.dumps(
         {"__metadata__": notes, **json.loads(plain[8:end])}, separators=(",", ":")
     ).encode()
+    # The format wants the data to begin at a multiple of 8.
     header += b" " * (-len(header) % 8)
     blank = b"".join((len(header).to_bytes(8, "little"), header, memoryview(plain)[end:]))
     return blank.replace(_BLANK, hashlib.sha256(blank).hexdigest().encode(), 1)

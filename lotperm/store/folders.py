@@ -118,6 +118,7 @@ def read_folder(path: Path, key: str) -> tuple[dict[str, JSON], tuple[str, ...]]
         for name in left_out:
             content["files"].pop(name, None)
         for name, expected in content["files"].items():
+            # In pieces: to verify a file, it needn't fit into memory.
             with open(path / name, "rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             require_equal(path / name, digest, expected["sha256"])

@@ -268,6 +268,7 @@ class Store:
                 }
                 write_folder(path, content, result.tensors)
                 workspace.clear()
+                # What is on the disk now, not what was meant to be there.
                 return Stage.read(path, key)
 
             stage = distributed.once(write)
@@ -288,6 +289,7 @@ class Store:
         for path in sorted((self.root / "stages").glob(f"[!.]*/{STAGE_JSON}")):
             with contextlib.suppress(IntegrityError, StorageError):
                 name, key = identify(path.parent)
+                # A folder that somebody renamed or copied isn't where its key leads to.
                 if path.parent == self.folder(name, key) and (stage := self.load(name, key)):
                     yield stage
 
@@ -295,6 +297,7 @@ class Store:
         """Yield name and key of all stages that have a checkpoint, as these say, unverified."""
         for path in sorted((self.root / "work").glob("*-*")):
             name = path.name.rpartition("-")[0]
+            # The folder's name has only the beginning of the key.
             key = str(read_notes(path).get("key"))
             if path == self._work(name, key):
                 yield name, key
@@ -333,6 +336,7 @@ def identify(folder: Path) -> tuple[str, str]:
     try:
         content = json.loads(file.read_bytes())
         name, key = content["stage"], stage_key(content["stage"], content["config"])
+        # They become paths, and may come from another machine.
         if not STAGE_NAME.fullmatch(name) or not all(map(TENSOR_FILE.fullmatch, content["files"])):
             raise ValueError("no such names")
     except (OSError, ParameterError, *MALFORMED) as error:

@@ -102,6 +102,7 @@ class Workspace:
             except IntegrityError as error:
                 move_aside(path, f"{error} The checkpoint before it is used")
                 continue
+            # Work that was done after the checkpoint, and lost, isn't counted.
             self._started = time.monotonic() - float(notes["seconds"])
             self.earlier = [
                 maker for maker in json.loads(notes.get("makers", "[]")) if maker != self._maker
