@@ -175,7 +175,7 @@ def test_the_table_for_download_has_every_piece_of_evidence(rows):
     assert set(table["claim"]) == set(EXPECTED)
     shown = table.dropna(subset="value")
     judged = [
-        BY_NUMBER[number].rule.judge(Effect("", "", value, low, high))
+        BY_NUMBER[number].rule.judge(Effect("", "", value, low=low, high=high))
         for number, value, low, high in shown[["claim", "value", "low", "high"]].to_numpy()
     ]
     assert judged == shown["says"].to_list()
@@ -354,7 +354,7 @@ def test_imagenet_alone_cannot_be_had():
     ],
 )
 def test_one_effect_is_judged_by_its_interval(rule, value, low, high, expected):
-    assert rule.judge(Effect("", "", value, low, high)) == expected
+    assert rule.judge(Effect("", "", value, low=low, high=high)) == expected
 
 
 def test_several_effects_decide_together():
@@ -379,7 +379,7 @@ def test_a_mean_has_the_interval_of_the_paired_test():
 def test_two_means_with_spreads_have_welchs_interval():
     random = np.random.default_rng(0)
     a, b = random.normal(1, 2, 5), random.normal(0, 1, 5)
-    effect = welch_effect("", "", (a.mean(), a.std(ddof=1)), (b.mean(), b.std(ddof=1)), 5)
+    effect = welch_effect("", "", (a.mean(), a.std(ddof=1)), (b.mean(), b.std(ddof=1)), n=5)
     test = stats.ttest_ind(a, b, equal_var=False)
     low, high = test.confidence_interval()
     assert (effect.value, effect.p) == pytest.approx((a.mean() - b.mean(), test.pvalue))
@@ -393,7 +393,7 @@ def test_few_rows_take_their_interval_from_the_spreads():
 
 
 def test_counts_have_a_binomial_interval():
-    effect = count_effect("", "", 0.5, 0.4, 10_000)
+    effect = count_effect("", "", 0.5, 0.4, images=10_000)
     half = 100 * 1.959964 * math.sqrt((0.25 + 0.24) / 10_000)
     assert (effect.low, effect.high) == pytest.approx((10 - half, 10 + half))
 
@@ -425,7 +425,7 @@ def test_a_ratio_to_what_may_be_zero_is_unbounded():
 
 
 def test_texts_of_effects():
-    effect = Effect("", "", -0.004, -1.25, 1.24, 3, "seeds", "points", 0.0004)
+    effect = Effect("", "", -0.004, low=-1.25, high=1.24, n=3, over="seeds", p=0.0004)
     assert effect.text() == "0.00 points [−1.25, 1.24], n = 3 seeds, p < 0.001"
     assert exact("", "", 5, 1, "table").shown(0).text() == "5, exact, n = 1 table"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ from scipy import stats
 from lotperm.science.statistics import paired
 
 Verdict = Literal["agrees", "weaker", "opposite", "not run here", "cannot be run here"]
+
+Floats = npt.NDArray[np.float64]
 
 VERDICTS: tuple[Verdict, ...] = (
     "agrees",
@@ -64,6 +66,7 @@ class Effect:
     source: str
     what: str
     value: float
+    _: KW_ONLY
     low: float = math.nan
     high: float = math.nan
     n: int = 1
@@ -194,7 +197,7 @@ def verdict(effects: Sequence[Effect], rule: Rule) -> Verdict | None:
 
 def exact(source: str, what: str, value: float, n: int, over: str, unit: str = "") -> Effect:
     """Return an effect that has no error: a count, or what follows from a protocol."""
-    return Effect(source, what, value, value, value, n, over, unit)
+    return Effect(source, what, value, low=value, high=value, n=n, over=over, unit=unit)
 
 
 def mean_effect(
@@ -205,8 +208,17 @@ def mean_effect(
     if len(x) == 1:
         return Effect(source, what, float(x[0]), n=1, over=over, unit=unit)
     found = paired(x, np.zeros_like(x))
-    low, high = found.mean - found.half_width, found.mean + found.half_width
-    return Effect(source, what, found.mean, low, high, len(x), over, unit, found.p_value)
+    return Effect(
+        source,
+        what,
+        found.mean,
+        low=found.mean - found.half_width,
+        high=found.mean + found.half_width,
+        n=len(x),
+        over=over,
+        unit=unit,
+        p=found.p_value,
+    )
 
 
 def welch_effect(
@@ -214,6 +226,7 @@ def welch_effect(
     what: str,
     a: tuple[float, float],
     b: tuple[float, float],
+    *,
     n: int,
     over: str = "members",
 ) -> Effect:
@@ -235,10 +248,11 @@ def welch_effect(
     freedom = sum(variances) ** 2 / sum(v**2 / (n - 1) for v in variances)
     half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(variances))
     value = a[0] - b[0]
-    return Effect(source, what, value, value - half, value + half, n, over, p=float(found.pvalue))
+    p = float(found.pvalue)
+    return Effect(source, what, value, low=value - half, high=value + half, n=n, over=over, p=p)
 
 
-def count_effect(source: str, what: str, a: float, b: float, images: int) -> Effect:
+def count_effect(source: str, what: str, a: float, b: float, *, images: int) -> Effect:
     """Return the difference of two fractions of the test images, in points.
 
     Its interval takes the images for the only source of chance and the two counts for independent.
@@ -256,7 +270,10 @@ def count_effect(source: str, what: str, a: float, b: float, images: int) -> Eff
     error = math.sqrt((a * (1 - a) + b * (1 - b)) / images)
     value, half = 100 * (a - b), 100 * stats.norm.ppf(0.975) * error
     p = float(2 * stats.norm.sf(abs(a - b) / error)) if error > 0 else math.nan
-    return Effect(source, what, value, value - half, value + half, images, "test images", p=p)
+    over = "test images"
+    return Effect(
+        source, what, value, low=value - half, high=value + half, n=images, over=over, p=p
+    )
 
 
 def ratio_effect(
@@ -288,17 +305,29 @@ def ratio_effect(
     significantly different from 0.
     """
     x, y = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
-    n, value = len(x), 100 * float(x.mean() / y.mean())
-    if n == 1:
-        return Effect(source, what, value, n=n, over=over, unit="%", digits=0)
-    t2 = stats.t.ppf(0.975, n - 1) ** 2
-    (xx, xy), (_, yy) = t2 * np.cov(x, y) / n
+    low, high = _fieller(x, y) if len(x) > 1 else (math.nan, math.nan)
+    return Effect(
+        source,
+        what,
+        100 * float(x.mean() / y.mean()),
+        low=100 * low,
+        high=100 * high,
+        n=len(x),
+        over=over,
+        unit="%",
+        digits=0,
+    )
+
+
+def _fieller(x: Floats, y: Floats) -> tuple[float, float]:
+    """Return the ends of Fieller's interval for the ratio of the means of x and y."""
+    t2 = stats.t.ppf(0.975, len(x) - 1) ** 2
+    (xx, xy), (_, yy) = t2 * np.cov(x, y) / len(x)
     a, b, c = y.mean() ** 2 - yy, x.mean() * y.mean() - xy, x.mean() ** 2 - xx
     if a <= 0:
-        return Effect(source, what, value, -math.inf, math.inf, n, over, "%", digits=0)
+        return -math.inf, math.inf
     half = math.sqrt(max(b * b - a * c, 0.0))
-    low, high = (100 * float((b + sign * half) / a) for sign in (-1, 1))
-    return Effect(source, what, value, low, high, n, over, "%", digits=0)
+    return float((b - half) / a), float((b + half) / a)
 
 
 def slope(x: npt.ArrayLike, y: npt.ArrayLike) -> float:

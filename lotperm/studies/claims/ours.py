@@ -16,22 +16,15 @@ from lotperm.science.barrier import accuracy_barriers
 from lotperm.studies.claims import costs
 from lotperm.studies.claims.evidence import (
     Effect,
-    count_effect,
     exact,
     mean_effect,
     ratio_effect,
     share_above,
     slope,
-    welch_effect,
 )
-from lotperm.studies.claims.sources import Members, Run, Sources, by_method
-from lotperm.studies.claims.theirs import relative_disagreement
+from lotperm.studies.claims.sources import Run, Sources
 
 _WORDS = {"lth": "LTH", "imp": "IMP", "dense_a": "dense A"}
-
-
-def _source(run: Run) -> str:
-    return f"{run.label} ({run.name})"
 
 
 def difference(
@@ -65,7 +58,7 @@ def difference(
         if values.empty:
             continue
         what = f"{_WORDS.get(a, a)} − {_WORDS.get(b, b)}"
-        effect = mean_effect(_source(run), what, values.groupby("seed").mean())
+        effect = mean_effect(run.source, what, values.groupby("seed").mean())
         per_setting = values.groupby(["sparsity", "rewind_epoch"]).mean()
         found.append(effect.noted(_settings(per_setting, sparsity)))
     return found
@@ -93,7 +86,7 @@ def share_closed(sources: Sources) -> list[Effect]:
         table = run.accuracies()
         gain = (table["permuted"] - table["naive"]).groupby("seed").mean()
         gap = (table["lth"] - table["naive"]).groupby("seed").mean()
-        found.append(ratio_effect(_source(run), "share of the gap closed", gain, gap))
+        found.append(ratio_effect(run.source, "share of the gap closed", gain, gap))
     return found
 
 
@@ -107,7 +100,7 @@ def gain_against_sparsity(sources: Sources) -> list[Effect]:
             continue
         low, high = gain.columns.min(), gain.columns.max()
         what = f"permuted − naive, at S = {high:g} less at {low:g}"
-        found.append(mean_effect(_source(run), what, gain[high] - gain[low]))
+        found.append(mean_effect(run.source, what, gain[high] - gain[low]))
     return found
 
 
@@ -125,7 +118,7 @@ def against_width(sources: Sources, quantity: str) -> list[Effect]:
     -------
     list[Effect]
         One for each network that was recorded at two widths or more on the same data, over the
-        seeds that both have; none today.
+        seeds that both have.
     """
     found = []
     for runs in _series_of_widths(sources.of_kind("table")):
@@ -133,7 +126,7 @@ def against_width(sources: Sources, quantity: str) -> list[Effect]:
         grown = (wide - narrow).dropna()
         what = f"{quantity}, ×{runs[-1].width:g} − ×{runs[0].width:g}"
         unit = "%" if quantity == "share" else "points"
-        found.append(mean_effect(_source(runs[-1]), what, grown, unit=unit))
+        found.append(mean_effect(runs[-1].source, what, grown, unit=unit))
     return found
 
 
@@ -175,18 +168,18 @@ def at_first_rewind_epoch(
         if not ((k == 0).any() and (k > 0).any()):
             continue
         late, start = (values[at].groupby("seed").mean() for at in (k > 0, k == 0))
-        found.append(mean_effect(_source(run), f"{what}, at k > 0 less at k = 0", late - start))
+        found.append(mean_effect(run.source, f"{what}, at k > 0 less at k = 0", late - start))
     return found
 
 
 def cost_of_a_ticket(sources: Sources) -> list[Effect]:
     """Return what finding a ticket costs, by the protocol of every recorded table."""
-    return [costs.ticket(_source(run), run.experiment) for run in sources.of_kind("table")]
+    return [costs.ticket(run.source, run.experiment) for run in sources.of_kind("table")]
 
 
 def cost_of_permuting(sources: Sources) -> list[Effect]:
     """Return what a permuted network costs beyond a ticket, for every recorded table."""
-    return [costs.permuting(_source(run), run.experiment) for run in sources.of_kind("table")]
+    return [costs.permuting(run.source, run.experiment) for run in sources.of_kind("table")]
 
 
 def steps(sources: Sources) -> list[Effect]:
@@ -202,7 +195,7 @@ def steps(sources: Sources) -> list[Effect]:
             "permuted" in methods,
             set(ARMS) <= methods,
         )
-        effect = exact(_source(run), "steps that were run", sum(done), 1, "table")
+        effect = exact(run.source, "steps that were run", sum(done), 1, "table")
         found.append(effect.shown(0))
     return found
 
@@ -216,7 +209,7 @@ def barrier_removed(sources: Sources) -> list[Effect]:
     for run in sources.of_kind("connectivity"):
         before, after = (_barriers(run, ends) for ends in ("as trained", "permuted"))
         effect = ratio_effect(
-            _source(run), "share of the barrier that permuting removes", before - after, before
+            run.source, "share of the barrier that permuting removes", before - after, before
         )
         found.append(
             effect.noted(f"from {before.mean():.1f} to {after.mean():.1f} points, batch norm reset")
@@ -244,67 +237,6 @@ def barrier_against_width(sources: Sources) -> list[Effect]:
     return found
 
 
-# Recorded diversity
-
-
-def _members(sources: Sources) -> list[tuple[Run, str, Members]]:
-    return [(run, _source(run), by_method(run.rows)) for run in sources.of_kind("diversity")]
-
-
-def member_difference(sources: Sources, a: str, b: str) -> list[Effect]:
-    """Return the mean accuracy of the members of a less that of b."""
-
-    def side(row: dict[str, float]) -> tuple[float, float]:
-        return 100 * row["mean"], 100 * row["spread"]
-
-    return [
-        welch_effect(
-            source,
-            f"{_WORDS.get(a, a)} − {_WORDS.get(b, b)}",
-            side(table[a]),
-            side(table[b]),
-            int(table[a]["members"]),
-        )
-        for _, source, table in _members(sources)
-    ]
-
-
-def disagreement_difference(sources: Sources) -> list[Effect]:
-    """Return the disagreement of permuted members less that of LTH's."""
-    return [
-        count_effect(
-            source,
-            "disagreement, permuted − LTH",
-            table["permuted"]["disagreement"],
-            table["lth"]["disagreement"],
-            run.test_images,
-        )
-        for run, source, table in _members(sources)
-    ]
-
-
-def disagreement_like_imp(sources: Sources) -> list[Effect]:
-    """Return by how much permuted members disagree more than IMP's, in percent of the latter."""
-    return [
-        relative_disagreement(source, table, run.test_images)
-        for run, source, table in _members(sources)
-    ]
-
-
-def ensemble_difference(sources: Sources) -> list[Effect]:
-    """Return the accuracy of the ensemble of permuted members less that of LTH's."""
-    return [
-        count_effect(
-            source,
-            "ensemble of permuted − ensemble of LTH",
-            table["permuted"]["ensemble_accuracy"],
-            table["lth"]["ensemble_accuracy"],
-            run.test_images,
-        )
-        for run, source, table in _members(sources)
-    ]
-
-
 # Recorded early matching
 
 
@@ -322,7 +254,7 @@ def early_gain(sources: Sources, share: float = 0.1) -> list[Effect]:
         if naive is None:
             continue
         what = f"permuted, matched at t = {at} of {run.epochs}, − naive"
-        effect = mean_effect(_source(run), what, 100 * early[at] - naive)
+        effect = mean_effect(run.source, what, 100 * early[at] - naive)
         last = (100 * early[run.epochs] - naive).mean()
         found.append(effect.noted(f"matched at the end it gains {last:.2f} points"))
     return found
@@ -353,7 +285,7 @@ def better_permutation(sources: Sources) -> list[Effect]:
         score, accuracy = _early(run, "score"), 100 * _early(run, "test_accuracy")
         slopes = [slope(score.loc[seed], accuracy.loc[seed]) / 10 for seed in score.index]
         what = "permuted, for 0.1 more correlation of matched units"
-        effect = mean_effect(_source(run), what, slopes)
+        effect = mean_effect(run.source, what, slopes)
         ends = score.mean()
         found.append(
             effect.noted(f"correlation {ends.min():.2f} to {ends.max():.2f} over matching epochs")

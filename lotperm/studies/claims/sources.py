@@ -13,9 +13,6 @@ from lotperm.data.catalog import SPECS, spec_of
 from lotperm.studies.claims import numbers
 from lotperm.studies.published import book_folder, paper, recorded
 
-Members = dict[str, dict[str, float]]
-"""Of networks trained alike: method -> what was measured."""
-
 KINDS = ("table", "early", "diversity", "connectivity")
 
 
@@ -38,6 +35,11 @@ class Run:
     label: str
     experiment: dict[str, Any]
     rows: pd.DataFrame
+
+    @property
+    def source(self) -> str:
+        """Return what an effect of it names as its source."""
+        return f"{self.label} ({self.name})"
 
     @property
     def dataset(self) -> str:
@@ -142,15 +144,6 @@ class Sources:
         """Return the paper's settings in top-1 accuracy, as `numbers.settings` has them."""
         arms = numbers.settings(self.cells)
         return arms[arms["metric"] == "top1"]
-
-
-def by_method(table: pd.DataFrame) -> Members:
-    """Return a table of diversity, method -> column -> number."""
-    plain = table.select_dtypes("number").assign(method=table["method"]).set_index("method")
-    return {
-        str(method): {str(column): float(number) for column, number in row.items()}
-        for method, row in plain.iterrows()
-    }
 
 
 def can_be_had(dataset: str) -> bool:

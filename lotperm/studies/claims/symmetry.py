@@ -6,13 +6,13 @@ at the end of training.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from lotperm.data.catalog import spec_of
@@ -50,14 +50,14 @@ def likeness(sources: Sources) -> list[Effect]:
 
 def _with_tickets(sources: Sources) -> list[Run]:
     """Return the recorded tables that ship the tickets of several seeds."""
-    tables = sources.of_kind("table")
-    return [run for run in tables if len(ticket_files(run)) and len(_of(run)) >= _SEEDS]
+    tables = [run for run in sources.of_kind("table") if ticket_files(run)]
+    return [run for run in tables if len(_of(run)) >= _SEEDS]
 
 
 def _over_tickets(sources: Sources, column: str, what: str, unit: str, digits: int) -> list[Effect]:
     found = []
     for run in _with_tickets(sources):
-        effect = mean_effect(f"{run.label} ({run.name})", what, _of(run)[column], unit=unit)
+        effect = mean_effect(run.source, what, _of(run)[column], unit=unit)
         found.append(effect.shown(digits))
     return found
 
@@ -78,41 +78,39 @@ def _measured(
     model = build(
         name, input_shape=info.shape, classes=info.classes, width=width, hidden=hidden or (1,)
     ).eval()
-    example = torch.randn(2, *info.shape, generator=torch.Generator().manual_seed(0))
-    spec = PermutationSpec.trace(model, example)
-    inputs = torch.randn(
-        _INPUTS, *info.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
-    parameters = [key for key, _ in model.named_parameters()]
-    rows = []
-    for path in files:
-        tensors, notes = load_tensors(path, checked=True)
-        a, b, permutation = (
-            {
-                key.removeprefix(prefix): tensor
-                for key, tensor in tensors.items()
-                if key.startswith(prefix)
-            }
-            for prefix in ("weights_a/", "weights_b/", "permutation/")
-        )
-        moved = permute(a, spec, permutation)
-        flat_a, flat_b, flat_moved = (
-            torch.cat([w[key].double().flatten() for key in parameters]) for w in (a, b, moved)
-        )
-        with torch.no_grad():
-            outputs = [functional_call(model.double(), _double(w), inputs) for w in (a, moved)]
-        difference = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max())
-        rows.append(
-            {
-                "seed": int(notes["seed"]),
-                "digits": -np.log10(max(difference, _NO_DIFFERENCE)),
-                "distance": 100 * float((flat_moved - flat_a).norm() / (flat_b - flat_a).norm()),
-                "before": float(torch.cosine_similarity(flat_a, flat_b, dim=0)),
-                "after": float(torch.cosine_similarity(flat_moved, flat_b, dim=0)),
-            }
-        )
+    noise = torch.randn(_INPUTS, *info.shape, generator=torch.Generator().manual_seed(0))
+    spec = PermutationSpec.trace(model, noise[:2])
+    rows = [_row(path, spec, model.double(), noise.double()) for path in files]
     return pd.DataFrame(rows).groupby("seed").mean()
 
 
-def _double(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: w.double() if w.is_floating_point() else w for key, w in weights.items()}
+def _row(
+    path: Path, spec: PermutationSpec, model: nn.Module, inputs: Tensor
+) -> dict[str, int | float]:
+    """Compare A, π(A) and B of one file of tickets; the model's own weights don't matter."""
+    tensors, notes = load_tensors(path, checked=True)
+    a, b = (_part(tensors, f"weights_{name}/") for name in "ab")
+    moved = permute(a, spec, _part(tensors, "permutation/"))
+    parameters = [name for name, _ in model.named_parameters()]
+    flat_a, flat_b, flat_moved = (
+        torch.cat([weights[name].flatten() for name in parameters]) for weights in (a, b, moved)
+    )
+    with torch.no_grad():
+        out, out_moved = (functional_call(model, weights, inputs) for weights in (a, moved))
+    difference = float((out - out_moved).abs().max() / out.abs().max())
+    return {
+        "seed": int(notes["seed"]),
+        "digits": -math.log10(max(difference, _NO_DIFFERENCE)),
+        "distance": 100 * float((flat_moved - flat_a).norm() / (flat_b - flat_a).norm()),
+        "before": float(torch.cosine_similarity(flat_a, flat_b, dim=0)),
+        "after": float(torch.cosine_similarity(flat_moved, flat_b, dim=0)),
+    }
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, in float64 if they are floats."""
+    return {
+        name.removeprefix(prefix): t.double() if t.is_floating_point() else t
+        for name, t in tensors.items()
+        if name.startswith(prefix)
+    }

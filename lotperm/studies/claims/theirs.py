@@ -18,23 +18,15 @@ from lotperm.config.experiment import Experiment
 from lotperm.studies.claims import costs
 from lotperm.studies.claims.evidence import (
     Effect,
-    count_effect,
     mean_effect,
     ratio_effect,
     share_above,
     slope,
-    welch_effect,
 )
 from lotperm.studies.claims.numbers import ROW
-from lotperm.studies.claims.sources import Members, Sources, by_method
+from lotperm.studies.claims.sources import Sources
 
 ROWS = "rows of tables"
-TEST_IMAGES = 10_000
-"""In the test sets of CIFAR-10 and CIFAR-100."""
-
-MEMBERS = 5
-"""In each row of Table 1."""
-
 RUNS = 3
 """Behind each number of Tables 5 to 9 and 11 to 14."""
 
@@ -70,30 +62,28 @@ def spread_effect(source: str, what: str, values: pd.Series, errors: pd.Series) 
     freedom = len(values) * (2 * RUNS - 2)
     half = float(stats.t.ppf(0.975, freedom)) * error
     p = float(2 * stats.t.sf(abs(value) / error, freedom))
-    return Effect(source, what, value, value - half, value + half, len(values), ROWS, p=p)
+    n = len(values)
+    return Effect(source, what, value, low=value - half, high=value + half, n=n, over=ROWS, p=p)
 
 
-def _over_rows(chosen: pd.DataFrame, what: str, values: pd.Series, settings: str = "") -> Effect:
+def _over_rows(chosen: pd.DataFrame, what: str, values: pd.Series) -> Effect:
     """Return the mean over rows of the rows' means, and how many settings are above 0."""
     rows = [chosen[name] for name in ROW]
     per_row = values.groupby(rows).mean()
-    note = settings or share_above(values, "settings")
+    note = share_above(values, "settings")
     if len(per_row) < FEW:
         # Two rows say nothing of their own spread. Those that are printed do: taken for that of
         # three runs, as if the settings of a row were one.
         errors = chosen["gain_error"].groupby(rows).mean()
         effect = spread_effect(_source(chosen["table"]), what, per_row, errors)
         return effect.noted(f"{note}; interval from the printed spreads")
-    return mean_effect(_source(chosen["table"]), what, per_row, ROWS).noted(note)
+    return mean_effect(_source(chosen["table"]), what, per_row, over=ROWS).noted(note)
 
 
-def difference(
-    sources: Sources, a: str, b: str, figure_tables: Sequence[int] | None = None
-) -> Effect:
-    """Return a − b over all settings of the given tables; over all of 5 to 14 if None."""
-    chosen = sources.settings()
-    if figure_tables is not None:
-        chosen = chosen[chosen["table"].isin(figure_tables)]
+def difference(sources: Sources, a: str, b: str, tables: Sequence[int] = range(5, 15)) -> Effect:
+    """Return a − b over all settings of some of the Tables 5 to 14."""
+    arms = sources.settings()
+    chosen = arms[arms["table"].isin(tables)]
     values = (chosen[a] - chosen[b]).round(2)
     return _over_rows(chosen, f"{_word(a)} − {_word(b)}", values)
 
@@ -263,91 +253,6 @@ def vgg_naive_plateau(sources: Sources, turn: int = 20) -> Effect:
     )
 
 
-# Table 1
-
-
-def _members(sources: Sources) -> list[tuple[str, Members]]:
-    return [
-        (f"paper, Table 1, {model} on {dataset}", by_method(part))
-        for (model, dataset), part in sources.diversity.groupby(["model", "dataset"])
-    ]
-
-
-def member_difference(sources: Sources, a: str, b: str) -> list[Effect]:
-    """Return the mean accuracy of the members of a less that of b, from Table 1."""
-
-    def side(row: dict[str, float]) -> tuple[float, float]:
-        return row["test_acc_mean"], row["test_acc_spread"]
-
-    return [
-        welch_effect(
-            source,
-            f"{_word(a)} − {_word(b)}, S = 0.9",
-            side(table[a]),
-            side(table[b]),
-            MEMBERS,
-        )
-        for source, table in _members(sources)
-    ]
-
-
-def disagreement_difference(sources: Sources) -> list[Effect]:
-    """Return the disagreement of permuted members less that of LTH's."""
-    return [
-        count_effect(
-            source,
-            "disagreement, permuted − LTH",
-            table["permuted"]["disagreement"],
-            table["lth"]["disagreement"],
-            TEST_IMAGES,
-        )
-        for source, table in _members(sources)
-    ]
-
-
-def disagreement_like_imp(sources: Sources) -> list[Effect]:
-    """Return by how much permuted members disagree more than IMP's, in percent of the latter."""
-    return [
-        relative_disagreement(source, table, TEST_IMAGES) for source, table in _members(sources)
-    ]
-
-
-def relative_disagreement(source: str, table: Members, images: int) -> Effect:
-    """Return permuted members' disagreement over IMP's, less 1."""
-    p, q = (table[method]["disagreement"] for method in ("permuted", "imp"))
-    error = p / q * np.sqrt((1 - p) / (p * images) + (1 - q) / (q * images))
-    half = 100 * stats.norm.ppf(0.975) * error
-    value = 100 * (p / q - 1)
-    js = table["permuted"]["js"] / table["imp"]["js"]
-    kl = table["permuted"]["kl"] / table["imp"]["kl"]
-    return Effect(
-        source,
-        "disagreement, permuted relative to IMP",
-        value,
-        value - half,
-        value + half,
-        images,
-        "test images",
-        "%",
-        note=f"by KL {kl:.2f}, by JS {js:.2f} times IMP's, without interval",
-        digits=0,
-    )
-
-
-def ensemble_difference(sources: Sources) -> list[Effect]:
-    """Return the accuracy of the ensemble of permuted members less that of LTH's."""
-    return [
-        count_effect(
-            source,
-            "ensemble of permuted − ensemble of LTH",
-            table["permuted"]["ensemble_acc"] / 100,
-            table["lth"]["ensemble_acc"] / 100,
-            TEST_IMAGES,
-        )
-        for source, table in _members(sources)
-    ]
-
-
 # Table 15
 
 
@@ -395,10 +300,10 @@ def barrier_against_width(sources: Sources) -> Effect:
         "REPAIR's authors, ResNet20 on CIFAR-10",
         "barrier, fall for each doubling of the width",
         value,
-        value - half,
-        value + half,
-        len(table),
-        "widths",
+        low=value - half,
+        high=value + half,
+        n=len(table),
+        over="widths",
         p=float(line.pvalue),
         note=f"{table['barrier'].iloc[0]:.1f} to {table['barrier'].iloc[-1]:.1f} points from "
         f"{table['model'].iloc[0]} to {table['model'].iloc[-1]}; the paper draws its own, without "

@@ -1,0 +1,114 @@
+"""Evidence from networks that were trained alike and put together: the paper's Table 1, and ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lotperm.studies.claims.evidence import Effect, count_effect, welch_effect
+from lotperm.studies.claims.sources import Sources
+
+_WORDS = {"lth": "LTH", "imp": "IMP"}
+
+
+@dataclass(frozen=True)
+class Members:
+    """Several members of every method, trained on one data set.
+
+    Attributes
+    ----------
+    source : str
+        As of `Effect`.
+    table : DataFrame
+        Index method; columns mean, spread and ensemble (percent), disagreement (fraction), kl and
+        js (nats).
+    size : int
+        Members of a method.
+    images : int
+        In the test set.
+    """
+
+    source: str
+    table: pd.DataFrame
+    size: int
+    images: int
+
+    def number(self, method: str, column: str) -> float:
+        """Return one number of the table."""
+        return float(self.table[column].to_dict()[method])
+
+
+def published(sources: Sources) -> list[Members]:
+    """Return the paper's Table 1: five members each, on CIFAR-10 and on CIFAR-100."""
+    names = {"test_acc_mean": "mean", "test_acc_spread": "spread", "ensemble_acc": "ensemble"}
+    return [
+        Members(
+            f"paper, Table 1, {model} on {dataset}",
+            part.set_index("method").rename(columns=names),
+            size=5,
+            images=10_000,
+        )
+        for (model, dataset), part in sources.diversity.groupby(["model", "dataset"])
+    ]
+
+
+def recorded(sources: Sources) -> list[Members]:
+    """Return the recorded runs of diversity."""
+    found = []
+    for run in sources.of_kind("diversity"):
+        rows = run.rows.set_index("method").rename(columns={"ensemble_accuracy": "ensemble"})
+        in_percent = 100 * rows[["mean", "spread", "ensemble"]]
+        table = in_percent.join(rows[["disagreement", "kl", "js"]])
+        found.append(Members(run.source, table, int(rows["members"].iloc[0]), run.test_images))
+    return found
+
+
+def accuracy_difference(members: Members, a: str, b: str) -> Effect:
+    """Return the mean accuracy of the members of a less that of b."""
+    sides = ((members.number(m, "mean"), members.number(m, "spread")) for m in (a, b))
+    what = f"{_WORDS.get(a, a)} − {_WORDS.get(b, b)}, S = 0.9"
+    return welch_effect(members.source, what, *sides, n=members.size)
+
+
+def more_diverse_than_lth(members: Members) -> Effect:
+    """Return the disagreement of permuted members less that of LTH's."""
+    sides = (members.number(method, "disagreement") for method in ("permuted", "lth"))
+    return count_effect(
+        members.source, "disagreement, permuted − LTH", *sides, images=members.images
+    )
+
+
+def as_diverse_as_imp(members: Members) -> Effect:
+    """Return by how much permuted members disagree more than IMP's, in percent of the latter.
+
+    The interval is that of a ratio of two fractions of the test images, by the delta method.
+    """
+    pair = ("permuted", "imp")
+    p, q = (members.number(method, "disagreement") for method in pair)
+    error = p / q * np.sqrt(((1 - p) / p + (1 - q) / q) / members.images)
+    value, half = 100 * (p / q - 1), 100 * float(stats.norm.ppf(0.975) * error)
+    kl, js = (
+        members.number(pair[0], column) / members.number(pair[1], column) for column in ("kl", "js")
+    )
+    return Effect(
+        members.source,
+        "disagreement, permuted relative to IMP",
+        value,
+        low=value - half,
+        high=value + half,
+        n=members.images,
+        over="test images",
+        unit="%",
+        note=f"by KL {kl:.2f} and by JS {js:.2f} times IMP's, without an interval",
+        digits=0,
+    )
+
+
+def better_ensemble_than_lth(members: Members) -> Effect:
+    """Return the accuracy of the ensemble of permuted members less that of LTH's."""
+    sides = (members.number(method, "ensemble") / 100 for method in ("permuted", "lth"))
+    what = "ensemble of permuted − ensemble of LTH"
+    return count_effect(members.source, what, *sides, images=members.images)
