@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from lotperm.science.statistics import paired
+from lotperm.science.statistics import paired, ratio_of_means
 
 Verdict = Literal["agrees", "weaker", "opposite", "not run here", "cannot be run here"]
-
-Floats = npt.NDArray[np.float64]
 
 VERDICTS: tuple[Verdict, ...] = (
     "agrees",
@@ -297,37 +295,22 @@ def ratio_effect(
     Returns
     -------
     Effect
-        Its interval is unbounded, −∞ to ∞, if the mean of the denominator can't be told from 0.
-
-    Notes
-    -----
-    Fieller (1954): the ratios r for which the mean of ``numerator − r · denominator`` isn't
-    significantly different from 0.
+        Its interval is unbounded, −∞ to ∞, if the mean of the denominator can't be told from 0
+        (`lotperm.science.statistics.ratio_of_means`), as it is for a single value.
     """
-    x, y = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
-    low, high = _fieller(x, y) if len(x) > 1 else (math.nan, math.nan)
+    found = ratio_of_means(numerator, denominator)
+    low, high = found.bounds
     return Effect(
         source,
         what,
-        100 * float(x.mean() / y.mean()),
+        100 * found.ratio,
         low=100 * low,
         high=100 * high,
-        n=len(x),
+        n=np.size(numerator),
         over=over,
         unit="%",
         digits=0,
     )
-
-
-def _fieller(x: Floats, y: Floats) -> tuple[float, float]:
-    """Return the ends of Fieller's interval for the ratio of the means of x and y."""
-    t2 = stats.t.ppf(0.975, len(x) - 1) ** 2
-    (xx, xy), (_, yy) = t2 * np.cov(x, y) / len(x)
-    a, b, c = y.mean() ** 2 - yy, x.mean() * y.mean() - xy, x.mean() ** 2 - xx
-    if a <= 0:
-        return -math.inf, math.inf
-    half = math.sqrt(max(b * b - a * c, 0.0))
-    return float((b - half) / a), float((b + half) / a)
 
 
 def slope(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
