@@ -19,6 +19,7 @@ from lotperm.cli.options import (
 from lotperm.cli.output import print_boxed, say
 from lotperm.cli.signals import stop
 from lotperm.cluster import sweep
+from lotperm.cluster.options import Options
 from lotperm.store.stages import Store
 
 
@@ -99,7 +100,7 @@ def run_sweep(
     check_device_name(device)
     here = cluster == "local"
     further = {name.replace("_", "-"): str(v) for name, v in parse_pairs(slurm, "--slurm").items()}
-    options = sweep.Options(
+    options = Options(
         cluster=cluster,
         at_once=array_parallelism or (1 if here else 64),
         minutes=time,
@@ -113,7 +114,7 @@ def run_sweep(
     )
     started = sweep.submit(file, Store.default(), options)
     stages = sum(len(job.tasks) for job in started.jobs)
-    say(f"{stages} stages in {len(started.jobs)} jobs; logs: {started.folder / 'logs'}")
+    say(f"{stages} stages in {len(started.jobs)} jobs; logs: {started.folder.logs}")
     if not (here or wait):
         ids = ", ".join(str(handle.job_id) for handle in started.handles)
         say(f"Jobs {ids}. How far: lotperm sweep status {file}")
@@ -136,5 +137,5 @@ def show_status(file: CampaignArgument) -> None:
     rows = sweep.status(file, store)
     print_boxed(f"Sweep of {file}", [{**row, "log": Path(row["log"]).name} for row in rows])
     done = sum(row["state"] in ("done", "recorded") for row in rows)
-    logs = sweep.folder_of(file, store) / "logs"
+    logs = sweep.folder_of(file, store).logs
     say(f"{done} of {len(rows)} stages are done. Logs: {logs}")

@@ -1,8 +1,9 @@
-"""Stages into jobs."""
+"""Which stages make one job, and which jobs wait for which."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lotperm.store.tasks import Task
@@ -15,9 +16,9 @@ class Job:
     Attributes
     ----------
     tasks : list[Task]
-        In order.
+        The tasks in order.
     after : set[int]
-        Numbers of the jobs that must be done before.
+        Numbers, in the list of all jobs, of those that must be done before.
     """
 
     tasks: list[Task] = field(default_factory=list)
@@ -25,10 +26,11 @@ class Job:
 
 
 def jobs(tasks: Iterable[Task]) -> list[Job]:
-    """Divide tasks that aren't computed yet into jobs, such that nothing waits that could run.
+    """Divide tasks that aren't computed yet into jobs, such that no job waits for what it doesn't
+    need.
 
-    A task joins the job before it if it alone goes on from there (a chain, such as rounds of
-    pruning), or if it trains nothing (matching): that isn't worth a job.
+    A task joins the job before it if it is the only one that goes on from there (a chain, such as
+    rounds of pruning), or if it trains nothing (matching) and so isn't worth a job.
 
     Parameters
     ----------
@@ -38,39 +40,58 @@ def jobs(tasks: Iterable[Task]) -> list[Job]:
     Returns
     -------
     list of Job
-        Each comes after those before it.
+        Each comes after those that it waits for.
     """
     pending = {task.key: task for task in tasks if not task.exists()}
-    followers = dict.fromkeys(pending, 0)
-    for task in pending.values():
-        for before in task.after:
-            if before.key in pending and task.work.networks:
-                followers[before.key] += 1
+    followers = _training_followers(pending)
     found: list[Job] = []
-    place: dict[str, int] = {}
+    job_of: dict[str, int] = {}
     ancestors: list[set[int]] = []
     for task in pending.values():
-        homes = {place[before.key] for before in task.after if before.key in place}
-        # The one that all the others are before of: whoever waits for it has waited for all.
+        homes = {job_of[before.key] for before in task.after if before.key in job_of}
+        # Of the jobs that the task needs, the one that comes after all the others: whoever waits
+        # for it has waited for all.
         last = next((home for home in homes if homes - {home} <= ancestors[home]), None)
-        trained = (
-            None
-            if last is None
-            else next((t for t in reversed(found[last].tasks) if t.work.networks), None)
-        )
-        alone = trained is not None and trained in task.after and followers[trained.key] == 1
-        if last is None or not (alone or not task.work.networks):
+        if last is None or not _joins(task, found[last], followers):
+            last = len(found)
             found.append(Job(after=homes))
             ancestors.append(homes.union(*(ancestors[home] for home in homes)))
-            last = len(found) - 1
         found[last].tasks.append(task)
-        place[task.key] = last
+        job_of[task.key] = last
     return found
 
 
+def _training_followers(pending: Mapping[str, Task]) -> Counter[str]:
+    """Count, by the key of each task, the tasks that train and use its result."""
+    return Counter(
+        before.key
+        for task in pending.values()
+        if task.work.networks
+        for before in task.after
+        if before.key in pending
+    )
+
+
+def _joins(task: Task, job: Job, followers: Counter[str]) -> bool:
+    """Return whether a task goes on in a job that it comes after."""
+    if not task.work.networks:
+        return True
+    trained = next((t for t in reversed(job.tasks) if t.work.networks), None)
+    return trained is not None and trained in task.after and followers[trained.key] == 1
+
+
 def arrays(found: Sequence[Job]) -> list[list[int]]:
-    """Numbers of the jobs that wait for the same ones, each group a job array; in an order to
-    submit them in.
+    """Group jobs that wait for the same ones: each group can be a job array.
+
+    Parameters
+    ----------
+    found : Sequence[Job]
+        As `jobs` gives them.
+
+    Returns
+    -------
+    list of list of int
+        Numbers of the jobs, in an order in which the arrays can be submitted.
     """
     groups: dict[frozenset[int], list[int]] = {}
     for number, job in enumerate(found):

@@ -1,34 +1,31 @@
-"""What a job of a sweep runs."""
+"""What a job of a sweep runs: some stages of a campaign, one after another."""
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lotperm.cluster import campaign as campaigns
 from lotperm.cluster.campaign import Campaign
+from lotperm.cluster.folder import SweepFolder
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import (
     DivergedError,
     ParameterError,
     PreemptedError,
     RankLostError,
-    StorageError,
     SweepError,
 )
 from lotperm.parallel import distributed
-from lotperm.store.files import write_atomic
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
 
@@ -36,36 +33,39 @@ _log = logging.getLogger(__name__)
 
 Plain = dict[str, Any]
 
-
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Worker:
-    """What a process of a sweep runs: some jobs of a campaign, one after another.
+    """Some jobs of a campaign, as a process of a sweep computes them.
+
+    submitit pickles it, calls it in the job, and pickles it again when the job is requeued: so it
+    holds no more than paths, keys and numbers.
 
     Parameters
     ----------
     campaign : Path
-        Its file.
+        The campaign's file.
     store : Path
         Folder of the store.
-    folder : Path
+    folder : SweepFolder
         Of the sweep.
     work : Sequence[Sequence[str]]
         For each job the keys of its tasks.
-    runtime : Plain
+    runtime : dict[str, Any]
         Values for `Runtime`: device ("auto": cuda where there is one), compile, members.
     retries : int
-        How often a task that failed is tried again.
+        Times that a task that failed is tried again.
     ranks : int, optional
         Processes that compute each task together (`lotperm.parallel.distributed`); 1: this one.
     """
 
     def __init__(
         self,
+        *,
         campaign: Path,
         store: Path,
-        folder: Path,
+        folder: SweepFolder,
         work: Sequence[Sequence[str]],
         runtime: Plain,
         retries: int,
@@ -73,11 +73,11 @@ class Worker:
     ) -> None:
         self.campaign, self.store, self.folder = campaign, store, folder
         self.work, self.runtime, self.retries, self.ranks = work, runtime, retries, ranks
-        self.failures: dict[str, int] = {}
+        self.tries: dict[str, int] = {}
 
     def checkpoint(self) -> Any:
-        """What submitit puts into the queue again: the same work; the store knows how far it
-        is.
+        """Return what submitit puts into the queue again: the same work, as the store knows how
+        far it is.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -91,12 +91,12 @@ class Worker:
         SweepError
             If some failed for good; they are noted in the sweep's folder.
         """
-        _log_to_stdout()
-        # submitit's: it saves this object and requeues the job. It mustn't cut through a step, so
-        # it is called later.
+        log_to_stdout()
+        # submitit's handler saves this object and requeues the job. It mustn't cut through a step,
+        # so it is called later.
         requeue = signal.getsignal(signal.SIGUSR2)
-        # The signal that asks to stop, where ranks see it too: one that has just been started
-        # would miss the signal.
+        # The number of the signal that asks to stop, or 0, in memory that ranks see too: one that
+        # has just been started would miss the signal itself.
         asked = multiprocessing.get_context("spawn").RawValue("i", 0)
 
         def ask(number: int, frame: types.FrameType | None) -> None:
@@ -106,38 +106,41 @@ class Worker:
         for number in _STOP_SIGNALS:
             signal.signal(number, ask)
         try:
-            failed = self._run(asked, requeue)
+            failed = self._compute_all(asked, requeue)
         except PreemptedError as error:
             _log.info("%s", error)
             if asked.value == signal.SIGUSR2:
-                _again(requeue)
+                _requeue_and_exit(requeue)
             # Any other: whoever cancels a job doesn't want it back, and Slurm itself requeues what
             # it preempts.
             sys.exit(error.exit_code)
         if failed:
             raise SweepError(f"{len(failed)} tasks failed: {', '.join(failed)}.")
 
-    def _device(self) -> str:
-        """The device of the runtime, with "auto" made out."""
+    def device(self) -> str:
+        """Return the device of the runtime, with "auto" made out on this machine."""
         device: str = self.runtime.get("device", "auto")
         return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
-    def _tasks(self, asked: Any) -> dict[str, Task]:
-        """The campaign's tasks by key. Training stops after a step as soon as the shared number
-        `asked` isn't 0.
+    def tasks(self, asked: Any) -> dict[str, Task]:
+        """Return the campaign's tasks by key.
+
+        Parameters
+        ----------
+        asked : Any
+            A shared number; training stops after a step as soon as its value isn't 0.
         """
-        runtime = Runtime(
-            **{**self.runtime, "device": self._device()}, stop=lambda: bool(asked.value)
-        )
+        values = {**self.runtime, "device": self.device()}
+        runtime = Runtime(**values, stop=lambda: bool(asked.value))
         return {t.key: t for t in Campaign.load(self.campaign).tasks(Store(self.store), runtime)}
 
-    def _run(self, asked: Any, requeue: Any) -> list[str]:
-        """Labels of the tasks that failed for good."""
-        tasks, failed = self._tasks(asked), []
+    def _compute_all(self, asked: Any, requeue: Any) -> list[str]:
+        """Compute all tasks; return the labels of those that failed for good."""
+        tasks, failed = self.tasks(asked), []
         for task in (tasks[key] for keys in self.work for key in keys):
             if asked.value:
                 raise PreemptedError(f"stopped before {task.label}")
-            if any(failure_note(self.folder, before.key).exists() for before in chain([task])):
+            if any(self.folder.failure(before.key) for before in chain([task])):
                 _log.info("not computed, as it or a stage before it failed: %s", task.label)
                 continue
             _log.info("begins: %s", task.label)
@@ -146,140 +149,90 @@ class Worker:
             except PreemptedError:
                 raise
             except Exception as error:
-                # These come back however often one tries.
-                final = isinstance(error, ParameterError | DivergedError)
-                tried = self.failures[task.key] = self.failures.get(task.key, 0) + 1
-                _log.exception("failed, try %d of %d: %s", tried, self.retries + 1, task.label)
-                if not final and tried <= self.retries:
-                    _again(requeue)
+                self._after_failure(task, error, requeue)
                 failed.append(task.label)
-                note = {
-                    "label": task.label,
-                    "error": f"{type(error).__name__}: {error}",
-                    "tries": tried,
-                }
-                write_atomic(
-                    failure_note(self.folder, task.key),
-                    json.dumps({**note, "log": _own_log()}).encode(),
-                )
             else:
                 _log.info("done: %s", task.label)
         return failed
 
     def _compute(self, task: Task, asked: Any) -> None:
-        """`Task.run`, in this process or in ranks."""
+        """Compute one task, in this process or in ranks."""
         if self.ranks == 1:
             task.run()
-        elif not task.done():
-            # Slurm may signal every process of a job. Ranks ignore that, and Python's own helper
-            # inherits this mask.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-            resource_tracker.ensure_running()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
-            try:
-                stopped = distributed.launch(self.ranks, _rank, self, task.key, asked)
-            except RankLostError:
-                stopped = bool(asked.value)  # it was still starting, and couldn't ignore it yet
-                if not stopped:
-                    raise
-            if stopped:
-                raise PreemptedError(f"stopped in {task.label}")
-
-
-def _rank(worker: Worker, key: str, asked: Any) -> bool:
-    """Compute one task, as one of the ranks; whether it was stopped."""
-    for number in _STOP_SIGNALS:
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # the job's own process gets them too, and sets `asked`
-    _log_to_stdout(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
-    with distributed.processes(worker._device()):
+            return
+        if task.done():
+            return
+        # Slurm may signal every process of a job. Ranks ignore that, and Python's own helper
+        # inherits this mask.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         try:
-            worker._tasks(asked)[key].run()
+            stopped = distributed.launch(self.ranks, _compute_as_rank, self, task.key, asked)
+        except RankLostError:
+            # A rank that was still starting couldn't ignore the signal yet.
+            stopped = bool(asked.value)
+            if not stopped:
+                raise
+        if stopped:
+            raise PreemptedError(f"stopped in {task.label}")
+
+    def _after_failure(self, task: Task, error: Exception, requeue: Any) -> None:
+        """Start this process anew for another try, or note that a task failed for good."""
+        tried = self.tries[task.key] = self.tries.get(task.key, 0) + 1
+        _log.exception("failed, try %d of %d: %s", tried, self.retries + 1, task.label)
+        # These come back however often one tries.
+        final = isinstance(error, ParameterError | DivergedError)
+        if not final and tried <= self.retries:
+            _requeue_and_exit(requeue)
+        self.folder.note_failure(
+            task.key,
+            label=task.label,
+            error=f"{type(error).__name__}: {error}",
+            tries=tried,
+            log=_own_log(),
+        )
+
+
+def _compute_as_rank(worker: Worker, key: str, asked: Any) -> bool:
+    """Compute one task, as one of the ranks; return whether it was stopped."""
+    # The job's own process gets these signals too, and sets `asked`.
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    log_to_stdout(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
+    with distributed.processes(worker.device()):
+        try:
+            worker.tasks(asked)[key].run()
         except PreemptedError as error:
             _log.info("%s", error)
             return True
     return False
 
 
-def _again(requeue: Any) -> None:
-    """End this process and start it anew, as submitit does it on its signal; outside of
-    submitit, just end.
+def _requeue_and_exit(requeue: Any) -> None:
+    """End this process and let it start anew, as submitit does on its signal.
+
+    Parameters
+    ----------
+    requeue : Any
+        submitit's handler of the signal; outside of submitit there is none, and the process just
+        ends.
     """
     if callable(requeue):
         requeue(signal.SIGUSR2, None)
     sys.exit(PreemptedError.exit_code)
 
 
-def _log_to_stdout(level: int = logging.INFO) -> None:
+def log_to_stdout(level: int = logging.INFO) -> None:
+    """Let the package's log go to stdout, of which submitit makes the job's log file."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stdout)
     logging.getLogger("lotperm").setLevel(level)
 
 
 def _own_log() -> str:
-    """Where this process writes its log, if submitit started it."""
+    """Return the path of this process's log file; "" if submitit didn't start it."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return ""
     from submitit import JobEnvironment
 
     return str(JobEnvironment().paths.stdout)
-
-
-class Collector:
-    """The last job of a sweep: record the tables, or name what failed.
-
-    Parameters
-    ----------
-    campaign, store, folder : Path
-        As of `Worker`.
-    results : Path | None
-        Folder to record in; None: the campaign's.
-    """
-
-    def __init__(self, campaign: Path, store: Path, folder: Path, results: Path | None) -> None:
-        self.campaign, self.store, self.folder, self.results = campaign, store, folder, results
-
-    def __call__(self) -> None:
-        """Record; raises as `collect`."""
-        _log_to_stdout()
-        collect(
-            Campaign.load(self.campaign), Store(self.store), self.folder, self.results, _log.info
-        )
-
-
-def collect(
-    campaign: Campaign, store: Store, folder: Path, results: Path | None, say: Callable[[str], None]
-) -> None:
-    """Record the tables of a campaign whose stages are all there.
-
-    Raises
-    ------
-    SweepError
-        If stages are missing, naming the first that failed, why, and its log.
-    StorageError
-        If a data set isn't here any more.
-    """
-    if missing := campaign.missing(store, results):
-        notes = failures(folder)
-        unknown = f"Nobody noted why: see the logs in {folder / 'logs'}."
-        first = (
-            f"{notes[0]['label']}: {notes[0]['error']} Its log: {notes[0]['log']}."
-            if notes
-            else unknown
-        )
-        raise SweepError(
-            f"{len(missing)} stages are missing, {len(notes)} of them failed. {first} What is done is kept; the same "
-            "command tries the rest again."
-        )
-    if skipped := campaigns.run(campaign, store, Runtime(), results, say):
-        raise StorageError(f"not recorded, as a data set isn't here: {', '.join(skipped)}.")
-
-
-def failure_note(folder: Path, key: str) -> Path:
-    return folder / "failed" / f"{key[:16]}.json"
-
-
-def failures(folder: Path) -> list[Plain]:
-    """What failed for good in a sweep: label, error, tries and log of each, oldest first."""
-    paths = sorted((folder / "failed").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    return [json.loads(path.read_text()) for path in paths]

@@ -16,9 +16,11 @@ import sweeps
 from submitit.core.utils import FailedJobError
 
 from lotperm import Store
+from lotperm.cluster import collect, local, slurm, sweep
 from lotperm.cluster import jobs as job_lists
-from lotperm.cluster import sweep, worker
 from lotperm.cluster.campaign import Campaign
+from lotperm.cluster.folder import SweepFolder
+from lotperm.cluster.options import Options
 from lotperm.errors import ParameterError, StorageError, SweepError
 
 
@@ -62,7 +64,7 @@ def test_what_is_left_after_an_interruption_may_begin_with_matching(tmp_path):
 def test_two_processes_compute_every_stage_once(tmp_path):
     path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
     said = []
-    sweep.submit(path, store, sweep.Options(at_once=2)).wait(said.append)
+    sweep.submit(path, store, Options(at_once=2)).wait(said.append)
     assert len(said) == 6 + 4
     assert said[0] == "done, 1 of 6: dense A and B"
     assert sweeps.contents(store.root) == sweeps.unbroken(path, tmp_path / "plain")
@@ -76,7 +78,7 @@ def test_two_processes_compute_every_stage_once(tmp_path):
     assert job_lists.jobs(Campaign.load(path).tasks(store)) == []
     # What is recorded isn't submitted, whatever the store has; another folder gets all of it.
     empty = Store(tmp_path / "empty")
-    again = sweep.submit(path, empty, sweep.Options())
+    again = sweep.submit(path, empty, Options())
     again.wait(said.append)
     assert again.jobs == [] and list(empty.stages()) == []
     assert [row["state"] for row in sweep.status(path, empty)] == ["recorded"] * 6
@@ -85,7 +87,7 @@ def test_two_processes_compute_every_stage_once(tmp_path):
 
 def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path):
     path, store = sweeps.write(tmp_path, sweeps.LONG), Store(tmp_path / "store")
-    running = sweep.submit(path, store, sweep.Options())
+    running = sweep.submit(path, store, Options())
     stage = sweeps.until(lambda: sweeps.training(store.root))
     (worker,) = sweeps.children(running.handles[0].job_id)
     os.kill(worker, signal.SIGUSR2)
@@ -140,7 +142,7 @@ def test_ranks_compute_what_torchrun_does(two_ranks, tmp_path):
         sweeps.write(tmp_path, {**sweeps.TINY, "name": "half", "sparsity": 0.5}),
         Store(tmp_path / "store"),
     )
-    sweep.submit(path, store, sweep.Options(ranks=2, gpus=0)).wait(lambda line: None)
+    sweep.submit(path, store, Options(ranks=2, gpus=0)).wait(lambda line: None)
     stages = list(store.stages())
     assert [stage.meta["ranks"] for stage in stages] == [2, 2, 2, 2]
     assert sweeps.contents(store.root) == sweeps.contents(two_ranks / "home")
@@ -151,14 +153,12 @@ def test_ranks_compute_what_torchrun_does(two_ranks, tmp_path):
 
 
 def test_ranks_that_are_killed_and_preempted_go_on_to_the_same_bits(tmp_path):
-    options = sweep.Options(ranks=2, gpus=0)
+    options = Options(ranks=2, gpus=0)
     unbroken, store = Store(tmp_path / "unbroken"), Store(tmp_path / "store")
     path = sweeps.write(
         tmp_path, {**sweeps.LONG, "epochs": 50, "keep": [0, 1, 50]}
     )  # two ranks are slow
-    apart = sweep.Options(
-        ranks=2, gpus=0, results=tmp_path / "apart"
-    )  # else it would count as recorded
+    apart = Options(ranks=2, gpus=0, results=tmp_path / "apart")  # else it would count as recorded
     sweep.submit(path, unbroken, apart).wait(lambda line: None)
     running = sweep.submit(path, store, options)
     stage = sweeps.until(lambda: sweeps.training(store.root))
@@ -185,22 +185,28 @@ def test_what_fails_on_all_ranks_is_noted_once(tmp_path):
     sweeps.block(store, path, "dense A and B")
     named = r"3 stages are missing, 1 of them failed\. dense A and B: StorageError: cannot write"
     with pytest.raises(SweepError, match=named):
-        sweep.submit(path, store, sweep.Options(ranks=2, gpus=0, retries=0)).wait(lambda line: None)
+        sweep.submit(path, store, Options(ranks=2, gpus=0, retries=0)).wait(lambda line: None)
     assert sweeps.logs(store.root).count("failed, try 1 of 1: dense A and B") == 1
 
 
 def test_every_process_has_as_many_gpus_as_ranks(tmp_path):
     path = sweeps.write(tmp_path, *sweeps.PAIR)
     jobs = job_lists.jobs(Campaign.load(path).tasks(Store(tmp_path / "store")))
-    executor, slurm = MagicMock(), MagicMock()
-    sweep._start_here(executor, jobs, list, sweep.Options(at_once=3, gpus=4, ranks=2))
+    executor, cluster = MagicMock(), MagicMock()
+    local.start(executor, jobs, list, Options(at_once=3, gpus=4, ranks=2))
     shares = [call.kwargs["visible_gpus"] for call in executor.update_parameters.call_args_list]
     assert shares == [[0, 1], [2, 3], [0, 1]]
-    slurm.submit_array.side_effect = lambda workers: [MagicMock(job_id="1_0") for _ in workers]
-    sweep._submit_to_slurm(
-        slurm, jobs, list, MagicMock(), sweep.Options("slurm", ranks=2), "small", print
+    cluster.submit_array.side_effect = lambda workers: [MagicMock(job_id="1_0") for _ in workers]
+    slurm.submit(
+        cluster,
+        jobs,
+        worker=list,
+        last=MagicMock(),
+        options=Options(cluster="slurm", ranks=2),
+        name="small",
+        note=print,
     )
-    first, *_, last = (call.kwargs for call in slurm.update_parameters.call_args_list)
+    first, *_, last = (call.kwargs for call in cluster.update_parameters.call_args_list)
     assert (first["gpus_per_node"], last["gpus_per_node"]) == (2, None)
 
 
@@ -219,7 +225,7 @@ def test_a_process_may_start_again_any_number_of_times(tmp_path):
             if (tmp_path / "runs").stat().st_size < 8:
                 signal.getsignal(signal.SIGUSR2)(signal.SIGUSR2, None)
 
-    executor = sweep._local_executor(tmp_path / "logs")
+    executor = local.local_executor(tmp_path / "logs")
     executor.update_parameters(timeout_min=60, gpus_per_node=0, visible_gpus=[])
     executor.submit(Again()).wait()
     assert (tmp_path / "runs").read_text() == "x" * 8
@@ -243,12 +249,19 @@ def test_what_does_not_end_by_itself_is_killed(tmp_path):
         (tmp_path / "begun").touch()
         time.sleep(600)
 
-    executor = sweep._local_executor(tmp_path / "logs")
+    executor = local.local_executor(tmp_path / "logs")
     executor.update_parameters(timeout_min=60, gpus_per_node=0, visible_gpus=[])
     handle = executor.submit(sleep)
     sweeps.until((tmp_path / "begun").exists)
     (worker,) = sweeps.children(handle.job_id)
-    started = sweep.Sweep(MagicMock(), MagicMock(), tmp_path, sweep.Options(), [], [handle])
+    started = sweep.Sweep(
+        campaign=MagicMock(),
+        store=MagicMock(),
+        folder=SweepFolder(tmp_path),
+        options=Options(),
+        jobs=[],
+        handles=[handle],
+    )
     started.cancel(seconds=1)
     sweeps.until(handle.done, 20)
     sweeps.until(lambda: ended(worker), 20)
@@ -264,8 +277,8 @@ def test_a_sweep_here_keeps_to_the_gpus_that_it_may_use(tmp_path, monkeypatch, a
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
     start = MagicMock(return_value=MagicMock(pid=1))
-    monkeypatch.setattr(sweep.subprocess, "Popen", start)
-    executor = sweep._local_executor(tmp_path)
+    monkeypatch.setattr(local.subprocess, "Popen", start)
+    executor = local.local_executor(tmp_path)
     executor.update_parameters(timeout_min=1, gpus_per_node=2, visible_gpus=[1, 0])
     executor._submit_command("a command")
     assert start.call_args.kwargs["env"]["CUDA_VISIBLE_DEVICES"] == given
@@ -274,38 +287,42 @@ def test_a_sweep_here_keeps_to_the_gpus_that_it_may_use(tmp_path, monkeypatch, a
 def test_what_slurm_refuses_halfway_leaves_nothing_in_the_queue(tmp_path, monkeypatch):
     path = sweeps.write(tmp_path, *sweeps.PAIR)
     found = job_lists.jobs(Campaign.load(path).tasks(Store(tmp_path / "store")))
-    slurm, scancel, folder, options = (
-        MagicMock(),
-        MagicMock(),
-        tmp_path / "sweep",
-        sweep.Options("slurm"),
-    )
+    cluster, scancel = MagicMock(), MagicMock()
+    folder, options = SweepFolder(tmp_path / "sweep"), Options(cluster="slurm")
     said = "sbatch: error: QOSMaxSubmitJobPerUserLimit"
-    slurm.submit_array.side_effect = [[MagicMock(job_id="7_0")], FailedJobError(f"failed\n{said}")]
-    monkeypatch.setattr(sweep.subprocess, "run", scancel)
+    cluster.submit_array.side_effect = [
+        [MagicMock(job_id="7_0")],
+        FailedJobError(f"failed\n{said}"),
+    ]
+    monkeypatch.setattr(slurm.subprocess, "run", scancel)
     with pytest.raises(
         ParameterError, match=f"Slurm refused a job: {said} What was submitted before it is c"
     ):
-        sweep._submit_to_slurm(
-            slurm,
+        slurm.submit(
+            cluster,
             found,
-            list,
-            MagicMock(),
-            options,
-            "small",
-            partial(sweep._note, folder, options, found),
+            worker=list,
+            last=MagicMock(),
+            options=options,
+            name="small",
+            note=partial(folder.note_submission, options, found),
         )
     assert scancel.call_args.args == (["scancel", "7"],)
     # Noted as soon as it was submitted: whoever is killed in between leaves no job that nobody
     # knows of.
-    assert sweep._noted(folder) == ["7_0", "", "", ""]
+    assert folder.submission()["ids"] == ["7_0", "", "", ""]
 
 
 def test_waiting_for_slurm_records_what_its_last_job_did_not(tmp_path, monkeypatch):
     path, store = sweeps.write(tmp_path, sweeps.PAIR[0]), Store(tmp_path / "plain" / "store")
     sweeps.unbroken(path, tmp_path / "plain")
     submitted = sweep.Sweep(
-        Campaign.load(path), store, tmp_path / "sweep", sweep.Options("slurm"), [], []
+        campaign=Campaign.load(path),
+        store=store,
+        folder=SweepFolder(tmp_path / "sweep"),
+        options=Options(cluster="slurm"),
+        jobs=[],
+        handles=[],
     )
     submitted.wait(lambda line: None)
     tables = [
@@ -313,7 +330,7 @@ def test_waiting_for_slurm_records_what_its_last_job_did_not(tmp_path, monkeypat
         for folder in (tmp_path / "results", tmp_path / "plain" / "results")
     ]
     assert tables[0].read_bytes() == tables[1].read_bytes()
-    monkeypatch.setattr(worker.campaigns, "run", lambda *_: {"half": "no data"})
+    monkeypatch.setattr(collect.campaigns, "run", lambda *_: {"half": "no data"})
     with pytest.raises(StorageError, match="not recorded, as a data set isn't here: half"):
         submitted.wait(lambda line: None)
 
@@ -325,15 +342,15 @@ def test_a_queue_that_does_not_answer_at_once_is_asked_again(monkeypatch):
             MagicMock(returncode=0, stdout="7_0 RUNNING None\n8_0 PENDING x\n"),
         ]
     )
-    monkeypatch.setattr(sweep.shutil, "which", lambda name: name)
-    monkeypatch.setattr(sweep.subprocess, "run", lambda *_, **__: next(answers))
-    monkeypatch.setattr(sweep.time, "sleep", lambda seconds: None)
-    assert sweep.queue(["7_0"]) == {"7_0": "RUNNING None"}
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
+    monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: next(answers))
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+    assert slurm.queue(["7_0"]) == {"7_0": "RUNNING None"}
     monkeypatch.setattr(
-        sweep.subprocess, "run", lambda *_, **__: MagicMock(returncode=1, stderr="down\n")
+        slurm.subprocess, "run", lambda *_, **__: MagicMock(returncode=1, stderr="down\n")
     )
     with pytest.raises(SweepError, match="squeue failed: down"):
-        sweep.queue(["7_0"])
+        slurm.queue(["7_0"])
 
 
 def test_what_fails_is_tried_again_and_then_named(tmp_path):
@@ -341,7 +358,7 @@ def test_what_fails_is_tried_again_and_then_named(tmp_path):
     sweeps.block(store, path, "IMP round 2/2, sparsity 0.750")
     named = r"2 stages are missing, 1 of them failed\. IMP round 2/2, sparsity 0\.750: StorageError: .*_log\.out"
     with pytest.raises(SweepError, match=named) as error:
-        sweep.submit(path, store, sweep.Options(retries=1)).wait(lambda line: None)
+        sweep.submit(path, store, Options(retries=1)).wait(lambda line: None)
     log = Path(re.search(r"Its log: (\S+_log\.out)\.", str(error.value))[1]).read_text()
     assert "failed, try 1 of 2: IMP round 2/2" in log
     assert "failed, try 2 of 2: IMP round 2/2" in log
@@ -355,7 +372,7 @@ def test_what_fails_is_tried_again_and_then_named(tmp_path):
 def test_what_makes_no_sense_is_refused_before_anything_starts(tmp_path, monkeypatch):
     path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
     with pytest.raises(ParameterError, match="expected 'slurm' or 'local'"):
-        sweep.submit(path, store, sweep.Options(cluster="moab"))
+        sweep.submit(path, store, Options(cluster="moab"))
     for wrong, message in (
         ({"gpus": 1, "ranks": 2}, "2 ranks need as many GPUs, but there are 1"),
         ({"gpus": 2}, "--gpus is 2, but on this machine there are 0"),
@@ -365,15 +382,15 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(tmp_path, monkeyp
         ({"gpus": 0, "ranks": 2, "runtime": {"compile": True}}, "Leave compile out"),
     ):
         with pytest.raises(ParameterError, match=message):
-            sweep.submit(path, store, sweep.Options(**wrong))
+            sweep.submit(path, store, Options(**wrong))
     assert not store.root.exists()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ParameterError, match="no sbatch here"):
-        sweep.submit(path, store, sweep.Options(cluster="slurm"))
+        sweep.submit(path, store, Options(cluster="slurm"))
     lost = sweeps.write(
         tmp_path / "b", {**sweeps.TINY, "name": "lost", "dataset": "svhn", "sparsity": 0.5}
     )
     with pytest.raises(StorageError, match="lotperm data fetch svhn"):
-        sweep.submit(lost, store, sweep.Options())
+        sweep.submit(lost, store, Options())
     with pytest.raises(StorageError, match="was not swept from here"):
         sweep.status(path, Store(tmp_path / "other"))

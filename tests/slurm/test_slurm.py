@@ -8,6 +8,7 @@ import sweeps
 
 from lotperm import Store
 from lotperm.cluster import sweep
+from lotperm.cluster.options import Options
 from lotperm.errors import ParameterError, SweepError
 
 HERE = {"cluster": "slurm", "gpus": 0, "at_once": 2, "runtime": {"device": "cpu"}}
@@ -35,13 +36,13 @@ def long(tmp_path_factory):
     """A longer campaign, computed without a break: (file, ranks -> contents)."""
     folder = tmp_path_factory.mktemp("long")
     path, ranks = sweeps.write(folder, sweeps.LONG), Store(folder / "ranks")
-    sweep.submit(path, ranks, sweep.Options(ranks=2, gpus=0)).wait(print)
+    sweep.submit(path, ranks, Options(ranks=2, gpus=0)).wait(print)
     return path, {1: sweeps.unbroken(path, folder), 2: sweeps.contents(ranks.root)}
 
 
 def test_jobs_wait_for_what_they_need_and_give_the_same(tmp_path):
     path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
-    running = sweep.submit(path, store, sweep.Options(**HERE))
+    running = sweep.submit(path, store, Options(**HERE))
     jobs = [handle.job_id for handle in running.handles]
     waiting = dict(
         line.split(maxsplit=1)
@@ -51,7 +52,7 @@ def test_jobs_wait_for_what_they_need_and_give_the_same(tmp_path):
     assert f"afterok:{jobs[1]}(unfulfilled)" in waiting[jobs[2]]
     assert all(f"afterany:{job}(unfulfilled)" in waiting[jobs[4]] for job in jobs[:4])
     with pytest.raises(ParameterError, match="is in the queue already"):
-        sweep.submit(path, store, sweep.Options(**HERE))
+        sweep.submit(path, store, Options(**HERE))
     assert any("pending" in row["state"] for row in sweep.status(path, store))
     running.wait(print)
     assert [row["state"] for row in sweep.status(path, store)] == ["done"] * 6
@@ -91,9 +92,7 @@ def test_jobs_that_wait_for_the_same_are_an_array(tmp_path):
 def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, long, how, ranks):
     path, wanted = long
     store = Store(tmp_path / "store")
-    running = sweep.submit(
-        path, store, sweep.Options(**HERE, ranks=ranks, results=tmp_path / "results")
-    )
+    running = sweep.submit(path, store, Options(**HERE, ranks=ranks, results=tmp_path / "results"))
     stage = sweeps.until(lambda: sweeps.training(store.root), 120)
     job = running.handles[0].job_id
     if how == "signal":
@@ -117,7 +116,7 @@ def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, long, how, ranks):
 def test_what_fails_is_tried_again_then_named_and_nothing_waits_for_it(tmp_path):
     path, store = sweeps.write(tmp_path, *sweeps.PAIR), Store(tmp_path / "store")
     sweeps.block(store, path, "IMP round 1/1, sparsity 0.500")
-    running = sweep.submit(path, store, sweep.Options(**HERE, retries=1))
+    running = sweep.submit(path, store, Options(**HERE, retries=1))
     sweeps.until(begin_at_once, 120)
     with pytest.raises(SweepError, match=r"4 stages are missing, 1 of them failed\. IMP round 1/1"):
         running.wait(print)
@@ -133,5 +132,5 @@ def test_what_slurm_refuses_is_said_in_one_line(tmp_path):
     with pytest.raises(
         ParameterError, match=r"^Slurm refused a job: .*partition.* --partition, --time"
     ):
-        sweep.submit(path, store, sweep.Options(**HERE, partition="nowhere"))
+        sweep.submit(path, store, Options(**HERE, partition="nowhere"))
     assert slurm("squeue", "--noheader") == ""
