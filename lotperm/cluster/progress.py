@@ -1,19 +1,22 @@
-"""How far a campaign is."""
+"""How far a campaign is, and how long the rest will take."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lotperm.cluster.campaign import Campaign
-from lotperm.cluster.entry import Entry
+from lotperm.config.experiment import ModelConfig
 from lotperm.store.stages import Store
-from lotperm.store.tasks import Task, chain
+from lotperm.store.tasks import Task
 from lotperm.studies.workbench import Datasets
 
+Network = tuple[str, ModelConfig, str]
+"""What a speed is of: data set, model, and precision of training."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class StageProgress:
     """How far a stage of a campaign is.
 
@@ -33,7 +36,7 @@ class StageProgress:
         At the rate of the finished stages of the same network; None if there is none, or nothing
         to train.
     seconds : float | None
-        That a finished stage took.
+        Time that a finished stage took.
     """
 
     entry: str
@@ -46,18 +49,18 @@ class StageProgress:
     seconds: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CampaignStatus:
     """How far a campaign is.
 
     Attributes
     ----------
     stages : list[StageProgress]
-        Those that what isn't recorded yet needs, each under the first entry that needs it.
+        Stages that what isn't recorded yet needs, each under the first entry that needs it.
     skipped : dict[str, str]
-        As `run`: entries whose data set isn't there.
+        Entries whose data set isn't there, by name, and why.
     recorded : dict[str, list[Path]]
-        Folders that are there already, of all entries.
+        Folders that are there already, by the name of their entry.
     """
 
     stages: list[StageProgress]
@@ -66,46 +69,70 @@ class CampaignStatus:
 
 
 def status(campaign: Campaign, store: Store, results: Path | None = None) -> CampaignStatus:
-    """How far a campaign is that records in `results` (None: in its own folder); changes
-    nothing.
+    """Look up how far a campaign is; this changes nothing.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        The campaign.
+    store : Store
+        Where its stages are kept.
+    results : Path | None, optional
+        Folder that it records in; None: its own.
     """
     datasets: Datasets = {}
-    seen: set[str] = set()
-    found: list[tuple[Entry, Task, Any]] = []
     skipped: dict[str, str] = {}
     recorded: dict[str, list[Path]] = {}
-    work: dict[Any, list[float]] = {}
+    needed: dict[str, tuple[str, Task]] = {}
     for part in campaign.parts(store, results, None, datasets):
-        entry = part.entry
+        name = part.entry.name
         if part.recorded():
-            recorded.setdefault(entry.name, []).append(part.folder)
-            continue
-        if lacking := entry.lacking(datasets):
-            skipped[entry.name] = lacking
-            continue
-        for bench in part.benches:
-            e = bench.experiment
-            network = (e.data.name, e.model, e.dense.precision)
-            for task in chain(entry.own_tasks(bench)):
-                if task.key not in seen:
-                    seen.add(task.key)
-                    found.append((entry, task, network))
-                    if task.done() and task.work.train_images:
-                        total = work.setdefault(network, [0, 0])
-                        total[0] += task.work.train_images
-                        total[1] += task.meta["seconds"]
-    stages = []
-    for entry, task, network in found:
-        epochs, images = task.work.epochs, task.work.train_images
-        done = task.done()
-        info = None if done else store.workspace(task.name, task.key).peek()
-        epoch = epochs if done else int(info["epoch"]) if info else 0
-        left = 0 if done else images - (images * epoch // epochs if epochs else 0)
-        rate = work.get(network)
-        state = "done" if done else "in progress" if info else "missing"
-        time_left = left * rate[1] / rate[0] if left and rate else None
-        took = task.meta["seconds"] if done else None
-        stages.append(
-            StageProgress(entry.name, task.label, state, epoch, epochs, left, time_left, took)
-        )
-    return CampaignStatus(stages, skipped, recorded)
+            recorded.setdefault(name, []).append(part.folder)
+        elif lacking := part.entry.lacking(datasets):
+            skipped[name] = lacking
+        else:
+            for task in part.tasks():
+                needed.setdefault(task.key, (name, task))
+    rates = _rates(task for _, task in needed.values())
+    stages = [_stage(name, task, store, rates) for name, task in needed.values()]
+    return CampaignStatus(stages=stages, skipped=skipped, recorded=recorded)
+
+
+def _network(task: Task) -> Network:
+    e = task.experiment
+    return e.data.name, e.model, e.dense.precision
+
+
+def _rates(tasks: Iterable[Task]) -> dict[Network, float]:
+    """Return seconds per training image of each network, over its finished stages."""
+    images: dict[Network, int] = {}
+    seconds: dict[Network, float] = {}
+    for task in tasks:
+        if task.work.train_images and task.done():
+            network = _network(task)
+            images[network] = images.get(network, 0) + task.work.train_images
+            seconds[network] = seconds.get(network, 0.0) + task.meta["seconds"]
+    return {network: seconds[network] / images[network] for network in images}
+
+
+def _stage(entry: str, task: Task, store: Store, rates: dict[Network, float]) -> StageProgress:
+    """Look up how far one stage is."""
+    epochs, images = task.work.epochs, task.work.train_images
+    rate = rates.get(_network(task))
+    if task.done():
+        state, epoch, left = "done", epochs, 0
+    else:
+        checkpoint = store.workspace(task.name, task.key).peek()
+        state = "in progress" if checkpoint else "missing"
+        epoch = int(checkpoint["epoch"]) if checkpoint else 0
+        left = images - (images * epoch // epochs if epochs else 0)
+    return StageProgress(
+        entry=entry,
+        label=task.label,
+        state=state,
+        epoch=epoch,
+        epochs=epochs,
+        images_left=left,
+        seconds_left=left * rate if left and rate else None,
+        seconds=task.meta["seconds"] if state == "done" else None,
+    )
