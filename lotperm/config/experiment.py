@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lotperm.config.fields import configuration, filled, from_plain
+from lotperm.config.configuration import configuration, filled, from_plain
 from lotperm.config.parameters import (
     DEFAULT_PROFILE,
     PARAMETERS,

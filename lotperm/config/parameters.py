@@ -16,6 +16,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
+from lotperm.config.configuration import configuration, declared
 from lotperm.config.fields import MAX_ITEMS as MAX_ITEMS
 from lotperm.config.fields import (
     Count,
@@ -28,8 +29,6 @@ from lotperm.config.fields import (
     SeedList,
     Several,
     Whole,
-    configuration,
-    declared,
     either,
 )
 from lotperm.errors import ParameterError, shown, unknown_name

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lotperm.config import fields, parameters
+from lotperm.config import parameters
+from lotperm.config.configuration import declared
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import PARAMETERS, parameter_cell
 from lotperm.errors import ParameterError
@@ -27,13 +28,13 @@ SMOKE = Experiment.from_parameters(profile="smoke")
 
 
 def test_every_parameter_has_a_field_and_a_meaning():
-    declared = {
+    found = {
         parameter.name
         for configuration in CONFIGURATIONS
-        for parameter in fields.declared(configuration).values()
+        for parameter in declared(configuration).values()
     }
     only_flat = {"widths", "finetune_epochs", "finetune_lr", "finetune_schedule"}
-    assert declared - {"keep"} == set(PARAMETERS) - only_flat
+    assert found - {"keep"} == set(PARAMETERS) - only_flat
     for name, parameter in PARAMETERS.items():
         assert parameter.name == name
         assert all(text and "\n" not in text for text in parameter.row().values())
@@ -87,7 +88,7 @@ def test_docstrings_list_the_fields_with_their_help(configuration):
     text = inspect.getdoc(configuration)
     for field in dataclasses.fields(configuration):
         assert f"\n{field.name} : " in text
-    for parameter in fields.declared(configuration).values():
+    for parameter in declared(configuration).values():
         assert parameter.meaning[1:] in text
 
 

@@ -5,8 +5,10 @@ trains, never run.
 from __future__ import annotations
 
 import collections
+import json
 import math
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -297,7 +299,10 @@ def test_every_page_of_a_figure_is_named_after_it():
     """`lotperm.cli.notebooks.validate` finds a page's experiments by the name of its file."""
     for page in PAGES:
         figure = page.stem.partition("_")[2]
-        assert (f'for_figure(\\"{figure}\\"' in page.read_text()) == (figure in FIGURES)
+        cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        opened = re.search(rf'\b(for_figure|open_page)\(\s*"{figure}"', code)
+        assert (opened is not None) == (figure in FIGURES), page.name
 
 
 def test_width_and_widths():
