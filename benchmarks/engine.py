@@ -55,7 +55,7 @@ from lotperm.data.batches import normalize
 from lotperm.data.dataset import Dataset, Split
 from lotperm.engine.models import Weights, build, initialize
 from lotperm.engine.partition import partition
-from lotperm.engine.run import Programs, Run
+from lotperm.engine.run import Run
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.schedule import draw_order
 from lotperm.parallel.threads import workers
@@ -263,9 +263,8 @@ class Engine:
             )
             for part in self.parts
         ]
-        programs: Programs = {}
         for run in self.runs:
-            run.prepare(programs, self.threads)
+            run.prepare(self.threads)
 
     def steps(self, count: int) -> None:
         """So many steps of every network; an epoch ends where it ends."""

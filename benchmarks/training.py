@@ -35,7 +35,7 @@ from lotperm.data.dataset import Dataset
 from lotperm.data.datasets import load
 from lotperm.engine.models import Weights, build, initialize
 from lotperm.engine.partition import partition
-from lotperm.engine.run import Programs, Run
+from lotperm.engine.run import Run
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.schedule import draw_order, learning_rate
 from lotperm.engine.training import train
@@ -181,9 +181,8 @@ def main() -> None:
                 for part in parts
             ]
             prepared[mode, count] = (runs, threads)
-            programs: Programs = {}
             for run in runs:
-                run.prepare(programs, threads)
+                run.prepare(threads)
             with workers(threads) as each:
                 each(partial(train_epoch, epoch=0), runs)
             times[mode, count] = []

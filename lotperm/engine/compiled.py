@@ -1,8 +1,8 @@
-"""The training step as one compiled program."""
+"""The training step as one compiled program, kept for as long as the process lives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
@@ -15,18 +15,17 @@ from lotperm.engine.step import Rule, descend, differentiate
 
 Program = Callable[..., Tensor]
 """A compiled step: maps inputs, targets, the learning rate and `TrainingState.by_parameter` to the
-losses, and changes the state in place.
+losses, and changes the state in place. It holds no weights.
 """
 
+PROGRAMS: dict[Hashable, Program] = {}
+"""All programs of this process, by everything that they depend on."""
 
-def compile_step(
+
+def compiled_step(
     rule: Rule, state: TrainingState, inputs: Tensor, targets: Tensor, *, threads: int = 1
 ) -> Program:
-    """Compile the step for the shapes of a state and a batch.
-
-    This is torch.compile's compiler without its front end, which would check at every step whether
-    the program still fits (a fifth of the step of 8 MLPs); here nothing can change. On a CPU all of
-    it is C++, which doesn't hold Python's lock, so several threads can be in it at a time.
+    """Return the compiled step, which is compiled only once in a process.
 
     Parameters
     ----------
@@ -38,12 +37,47 @@ def compile_step(
         A batch of the shapes and types to come, with any values.
     threads : int, optional
         How many parts are trained at a time: on a CPU each gets its share of PyTorch's threads.
+    """
+    share = max(1, torch.get_num_threads() // threads)
+    on_cpu = state.device.type == "cpu"
+    options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": share} if on_cpu else {}
+    form = state.networks.form()
+    if form is None:
+        return compile_step(rule, state, inputs, targets, options)
+    tensors = (inputs, targets, state.lr, *state.by_parameter())
+    key = (
+        rule,
+        form,
+        tuple((t.dtype, t.device, t.shape, t.stride()) for t in tensors),
+        tuple(options.items()),
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    if key not in PROGRAMS:
+        PROGRAMS[key] = compile_step(rule, state, inputs, targets, options)
+    return PROGRAMS[key]
 
-    Returns
-    -------
-    Program
-        Holds no weights: it fits every state of the same architecture, number of members and
-        device.
+
+def compile_step(
+    rule: Rule,
+    state: TrainingState,
+    inputs: Tensor,
+    targets: Tensor,
+    options: dict[str, Any],
+) -> Program:
+    """Compile the step for the shapes of a state and a batch.
+
+    This is torch.compile's compiler without its front end, which would check at every step whether
+    the program still fits (a fifth of the step of 8 MLPs); here nothing can change. On a CPU all of
+    it is C++, which doesn't hold Python's lock, so several threads can be in it at a time.
+
+    Parameters
+    ----------
+    rule, state, inputs, targets
+        As of `compiled_step`.
+    options : dict[str, Any]
+        Of the compiler.
     """
     module = state.networks.module
     names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
@@ -62,8 +96,5 @@ def compile_step(
 
     arguments: list[Any] = [inputs, targets, state.lr, *state.by_parameter()]
     graph = make_fx(step, tracing_mode="fake")(*arguments)
-    share = max(1, torch.get_num_threads() // threads)
-    on_cpu = state.device.type == "cpu"
-    options = {"cpp_wrapper": True, "cpp.threads": share} if on_cpu else None
-    program: Program = torch._inductor.compile(graph, arguments, options=options)
+    program: Program = torch._inductor.compile(graph, arguments, options=options or None)
     return program

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lotperm.config.experiment import Recipe
 from lotperm.config.seeds import Seeds
 from lotperm.data.dataset import Dataset
-from lotperm.engine.compiled import Program, compile_step
+from lotperm.engine.compiled import compiled_step
 from lotperm.engine.evaluation import evaluate_stack
 from lotperm.engine.feed import Feed
 from lotperm.engine.graphs import SideStream, capture
@@ -24,9 +24,6 @@ from lotperm.engine.state import TrainingState
 from lotperm.engine.step import Rule, plain_update
 from lotperm.errors import DivergedError
 from lotperm.parallel import distributed
-
-Programs = dict[int, Program]
-"""Compiled steps by the number of members."""
 
 _ASK_EVERY = 8
 """Steps between two questions to all ranks whether one wants to stop: so the processes seldom
@@ -93,14 +90,11 @@ class Run:
         steps = (epochs - epoch) * self.steps - self.step
         return steps * self.recipe.batch_size * self.members
 
-    def prepare(self, programs: Programs, threads: int) -> None:
+    def prepare(self, threads: int) -> None:
         """Compile the step, if that is wanted, before the first one; change no weights.
 
         Parameters
         ----------
-        programs : Programs
-            Of the runs beside this one, by their numbers of members; this run takes one or adds
-            its own.
         threads : int
             How many runs are trained at a time.
         """
@@ -108,11 +102,8 @@ class Run:
             return
         self.state.networks.module.train()
         inputs, targets = self.feed.example_batch()
-        if self.members not in programs:
-            programs[self.members] = compile_step(
-                self.rule, self.state, inputs, targets, threads=threads
-            )
-        program, tensors = programs[self.members], self.state.by_parameter()
+        program = compiled_step(self.rule, self.state, inputs, targets, threads=threads)
+        tensors = self.state.by_parameter()
         if self._side.stream is None:
             self._update = torch.no_grad()(lambda x, y: program(x, y, self.state.lr, *tensors))
         else:

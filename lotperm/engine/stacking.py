@@ -9,7 +9,7 @@ one flat buffer, for `lotperm.engine.training`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -62,7 +62,7 @@ _ALIKE_CALLS = {
 _FLATTEN_CALLS = {"flatten"}
 
 
-def stack(model: nn.Module, members: int) -> nn.Module:
+def stack(model: nn.Module, members: int) -> fx.GraphModule:
     """Rewrite a network so that one forward pass computes `members` of them.
 
     Parameters
@@ -75,7 +75,7 @@ def stack(model: nn.Module, members: int) -> nn.Module:
 
     Returns
     -------
-    nn.Module
+    fx.GraphModule
         Maps (B, M, C, *spatial) to logits (M, B, classes). Its parameters and buffers have the
         names of the model's and a leading axis M; they start at zero.
 
@@ -309,6 +309,24 @@ class StackedNetworks:
                     else given.to(self.flat.dtype).cpu()
                 )
         return torch.cat([part.flatten() for part in parts]).to(self.flat)
+
+    def form(self) -> Hashable | None:
+        """Return all that a forward pass depends on, its tensors aside.
+
+        Stacks of the same form compute the same from the same tensors. None where that can't be
+        told, since a layer has hooks. (All layers are PyTorch's or `lotperm.engine.layers`'; those
+        of a network's own were traced through.)
+        """
+        layers = []
+        for name, layer in self.module.named_modules():
+            if layer is self.module:
+                continue
+            if any(v for k, v in vars(layer).items() if k.endswith("_hooks")):
+                return None
+            settings = {k: v for k, v in vars(layer).items() if not k.startswith("_")}
+            layers.append((name, type(layer), repr(sorted(settings.items()))))
+        nodes = [(n.op, n.target, repr(n.args), repr(n.kwargs)) for n in self.module.graph.nodes]
+        return tuple(layers), tuple(nodes)
 
     def weights(self) -> list[Weights]:
         """Copy every member's state dict to the CPU."""

@@ -28,7 +28,7 @@ from lotperm.data.dataset import Dataset
 from lotperm.engine.checkpoints import Checkpoints, Keeper, restore
 from lotperm.engine.models import Weights
 from lotperm.engine.partition import partition
-from lotperm.engine.run import Programs, Run
+from lotperm.engine.run import Run
 from lotperm.engine.runtime import ProgressBar, Runtime
 from lotperm.engine.trained import Trained, all_weights
 from lotperm.errors import ParameterError, PreemptedError
@@ -139,9 +139,8 @@ def train(
     images = sum(run.images_left(epoch, epochs) for run in runs)
     with _bar(runtime, label, images) as bar, _fast_convolutions(), workers(threads) as each:
         if epoch < epochs:
-            programs: Programs = {}
             for run in runs:
-                run.prepare(programs, threads)
+                run.prepare(threads)
         while epoch < epochs:
             each(partial(Run.advance, epoch=epoch, pause=keeper.wanted, bar=bar), runs)
             for run in runs:

@@ -1,5 +1,6 @@
 """Training M networks at once against training one at a time with plain PyTorch."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -14,11 +15,12 @@ from lotperm.config.seeds import Seeds
 from lotperm.data.augment import augment, draw_augmentation
 from lotperm.data.batches import normalize
 from lotperm.data.dataset import Dataset, Split
-from lotperm.engine import run as engine_run
+from lotperm.engine import compiled as engine_compiled
 from lotperm.engine.models import build, initialize
 from lotperm.engine.partition import networks_at_once, partition
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.schedule import draw_order, learning_rate
+from lotperm.engine.stacking import StackedNetworks
 from lotperm.engine.training import train
 from lotperm.errors import DivergedError, ParameterError, PreemptedError
 from lotperm.science.sparsity import full_mask, magnitude_prune, prunable_parameters
@@ -313,12 +315,11 @@ def test_networks_in_several_threads_share_a_compiled_step(
         )
 
     compilations = []
-    compiler = engine_run.compile_step
+    compiler = engine_compiled.compile_step
     monkeypatch.setattr(
-        engine_run,
-        "compile_step",
-        lambda *given, **more: compilations.append(given) or compiler(*given, **more),
+        engine_compiled, "compile_step", lambda *given: compilations.append(0) or compiler(*given)
     )
+    monkeypatch.setattr(engine_compiled, "PROGRAMS", {})
     data, starts = toy(IMAGE), [initialize(make, i) for i in range(count)]
     masks = [
         magnitude_prune(start, full_mask(start, prunable_parameters(make())), 0.5)
@@ -341,6 +342,68 @@ def test_networks_in_several_threads_share_a_compiled_step(
     assert max(notebook.kept[1]["steps"]) > 0
     resumed = run(runtime=runtime, checkpoints=notebook)
     assert all(distance(a, b) == 0 for a, b in zip(compiled.weights, resumed.weights, strict=True))
+
+
+def test_a_program_is_compiled_once_for_all_trainings_that_it_fits(monkeypatch):
+    """Whether it fits is told by all that the step depends on, and not by the weights."""
+    recipe = Recipe(epochs=1, lr=0.05, batch_size=32)
+
+    def run(first=0, count=2, slope=0.1, recipe=recipe, shape=SIGNAL, compile=True, **options):
+        def make():
+            layers = nn.Linear(math.prod(shape), 8), nn.LeakyReLU(slope), nn.Linear(8, 5)
+            return nn.Sequential(nn.Flatten(), *layers)
+
+        members = range(first, first + count)
+        starts, seeds = [initialize(make, i) for i in members], [Seeds.of("t", i) for i in members]
+        runtime = Runtime(compile=compile, members=2, microbatch=options.pop("microbatch", None))
+        return train(make(), starts, toy(shape), recipe, seeds, runtime=runtime, **options)
+
+    def compiles(**options):
+        """Tell it by a compiler that can only fail."""
+        with monkeypatch.context() as patch, contextlib.suppress(Interrupted):
+            patch.setattr(engine_compiled, "compile_step", refuse)
+            run(**options)
+            return False
+        return True
+
+    def refuse(*_):
+        raise Interrupted
+
+    monkeypatch.setattr(engine_compiled, "PROGRAMS", {})
+    run()
+    mask = {"1.weight": torch.ones(8, 40).tril()}
+    others = {"first": 7, "masks": [mask, None], "recipe": dataclasses.replace(recipe, lr=0.2)}
+    assert not compiles(**others)
+    plain, again = run(**others, compile=False), run(**others)
+    assert all(distance(a, b) < 1e-5 for a, b in zip(again.weights, plain.weights, strict=True))
+    assert distance(again.weights[0], again.weights[1]) > 0.1
+    assert compiles(slope=0.2)
+    assert compiles(count=1)
+    assert compiles(shape=(1, 20))
+    assert compiles(microbatch=16)
+    for name, value in (("momentum", 0.5), ("weight_decay", 0.0), ("precision", "bfloat16")):
+        assert compiles(recipe=dataclasses.replace(recipe, **{name: value})), name
+    assert compiles(recipe=dataclasses.replace(recipe, batch_size=16))
+    assert not compiles()
+
+
+def test_a_layer_with_hooks_or_of_ones_own_is_not_taken_for_another():
+    def stacked(change):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(40, 8), nn.ReLU(), nn.Linear(8, 5))
+        change(model)
+        return StackedNetworks(model, [model.state_dict()])
+
+    class Twice(nn.ReLU):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    def own(model):
+        model[2] = Twice()
+
+    plain = stacked(lambda model: None).form()
+    assert plain is not None and plain == stacked(lambda model: None).form()
+    assert stacked(lambda model: model[2].register_forward_hook(lambda *_: None)).form() is None
+    assert stacked(own).form() not in (None, plain)
 
 
 def test_compiled_and_bfloat16_steps_learn_the_same():
