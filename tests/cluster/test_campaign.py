@@ -665,7 +665,7 @@ def test_a_signal_stops_it_at_a_step_and_it_goes_on(unbroken, tmp_path):
 
 
 _WITHOUT = """
-import sys
+import json, sys
 class Without:
     def __init__(self, finder):
         self.finder = finder
@@ -675,7 +675,15 @@ class Without:
         return None if name.partition(".")[0] in {missing!r} else self.finder.find_spec(name, *rest)
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 from lotperm.cli import main
-main()
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["lotperm", *arguments]
+    try:
+        main()
+        codes.append(0)
+    except SystemExit as end:
+        codes.append(end.code or 0)
+print(json.dumps(codes))
 """
 
 
@@ -702,32 +710,30 @@ def test_a_bare_gpu_machine_has_all_that_it_needs(tmp_path, unbroken):
         "playwright",
     }
     store, results, _ = unbroken
-    program = [sys.executable, "-c", _WITHOUT.format(missing=missing)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "LOTPERM_HOME": str(tmp_path / "home"),
-        "LOTPERM_DATA": str(store.root / "data"),
-    }
-
-    def run(*arguments):
-        return subprocess.run(
-            [*program, *map(str, arguments)],
-            env=environment,
-            cwd=ROOT,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-
     only = ("--only", "smoke_table", "--device", "cpu", "--out", tmp_path / "results")
-    done = run("campaign", "run", FOLDER / "smoke.yaml", *only)
-    assert done.returncode == 2 and f"Use {FOLDER / 'smoke.json'}" in done.stderr
-    done = run("campaign", "run", FOLDER / "smoke.json", *only)
+    commands = [
+        ("campaign", "run", FOLDER / "smoke.yaml", *only),
+        ("campaign", "run", FOLDER / "smoke.json", *only),
+        ("store", "pack", "--campaign", FOLDER / "smoke.json", "--out", tmp_path / "packs"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT.format(missing=missing), json.dumps(commands, default=str)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "LOTPERM_HOME": str(tmp_path / "home"),
+            "LOTPERM_DATA": str(store.root / "data"),
+        },
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [2, 0, 0], done.stderr
+    assert f"Use {FOLDER / 'smoke.json'}" in done.stderr
     assert done_in(tmp_path / "results")["smoke_table"] == done_in(results)["smoke_table"]
-    done = run("store", "pack", "--campaign", FOLDER / "smoke.json", "--out", tmp_path / "packs")
-    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "packs").iterdir())
 
 
 # --- in the book ------------------------------------------------------------------------------------
@@ -735,7 +741,9 @@ def test_a_bare_gpu_machine_has_all_that_it_needs(tmp_path, unbroken):
 
 @pytest.fixture
 def book(tmp_path, unbroken, monkeypatch):
-    """A repository whose recorded results are the smoke campaign's."""
+    """A repository whose recorded results are the smoke campaign's, and a copy of its store."""
+    shutil.copytree(unbroken[0].root, tmp_path / "home")
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "paper").symlink_to(ROOT / "book" / "paper")
     (tmp_path / "book" / "results").symlink_to(unbroken[1])

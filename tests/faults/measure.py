@@ -1,7 +1,7 @@
-"""One experiment with so many threads, compiled or not; prints its accuracies and where its dense
-networks are.
+"""Run one experiment with so many threads, compiled or not; print its accuracies and where its
+dense networks are.
 
-python measure.py --profile live --threads 2 --compile
+    python measure.py '{"profile": "live"}' --threads 2 --compile
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lotperm import Experiment, Pipeline, Runtime, Store
 def main() -> None:
     """Run it in the store of LOTPERM_HOME."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--profile", default="smoke")
+    parser.add_argument("parameters", type=json.loads)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    experiment = Experiment.from_parameters(profile=options.profile)
+    experiment = Experiment.from_parameters(**options.parameters)
     pipeline = Pipeline(experiment, Store.default(), Runtime(compile=options.compile))
     table = pipeline.run().table
     rows = table[table["metric"] == "test_accuracy"].drop(columns="metric")

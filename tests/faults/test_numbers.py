@@ -17,7 +17,7 @@ from conftest import LONG, ROOT, TINY, Warm, fingerprint, times
 
 from lotperm.store.files import load_tensors
 
-PROFILE = "live" if LONG else "smoke"
+PARAMETERS = {"profile": "live"} if LONG else {**TINY, "epochs": 6, "hidden": [100]}
 # A Python with the packages of a bare machine with a GPU and another PyTorch; without it that row
 # is left out.
 OTHER_PYTHON = os.environ.get("LOTPERM_OTHER_PYTHON", "")
@@ -75,7 +75,7 @@ def found(home: Path, other: str = "") -> tuple[pd.DataFrame, dict[str, Any], st
     `OTHERS` names.
     """
     options: dict[str, Any] = {}
-    arguments: list[object] = ["--profile", PROFILE]
+    arguments: list[object] = [json.dumps(PARAMETERS)]
     if other == "compiled":
         arguments.append("--compile")
     elif other == "2 threads":
@@ -139,7 +139,7 @@ def test_how_far_apart(plain, tmp_path, record, other):
     assert apart < 5, "the means over seeds are another result"
     early, late = (distance(weights[name], moved[name]) for name in ("epoch-0001", "final"))
     record(
-        f"profile {PROFILE}, 1 thread, against {other}",
+        f"profile {PARAMETERS['profile']}, 1 thread, against {other}",
         len(points),
         f"accuracy of a network differs by {points.max():.2f} points at the most ({points.mean():.2f} on average), "
         f"mean of an arm by {apart:.2f}; dense weights by {early:.1g} of their size after an epoch, {late:.1g} at last",

@@ -86,7 +86,12 @@ def use(arrays: int) -> None:
     torch.ones(arrays).sum()
 
 
-JOBS = {"whole": whole, "command": command, "attack": attack, "use": use}
+def script(lines: str) -> None:
+    """Run a test's own lines, as a program of its own."""
+    exec(lines, {})
+
+
+JOBS = {"whole": whole, "command": command, "attack": attack, "use": use, "script": script}
 
 
 def write_in_place(path: Path, content: bytes) -> None:
