@@ -19,14 +19,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory) -> Path:
-    """A folder that all processes of this session share."""
+    """Return a folder that all processes of this session share."""
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    """A store for the whole session, so that what one test computed the next one loads."""
+    """Return a store's folder for the whole session: what one test computed the next one loads."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -39,7 +39,7 @@ def _own_home(home, monkeypatch):
 
 @pytest.fixture(scope="session")
 def smoke(home):
-    """The smoke experiment, run once: (pipeline, results)."""
+    """Run the smoke experiment once; return its pipeline and results."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOTPERM_HOME", str(home))
         patch.delenv("LOTPERM_DATA", raising=False)
@@ -49,10 +49,10 @@ def smoke(home):
 
 @pytest.fixture(scope="session")
 def two_ranks(shared) -> Path:
-    """A small experiment that torchrun started on two ranks: a folder with ``home``, ``out`` and
-    ``stdout``.
+    """Run a small experiment on two ranks, by torchrun; return its folder.
 
-    Run once, also when several processes share the tests.
+    It holds ``home``, ``out`` and ``stdout``. Run once, also when several processes share the
+    tests.
     """
     import sweeps
     from ranks import torchrun
@@ -91,13 +91,13 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def node():
-    """Node's executable."""
+    """Return the path of Node."""
     return tools.node()
 
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium, driven by Playwright."""
+    """Start a headless Chromium, driven by Playwright."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

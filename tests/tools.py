@@ -1,6 +1,4 @@
-"""The programs that the tests of the site need, found or installed: a browser, and Node for its
-scripts.
-"""
+"""The programs that the tests of the site need: a browser, and Node for its scripts."""
 
 from __future__ import annotations
 
@@ -19,10 +17,9 @@ from lotperm.site.pdf import find_browser
 
 @cache
 def chromium() -> str:
-    """An installed Chromium or Chrome; else Debian's package, where we may install it; else
-    Playwright's own.
+    """Return the path of Chromium or Chrome, which is installed first if there is none.
 
-    ``LOTPERM_BROWSER`` names another one.
+    ``LOTPERM_BROWSER`` names another one. Debian's package is tried, then Playwright's own.
 
     Raises
     ------
@@ -31,9 +28,8 @@ def chromium() -> str:
     """
     if found := find_browser():
         return found
-    with FileLock(
-        Path(tempfile.gettempdir()) / "lotperm-chromium.lock"
-    ):  # several processes share the tests
+    # Several processes share the tests.
+    with FileLock(Path(tempfile.gettempdir()) / "lotperm-chromium.lock"):
         return find_browser() or _install()
 
 
@@ -54,7 +50,7 @@ def _install() -> str:
 
 
 def _installations() -> list[str]:
-    """Commands that install one, for this machine."""
+    """Return the commands that may install a browser on this machine."""
     root = "" if os.name == "posix" and os.geteuid() == 0 else "sudo -n "
     apt = f"{root}apt-get update -qq && {root}apt-get install -y -qq chromium"
     debian = [apt] if shutil.which("apt-get") and (not root or shutil.which("sudo")) else []
@@ -71,7 +67,7 @@ def _playwrights() -> str | None:
 
 @cache
 def node() -> str:
-    """Node: the one that Playwright's Python package brings along."""
+    """Return the path of Node, which Playwright's Python package brings along."""
     from playwright._impl._driver import compute_driver_executable
 
     return str(compute_driver_executable()[0])

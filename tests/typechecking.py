@@ -1,5 +1,6 @@
-"""How shapes are checked while tests run: jaxtyping applies `checked` to the modules that
-pyproject.toml lists.
+"""Shapes and types are checked while tests run.
+
+jaxtyping applies `checked` to the modules that pyproject.toml lists.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """For a call with a wrong type, which the function itself must refuse."""
+    """Switch the checks off, for a call with a wrong type that the function itself must refuse."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield

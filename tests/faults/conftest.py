@@ -1,5 +1,4 @@
-"""What the tests of faults share: a warm process that forks, an unbroken run to compare with, and
-the record.
+"""Share a warm process that forks, an unbroken run to compare with, and the record.
 
 How often each fault is tried follows LOTPERM_FAULTS, the number of kills: 50 (the default) is what
 CI runs, 500 is ``make faults``. With LOTPERM_FAULTS_ROWS, a file, what was tried is written there:
@@ -39,7 +38,7 @@ TINY = {
 
 
 def times(ci: int, long: int) -> int:
-    """How often something is tried: in CI, and in the long version."""
+    """Return how often to try something: in CI, or in the long version."""
     return long if LONG else ci
 
 
@@ -73,25 +72,25 @@ class Warm:
     def ask(
         self, *calls: dict[str, Any], hit: dict[str, Any] | None = None, timeout: float = 120
     ) -> Any:
-        """Do the calls, all at once, each in a child: exit codes and what was printed."""
+        """Do the calls, all at once, each in a child; return exit codes and what was printed."""
         request = {"calls": calls, "hit": hit, "timeout": timeout}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return self._answer()
 
     def whole(self, home: Path, **more: Any) -> dict[str, Any]:
-        """The call that computes every kind of stage in a store, its results in the folder
-        ``out`` there.
+        """Return the call that computes every kind of stage in a store, with results in its
+        folder ``out``.
         """
         options = {"parameters": {**TINY, **more.pop("parameters", {})}, "out": str(home / "out")}
         return self.call("whole", home, options, **more)
 
     def command(self, home: Path, *arguments: object, **more: Any) -> dict[str, Any]:
-        """The call of the command line."""
+        """Return the call of the command line."""
         return self.call("command", home, {"arguments": [str(a) for a in arguments]}, **more)
 
     def experiment(self, home: Path, *arguments: object, **more: Any) -> dict[str, Any]:
-        """The call of ``lotperm experiment``, small."""
+        """Return the call of a small ``lotperm experiment``."""
         parameters = {**TINY, **more.pop("parameters", {})}
         options = [o for n, v in parameters.items() if n != "profile" for o in ("-p", f"{n}={v}")]
         given = (
@@ -108,14 +107,14 @@ class Warm:
 
     @staticmethod
     def call(job: str, home: Path, options: dict[str, Any], **more: Any) -> dict[str, Any]:
-        """A call of a job."""
+        """Return the call of a job."""
         environment = {"LOTPERM_HOME": str(home), **more.pop("environment", {})}
         return {"job": job, "options": options, "environment": environment, **more}
 
 
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    """The warm process."""
+    """Start the warm process."""
     warm = Warm(tmp_path_factory.mktemp("warm"))
     yield warm
     warm.process.stdin.close()
@@ -124,7 +123,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
 
 @pytest.fixture(scope="session")
 def unbroken(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The fingerprint of a run that nothing disturbed."""
+    """Return the fingerprint of a run that nothing disturbed."""
     home = tmp_path_factory.mktemp("unbroken")
     done = warm.ask(warm.whole(home))
     assert done["codes"] == [0], done["printed"]
@@ -132,12 +131,10 @@ def unbroken(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def fingerprint(home: Path) -> dict[str, str]:
-    """Each final file of a store and of its results -> the sha256 of all in it that must not
-    differ.
+    """Return the sha256 of each final file of a store and its results, by name.
 
-    Of JSON that is everything but when it was computed and in how many seconds, and the checksum
-    over these. One line of summary.md says the seconds; that line, and its checksum in
-    results.json, are left out.
+    What may differ is left out: in JSON when something was computed, in how many seconds, and the
+    checksum over these; in summary.md the line that says the seconds, and that file's checksum.
     """
     found = {}
     for path in sorted([*(home / "stages").rglob("*"), *(home / "out").rglob("*")]):
@@ -159,9 +156,7 @@ def _lasting(value: Any, top: bool = True) -> Any:
 
 
 def problems(home: Path, expected: dict[str, str]) -> list[str]:
-    """What is wrong with a store that was disturbed and then finished: the check of every
-    crash.
-    """
+    """Return what is wrong with a store that was disturbed and then finished."""
     got = fingerprint(home)
     wrong = [
         f"{name} differs or is missing" for name in expected if got.get(name) != expected[name]
@@ -171,15 +166,14 @@ def problems(home: Path, expected: dict[str, str]) -> list[str]:
     return wrong + [f"{path.name} is left over" for path in (home / "work").rglob("*")]
 
 
-# --- the record -------------------------------------------------------------------------------------
-
 _rows: list[dict[str, Any]] = []
 
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Call it with a fault, how often it was tried and what came of it; it fails if it was
-    never tried.
+    """Return a function that notes a fault, how often it was tried and what came of it.
+
+    It fails if the fault was never tried.
     """
     group = Path(request.node.fspath).stem.removeprefix("test_")
 

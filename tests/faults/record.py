@@ -1,9 +1,8 @@
-"""The long version of the tests of faults, and the table of what was tried that the book shows:
-`make faults`.
+"""Run the long version of the tests of faults, and write the table that the book shows.
 
-Runs the groups one after the other and keeps what each has tried in _build/faults, so that it can
-be stopped and gone on with; a group is run again when the package or the number of kills has
-changed. Writes book/results/faults.{json,md} from the groups that passed.
+The groups run one after the other. What each has tried is kept in _build/faults, so that the whole
+can be stopped and resumed; a group is run again when the package or the number of kills has
+changed. book/results/faults.{json,md} is written from the groups that passed.
 
     python tests/faults/record.py              # all groups, then the table
     python tests/faults/record.py crash        # this one, then the table
@@ -33,7 +32,7 @@ GROUPS = ("crash", "corruption", "concurrency", "parameters", "hostile", "resour
 
 
 def run(group: str, kept: Path, kills: int) -> bool:
-    """Run a group unless that was done; whether it passed."""
+    """Run a group unless that was done; return whether it passed."""
     if kept.exists():
         before = json.loads(kept.read_text())
         if (before["source"], before["kills"]) == (source_hash(), kills):
@@ -72,7 +71,7 @@ def run(group: str, kept: Path, kills: int) -> bool:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The rows as Markdown."""
+    """Return the rows as Markdown."""
     machine, groups = report["machine"], report["groups"]
     total = sum(row["tried"] for group in groups for row in group["rows"])
     sources = {group["source"][:12] for group in groups}

@@ -261,9 +261,6 @@ def test_a_bomb_in_an_archive(warm: Warm, tmp_path, record):
     record("a bomb in an archive (3 GB claimed)", 1, "refused by its size, nothing unpacked")
 
 
-# --- the conversion that is asked for ---------------------------------------------------------------
-
-
 def test_weights_are_converted(tmp_path, record):
     state = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).state_dict()
     state["half"] = torch.ones(3, dtype=torch.bfloat16)

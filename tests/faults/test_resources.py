@@ -45,9 +45,6 @@ def ends_like(warm: Warm, home: Path, unbroken: dict[str, str]) -> None:
     assert problems(home, unbroken) == []
 
 
-# --- disks ------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[None]:
     """Mount something there, for as long as it takes; raises CalledProcessError where that
@@ -145,9 +142,6 @@ def test_a_store_that_cannot_be_made(warm: Warm, tmp_path):
     assert not trace.exists()
 
 
-# --- memory -----------------------------------------------------------------------------------------
-
-
 def test_too_little_memory(warm: Warm, unbroken, tmp_path, record):
     limits = [30, 60, 120, 200, 300] if times(0, 1) else [60, 200]
     for mib in limits:
@@ -164,8 +158,6 @@ def test_too_little_memory(warm: Warm, unbroken, tmp_path, record):
     record("a limit on memory", len(limits), "exit 6, one line")
     ends_like(warm, tmp_path / "60", {**unbroken})
 
-
-# --- signals ----------------------------------------------------------------------------------------
 
 MOMENTS = [
     ("dense", 0.3),
@@ -343,9 +335,6 @@ def _alive(pid: int) -> bool:
     return False
 
 
-# --- what goes wrong in training --------------------------------------------------------------------
-
-
 def finite_checkpoints(home: Path) -> int:
     """How many checkpoints there are; every value in each is finite."""
     paths = list(home.glob("work/*/checkpoint-*.safetensors"))
@@ -393,9 +382,6 @@ def test_divergence(warm: Warm, tmp_path, record):
     record(
         "a learning rate that diverges", len(rates), "exit 4, nothing reported, checkpoints finite"
     )
-
-
-# --- surroundings -----------------------------------------------------------------------------------
 
 
 def test_surroundings_change_nothing(warm: Warm, unbroken, tmp_path, record):

@@ -40,9 +40,6 @@ def with_values(results, values):
     return dataclasses.replace(results, table=table)
 
 
-# --- what is run ------------------------------------------------------------------------------------
-
-
 def test_a_title_says_that_a_network_is_a_twin():
     twin = Experiment.from_parameters(profile="smoke")
     assert tables.title(twin) == "1-D twin, mnist1d, mlp, profile smoke"
@@ -129,9 +126,6 @@ def test_class_examples_show_the_first_image_of_each_class():
 def test_class_examples_need_files(smoke):
     with pytest.raises(ParameterError, match="image folder"):
         examples.class_examples(smoke[0].data.train, classes=2, views=1)
-
-
-# --- what came of it --------------------------------------------------------------------------------
 
 
 def test_tables_of_several_widths_become_one():
@@ -256,9 +250,6 @@ def test_a_round_of_imp_trains_what_its_kind_does():
     given = {"profile": "smoke", "epochs": 12, "rewind_epoch": [2, 4], "finetune_epochs": 3}
     assert tables.round_epochs(Experiment.from_parameters(**given)) == 3
     assert tables.round_epochs(Experiment.from_parameters(**given, imp="rewind")) == "10, 8"
-
-
-# --- scripts ----------------------------------------------------------------------------------------
 
 
 def test_a_script_cannot_end_its_element():

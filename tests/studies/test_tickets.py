@@ -218,9 +218,6 @@ def test_damage_and_absence_are_named(folder, tmp_path):
         load_ticket(tmp_path / "absent.safetensors")
 
 
-# --- those that are published ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parents[1].name}/{path.stem}")
 def test_a_published_ticket_is_of_the_run_beside_it(path):
     content = json.loads((path.parents[1] / "results.json").read_text())
