@@ -1,1 +1,1 @@
-"""What an experiment is: its parameters, their presets, and the seeds of its random streams."""
+"""Experiments: their parameters, the presets of these, and the seeds of random streams."""

@@ -10,11 +10,8 @@ from typing import Any
 
 from lotperm.errors import ParameterError
 
+# Version of what the configurations mean: to be raised when a meaning changes and its name doesn't.
 SCHEMA = 1
-
-"""Version of what the configurations mean; a change of meaning without a change of name raises
-it.
-"""
 
 
 def canonical_json(value: Any) -> str:
@@ -48,5 +45,5 @@ def canonical_json(value: Any) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a value, as 64 hex digits."""
+    """Return the SHA-256 of a value's canonical JSON, as 64 hex digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

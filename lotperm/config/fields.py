@@ -28,7 +28,7 @@ _MAX_WHOLE = 2**63 - 1
 
 @dataclass(frozen=True)
 class Help:
-    """What a parameter means.
+    """The meaning of a parameter.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ class Parameter:
 
     @property
     def values(self) -> str:
-        """What it may be, in words: choices, or type and bounds."""
+        """Its possible values in words: choices, or type and bounds."""
         if self.choices:
             return either(self.choices)
         return f"{self.kind}, {self.limits}" if self.limits else self.kind

@@ -116,7 +116,7 @@ def _in_order(epochs: tuple[int, ...]) -> tuple[int, ...]:
 
 @configuration(frozen=True)
 class Recipe:
-    """How a network is trained: SGD, its schedule, batches and augmentation.
+    """The training of a network: SGD, its schedule, batches and augmentation.
 
     The schedule spans `epochs`, and the rate is constant within an epoch: "cosine" falls to 0,
     "step" multiplies by `gamma` at each of `milestones`. Weight decay is on every parameter, norms
@@ -152,7 +152,7 @@ class Recipe:
 
 @configuration(frozen=True)
 class DataConfig:
-    """Which data set, and how much of it: None is all, a number a class-balanced subset.
+    """A data set, or part of it: None is all, a number the size of a class-balanced subset.
 
     Images of a folder are 224 pixels a side unless `image_size` says otherwise; their short side
     is 256/224 of that before the centre is cut out, unless `resize_size` does.
@@ -187,7 +187,7 @@ class DataConfig:
 
 @configuration(frozen=True)
 class ModelConfig:
-    """Which network: see `lotperm.engine.models.build`."""
+    """A network, as `lotperm.engine.models.build` makes it."""
 
     name: Annotated[Model, Help("architecture", _NETWORKS, name="model")]
     width: Annotated[
@@ -206,7 +206,7 @@ class ModelConfig:
 
 @configuration(frozen=True)
 class PruningConfig:
-    """How a mask is found: iterative magnitude pruning (IMP).
+    """The search for a mask: iterative magnitude pruning (IMP).
 
     `finetune` is the recipe of the training that follows each pruning. With `imp` "finetune", each
     round goes on from the pruned weights (the paper's); with "rewind", each starts again from A's
@@ -230,7 +230,7 @@ class PruningConfig:
 
 @configuration(frozen=True)
 class MatchingConfig:
-    """How A is aligned to B: by activations (the paper's), or by weights (Git Re-Basin).
+    """The alignment of A to B: by activations (the paper's), or by weights (Git Re-Basin).
 
     Activations are of training examples without augmentation. `points` says which of them stands
     for a residual stream; the authors take the "penultimate" in stage 3 of ResNet20.

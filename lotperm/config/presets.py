@@ -1,4 +1,4 @@
-"""What every data set and every figure runs at each profile, read from tables.
+"""Presets: the parameters of every data set and figure at each profile, read from tables.
 
 ``presets.toml``, beside this module, has a table for each data set; ``figures.toml`` in the folder
 of a question has one for each of its figures. A row is a parameter, a column a profile.
@@ -116,7 +116,7 @@ def add_figures(path: Path) -> list[str]:
 
 
 def defaults_of(profile: str, dataset: str | None) -> dict[str, Any]:
-    """Return what a profile runs on a data set; None: on the profile's own."""
+    """Return all parameters of a profile on a data set; None: on the profile's own."""
     dataset = dataset or OWN_DATASETS[profile]
     declared = {name: parameter.default for name, parameter in PARAMETERS.items()}
     own = DATASET_PRESETS[dataset][profile]

@@ -9,18 +9,15 @@ from lotperm.config.canonical import canonical_json
 
 
 def derive_seed(*parts: str | int) -> int:
-    """A seed in [0, 2**63) from names and numbers, so that every random stream has a name of its
-    own.
+    """Derive a seed in [0, 2**63) from names and numbers: every random stream has a name.
 
     Examples
     --------
     >>> derive_seed("dense_a", 0, "init") != derive_seed("dense_b", 0, "init")
     True
     """
-    return (
-        int.from_bytes(hashlib.sha256(canonical_json(list(parts)).encode()).digest()[:8], "big")
-        >> 1
-    )
+    digest = hashlib.sha256(canonical_json(list(parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True)
@@ -33,5 +30,5 @@ class Seeds:
 
     @classmethod
     def of(cls, network: str, seed: int) -> Seeds:
-        """The streams of a named network (``"a"``, ``"b"``, ``"lth"``, …) of a replicate."""
+        """Return the streams of a named network (``"a"``, ``"b"``, ``"lth"``, …) of a replicate."""
         return cls(*(derive_seed(network, seed, stream) for stream in ("init", "order", "augment")))
