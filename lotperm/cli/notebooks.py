@@ -19,9 +19,10 @@ from lotperm.config.presets import FIGURES
 from lotperm.errors import ParameterError, StorageError, unknown_name
 from lotperm.site import build, notebooks
 from lotperm.site import pdf as printing
+from lotperm.site.notebooks import flat
 from lotperm.store.files import home
 from lotperm.studies.clone import clone_folder
-from lotperm.studies.connectivity.study import line_positions
+from lotperm.studies.parameters import page_parameters
 
 
 def run(
@@ -98,16 +99,14 @@ def validate(notebook: Path, values: Mapping[str, Any]) -> None:
     ParameterError
         For the first value that makes no sense.
     """
-    known = {name: value for name, value in values.items() if name in PARAMETERS}
+    given = flat(values)
     figure = notebook.stem.partition("_")[2]
     if figure in FIGURES:
-        Experiment.for_figure(figure, **known)
+        page_parameters(figure, given)
     else:
-        Experiment.from_parameters(**known)
-    if "points" in values:
-        line_positions(values["points"])
-    if "device" in values:
-        resolve_device(values["device"])
+        Experiment.from_parameters(**{n: v for n, v in given.items() if n in PARAMETERS})
+    if "device" in given:
+        resolve_device(given["device"])
 
 
 def find_notebook(name: str) -> Path:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lotperm import errors
 from lotperm.config.canonical import sha256_json
+from lotperm.config.parameters import PARAMETERS
 from lotperm.errors import (
     IntegrityError,
     LotpermError,
@@ -45,6 +46,14 @@ PARAMETERS_TITLE = "Parameters of this page"
 
 _PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
+MORE = "more"
+"""Parameter of a notebook that takes those which its parameters cell doesn't name."""
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with those in ``more`` beside the others."""
+    return {**{n: v for n, v in values.items() if n != MORE}, **values.get(MORE, {})}
+
 
 def defaults(notebook: Path) -> dict[str, Any]:
     """Return the parameters of a notebook with their defaults, in the order of their cell.
@@ -65,6 +74,9 @@ def defaults(notebook: Path) -> dict[str, Any]:
 def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Complete the given parameters with the notebook's defaults, and check their types.
 
+    A notebook shows only the parameters that its readers change most. If one of them is the
+    dictionary ``more``, it takes every other parameter of an experiment (`lotperm parameters`).
+
     A value must have the type of its default. An int is taken for a float and becomes one, but a
     bool isn't taken for an int. A list takes items of the type that its default has, and a default
     of None takes any plain value. NaN and infinities are always refused.
@@ -75,16 +87,21 @@ def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[st
         If the notebook has no such parameter (the nearest name is suggested), or a type is wrong.
     """
     known = defaults(notebook)
-    for name in parameters:
-        if name not in known:
-            raise unknown_name("parameter", name, known)
+    given: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if name in known:
+            given[name] = value
+        elif MORE in known and name in PARAMETERS:
+            given[MORE] = {**known[MORE], **parameters.get(MORE, {}), **given.get(MORE, {})}
+            given[MORE][name] = value
+        else:
+            others = PARAMETERS if MORE in known else ()
+            raise unknown_name("parameter", name, (*known, *others))
     values = {}
     for name, default in known.items():
         where = f"parameter {name!r} of {notebook.name}"
         try:
-            values[name] = (
-                conform(parameters[name], default, where) if name in parameters else default
-            )
+            values[name] = conform(given[name], default, where) if name in given else default
         except RecursionError:
             raise ParameterError(
                 f"{where} is nested too deeply: expected, for example, {default!r}."

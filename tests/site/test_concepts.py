@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 from lotperm.science.statistics import interval
 from lotperm.site import concepts
 from lotperm.studies.arms import charts as arms_charts
+from lotperm.studies.control import charts as control_charts
 
 SIZES = (2, 4, 3)
 
@@ -50,7 +51,7 @@ def test_a_network_is_drawn_weight_by_weight():
     kept = [torch.ones_like(w, dtype=torch.bool) for w in weights]
     kept[0][3, 1] = kept[1][0, 2] = False
     _, ax = plt.subplots()
-    concepts.draw_network(ax, weights, kept=kept)
+    control_charts.draw_network(ax, weights, kept=kept)
     assert [len(c.get_offsets()) for c in ax.collections] == list(SIZES)
     found = lines(ax)
     assert len(found) == sum(w.numel() for w in weights)
@@ -72,7 +73,7 @@ def test_sparse_training_problem():
     networks = {name: layers(seed) for seed, name in enumerate(names)}
     mask = [w > 0 for w in layers(9)]
     accuracies = {"dense_a": 0.6, "imp": 0.5, "naive": 0.375, "lth": 0.587}
-    figure = concepts.sparse_training_problem(networks, mask, accuracies, title="Title")
+    figure = control_charts.sparse_training_problem(networks, mask, accuracies, title="Title")
     assert figure.get_suptitle() == "Title"
     shown = [text.get_text() for ax in figure.axes for text in ax.texts]
     for words in (
