@@ -54,7 +54,7 @@ lint: $(READY)  ## ruff, mypy, and the order of imports
 
 # What `make test` checks too, on the notebooks that it executes for the site. An empty store, so that the numbers are
 # computed, not remembered. The cells of a notebook stay together.
-nbval: $(READY)
+nbval: $(READY)  ## compare the notebooks, executed again, with the outputs that they keep
 	rm -rf _build/nbval
 	LOTPERM_HOME='$(CURDIR)/_build/nbval' $(PYTEST) --dist loadfile -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
 

@@ -1,6 +1,4 @@
-"""What runs the project elsewhere: the workflows, the container, Binder. They must call what
-there is.
-"""
+"""What runs the project elsewhere, the workflows, the container and Binder, calls what is there."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ import yaml
 
 from lotperm.config.parameters import Profile
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TARGETS = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
 WORKFLOWS = {
     path.stem: yaml.safe_load(path.read_text())
@@ -111,4 +109,4 @@ def test_binder_has_the_pins_and_the_package() -> None:
 
 def test_ci_runs_targets_that_exist() -> None:
     called = makes((ROOT / ".ci" / "run").read_text())
-    assert {target for target, _ in called} == {"book", "test"} <= TARGETS
+    assert {target for target, _ in called} == {"book", "nbval", "test"} <= TARGETS
