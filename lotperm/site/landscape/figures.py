@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from lotperm.site.html import script_element
 from lotperm.site.landscape.model import PRESETS, RUNS, Floats, Scene, loss, output, simulate
+from lotperm.studies.arms.arms import ARMS
 
 Methods = Mapping[str, tuple[str, str]]
 """Name of a run -> its words and its colour, as in `lotperm.studies.charts.METHODS`."""
@@ -27,7 +28,9 @@ default teacher.
 """
 
 _MARKERS = {"dense_a": "o", "dense_b": "D", "lth": "s", "naive": "X", "permuted": "^"}
-_NETWORK = {"dense_a": "A", "dense_b": "B", "lth": "A", "naive": "B", "permuted": "B"}
+_NETWORK = {"dense_a": "A", "dense_b": "B"} | {
+    name: ARMS[name].weights.upper() for name in RUNS if name in ARMS
+}
 _LINES = {"dense_a": "-", "dense_b": "--", "lth": "-", "naive": "-", "permuted": "-"}
 
 

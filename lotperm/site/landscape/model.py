@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from lotperm.errors import ParameterError
+from lotperm.studies.arms.arms import ARMS
 
 Floats = npt.NDArray[np.float64]
 
@@ -326,8 +327,7 @@ class Result:
 def simulate(scene: Scene) -> Result:
     """Train A and B densely, prune A, match A to B, and train the three sparse arms.
 
-    The arms start from the dense weights at step ``scene.rewind``. LTH is A with A's mask, naive
-    is B with A's mask, permuted is B with the permuted mask.
+    The arms start from the dense weights at step ``scene.rewind``, as `lotperm.studies.arms` says.
     """
     return _simulate(np.array(scene.init_a), np.array(scene.init_b), scene)
 
@@ -343,14 +343,13 @@ def _simulate(init_a: Floats, init_b: Floats, scene: Scene) -> Result:
     mask = prune(dense_a[-1])
     permutation = match(dense_a[-1], dense_b[-1])
     permuted_mask = np.take_along_axis(mask, permutation, axis=-1)
+    paths = {"dense_a": dense_a, "dense_b": dense_b}
+    masks = {"as found": mask, "permuted": permuted_mask}
+    for arm in (ARMS[name] for name in RUNS if name in ARMS):
+        start = paths[f"dense_{arm.weights}"][scene.rewind]
+        paths[arm.name] = train(start, masks[arm.mask])
     return Result(
-        paths={
-            "dense_a": dense_a,
-            "dense_b": dense_b,
-            "lth": train(dense_a[scene.rewind], mask),
-            "naive": train(dense_b[scene.rewind], mask),
-            "permuted": train(dense_b[scene.rewind], permuted_mask),
-        },
+        paths=paths,
         mask=mask,
         permutation=permutation,
         permuted_mask=permuted_mask,
