@@ -21,8 +21,8 @@ def normalize(
     Parameters
     ----------
     inputs : Tensor | ImageFiles
-        (..., C, *spatial), uint8 in 0..255 or float, on the data set's device; files are all read
-        at once.
+        ``(..., C, *spatial)``, uint8 in 0..255 or float, on the data set's device; files are
+        all read at once.
     dataset : Dataset
         The data set that they belong to.
     dtype : torch.dtype, optional
@@ -31,7 +31,7 @@ def normalize(
     Returns
     -------
     Tensor
-        (..., C, *spatial) of `dtype`, computed in float32.
+        ``(..., C, *spatial)`` of `dtype`, computed in float32.
     """
     if isinstance(inputs, ImageFiles):
         inputs = inputs.read().to(dataset.mean.device)
@@ -67,7 +67,7 @@ class Batches:
     Yields
     ------
     (Tensor, Tensor)
-        float32 (B, C, *spatial) and int64 (B,), on the data set's device.
+        float32 ``(B, C, *spatial)`` and int64 (B,), on the data set's device.
     """
 
     dataset: Dataset
@@ -96,7 +96,7 @@ class Inputs:
     Yields
     ------
     Tensor
-        float32 (B, C, *spatial), on the data set's device.
+        float32 ``(B, C, *spatial)``, on the data set's device.
     """
 
     batches: Batches
@@ -115,7 +115,8 @@ class Inputs:
         Yields
         ------
         list[Tensor]
-            One tensor for each part, float32 (n, C, *spatial); batches without parts are skipped.
+            One tensor for each part, float32 ``(n, C, *spatial)``; batches without parts are
+            skipped.
         """
         dataset, split = self.batches.dataset, self.batches.split
         batches = [
@@ -157,7 +158,8 @@ def raw_batches(
     Yields
     ------
     (Tensor, Tensor)
-        Inputs (B, C, *spatial), of images uint8, and targets int64 (B,), where the split has them.
+        Inputs ``(B, C, *spatial)``, of images uint8, and targets int64 (B,), where the split has
+        them.
     """
     if isinstance(split.inputs, ImageFiles):
         rows = _rows(split, size)

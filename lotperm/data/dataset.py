@@ -18,7 +18,7 @@ class Split:
     Attributes
     ----------
     inputs : Tensor | ImageFiles
-        (N, C, *spatial) uint8, or float32 for mnist1d; of an image folder the files.
+        ``(N, C, *spatial)`` uint8, or float32 for mnist1d; of an image folder the files.
     targets : Tensor
         (N,) int64.
     """
@@ -66,7 +66,7 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(C, *spatial)."""
+        """``(C, *spatial)``."""
         return tuple(self.train.inputs.shape[1:])
 
     def to(self, device: torch.device | str) -> Dataset:
@@ -91,7 +91,7 @@ class Info:
     Attributes
     ----------
     shape : tuple[int, ...]
-        (C, *spatial) of one example.
+        ``(C, *spatial)`` of one example.
     classes : int
         Number of classes.
     train, test : int

@@ -34,7 +34,7 @@ from torch import Tensor
 from lotperm.errors import IntegrityError, StorageError
 
 Raw = dict[str, Tensor]
-"""``{train,test}.inputs`` (N, C, *spatial) uint8 or float32 and ``{train,test}.targets`` (N,)
+"""``{train,test}.inputs`` ``(N, C, *spatial)`` uint8 or float32 and ``{train,test}.targets`` (N,)
 int64.
 """
 
@@ -68,7 +68,7 @@ class Layout:
     classes : int
         Number of classes.
     shape : tuple[int, ...]
-        (C, *spatial) of an example.
+        ``(C, *spatial)`` of an example.
     n_train, n_test : int
         Numbers of examples.
     """

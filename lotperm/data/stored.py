@@ -169,7 +169,7 @@ def check_content(name: str, raw: Raw, where: str, recorded: str | None) -> str:
 
 
 def pixel_statistics(inputs: Tensor) -> Raw:
-    """Compute mean and standard deviation (C,) of each channel of (N, C, *spatial).
+    """Compute mean and standard deviation (C,) of each channel of ``(N, C, *spatial)``.
 
     From exact counts of uint8 pixels, which stand for [0, 1]; 0 and 1 for signals.
     """

@@ -24,8 +24,8 @@ def evaluate_stack(
     networks : StackedNetworks
         The stack.
     split : Split
-        Inputs (N, C, *spatial) and targets (N,), on the stack's device; or the files of an image
-        folder.
+        Inputs ``(N, C, *spatial)`` and targets (N,), on the stack's device; or the files of an
+        image folder.
     data : Dataset
         The data set that the split belongs to, for its mean and standard deviation.
     batch : int, optional

@@ -76,9 +76,9 @@ class Feed:
         self.steps = size // recipe.batch_size
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs (B, M, C, *spatial) and targets (M, B) of an epoch's steps from `first` on.
+        """Yield the batches of an epoch, from step `first` on.
 
-        B counts this rank's share of a batch. What is drawn belongs to the example, so it is the
+        Inputs are ``(B, M, C, *spatial)`` and targets (M, B). B counts this rank's share of a batch. What is drawn belongs to the example, so it is the
         same on any number of ranks.
         """
         share = distributed.share(self.batch_size)

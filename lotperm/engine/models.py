@@ -75,7 +75,7 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return activations (B, n_out, *spatial / stride)."""
+        """Return activations ``(B, n_out, *spatial / stride)``."""
         y = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -121,7 +121,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, classes) of inputs (B, in_channels, *spatial)."""
+        """Return logits (B, classes) of inputs ``(B, in_channels, *spatial)``."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.classifier(torch.flatten(self.pool(x), 1))
@@ -165,7 +165,7 @@ class VGG11(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, classes) of inputs (B, in_channels, *spatial)."""
+        """Return logits (B, classes) of inputs ``(B, in_channels, *spatial)``."""
         return self.classifier(torch.flatten(self.features(x), 1))
 
 
@@ -276,7 +276,7 @@ def build(
         One of `NETWORKS`. ``resnet8``, ``resnet20`` and ``vgg11`` become their 1-D twin when the
         input is one; ``resnet50`` is torchvision's, for images of 32 pixels a side or more.
     input_shape : tuple[int, ...]
-        (C, *spatial) of one example.
+        ``(C, *spatial)`` of one example.
     classes : int
         Number of outputs.
     width : float, optional

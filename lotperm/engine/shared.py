@@ -53,7 +53,7 @@ def shared_update(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]
     state : TrainingState
         Equal on all ranks, and so after every step.
     input_shape : tuple[int, ...]
-        (C, *spatial) of one example.
+        ``(C, *spatial)`` of one example.
 
     Returns
     -------

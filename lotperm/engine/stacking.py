@@ -238,7 +238,7 @@ class StackedNetworks:
     Attributes
     ----------
     module
-        The stack; maps (B, M, C, *spatial) to (M, B, classes).
+        The stack; maps ``(B, M, C, *spatial)`` to (M, B, classes).
     flat
         float32 (P·M,), every parameter of every member; the module's parameters are views of it.
     """

@@ -25,8 +25,9 @@ from lotperm.engine.state import TrainingState
 from lotperm.errors import ParameterError
 
 Update = Callable[[Tensor, Tensor], Tensor]
-"""One step of every member, from inputs (B, M, C, *spatial) and targets (M, B) int64; returns the
-losses (M,) before it, in nats.
+"""One step of every member, from inputs ``(B, M, C, *spatial)`` and targets (M, B) int64.
+
+It returns the losses (M,) before the step, in nats.
 """
 
 
@@ -74,9 +75,9 @@ def partial_losses(
     rule : Rule
         Its precision counts.
     forward : Callable[[Tensor], Tensor]
-        Maps inputs (B, M, C, *spatial) to logits (M, B, classes).
+        Maps inputs ``(B, M, C, *spatial)`` to logits (M, B, classes).
     inputs : Tensor
-        (B, M, C, *spatial), the whole batch, in the type of the weights.
+        ``(B, M, C, *spatial)``, the whole batch, in the type of the weights.
     targets : Tensor of int64, shape (M, B)
         Of the whole batch.
     part : slice

@@ -89,7 +89,7 @@ class Channels(NamedTuple):
     places: Tensor
 
     def select(self, output: Tensor) -> Tensor:
-        """Return the activations of the group, shape (B, n, *spatial)."""
+        """Return the activations of the group, shape ``(B, n, *spatial)``."""
         values = output.movedim(self.dim, 1)
         if torch.equal(self.places, torch.arange(values.shape[1])):
             return values
@@ -191,7 +191,7 @@ class PermutationSpec:
         Returns
         -------
         dict
-            Group name -> Tensor of shape (B, n, *spatial), units in the order of the group.
+            Group name -> Tensor of shape ``(B, n, *spatial)``, units in the order of the group.
 
         Raises
         ------

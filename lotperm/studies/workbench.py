@@ -148,7 +148,7 @@ class Workbench:
         return Batches(self.data, split, size, self.runtime.readers)
 
     def match_batches(self, batch: int = 500) -> Iterable[Tensor]:
-        """Yield the training inputs (B, C, *spatial) on which activations are compared."""
+        """Yield the training inputs ``(B, C, *spatial)`` on which activations are compared."""
         return self.batches(
             first(self.data.train, self.experiment.matching.samples), batch
         ).inputs()

@@ -32,13 +32,13 @@ def matmul(labels: Labels, call: Call) -> Any:
 
 @rule("conv1d", "conv2d", "conv3d", matrix=1)
 def convolution(labels: Labels, call: Call) -> Any:
-    """Label a convolution, kernel of shape (out, in / groups, *spatial)."""
+    """Label a convolution, kernel of shape ``(out, in / groups, *spatial)``."""
     return _product(labels, call, _Axes(output=0, input=1, units=1))
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", matrix=1)
 def transposed_convolution(labels: Labels, call: Call) -> Any:
-    """Label a transposed convolution of one group, kernel of shape (in, out, *spatial)."""
+    """Label a transposed convolution of one group, kernel of shape ``(in, out, *spatial)``."""
     return _product(labels, call, _Axes(output=1, input=0, units=1))
 
 
