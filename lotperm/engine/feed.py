@@ -78,8 +78,8 @@ class Feed:
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch, from step `first` on.
 
-        Inputs are ``(B, M, C, *spatial)`` and targets (M, B). B counts this rank's share of a batch. What is drawn belongs to the example, so it is the
-        same on any number of ranks.
+        Inputs are ``(B, M, C, *spatial)`` and targets (M, B). B counts this rank's share of a
+        batch. What is drawn belongs to the example, so it is the same on any number of ranks.
         """
         share = distributed.share(self.batch_size)
         rows = self._rows(epoch)[first:, share]
