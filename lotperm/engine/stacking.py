@@ -76,7 +76,7 @@ def stack(model: nn.Module, members: int) -> fx.GraphModule:
     Returns
     -------
     fx.GraphModule
-        Maps (B, M, C, *spatial) to logits (M, B, classes). Its parameters and buffers have the
+        Maps ``(B, M, C, *spatial)`` to logits (M, B, classes). Its parameters and buffers have the
         names of the model's and a leading axis M; they start at zero.
 
     Raises
