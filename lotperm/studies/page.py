@@ -92,15 +92,28 @@ class Page:
         return HTML(how_made(self.figure, self.experiment, self.given))
 
 
-def open_page(figure: str, **given: Any) -> Any:
-    """Open the page of a figure.
+def open_page(
+    figure: str,
+    profile: str | None = None,
+    widths: float | Sequence[float] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    sparsity: float | Sequence[float] | None = None,
+    rewind_epoch: int | Sequence[int] | None = None,
+    device: str = "cpu",
+    **more: Any,
+) -> Any:
+    """Open the page of a figure, with the parameters of its notebook in their order.
 
     Parameters
     ----------
     figure : str
         Name of the figure in the book, such as "resnet20_cifar10".
-    **given
-        As of `page_parameters`.
+    profile, widths, seeds, sparsity, rewind_epoch : optional
+        The parameters that readers change most; None stands for the figure's own values.
+    device : str
+        "cpu" or "cuda".
+    **more
+        All others, as of `lotperm.studies.parameters.page_parameters`.
 
     Returns
     -------
@@ -112,4 +125,13 @@ def open_page(figure: str, **given: Any) -> Any:
     ParameterError
         As `lotperm.studies.parameters.page_parameters`.
     """
+    given = {
+        "profile": profile,
+        "widths": widths,
+        "seeds": seeds,
+        "sparsity": sparsity,
+        "rewind_epoch": rewind_epoch,
+        "device": device,
+        **more,
+    }
     return registry.page_of(figure)(figure, given)

@@ -1,0 +1,50 @@
+"""Notebooks of results hold no science: a parameters cell, a page that is opened, and what it
+shows.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lotperm.config.presets import FIGURES
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+RESULTS = sorted(p for p in NOTEBOOKS.glob("*.ipynb") if p.stem.partition("_")[2] in FIGURES)
+
+
+def code(path: Path) -> tuple[list[str], list[str]]:
+    """Return the lines of the parameters cell, and those of all other code cells."""
+    parameters: list[str] = []
+    others: list[str] = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            own = "parameters" in cell.metadata.get("tags", ())
+            lines = [line for line in cell.source.splitlines() if line.strip()]
+            (parameters if own else others).extend(lines)
+    return parameters, others
+
+
+def test_every_chapter_of_results_is_there() -> None:
+    assert {path.stem.partition("_")[2] for path in RESULTS} == set(FIGURES)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_chapter_of_results_is_thin(path: Path) -> None:
+    parameters, others = code(path)
+    assert len(parameters) <= 11
+    assert len(others) <= 30
+    tree = ast.parse("\n".join(others))
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.For | ast.While)]
+    assert "globals()" not in "\n".join(others)
+
+
+def test_chapters_of_the_same_figure_share_their_code() -> None:
+    """Those of ResNet20 and VGG11 differ in what stands beside them alone."""
+    shared = ("06_resnet20_cifar100", "07_vgg11_cifar10", "12_svhn")
+    bodies = [code(NOTEBOOKS / f"{stem}.ipynb")[1] for stem in shared]
+    same = set(bodies[0]).intersection(*bodies[1:])
+    assert len(same) >= 9
