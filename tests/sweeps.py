@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: small campaigns, and whether two stores hold the same."""
+"""Small campaigns for the tests of sweeps, and looks at what a sweep is doing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PAIR = [{**TINY, "name": "half", "sparsity": 0.5}, {**TINY, "name": "more", "spa
 
 
 def write(folder: Path, *entries: dict[str, Any]) -> Path:
-    """A campaign file in a new folder."""
+    """Write a campaign file into a new folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "small.json"
     path.write_text(
@@ -51,7 +51,7 @@ def write(folder: Path, *entries: dict[str, Any]) -> Path:
 
 
 def unbroken(path: Path, folder: Path) -> dict[str, bytes]:
-    """What a campaign gives that is computed in this process, without a sweep."""
+    """Compute a campaign in this process, without a sweep; return the contents of its store."""
     run(Campaign.load(path), Store(folder / "store"), Runtime(), folder / "results")
     return contents(folder / "store")
 
@@ -65,7 +65,7 @@ def block(store: Store, path: Path, label: str) -> Path:
 
 
 def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """What a condition gives as soon as it is true."""
+    """Wait until a condition is true; return what it gives."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"gave up waiting for {condition}"
@@ -74,9 +74,7 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 def training(store: Path) -> str | None:
-    """Name of the dense stage if it is being computed, from a second after its begin on: then
-    it trains.
-    """
+    """Return the name of the dense stage while it trains: from a second after it began."""
     locks = [
         p
         for p in (store / "locks").glob("dense-*.lock")
@@ -87,24 +85,24 @@ def training(store: Path) -> str | None:
 
 
 def children(pid: int | str) -> list[int]:
-    """The processes that another one started."""
+    """Return the processes that another one started."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def ranks(worker: int) -> list[int]:
-    """The processes of a job's ranks, without the one that Python keeps for itself."""
+    """Return the processes of a job's ranks, without the one that Python keeps for itself."""
     started = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children(worker)}
     return [child for child, command in started.items() if b"spawn_main" in command]
 
 
 def logs(store: Path) -> str:
-    """All that the jobs of a sweep said."""
+    """Return all that the jobs of a sweep wrote to their logs."""
     folder = store / "sweeps" / "small" / "logs"
     return "".join(path.read_text() for path in sorted(folder.glob("*_log.*")))
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """Every file of tensors of a store's stages."""
+    """Return every file of tensors of a store's stages, by its path."""
     folder = store / "stages"
     return {
         str(path.relative_to(folder)): path.read_bytes()

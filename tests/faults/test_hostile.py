@@ -25,7 +25,7 @@ SECONDS, GROWTH = 1.0, 64 * 1024  # of a CPU; of memory, in KiB
 
 
 class Canary:
-    """What a hostile pickle does when it is loaded."""
+    """A pickle that makes a folder when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -105,7 +105,7 @@ def pickles(folder: Path) -> dict[str, Path]:
 
 
 def archives(folder: Path) -> dict[str, tuple[str, Path]]:
-    """What -> (data set, a hostile archive)."""
+    """Make hostile archives: what is wrong -> (data set, path)."""
     made: dict[str, tuple[str, Path]] = {}
     wanted = "train-images-idx3-ubyte.gz"
 

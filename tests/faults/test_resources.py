@@ -25,11 +25,9 @@ from lotperm.cli import signals
 from lotperm.engine import training
 from lotperm.store.files import load_tensors
 
-ONE_LINE = re.compile(r"(?:.*\n)*lotperm: error: [^\n]+\n", re.M)
-
 
 def failed_well(done: dict, code: int, words: str = "") -> None:
-    """The exit code, and an error of one line at the end instead of a traceback."""
+    """Assert the exit code, and one line of error at the end instead of a traceback."""
     printed = done["printed"][0].replace("\r", "\n")
     assert done["codes"] == [code], printed[-2000:]
     assert "Traceback" not in printed, printed[-2000:]
@@ -39,7 +37,7 @@ def failed_well(done: dict, code: int, words: str = "") -> None:
 
 
 def ends_like(warm: Warm, home: Path, unbroken: dict[str, str]) -> None:
-    """Finish the run, without a fault: the files are those of an unbroken run."""
+    """Finish the run without a fault; assert that its files are those of an unbroken run."""
     done = warm.ask(warm.whole(home))
     assert done["codes"] == [0], done["printed"]
     assert problems(home, unbroken) == []
@@ -47,9 +45,7 @@ def ends_like(warm: Warm, home: Path, unbroken: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[None]:
-    """Mount something there, for as long as it takes; raises CalledProcessError where that
-    isn't allowed.
-    """
+    """Mount something on a folder meanwhile; CalledProcessError where that isn't allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", *options, str(folder)], check=True, capture_output=True)
     try:
@@ -336,7 +332,7 @@ def _alive(pid: int) -> bool:
 
 
 def finite_checkpoints(home: Path) -> int:
-    """How many checkpoints there are; every value in each is finite."""
+    """Count the checkpoints, and assert that every value in each is finite."""
     paths = list(home.glob("work/*/checkpoint-*.safetensors"))
     for path in paths:
         tensors, _ = load_tensors(path, checked=True)

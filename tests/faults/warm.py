@@ -312,7 +312,7 @@ def main() -> None:
     loaded = datasets.load("mnist1d")  # made once, and kept
     # What each child would import for itself, late: no network is trained here.
     tqdm.monitor_interval = 0  # it would start a thread
-    for name in ("nbformat", "papermill", "nbclient", "torchvision.io"):
+    for name in ("nbformat", "papermill", "nbclient", "rich.markdown", "torchvision.io"):
         importlib.import_module(name)
     network = models.build("mlp", input_shape=loaded.input_shape, classes=10, hidden=(4,))
     PermutationSpec.trace(network, loaded.train.inputs[:2])

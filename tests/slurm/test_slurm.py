@@ -19,8 +19,9 @@ def slurm(*command):
 
 
 def begin_at_once():
-    """Slurm lets a requeued job wait for two minutes; here for as long as it takes to forget
-    that it was killed.
+    """Let requeued jobs begin in five seconds, in which Slurm forgets that it killed them.
+
+    By itself it lets them wait for two minutes.
     """
     rows = slurm(
         "squeue", "--noheader", "--array", "--states=pending", "--format=%i %r"
@@ -33,7 +34,7 @@ def begin_at_once():
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
-    """A longer campaign, computed without a break: (file, ranks -> contents)."""
+    """Compute a longer campaign without a break: (file, ranks -> contents of the store)."""
     folder = tmp_path_factory.mktemp("long")
     path, ranks = sweeps.write(folder, sweeps.LONG), Store(folder / "ranks")
     sweep.submit(path, ranks, Options(ranks=2, gpus=0)).wait(print)
