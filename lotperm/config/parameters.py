@@ -56,7 +56,6 @@ MatchPoint = Literal["last", "penultimate"]
 
 DATASETS: tuple[str, ...] = get_args(Dataset)
 MODELS: tuple[str, ...] = get_args(Model)
-ARMS = ("lth", "permuted", "naive")
 
 # Data sets that are files of images, read while they are used (`lotperm.data.images`).
 IMAGE_FOLDERS = ("imagefolder", "picture_crops", "cifar10_png")

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import ARMS
 from lotperm.science.statistics import gap_closed, interval, paired
 from lotperm.store.tasks import Plain
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.records import records, save_record
 
 
@@ -114,7 +114,9 @@ class Results:
         rows = []
         for sparsity in self.experiment.sparsities:
             for k in self.experiment.rewind_epochs:
-                arms = {arm: self.values(arm, sparsity, k).sort_index().to_numpy() for arm in ARMS}
+                arms = {
+                    arm: self.values(arm, sparsity, k).sort_index().to_numpy() for arm in PAPER_ARMS
+                }
                 at = {"sparsity": sparsity, "rewind_epoch": k}
                 for a, b in (("permuted", "naive"), ("lth", "permuted"), ("lth", "naive")):
                     difference = paired(arms[a], arms[b])

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from lotperm.config.experiment import Experiment, Recipe
-from lotperm.config.parameters import ARMS
 from lotperm.config.seeds import Seeds, derive_seed
 from lotperm.data.dataset import Dataset
 from lotperm.data.datasets import load
@@ -35,6 +34,7 @@ from lotperm.science.sparsity import (
 from lotperm.science.statistics import interval
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.store.stages import Store
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -406,7 +406,7 @@ SMALL = {
     "sparse_lr": 0.04,
     "hidden": [64, 48],
 }
-METHODS = ("dense_a", "dense_b", *ARMS)
+METHODS = ("dense_a", "dense_b", *PAPER_ARMS)
 
 
 def accuracies(pipeline: Pipeline) -> dict[int, dict[str, float]]:
@@ -501,7 +501,7 @@ def test_what_is_reported(js: Js) -> None:
         "dense_a",
         "dense_b",
         "imp",
-        *ARMS,
+        *PAPER_ARMS,
     ]
     shares = [e["done"] for e in epochs]
     assert shares == sorted(shares)

@@ -10,11 +10,11 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from lotperm.config.parameters import ARMS
 from lotperm.science.matching import Matching
 from lotperm.science.statistics import interval
 from lotperm.studies import charts
 from lotperm.studies.arms import charts as arms_charts
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.connectivity import charts as connectivity_charts
 from lotperm.studies.diversity import charts as diversity_charts
 from lotperm.studies.early import charts as early_charts
@@ -28,12 +28,12 @@ def _close():
 
 def test_learning_curves(smoke):
     _, results = smoke
-    figure = arms_charts.learning_curves(results, ARMS, title="Title")
+    figure = arms_charts.learning_curves(results, PAPER_ARMS, title="Title")
     left, right = figure.axes
     assert figure.get_suptitle() == "Title"
-    assert len(left.lines) == len(right.lines) == len(ARMS)
+    assert len(left.lines) == len(right.lines) == len(PAPER_ARMS)
     curves = results.curves
-    for line, arm in zip(right.lines, ARMS, strict=True):
+    for line, arm in zip(right.lines, PAPER_ARMS, strict=True):
         chosen = curves[(curves["method"] == arm) & (curves["metric"] == "test_accuracy")]
         expected = 100 * chosen.groupby("epoch")["value"].mean()
         assert line.get_label() == charts.METHODS[arm][0]
@@ -96,7 +96,7 @@ def test_overview_and_masks():
     pictures = charts.mask_images({"one": mask, "two": ~mask}, title="Title").axes
     np.testing.assert_array_equal(pictures[0].images[0].get_array(), mask)
     np.testing.assert_array_equal(pictures[1].images[0].get_array(), ~mask)
-    accuracies = {m: 0.1 * i for i, m in enumerate(("dense_a", "dense_b", *ARMS), 1)}
+    accuracies = {m: 0.1 * i for i, m in enumerate(("dense_a", "dense_b", *PAPER_ARMS), 1)}
     figure = arms_charts.method_overview(
         mask, ~mask, torch.eye(4), torch.eye(4), accuracies, title="Title"
     )
@@ -115,7 +115,7 @@ def test_rewind_curves_and_sparsity_show_the_means(smoke):
     ax = arms_charts.rewind_curves([results], title="Title").axes[0]
     other = arms_charts.accuracy_against_sparsity([results], title="Title").axes[0]
     points = [[container[0] for container in axes.containers] for axes in (ax, other)]
-    for line, flat, arm in zip(*points, ARMS, strict=True):
+    for line, flat, arm in zip(*points, PAPER_ARMS, strict=True):
         mean = 100 * results.values(arm, e.sparsities[0], e.rewind_epochs[0]).mean()
         np.testing.assert_allclose(line.get_ydata(), [mean])
         np.testing.assert_allclose(flat.get_ydata(), [mean])

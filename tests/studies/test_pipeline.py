@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from lotperm import Experiment, Pipeline, Store, permute, run
-from lotperm.config.parameters import ARMS
 from lotperm.config.seeds import Seeds
 from lotperm.data.batches import normalize
 from lotperm.engine.models import initialize
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import ParameterError, StorageError
 from lotperm.science.sparsity import apply_mask, kept_after
+from lotperm.studies.arms.arms import PAPER_ARMS
 
 TINY = {
     "profile": "smoke",
@@ -50,7 +50,7 @@ def test_the_table_is_tidy(smoke):
     assert list(results.table.columns) == [*keys, "value"]
     assert not results.table.duplicated(keys).any()
     assert results.table["value"].notna().all()
-    assert set(results.table["method"]) == {"dense_a", "dense_b", "imp", *ARMS}
+    assert set(results.table["method"]) == {"dense_a", "dense_b", "imp", *PAPER_ARMS}
     for method in results.table["method"].unique():
         assert set(results.table.loc[results.table["method"] == method, "seed"]) == set(
             experiment.seeds

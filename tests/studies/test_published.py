@@ -12,13 +12,13 @@ import pytest
 from scipy import stats
 
 from lotperm import Experiment
-from lotperm.config.parameters import ARMS
 from lotperm.errors import ParameterError, StorageError
 from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval, paired
 from lotperm.store.provenance import source_hash
 from lotperm.studies import clone, html, published
 from lotperm.studies.arms import beside as arms_beside
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.connectivity import beside as connectivity_beside
 from lotperm.studies.diversity import beside as diversity_beside
 from lotperm.studies.early import beside as early_beside
@@ -69,7 +69,7 @@ def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     closed = (cells["permuted"] - cells["naive"]) / (cells["lth"] - cells["naive"])
     assert [round(100 * closed.min()), round(100 * closed.max())] == [8, 29]
     later = cells.xs(4, level="rewind_epoch") - cells.xs(2, level="rewind_epoch")
-    gains = 100 * later[list(ARMS)].mean()
+    gains = 100 * later[list(PAPER_ARMS)].mean()
     assert [round(gains[arm], 1) for arm in ("permuted", "naive", "lth")] == [2.0, 1.5, 1.0]
     paper = published.paper("early_matching_resnet20x1_cifar10").query(
         "matching_epoch != matching_epoch or matching_epoch == 200"
@@ -292,7 +292,7 @@ def test_beside_the_paper(smoke):
         and theirs == "paper (k = 20 of 200)"
         and difference == "live − paper"
     )
-    arms = {arm: results.values(arm, 0.8, e.rewind_epochs[0]) for arm in ARMS}
+    arms = {arm: results.values(arm, 0.8, e.rewind_epochs[0]) for arm in PAPER_ARMS}
     lth, half = (100 * x for x in interval(arms["lth"]))
     assert table.loc[("0.8", "LTH"), ours] == f"{lth:.1f} ± {half:.1f}"
     gain = paired(arms["permuted"], arms["naive"])

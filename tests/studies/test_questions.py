@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from lotperm import Experiment
-from lotperm.config.parameters import ARMS, PARAMETERS
+from lotperm.config.parameters import PARAMETERS
 from lotperm.config.presets import FIGURES
 from lotperm.errors import ParameterError
 from lotperm.science.diversity import disagreement, ensemble_accuracy
 from lotperm.science.symmetry import permute
+from lotperm.studies.arms.arms import PAPER_ARMS
 
 K, S = 2, 0.8
 
@@ -113,7 +114,7 @@ def test_a_figure_takes_other_parameters():
         "resnet20_cifar10", profile="live", widths=[2, 0.5], sparsity=0.97
     )
     assert (wide.model.width, narrow.model.width) == (2.0, 0.5)
-    assert wide.sparsities == (0.97,) and len(ARMS) == 3
+    assert wide.sparsities == (0.97,) and len(PAPER_ARMS) == 3
     (other,) = Experiment.for_figure(
         "resnet20_cifar10", profile="live", dataset="cifar10", widths=1
     )

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lotperm import Experiment, Pipeline
-from lotperm.config.parameters import ARMS
 from lotperm.errors import ParameterError
 from lotperm.science.statistics import interval
 from lotperm.site import html
 from lotperm.studies import examples, tables
 from lotperm.studies.arms import tables as arms_tables
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.connectivity import study as lines_study
 from lotperm.studies.diversity import tables as diversity_tables
 from lotperm.studies.early import study as early_study
@@ -178,7 +178,7 @@ def test_what_one_seed_or_equal_arms_cannot_say_stays_empty(smoke):
     single = with_values(smoke[1], {("lth", 0): 0.75, ("permuted", 0): 0.5, ("naive", 0): 0.25})
     table = arms_tables.comparisons([single]).droplevel(["width", "sparsity", "rewind_epoch"])
     assert table.loc["permuted - naive"].to_list() == ["25.0", ""]
-    equal = with_values(smoke[1], {(arm, seed): 0.1 for arm in ARMS for seed in (0, 1)})
+    equal = with_values(smoke[1], {(arm, seed): 0.1 for arm in PAPER_ARMS for seed in (0, 1)})
     assert arms_tables.comparisons([equal])["difference (points)"].to_list() == [
         *["0.0 ± 0.0"] * 3,
         "",
@@ -239,7 +239,7 @@ def test_where_lth_is_not_above_naive_there_is_no_gap_to_close(smoke):
 
 
 def test_the_data_of_early_matching_are_all_that_is_drawn(smoke):
-    results = with_values(smoke[1], {(arm, seed): 0.1 for arm in ARMS for seed in (0, 1)})
+    results = with_values(smoke[1], {(arm, seed): 0.1 for arm in PAPER_ARMS for seed in (0, 1)})
     table = pd.DataFrame([{"seed": 0, "matching_epoch": 6, "metric": "score", "value": 0.7}])
     data = early_tables.early_data(table, results, S, K)
     assert data["method"].value_counts().to_dict() == {"lth": 2, "naive": 2, "permuted": 1}

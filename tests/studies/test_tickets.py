@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lotperm import Experiment, Pipeline, Store
-from lotperm.config.parameters import ARMS
 from lotperm.errors import IntegrityError, ParameterError, StorageError
 from lotperm.science.symmetry import permute
 from lotperm.store.files import load_tensors, save_tensors
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.tickets import file_name, load_ticket, save_tickets
 
 SPARSITIES = (0.5, 0.8)
@@ -104,7 +104,7 @@ def test_arms_trained_from_a_file_are_those_of_the_experiment(folder, pipeline):
     for k in (0, 1):
         trained = load_ticket(folder / file_name(5, k), 0.8).train()
         last = trained.evaluations[3 - k]["accuracy"]
-        assert last == [results.values(arm, 0.8, k)[5] for arm in ARMS]
+        assert last == [results.values(arm, 0.8, k)[5] for arm in PAPER_ARMS]
         arms = pipeline.sparse(0.8, k).load("final")
         for m, weights in enumerate(trained.weights):
             # Members of the experiment are arms, and seeds within them. Other company changes the
@@ -238,5 +238,5 @@ def test_a_published_ticket_trains_to_what_is_recorded():
     )
     found = ticket.train().evaluations[32]["accuracy"]
     # Another processor or version rounds otherwise, and training lets that grow.
-    for arm, accuracy in zip(ARMS, found, strict=True):
+    for arm, accuracy in zip(PAPER_ARMS, found, strict=True):
         assert accuracy == pytest.approx(table.loc[(arm, 0, "test_accuracy"), "value"], abs=0.03)

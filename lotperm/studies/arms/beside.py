@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import ARMS
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.numbers import Number
 from lotperm.studies.published import Recorded
 from lotperm.studies.results import Results
@@ -22,7 +22,7 @@ def _with_what_follows(arms: dict[str, Number], gain: Number | None = None) -> d
     found = dict(arms)
     if {"permuted", "naive"} <= arms.keys():
         found["permuted − naive"] = gain or arms["permuted"].less(arms["naive"].value)
-    if set(ARMS) <= arms.keys() and arms["lth"].value != arms["naive"].value:
+    if set(PAPER_ARMS) <= arms.keys() and arms["lth"].value != arms["naive"].value:
         gap = arms["lth"].value - arms["naive"].value
         found["gap closed (%)"] = Number(100 * found["permuted − naive"].value / gap)
     return found
@@ -35,7 +35,7 @@ def our_arms(rows: pd.DataFrame, sparsity: float, rewind_epoch: int) -> dict[str
         index="seed", columns="method", values="value"
     )
     gain = Number.of(by_seed["permuted"] - by_seed["naive"])
-    return _with_what_follows({arm: Number.of(by_seed[arm]) for arm in ARMS}, gain)
+    return _with_what_follows({arm: Number.of(by_seed[arm]) for arm in PAPER_ARMS}, gain)
 
 
 def _nearest(share: float, available: list[int], epochs: int) -> int:
@@ -95,7 +95,9 @@ def beside(
         sparsity: Any
         for sparsity, part in reference.groupby("sparsity"):
             means = part.set_index("method")["test_acc_mean"]
-            arms = _with_what_follows({arm: Number(means[arm]) for arm in ARMS if arm in means})
+            arms = _with_what_follows(
+                {arm: Number(means[arm]) for arm in PAPER_ARMS if arm in means}
+            )
             theirs |= {(float(sparsity), what): number for what, number in arms.items()}
     name = f"paper (k = {paper_rewind} of {paper_epochs})"
     differences = {
@@ -105,7 +107,7 @@ def beside(
         for label, column in columns.items()
     }
     shown = {**columns, name: theirs, **differences}
-    order = [*ARMS, "permuted − naive", "gap closed (%)"]
+    order = [*PAPER_ARMS, "permuted − naive", "gap closed (%)"]
     keys = {key for column in shown.values() for key in column}
     index = sorted(keys, key=lambda key: (key[0], order.index(key[1])))
     table = pd.DataFrame(

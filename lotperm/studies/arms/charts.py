@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
-from lotperm.config.parameters import ARMS
 from lotperm.science.statistics import interval
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.charts import METHODS
 from lotperm.studies.results import Results
 
@@ -25,7 +25,7 @@ def band(ax: Axes, curves: pd.DataFrame, method: str, metric: str, scale: float 
     rewind point begins.
     """
     chosen = curves[(curves["method"] == method) & (curves["metric"] == metric)]
-    if method in ARMS:
+    if method in PAPER_ARMS:
         chosen = chosen.assign(epoch=chosen["epoch"] + chosen["rewind_epoch"].astype(int))
     table = chosen.pivot_table(index="epoch", columns="seed", values="value") * scale
     means, halves = np.array([interval(row) for row in table.to_numpy()]).T
@@ -144,7 +144,7 @@ def method_overview(
     )
     axes["3  match A to B"].set_xlabel("correlation before | after", fontsize=9)
     _bars(axes["1  train A and B"], {m: accuracies[m] for m in ("dense_a", "dense_b")})
-    _bars(axes["5  train B, sparse"], {m: accuracies[m] for m in ARMS})
+    _bars(axes["5  train B, sparse"], {m: accuracies[m] for m in PAPER_ARMS})
     for start, end in (
         ((0.18, 0.52), (0.24, 0.66)),
         ((0.18, 0.38), (0.24, 0.24)),
@@ -263,7 +263,7 @@ def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
     for row, result in zip(axes, results, strict=True):
         rewinds = sorted(result.experiment.rewind_epochs)
         for ax, sparsity in zip(row, sparsities, strict=True):
-            for arm in ARMS:
+            for arm in PAPER_ARMS:
                 line(ax, rewinds, [result.values(arm, sparsity, k) for k in rewinds], arm)
             _dense_line(ax, result)
             ax.set_title(f"width {result.experiment.model.width:g}, sparsity {100 * sparsity:g} %")
@@ -285,7 +285,7 @@ def accuracy_against_sparsity(results: Sequence[Results], *, title: str) -> Figu
     )
     for ax, result in zip(axes[0], results, strict=True):
         k, sparsities = max(result.experiment.rewind_epochs), sorted(result.experiment.sparsities)
-        for arm in ARMS:
+        for arm in PAPER_ARMS:
             line(
                 ax,
                 [100 * s for s in sparsities],

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from lotperm.config.parameters import ARMS
 from lotperm.science.statistics import interval
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.results import Results, comparison_words
 from lotperm.studies.tables import by_width, joined, with_interval
 
@@ -75,10 +75,10 @@ def in_short(results: Results) -> str:
     """
     e = results.experiment
     k = max(e.rewind_epochs)
-    there = sorted(set(results.summary()["method"]) & set(ARMS))
+    there = sorted(set(results.summary()["method"]) & set(PAPER_ARMS))
     lines = [f"arms at the first width: {', '.join(there)}"]
     for s in e.sparsities:
-        means = {arm: results.values(arm, s, k).mean() for arm in ARMS}
+        means = {arm: results.values(arm, s, k).mean() for arm in PAPER_ARMS}
         lines.append(
             f"S = {s:g}: " + " ".join(f"{arm} {100 * mean:.0f}" for arm, mean in means.items())
         )

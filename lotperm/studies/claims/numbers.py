@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lotperm.config.parameters import ARMS
 from lotperm.errors import unknown_name
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.published import paper
 
 SETTING = ["table", "network", "width", "dataset", "sparsity", "rewind_epoch", "metric"]
@@ -116,7 +116,7 @@ def settings(tidy: pd.DataFrame) -> pd.DataFrame:
         gap = lth − naive (points), share = gain / gap (NaN where the gap is 0), and `gain_error`:
         the standard error of the gain if spreads are standard deviations of three runs.
     """
-    wide = tidy.pivot_table(index=SETTING, columns="method", values="mean")[list(ARMS)]
+    wide = tidy.pivot_table(index=SETTING, columns="method", values="mean")[list(PAPER_ARMS)]
     # Differences of numbers with two decimals; without rounding a tie isn't one.
     wide["gain"] = (wide["permuted"] - wide["naive"]).round(2)
     wide["gap"] = (wide["lth"] - wide["naive"]).round(2)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from lotperm.config.parameters import ARMS
 from lotperm.science.barrier import accuracy_barriers
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.claims import costs
 from lotperm.studies.claims.evidence import (
     Effect,
@@ -193,7 +193,7 @@ def steps(sources: Sources) -> list[Effect]:
             "imp" in methods,
             "permuted" in methods,
             "permuted" in methods,
-            set(ARMS) <= methods,
+            set(PAPER_ARMS) <= methods,
         )
         effect = exact(run.source, "steps that were run", sum(done), 1, "table")
         found.append(effect.shown(0))

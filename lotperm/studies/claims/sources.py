@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lotperm.config.parameters import ARMS
 from lotperm.data.catalog import SPECS, spec_of
+from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.claims import numbers
 from lotperm.studies.published import book_folder, paper, recorded
 
@@ -77,7 +77,7 @@ class Run:
             to.
         """
         rows = self.rows[self.rows["metric"] == "test_accuracy"]
-        arms = rows[rows["method"].isin(ARMS)]
+        arms = rows[rows["method"].isin(PAPER_ARMS)]
         wide = 100 * arms.pivot(
             index=["sparsity", "rewind_epoch", "seed"], columns="method", values="value"
         )
