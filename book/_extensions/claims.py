@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,17 +178,46 @@ class PaperTable(_FromData):
         if chosen.empty:
             raise self.error(f"table {self.arguments[0]}; the shelf has Tables 5 to 14.")
         first = chosen.iloc[0]
-        network = f"{first['network']}×{first['width']}, {first['dataset']}"
+        names = numbers.NAMES
+        network = f"{names[first['network']]}×{first['width']} on {names[first['dataset']]}"
         figure = numbers.both_numbers(first["figure"]).partition(" (")[0]
         intro = (
             f"**Paper**, Table {first['table']}: {network}, test accuracy in percent, mean and "
-            f"reported spread. It is {figure}."
+            f"reported spread. Drawn in {figure}."
         )
         out: list[nodes.Node] = [self.paragraph(intro)]
-        for (metric, sparsity), part in chosen.groupby(["metric", "sparsity"]):
+        for metric, of_metric in chosen.groupby("metric"):
             top = "" if metric == "top1" else "top-5, "
-            out.append(self.table(f"Table {first['table']}, {top}S = {sparsity:.2f}", part))
+            out.append(self.figure(int(first["table"]), str(metric)))
+            tables = nodes.container(classes=["paper-tables"])
+            for sparsity, part in of_metric.groupby("sparsity"):
+                tables += self.table(f"Table {first['table']}, {top}S = {sparsity:.2f}", part)
+            out.append(tables)
         return out
+
+    def figure(self, table: int, metric: str) -> nodes.raw:
+        """Return the table's figure, carried in the page itself, with what it shows as its name."""
+        import matplotlib.pyplot as plt
+
+        from lotperm.studies.charts import use_style
+        from lotperm.studies.claims import charts, numbers
+
+        use_style()
+        figure, file = charts.against_rewinding(table, metric=metric), io.BytesIO()
+        # Without a date and with fixed ids the page is the same in every build.
+        with plt.rc_context({"svg.hashsalt": "lotperm"}):
+            figure.savefig(file, format="svg", metadata={"Date": None})
+        plt.close(figure)
+        arms = numbers.settings(numbers.cells())
+        arms = arms[(arms["table"] == table) & (arms["metric"] == metric)]
+        alt = (
+            f"Accuracy of LTH, permuted and naive against the rewind epoch, a panel for each "
+            f"sparsity. LTH is above permuted in {int((arms['lth'] > arms['permuted']).sum())} and "
+            f"permuted above naive in {int((arms['gain'] > 0).sum())} of {len(arms)} settings."
+        )
+        data = base64.b64encode(file.getvalue()).decode()
+        image = f'<img class="paper-figure" alt="{alt}" src="data:image/svg+xml;base64,{data}">'
+        return nodes.raw("", f"<p>{image}</p>", format="html")
 
     def table(self, title: str, part: pd.DataFrame) -> nodes.container:
         arms = ("naive", "permuted", "lth")

@@ -22,6 +22,17 @@ ROW = ["network", "width", "dataset", "sparsity"]
 """Columns that name a row of the tables: settings that differ in the rewind epoch alone."""
 
 
+NAMES = {
+    "resnet20": "ResNet20",
+    "resnet50": "ResNet50",
+    "vgg11": "VGG11",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet": "ImageNet",
+}
+"""Networks and data sets of the tables, as they are written in running text."""
+
+
 def figures() -> pd.DataFrame:
     """Return what each figure is numbered in the authors' post and in the paper.
 

@@ -23,7 +23,7 @@ from lotperm.studies.claims.evidence import (
     share_above,
     slope,
 )
-from lotperm.studies.claims.numbers import ROW
+from lotperm.studies.claims.numbers import NAMES, ROW
 from lotperm.studies.claims.sources import Sources
 
 ROWS = "rows of tables"
@@ -98,7 +98,7 @@ def difference_by_network(sources: Sources, a: str, b: str) -> list[Effect]:
     found = []
     for (network, dataset), part in chosen.groupby(["network", "dataset"], sort=False):
         values = (part[a] - part[b]).round(2)
-        what = f"{_word(a)} − {_word(b)}, {network} on {dataset}"
+        what = f"{_word(a)} − {_word(b)}, {NAMES[str(network)]} on {NAMES[str(dataset)]}"
         found.append(_over_rows(part, what, values))
     return found
 
