@@ -56,7 +56,7 @@ def run_campaign(
     Ends with 0 when all is done or the budget is used up, with 143 after a signal: the same
     command goes on.
     """
-    over = campaigns.Stop(budget_minutes)
+    over = campaigns.Budget(budget_minutes)
     campaign, store = campaigns.Campaign.load(file).only(only), Store.default()
     if compile is not None:
         campaign = campaign.set(compile=compile)

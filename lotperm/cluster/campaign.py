@@ -204,13 +204,13 @@ class Part:
         return {stage["key"] for stage in content["stages"]} == {task.key for task in self.tasks()}
 
 
-class Stop:
-    """Asked after every step of training: whether the time is used up.
+class Budget:
+    """Tell, after every step of training, whether the time is used up.
 
     Parameters
     ----------
-    minutes : float | None, optional
-        Of the budget, counted from now; None: no limit.
+    minutes : float, optional
+        Length of the budget, counted from now; without limit if None.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
@@ -221,7 +221,7 @@ class Stop:
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def __call__(self) -> bool:
-        """Whether to stop now."""
+        """Return True if the run should stop now."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
 
@@ -232,19 +232,20 @@ def run(
     results: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, str]:
-    """Compute what is neither recorded nor in the store, in order, and record every entry as it
-    finishes.
+    """Compute what is neither recorded nor in the store, and record every entry as it finishes.
 
     Parameters
     ----------
-    campaign, store : Campaign
-        What, and where stages are kept.
+    campaign : Campaign
+        What to compute.
+    store : Store
+        Where stages are kept.
     runtime : Runtime
-        How; its `Runtime.stop` ends the run after a step, and the same call goes on from there.
-    results : Path | None, optional
-        Folder to record in; None: the campaign's.
-    say : Callable[[str], None], optional
-        Told in one line what begins and what is finished.
+        How to compute. Its `stop` ends the run after a step; the same call goes on from there.
+    results : Path, optional
+        Folder to record in; the campaign's own if None.
+    say : callable, optional
+        Gets one line for everything that begins or is finished.
 
     Returns
     -------

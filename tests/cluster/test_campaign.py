@@ -24,7 +24,7 @@ from lotperm.carry.packs import everything, pack, unpack
 from lotperm.cli import app
 from lotperm.cluster import campaign as campaigns
 from lotperm.cluster import progress
-from lotperm.cluster.campaign import Campaign, Stop
+from lotperm.cluster.campaign import Budget, Campaign
 from lotperm.data.datasets import load
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import ParameterError, PreemptedError, StorageError
@@ -549,12 +549,12 @@ def test_what_is_recorded_needs_no_data(tmp_path):
 
 
 def test_a_budget_is_a_number():
-    assert not Stop()()
-    assert not Stop(10)()
-    assert Stop(0)()
+    assert not Budget()()
+    assert not Budget(10)()
+    assert Budget(0)()
     for minutes in (-1, float("nan"), float("inf")):
         with pytest.raises(ParameterError, match="budget"):
-            Stop(minutes)
+            Budget(minutes)
 
 
 # --- the commands -----------------------------------------------------------------------------------
