@@ -68,8 +68,13 @@ def from_plain(config: type[Config], plain: object) -> Config:
 
 
 def _refusal(config: Any, given: Any, error: ValidationError) -> ParameterError:
-    """Put what pydantic found first in a configuration, or in one inside it, into one line."""
-    found = error.errors(include_url=False)[0]
+    """Put what pydantic found first in a configuration, or in one inside it, into one line.
+
+    A name that isn't known comes before one that is missing: it may be that one, misspelt.
+    """
+    errors = error.errors(include_url=False)
+    unknown = [e for e in errors if e["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
+    found = (unknown or errors)[0]
     cause = found.get("ctx", {}).get("error")
     if isinstance(cause, ParameterError):
         return cause
