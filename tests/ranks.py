@@ -212,9 +212,6 @@ def refused(expected: type[LotpermError], **changes: object) -> str:
     return str(caught.value)
 
 
-# --- jobs -------------------------------------------------------------------------------------------
-
-
 def everything(folder: Path) -> dict[str, Tensor]:
     """What two ranks do in one launch; `test_distributed` looks at the parts."""
     rank, ranks = distributed.rank(), distributed.world_size()

@@ -22,8 +22,6 @@ AXE = Path(__file__).parents[1] / "vendor" / "axe-core" / "axe.min.js"
 DESKTOP, PHONE = 1200, 360  # widths in pixels
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
-# --- a page in a browser ----------------------------------------------------------------------------
-
 
 @contextmanager
 def window(
@@ -159,9 +157,6 @@ def search(page: Page, words: str, *, expected: str, patience: float = 30) -> li
         found = [hit.get_attribute("href") for hit in page.locator("#search-results li a").all()]
         problems.append(f"{words!r} finds {found}, not {expected}")
     return problems
-
-
-# --- the files of the site --------------------------------------------------------------------------
 
 
 def parse(site: Path) -> dict[Path, BeautifulSoup]:

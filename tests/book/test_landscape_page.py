@@ -57,9 +57,6 @@ def page(browser, file):
     yield from open_page(browser.new_context(viewport={"width": 1000, "height": 1000}), file)
 
 
-# --- what the page shows ----------------------------------------------------------------------------
-
-
 def scene_of(page: Any) -> Scene:
     """The scene that the page's fields say."""
 
@@ -148,9 +145,6 @@ def on_screen(page: Any, w0: float, w1: float) -> tuple[float, float]:
     box = page.locator(PLANE).bounding_box()
     x, y = position(page, w0, w1)
     return box["x"] + x, box["y"] + y
-
-
-# --- presets, moving, settings ----------------------------------------------------------------------
 
 
 def test_the_figure_starts_with_pythons_numbers(page):
@@ -278,9 +272,6 @@ def test_a_number_that_is_half_typed_or_out_of_range_changes_nothing(page):
         assert scene_of(page) == Scene()
 
 
-# --- time -------------------------------------------------------------------------------------------
-
-
 def test_step_and_reset(page):
     page.click('[data-do="reset"]')
     assert_shows(page, Scene(), 0)
@@ -317,9 +308,6 @@ def test_nothing_moves_for_readers_who_want_it_so(browser, file):
         page.click('[data-do="play"]')
         assert page.input_value('[data-name="time"]') == "130"
         assert page.inner_text('[data-do="play"]') == "Play"
-
-
-# --- the drawing ------------------------------------------------------------------------------------
 
 
 def hide_all(page: Any) -> None:
@@ -390,9 +378,6 @@ def test_both_themes_are_readable(page, theme):
     assert ground > 0.8 if theme == "light" else ground < 0.05
     low, high = sorted((ground, line))
     assert (high + 0.05) / (low + 0.05) > 3  # WCAG's contrast for graphics
-
-
-# --- size, structure, the page of the book ----------------------------------------------------------
 
 
 def test_it_fits_a_phone(browser, file):

@@ -54,9 +54,6 @@ def parsed(site: Path) -> dict[Path, BeautifulSoup]:
     return checks.parse(site)
 
 
-# --- the site ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @every_page
 def test_a_page_as_a_reader_opens_it(
@@ -191,8 +188,6 @@ def test_a_second_build_executes_nothing_and_is_quick(
         time.perf_counter() - start < 30
     )  # seconds; Sphinx alone takes about that long on a busy machine
 
-
-# --- planted errors ---------------------------------------------------------------------------------
 
 PLAIN = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Plain</title>
 <meta name="viewport" content="width=device-width">HEAD</head>

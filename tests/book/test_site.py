@@ -102,9 +102,6 @@ def pages(site: Path) -> dict[Path, BeautifulSoup]:
     return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in paths}
 
 
-# --- the site ---------------------------------------------------------------------------------------
-
-
 def test_the_start_page_leads_to_every_page(site: Path) -> None:
     intro = (site / "book" / "intro.html").read_text(encoding="utf-8")
     assert "book/intro.html" in (site / "index.html").read_text(encoding="utf-8")
@@ -230,9 +227,6 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         build.build("smoke", tmp_path / "out", root=root, progress=False)
 
 
-# --- parameters -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -324,9 +318,6 @@ def test_only_literals_may_be_parameters(tmp_path: Path, source: str) -> None:
     )
     with pytest.raises(ParameterError, match="plain"):
         notebooks.defaults(notebook)
-
-
-# --- executing --------------------------------------------------------------------------------------
 
 
 def test_two_runs_are_identical_to_the_last_byte(tmp_path: Path) -> None:

@@ -44,9 +44,6 @@ def write(path, *entries, **top):
     return path
 
 
-# --- the file ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_campaign_of_the_repository_is_valid(path):
     campaign = Campaign.load(path)
@@ -171,9 +168,6 @@ def test_what_is_kept_is_part_of_the_key(tmp_path):
         assert set(experiment.rewind_epochs) <= set(kept_epochs(experiment))
         keys.add(campaign.tasks(Store(tmp_path))[0].key)
     assert len(keys) == 3
-
-
-# --- running ----------------------------------------------------------------------------------------
 
 
 def done_in(results):
@@ -557,9 +551,6 @@ def test_a_budget_is_a_number():
             Budget(minutes)
 
 
-# --- the commands -----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def command(command, monkeypatch, tmp_path):
     """The command line, with a store of its own."""
@@ -736,9 +727,6 @@ def test_a_bare_gpu_machine_has_all_that_it_needs(tmp_path, unbroken):
     assert list((tmp_path / "packs").iterdir())
 
 
-# --- in the book ------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def book(tmp_path, unbroken, monkeypatch):
     """A repository whose recorded results are the smoke campaign's, and a copy of its store."""
@@ -790,8 +778,6 @@ def test_chapters_show_them(book, notebook, cell, words):
                 break
     assert words in names["both"].to_string()
 
-
-# --- the page that explains it ----------------------------------------------------------------------
 
 PAGE = (ROOT / "book" / "reproduce.md").read_text()
 

@@ -48,9 +48,6 @@ def table(store, device="h100", **parameters):
     return plan.plan([part], plan.Estimator(device, []), store)
 
 
-# --- networks ---------------------------------------------------------------------------------------
-
-
 def test_resnet20_costs_what_the_paper_of_resnets_and_two_wide_shortcuts_make():
     """Counted by hand: convolutions 3×3, (channels in, channels out, values a side) and how
     many of them.
@@ -106,9 +103,6 @@ def test_saved_activations_are_what_autograd_keeps():
     held = sum(tensor.numel() for tensor in kept.values()) // 2
     assert result.shape == (2, 10)
     assert network(ModelConfig("resnet20"), CIFAR).saved == pytest.approx(held, rel=0.02)
-
-
-# --- plans ------------------------------------------------------------------------------------------
 
 
 def test_the_table_of_resnet20_counted_by_hand(store):
@@ -230,9 +224,6 @@ def test_the_command_line(command, arguments, code, said):
     got, out, err = command(*arguments)
     assert got == code, err
     assert said in " ".join((out + err).split())
-
-
-# --- speeds -----------------------------------------------------------------------------------------
 
 
 def speed(experiment, members, rate):

@@ -89,9 +89,6 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-# --- the original formats ---------------------------------------------------------------------------
-
-
 def idx_files(want: Images) -> dict[str, bytes]:
     files = {}
     for prefix, pixels, labels in (
@@ -285,9 +282,6 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
         fetch("cifar10", source=write(tmp_path / "part", files), home=tmp_path)
 
 
-# --- hostile and damaged sources --------------------------------------------------------------------
-
-
 class Canary:
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -405,9 +399,6 @@ def test_damaged_sources_never_become_a_data_set(
         else:
             assert got == good  # a flip in a file name or a time
     assert refused >= 25
-
-
-# --- loading ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -533,9 +524,6 @@ def test_subset_sizes_are_checked(fashion: Path) -> None:
             LotpermError, match=f"train_size of fashion_mnist is {size}; expected 1 to 50"
         ):
             load("fashion_mnist", home=fashion, train_size=size)
-
-
-# --- normalization and augmentation -----------------------------------------------------------------
 
 
 def test_normalize_equals_torchvision(fashion: Path) -> None:

@@ -81,9 +81,6 @@ def files(dataset: data_sets.Dataset) -> ImageFiles:
     return dataset.train.inputs
 
 
-# --- listing ----------------------------------------------------------------------------------------
-
-
 def test_a_folder_is_listed_class_by_class_in_turns(own: data_sets.Dataset) -> None:
     assert (own.classes, own.input_shape, len(own.train), len(own.test)) == (6, (3, 32, 32), 48, 24)
     names = [os.fsdecode(name).split("/")[0] for name in files(own).names]
@@ -202,9 +199,6 @@ def test_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             load("imagefolder")
 
 
-# --- decoding ---------------------------------------------------------------------------------------
-
-
 def spoiled(path: Path, how: str) -> None:
     whole = path.read_bytes()
     at = len(whole) // 2
@@ -306,9 +300,6 @@ def test_grey_transparent_and_indexed_images_become_rgb(damaged: Path) -> None:
     )
 
 
-# --- the stream -------------------------------------------------------------------------------------
-
-
 def test_a_batch_depends_on_member_epoch_and_example_alone(own: data_sets.Dataset) -> None:
     images = files(own)
     rows = torch.stack([torch.randperm(len(images)) for _ in range(2)], 1)
@@ -355,9 +346,6 @@ def test_large_images_come_in_smaller_batches(
 ) -> None:
     monkeypatch.setattr(batches, "_BATCH_VALUES", 10 * 3 * 32 * 32)
     assert [len(x) for x, _ in Batches(own, own.train)] == [10, 10, 10, 10, 8]
-
-
-# --- training ---------------------------------------------------------------------------------------
 
 
 def make() -> nn.Module:
@@ -471,9 +459,6 @@ def test_augmentation_must_fit_the_kind_of_data(own: data_sets.Dataset) -> None:
             Experiment.from_parameters(profile="smoke", **parameters)
 
 
-# --- the folders that are made ----------------------------------------------------------------------
-
-
 def test_picture_crops_are_real_and_their_splits_disjoint(tmp_path: Path) -> None:
     write_picture_crops(tmp_path)
     listed = list_folder(tmp_path)
@@ -536,9 +521,6 @@ def test_a_fetched_folder_is_remembered(
     (tmp_path / "data" / "imagefolder.json").write_text("{")
     with pytest.raises(LotpermError, match="is damaged"):
         load("imagefolder")
-
-
-# --- the figure -------------------------------------------------------------------------------------
 
 
 def test_the_paper_profile_of_imagenet_is_the_protocol() -> None:

@@ -56,9 +56,6 @@ def plain_loss(w: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return (weights * error.square()).sum() / 2
 
 
-# --- loss and gradient ------------------------------------------------------------------------------
-
-
 @given(pair, pair)
 @settings(deadline=None)
 def test_loss_and_gradient_are_those_of_the_network(w, teacher):
@@ -111,9 +108,6 @@ def test_many_weights_at_once_are_one_by_one(w, teacher):
         np.testing.assert_array_equal(
             landscape.match(w, w[::-1])[index], landscape.match(w[index], w[::-1][index])
         )
-
-
-# --- training, pruning, matching --------------------------------------------------------------------
 
 
 @given(scenes)
@@ -215,9 +209,6 @@ def test_a_mirrored_b_does_what_a_does(scene):
     first, second = np.abs(mirrored.paths["dense_a"][-1])
     if first != second and mirrored.permutation[0] == 1:
         np.testing.assert_array_equal(mirrored.paths["permuted"], mirrored.paths["lth"][:, ::-1])
-
-
-# --- Figure 3 ---------------------------------------------------------------------------------------
 
 
 def test_the_default_scene_is_the_story_of_figure_3():
@@ -323,8 +314,6 @@ def test_the_surface_that_is_drawn_holds_the_whole_scene():
     assert 3 < max(abs(w).max() for w in ends) < landscape.extent(alike) == 5
 
 
-# --- the JS twin ------------------------------------------------------------------------------------
-
 RUNNER = """
 const l = require(process.argv[1]);
 const cases = JSON.parse(require("fs").readFileSync(0, "utf8"));
@@ -386,9 +375,6 @@ def test_the_script_agrees_on_a_grid_of_starts_and_long_runs(node):
     ]
     for scene, answer in zip(cases, in_node(node, cases), strict=True):
         assert_twins(scene, answer)
-
-
-# --- what a page embeds -----------------------------------------------------------------------------
 
 
 def test_the_figure_is_one_piece_of_html_with_a_picture_to_fall_back_on():

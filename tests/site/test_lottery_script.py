@@ -101,9 +101,6 @@ def flat(tensors: Mapping[str, Tensor], names: list[str]) -> np.ndarray:
 NAMES = [name for name, _ in mlp().named_parameters()]
 
 
-# --- random numbers ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("text", ["", "abc", "x" * 55, "x" * 56, "x" * 64, "lottery " * 50])
 def test_sha256(js: Js, text: str) -> None:
     assert bytes(js("L.sha256(text)", text=text)) == hashlib.sha256(text.encode()).digest()
@@ -162,9 +159,6 @@ def test_the_data_set_is_pythons(js: Js, data: Dataset) -> None:
         )
 
 
-# --- masks and permutations -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("target", "fraction"), [(0.9, 0.2), (0.8, 0.2), (0.2, 0.2), (0.97, 0.5), (0.05, 0.9)]
 )
@@ -207,9 +201,6 @@ def test_permuting_moves_every_layer(js: Js) -> None:
     np.testing.assert_array_equal(
         found, flat(permute(weights, spec, permutation), NAMES).astype(float)
     )
-
-
-# --- matching ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 33, 128])
@@ -260,8 +251,6 @@ def test_correlations(js: Js, data: Dataset) -> None:
             )
         assert not np.reshape(found[0], (128, 128))[:, 3].any()
 
-
-# --- training ---------------------------------------------------------------------------------------
 
 TRAIN = """
     const network = new L.Network(sizes, arithmetic);
@@ -374,9 +363,6 @@ def test_intervals(js: Js, n: int) -> None:
     wanted = interval(values)
     assert center == pytest.approx(wanted[0], rel=1e-12)
     assert half is None if n == 1 else half == pytest.approx(wanted[1], rel=1e-9)
-
-
-# --- the experiment ---------------------------------------------------------------------------------
 
 
 class Exact(Pipeline):

@@ -124,9 +124,6 @@ def set_cell(frame, column, value, **where):
     frame.loc[chosen, column] = value
 
 
-# --- the ledger --------------------------------------------------------------------------------
-
-
 def test_verdicts_are_what_the_data_say(rows):
     assert {row.claim.number: (row.tables, row.verdict) for row in rows} == EXPECTED
 
@@ -210,9 +207,6 @@ def test_the_page_states_the_margins_that_the_rules_use():
     assert MARGIN == 2 and "a margin, two points of accuracy" in page
 
 
-# --- verdicts change with the data ---------------------------------------------------------------
-
-
 def test_one_recorded_accuracy_changes_a_verdict(sources):
     assert recorded("19", sources) == "agrees"
 
@@ -275,9 +269,6 @@ def test_exchanged_arms_turn_the_papers_evidence_round(sources):
         assert (tables(number, sources), tables(number, turned)) == ("agrees", "opposite")
 
 
-# --- runs to come --------------------------------------------------------------------------------
-
-
 def another_width(sources, gain):
     """A recorded run at twice the width, whose permuted arm is better by so much."""
     (run,) = (run for run in sources.runs if run.name == "desktop_resnet8_cifar10")
@@ -329,9 +320,6 @@ def test_imagenet_alone_cannot_be_had():
     assert all(
         can_be_had(claim.dataset) for claim in CLAIMS if claim.dataset not in ("", "imagefolder")
     )
-
-
-# --- rules and statistics ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
