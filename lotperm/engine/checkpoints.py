@@ -1,7 +1,7 @@
-"""A training in progress as tensors, and back.
+"""The state of a training in progress, as tensors in a checkpoint.
 
-The tensors are by members, however many of them run together and on however many ranks: a training
-goes on from a checkpoint with another partition, or another number of processes.
+Tensors are stored by member, however many run together and on however many ranks, so a training can
+go on from a checkpoint with another partition, or another number of processes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from lotperm.parallel import distributed
 
 
 class Checkpoints(Protocol):
-    """Where a run in progress is kept; the store's workspace is one."""
+    """The place where a run in progress is kept; the store's workspace is one."""
 
     def checkpoint(self, tensors: Mapping[str, Tensor], info: Any) -> None:
-        """Keep this state instead of the one before."""
+        """Keep this state, which replaces the one before."""
 
     def latest(self) -> tuple[dict[str, Tensor], Any] | None:
-        """Return the newest state that is whole."""
+        """Return the newest intact state, or None."""
 
 
 Found = tuple[dict[str, Tensor], Any]
@@ -41,9 +41,9 @@ def pack(runs: Sequence[Run], done: Trained, epoch: int) -> Found:
     runs : Sequence[Run]
         All parts of the training.
     done : Trained
-        What was kept and evaluated so far.
+        The outcome so far.
     epoch : int
-        Counted from 0.
+        The epoch to go on with, counted from 0.
     """
     parts = [{name: t.cpu() for name, t in run.tensors().items()} for run in runs]
     tensors = {f"now/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -52,35 +52,41 @@ def pack(runs: Sequence[Run], done: Trained, epoch: int) -> Found:
             tensors[f"epoch-{saved}/{name}"] = torch.stack([state[name] for state in states])
     info = {
         "epoch": epoch,
+        # By member, like the tensors: the next run may divide the members otherwise.
         "steps": [run.step for run in runs for _ in range(run.members)],
         "saved": sorted(done.checkpoints),
         "train_loss": done.train_loss,
+        # JSON has no numbers as keys.
         "evaluations": {str(e): metrics for e, metrics in done.evaluations.items()},
     }
     return tensors, info
 
 
 def restore(runs: Sequence[Run], parts: Sequence[slice], found: Found) -> tuple[Trained, int]:
-    """Put the runs into the state that `pack` packed.
+    """Restore the state that `pack` packed.
 
     Parameters
     ----------
     runs : Sequence[Run]
-        Newly made.
+        All parts of the training, newly made; they are changed.
     parts : Sequence[slice]
-        The members of each.
+        The members of each part.
     found : Found
-        What `pack` made.
+        The state, as `pack` made it.
 
     Returns
     -------
-    Trained, int
-        What was done, and the epoch to go on with.
+    done : Trained
+        The outcome so far.
+    epoch : int
+        The epoch to go on with.
     """
     tensors, info = found
     for run, part in zip(runs, parts, strict=True):
+        # `partition` put only members of the same step into a part.
         run.step = info["steps"][part.start]
         for name, tensor in run.tensors().items():
+            # In place: parameters, programs and graphs are bound to this memory.
             tensor.copy_(tensors[f"now/{name}"][part])
     checkpoints = {}
     for epoch in info["saved"]:
@@ -100,18 +106,18 @@ def restore(runs: Sequence[Run], parts: Sequence[slice], found: Found) -> tuple[
 
 
 class Keeper:
-    """Saves a training now and then, and when it is to stop.
+    """Saves a training from time to time, and when it is asked to stop.
 
     All ranks must call its methods, at the same steps; rank 0 writes.
 
     Parameters
     ----------
     checkpoints : Checkpoints | None
-        Where; None: nowhere.
+        Where to save it; None: nowhere.
     seconds : float
-        Between two times.
+        Seconds between two checkpoints.
     stop : Callable[[], bool] | None
-        As of `lotperm.engine.runtime.Runtime`.
+        As in `lotperm.engine.runtime.Runtime`.
     """
 
     def __init__(
@@ -119,23 +125,28 @@ class Keeper:
     ) -> None:
         self.checkpoints, self.seconds = checkpoints, seconds
         self._stop = stop or (lambda: False)
+        # The monotonic clock doesn't jump when the system's time is set.
         self._saved = time.monotonic()
 
     def found(self, members: int) -> Found | None:
-        """Return the state to go on from, if there is one of so many members."""
+        """Return the state to go on from, or None if there is none for this number of members."""
         if self.checkpoints is None:
             return None
+        # Rank 0 reads and moves damaged files aside; all ranks must go on from one and the same
+        # state.
         found = distributed.once(self.checkpoints.latest)
         if found is not None and len(found[1].get("steps", ())) != members:
             return None  # of an older version
         return found
 
     def wanted(self) -> bool:
-        """Return whether any rank wants to save or to stop."""
+        """Return True if any rank wants to save or to stop."""
         return distributed.any_rank(self._stop() or self._due())
 
     def save_if_wanted(self, runs: Sequence[Run], done: Trained, epoch: int) -> bool:
-        """Save the training if it is time, or if it is to stop; return whether it is to stop."""
+        """Save the training if it is due or asked to stop; return True if it was asked to stop."""
+        # Both questions are put in any case, since every rank must take part in each. All act on
+        # the answers, as their clocks and signals may differ.
         stopping, saving = distributed.any_rank(self._stop()), distributed.any_rank(self._due())
         if self.checkpoints is not None and (stopping or saving):
             distributed.once(partial(_save, self.checkpoints, runs, done, epoch))

@@ -1,4 +1,4 @@
-"""The training step as one compiled program, kept for as long as the process lives."""
+"""The training step as one compiled program, kept as long as the process lives."""
 
 from __future__ import annotations
 
@@ -32,19 +32,25 @@ def compiled_step(
     rule : Rule
         The constants of the step.
     state : TrainingState
-        In training mode; not changed.
+        The networks, in training mode; nothing in it is changed.
     inputs, targets : Tensor
-        A batch of the shapes and types to come, with any values.
+        A batch of the shapes and types to come; its values don't matter.
     threads : int, optional
-        How many parts are trained at a time: on a CPU each gets its share of PyTorch's threads.
+        Number of parts trained at the same time; on a CPU each gets its share of PyTorch's threads.
     """
+    # The number of threads is compiled into the program: the parts that run at the same time divide
+    # the cores between them.
     share = max(1, torch.get_num_threads() // threads)
     on_cpu = state.device.type == "cpu"
     options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": share} if on_cpu else {}
     form = state.networks.form()
+    # Hooks may do anything, so a program with hooks in it isn't shared with other networks.
     if form is None:
         return compile_step(rule, state, inputs, targets, options)
     tensors = (inputs, targets, state.lr, *state.by_parameter())
+    # A program checks nothing when it runs, so everything that was true when it was compiled is
+    # part of its key: a bfloat16 run must not find the float32 program, nor one made under other
+    # settings of PyTorch.
     key = (
         rule,
         form,
@@ -68,16 +74,19 @@ def compile_step(
 ) -> Program:
     """Compile the step for the shapes of a state and a batch.
 
-    This is torch.compile's compiler without its front end, which would check at every step whether
-    the program still fits (a fifth of the step of 8 MLPs); here nothing can change. On a CPU all of
-    it is C++, which doesn't hold Python's lock, so several threads can be in it at a time.
+    This is torch.compile's compiler without its front end, which would check at every step that
+    the program still fits (a fifth of the time of a step of 8 MLPs); here nothing can change. On a
+    CPU the program is all C++ and doesn't hold Python's lock, so several threads can run it at the
+    same time.
 
     Parameters
     ----------
-    rule, state, inputs, targets
-        As of `compiled_step`.
+    rule : Rule
+    state : TrainingState
+    inputs, targets : Tensor
+        As in `compiled_step`.
     options : dict[str, Any]
-        Of the compiler.
+        Options of the compiler.
     """
     module = state.networks.module
     names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
@@ -87,6 +96,7 @@ def compile_step(
         # Parameter by parameter: fewer passes over memory than on flat buffers.
         weights, velocities = tensors[:count], tensors[count : 2 * count]
         masks, buffers = tensors[2 * count : 3 * count], tensors[3 * count :]
+        # Gradients end at these leaves, so the update below may change the weights in place.
         leaves = [w.detach().requires_grad_() for w in weights]
         named = dict(zip(names, [*leaves, *buffers], strict=True))
         forward = partial(torch.func.functional_call, module, named)
@@ -95,6 +105,7 @@ def compile_step(
         return losses
 
     arguments: list[Any] = [inputs, targets, state.lr, *state.by_parameter()]
+    # Fake tensors have shapes and no values: tracing computes nothing and leaves the state alone.
     graph = make_fx(step, tracing_mode="fake")(*arguments)
     program: Program = torch._inductor.compile(graph, arguments, options=options or None)
     return program

@@ -18,7 +18,7 @@ from lotperm.errors import ParameterError
 from lotperm.parallel import distributed
 
 _BLOCK_VALUES = {"cpu": 2**20, "cuda": 2**23}
-"""How many input values are made ready at a time: 4 and 32 MiB in float32, so that a CPU finds
+"""Number of input values that are prepared at a time: 4 and 32 MiB in float32, so that a CPU finds
 them in its caches.
 """
 
@@ -33,11 +33,13 @@ class Feed:
     recipe : Recipe
         Its batch size and augmentation.
     seeds : Sequence[Seeds]
-        M.
-    device, dtype : torch.device, torch.dtype
-        Of the inputs that come out.
+        Random streams of the M members.
+    device : torch.device
+        Device of the inputs that come out.
+    dtype : torch.dtype
+        Their dtype.
     readers : int
-        Processes that read files.
+        Number of processes that read files.
 
     Attributes
     ----------
@@ -47,7 +49,7 @@ class Feed:
     Raises
     ------
     ParameterError
-        If a batch is larger than the training set, or the augmentation isn't one for such inputs.
+        If a batch is larger than the training set, or the augmentation doesn't suit such inputs.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class Feed:
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch, from step `first` on.
 
-        Inputs are ``(B, M, C, *spatial)`` and targets (M, B). B counts this rank's share of a
-        batch. What is drawn belongs to the example, so it is the same on any number of ranks.
+        Inputs are ``(B, M, C, *spatial)`` and targets (M, B). B is this rank's share of a
+        batch. Every draw belongs to an example, so it is the same on any number of ranks.
         """
         share = distributed.share(self.batch_size)
+        # The order of the whole epoch is drawn and then cut: resumed runs and runs on several ranks
+        # take the same examples at the same step as any other.
         rows = self._rows(epoch)[first:, share]
         if isinstance(self.data.train.inputs, ImageFiles):
             return self._read(self.data.train.inputs, rows, epoch)
@@ -96,7 +100,7 @@ class Feed:
         return inputs, self.data.train.targets.new_zeros(count, size)
 
     def _rows(self, epoch: int) -> Tensor:
-        """Draw which examples every step of an epoch takes: int64 (steps, B, M), on the CPU."""
+        """Draw the examples of every step of an epoch: int64 (steps, B, M), on the CPU."""
         # (N, M): a batch's rows are contiguous, and (B, M, C, ...) is the layout that convolutions
         # want.
         size = len(self.data.train)
@@ -108,6 +112,8 @@ class Feed:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of examples in memory that rows (S, B, M) name."""
         batch, rows = rows.shape[1], rows.to(self.device)
+        # Drawn for all examples of the epoch and looked up by example, wherever it stands in the
+        # order.
         draws = self._draws(epoch)
         # Examples are gathered for several steps at once: fewer, larger operations.
         step = batch * len(self.seeds) * examples[0].numel()
@@ -116,6 +122,7 @@ class Feed:
             some = rows[start : start + block]
             flat = some.flatten(0, 1)
             inputs = examples[flat]
+            # Before normalizing, since the padding is black: 0 as a pixel.
             if draws:
                 inputs = augment(inputs, *(kind.gather(0, flat) for kind in draws))
             inputs = normalize(inputs, self.data, self.dtype)
@@ -136,6 +143,7 @@ class Feed:
         Each member has its own picture of every example.
         """
         seeds = [s.augment for s in self.seeds] if self.kind != "none" else None
+        # Only page-locked memory can be copied to a GPU while the CPU goes on.
         pin = self.device.type == "cuda"
         steps = list(rows)
         images = stream(files, steps, seeds=seeds, epoch=epoch, workers=self.readers, pin=pin)

@@ -1,4 +1,4 @@
-"""CUDA: streams of one's own, and steps that start with one call."""
+"""CUDA streams of their own for networks, and training steps that start with one call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SideStream:
     device : torch.device
         Where the work is done.
     used : bool, optional
-        Make a stream if the device has streams; False: stay in the default one.
+        True: make a stream if the device has streams; False: stay in the default one.
     """
 
     def __init__(self, device: torch.device, *, used: bool = True) -> None:
@@ -48,16 +48,16 @@ def capture(
     changing: Sequence[Tensor],
     side: SideStream,
 ) -> Update:
-    """Record a step as a CUDA graph, all of whose kernels start with one call.
+    """Record a step as a CUDA graph, which starts all of its kernels with one call.
 
     Parameters
     ----------
     step : Callable[[], Tensor]
         Does one step on what is in `inputs` and `targets`, and returns the losses (M,).
     inputs, targets : Tensor
-        A batch; the values of every batch to come are copied here.
+        A batch; the values of every later batch are copied into it.
     changing : Sequence[Tensor]
-        What the step changes; afterwards it is as it was.
+        The tensors that the step changes; afterwards they are as before.
     side : SideStream
         Where the graph is captured.
 
@@ -66,6 +66,7 @@ def capture(
     Update
         Returns the same tensor at every step, with new values.
     """
+    # The steps before the capture are real ones, so the state is put back behind them.
     before = [tensor.clone() for tensor in changing]
     with side.queue(), torch.no_grad():
         for _ in range(3):  # kernels are chosen and memory is taken before the capture
@@ -75,9 +76,11 @@ def capture(
     side.join()
     graph = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(graph, stream=side.stream):
+        # This records the kernels and runs none.
         losses = step()
 
     def replay(x: Tensor, y: Tensor) -> Tensor:
+        # A graph reads and writes the addresses that it was captured with.
         inputs.copy_(x)
         targets.copy_(y)
         graph.replay()

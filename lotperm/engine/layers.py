@@ -21,6 +21,7 @@ class StackedLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear, members: int) -> None:
         super().__init__()
+        # Zeros: `StackedNetworks` fills in the members' weights by name.
         self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
         self.bias = (
             None
@@ -29,7 +30,7 @@ class StackedLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (M, B, n_out) of (M, B, n_in)."""
+        """Map (M, B, n_in) to (M, B, n_out)."""
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         units = weight.shape[1]
@@ -40,19 +41,21 @@ class StackedLinear(nn.Module):
             weight = F.pad(weight, (0, 0, 0, idle))
             bias = None if bias is None else F.pad(bias, (0, idle))
         weight = weight.transpose(1, 2)
+        # One operation for all members: B rows of each meet that member's own matrix.
         y = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
         return y[..., :units] if idle else y
 
 
 def _in_2d(size: Any, other: int = 1) -> tuple[Any, ...]:
-    """Turn a size along a signal into one of an image of height 1; leave sizes of images."""
+    """Turn a size along a signal into one of an image of height 1; keep sizes of images as they are."""
     sizes = size if isinstance(size, tuple) else (size,)
     return sizes if len(sizes) == 2 else (other, *sizes)
 
 
 class StackedConv(nn.Module):
-    """M convolutions as one grouped convolution: (B, M·C_in, H, W) -> (B, M·C_out, H, W);
-    signals have H = 1.
+    """M convolutions as one grouped convolution: (B, M·C_in, H, W) -> (B, M·C_out, H, W).
+
+    Signals are images with H = 1.
     """
 
     def __init__(self, layer: nn.Conv1d | nn.Conv2d, members: int) -> None:
@@ -68,12 +71,14 @@ class StackedConv(nn.Module):
             "stride": _in_2d(layer.stride),
             "padding": padding,
             "dilation": _in_2d(layer.dilation),
+            # A group sees the channels of its own member alone.
             "groups": layer.groups * members,
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, M·C_out, H, W) of (B, M·C_in, H, W)."""
+        """Map (B, M·C_in, H, W) to (B, M·C_out, H, W)."""
         weight = self.weight.flatten(0, 1)
+        # Kernels of 1-D convolutions get the height 1 of the images that signals became.
         if weight.dim() == 3:
             weight = weight.unsqueeze(2)
         bias = None if self.bias is None else self.bias.flatten()
@@ -83,11 +88,12 @@ class StackedConv(nn.Module):
 
 
 class StackedBatchNorm(nn.Module):
-    """M batch norms as one: over the M·C channels of (B, M·C, ...), or of (M, B, C) after a linear
-    layer.
+    """M batch norms as one.
 
-    With several ranks the statistics are those of all ranks' examples, as in SyncBatchNorm, on
-    every device by the one rule of `_synchronized`.
+    It runs over the M·C channels of (B, M·C, ...), or of (M, B, C) after a linear layer.
+
+    With several ranks the statistics are those of all ranks' examples, as in SyncBatchNorm, but by
+    the same rule on every device (`_synchronized`).
     """
 
     def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, members: int, folded: bool) -> None:
@@ -104,12 +110,15 @@ class StackedBatchNorm(nn.Module):
         self.running_mean: Tensor
         self.running_var: Tensor
         self.num_batches_tracked: Tensor
+        # Each member's statistics as in its own state dict, count of batches included: names and
+        # shapes must match when weights come in and go out.
         self.register_buffer("running_mean", layer.weight.new_zeros(members, layer.num_features))
         self.register_buffer("running_var", layer.weight.new_ones(members, layer.num_features))
         self.register_buffer("num_batches_tracked", torch.zeros(members, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return normalized activations in the layout of x."""
+        """Normalize activations; the result has the layout of x."""
+        # (M, B, C) -> (B, M·C): to `batch_norm` the members' channels are one long row of channels.
         if not self.folded:
             x = x.transpose(0, 1).flatten(1)
         if self.training:
@@ -117,6 +126,7 @@ class StackedBatchNorm(nn.Module):
         if self.training and distributed.world_size() > 1:
             x = self._synchronized(x)
         else:
+            # Flattened buffers are views, so the running statistics are updated in place.
             x = F.batch_norm(
                 x,
                 self.running_mean.flatten(),
@@ -130,7 +140,7 @@ class StackedBatchNorm(nn.Module):
         return x if self.folded else x.unflatten(1, (self.members, -1)).transpose(0, 1)
 
     def _synchronized(self, x: Tensor) -> Tensor:
-        """Normalize (B, M·C, ...) by the statistics of all ranks, whose shares are equally large."""
+        """Normalize (B, M·C, ...) by the statistics of all ranks, whose shares have the same size."""
         ranks, shape = distributed.world_size(), (1, -1, *[1] * (x.dim() - 2))
         values = x.to(self.weight.dtype)  # autocast may give bfloat16
         variance, mean = torch.var_mean(values, [0, *range(2, x.dim())], correction=0)
@@ -138,6 +148,7 @@ class StackedBatchNorm(nn.Module):
         mean, variance = mean.double(), variance.double()
         mean, square = distributed.total(torch.stack([mean, variance + mean.square()])) / ranks
         variance = square - mean.square()
+        # As PyTorch does it: normalize by the biased variance, average the unbiased one.
         with torch.no_grad():
             count = ranks * values.numel() / values.shape[1]
             unbiased = variance * (count / max(count - 1, 1))
@@ -145,13 +156,15 @@ class StackedBatchNorm(nn.Module):
                 running.mul_(1 - self.momentum).add_(
                     now.view_as(running).to(running), alpha=self.momentum
                 )
+        # Scale and shift for each channel first, so that the activations are passed over only once.
         scale = self.weight.flatten() * (variance + self.eps).rsqrt().to(values.dtype)
         shift = self.bias.flatten() - mean.to(values.dtype) * scale
         return torch.addcmul(shift.view(shape), values, scale.view(shape)).to(x.dtype)
 
 
 def plain_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
-    """Return whether a batch norm is of the usual kind, the only one that can be stacked."""
+    """Return True if a batch norm is of the usual kind, the only one that can be stacked."""
+    # Without a momentum, PyTorch averages over all batches since the first.
     return layer.affine and layer.track_running_stats and layer.momentum is not None
 
 

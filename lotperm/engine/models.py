@@ -63,19 +63,21 @@ class BasicBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, stride: int, dims: int) -> None:
         super().__init__()
         conv, norm = _CONV[dims], _NORM[dims]
+        # No biases: the batch norm behind each convolution would subtract them again.
         self.conv1 = conv(n_in, n_out, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm(n_out)
         self.conv2 = conv(n_out, n_out, 3, padding=1, bias=False)
         self.bn2 = norm(n_out)
         self.relu = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
+        # The paper's shortcut, 3 wide; it stays dense when the paper prunes.
         if stride != 1 or n_in != n_out:
             self.shortcut = nn.Sequential(
                 conv(n_in, n_out, 3, stride=stride, padding=1, bias=False), norm(n_out)
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return activations ``(B, n_out, *spatial / stride)``."""
+        """Map ``(B, n_in, *spatial)`` to ``(B, n_out, *spatial / stride)``."""
         y = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -116,6 +118,7 @@ class ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3 = stages
         self.pool = _GLOBAL_POOL[dims](1)
         self.classifier = nn.Linear(n_in, classes)
+        # Norms keep PyTorch's start, weight 1 and bias 0; the mode is the default, fan-in.
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -128,8 +131,7 @@ class ResNet(nn.Module):
 
 
 class VGG11(nn.Module):
-    """VGG11 for CIFAR without batch norm (Simonyan and Zisserman 2015), one linear layer at the
-    end.
+    """VGG11 for CIFAR (Simonyan and Zisserman 2015), without batch norm and with one linear layer.
 
     Parameters
     ----------
@@ -152,8 +154,10 @@ class VGG11(nn.Module):
                 layers.append(_MAX_POOL[dims](2))
             else:
                 n_out = max(1, round(item * width))
+                # With bias, as no batch norm follows.
                 layers += [_CONV[dims](n_in, n_out, 3, padding=1), nn.ReLU()]
                 n_in = n_out
+        # For 32 pixels a side the five poolings leave one value, and this one has nothing to do.
         self.features = nn.Sequential(*layers, _GLOBAL_POOL[dims](1))
         self.classifier = nn.Linear(n_in, classes)
         for module in self.modules():
@@ -161,6 +165,7 @@ class VGG11(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        # As in torchvision's VGG.
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
@@ -170,13 +175,15 @@ class VGG11(nn.Module):
 
 
 def torchvision_resnet50(classes: int, width: float = 1) -> nn.Module:
-    """Make torchvision's ResNet50; its wide form above width 1, all channels narrower below."""
+    """Make torchvision's ResNet50: its wide form for widths above 1, with fewer channels below 1."""
     from torchvision.models import resnet50
     from torchvision.models.resnet import Bottleneck, ResNet
 
     if width >= 1:
         return resnet50(weights=None, num_classes=classes, width_per_group=round(64 * width))
 
+    # torchvision's constructor has its 64 to 512 channels built in, so this one takes its place;
+    # the attributes are those that `_make_layer` reads.
     class NarrowResNet50(ResNet):  # type: ignore[misc]  # torchvision has no types
         def __init__(self) -> None:
             nn.Module.__init__(self)
@@ -202,7 +209,7 @@ def torchvision_resnet50(classes: int, width: float = 1) -> nn.Module:
 
 
 def _dims(name: str, shape: tuple[int, ...]) -> int:
-    """Return the number of spatial dimensions, which convolutions must have a form for."""
+    """Return the number of spatial dimensions; refuse one for which there is no convolution."""
     dims = len(shape) - 1
     if dims not in _CONV:
         raise ParameterError(
@@ -247,7 +254,7 @@ def _vgg11(shape: tuple[int, ...], classes: int, width: float, hidden: Sequence[
 
 Builder = Callable[[tuple[int, ...], int, float, Sequence[int]], nn.Module]
 """Makes a network from the shape of an example, the number of classes, the width and the hidden
-widths, as of `build`; raises `ParameterError` if it has no form for the shape.
+widths, as in `build`; raises `ParameterError` if it has no form for the shape.
 """
 
 NETWORKS: Mapping[str, Builder] = {
@@ -280,8 +287,8 @@ def build(
     classes : int
         Number of outputs.
     width : float, optional
-        Multiplies channels (and, for ``mlp``, the hidden widths). Of ``resnet50``, above 1, only
-        those of the two inner convolutions of each bottleneck: torchvision's wide form, in which 2
+        Multiplies the channels (of ``mlp``, the hidden widths). Above 1, for ``resnet50``, only
+        those of the two inner convolutions of each bottleneck: torchvision's wide form, of which 2
         is ``wide_resnet50_2``.
     hidden : Sequence[int], optional
         Hidden widths of ``mlp``; other networks ignore it.
@@ -289,7 +296,7 @@ def build(
     Returns
     -------
     nn.Module
-        In training mode, float32, on the CPU.
+        The network, in training mode, float32, on the CPU.
 
     Raises
     ------
@@ -316,6 +323,7 @@ def initialize(factory: Callable[[], nn.Module], seed: int) -> Weights:
     Weights
         A complete state dict on the CPU. PyTorch's global generator is left as it was.
     """
+    # Networks are made on the CPU, so only the CPU's generator is used, and put back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = factory()

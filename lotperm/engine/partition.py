@@ -1,4 +1,4 @@
-"""Which networks are trained together, and how many such parts at the same time."""
+"""The choice of networks that are trained together, and of how many such parts at the same time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from lotperm.engine.runtime import Runtime
 from lotperm.parallel import distributed
 
 _STREAMS = 16
-"""How many parts a CUDA device trains at the same time, each in a stream of its own."""
+"""Number of parts that a CUDA device trains at the same time, each in a stream of its own."""
 
 _ACTIVATION_BYTES = {"float32": 2**20, "bfloat16": 2**22}
-"""Of the largest activation of the networks that run together on a CPU, the best that was
-measured: in float32 the second level of a core's cache; in bfloat16 there are more operations to
-save, for casts.
+"""Size of the largest activation of networks that run together on a CPU, the fastest measured.
+
+In float32 that is the second level of a core's cache; in bfloat16, where casts add operations, it
+pays to save more of them.
 """
 
 
@@ -31,9 +32,9 @@ class Partition(NamedTuple):
     Attributes
     ----------
     parts : list[slice]
-        Each is computed by one forward pass.
+        The members of each part; a part is computed by one forward pass.
     threads : int
-        How many parts are trained at the same time.
+        Number of parts that are trained at the same time.
     """
 
     parts: list[slice]
@@ -43,29 +44,30 @@ class Partition(NamedTuple):
 def networks_at_once(
     model: nn.Module, shape: Sequence[int], precision: Precision, runtime: Runtime
 ) -> int | None:
-    """Return how many networks one forward pass computes best; None: as many as a thread has.
+    """Return the number of networks that one forward pass computes best; None: all of a thread's.
 
-    Linear layers of many networks are one operation on any device. Convolutions gain by fewer
+    Linear layers of many networks are one operation on any device. Convolutions gain from fewer
     operations only while they are small: on a CPU, as long as the largest activation stays below a
-    size (three times as fast for a narrow ResNet on CIFAR-10 as with 9 at once). On CUDA those of
-    several networks are grouped ones, which are slow.
+    size (which makes a narrow ResNet on CIFAR-10 three times as fast as 9 at once). On CUDA,
+    convolutions of several networks are grouped ones, which are slow.
 
     Parameters
     ----------
     model : nn.Module
         One network.
     shape : Sequence[int]
-        Of a batch of its inputs.
+        Shape of a batch of its inputs.
     precision : "float32" or "bfloat16"
-        Of the recipe.
+        Precision of the recipe.
     runtime : Runtime
-        Its device.
+        Gives the device.
     """
     if not _convolutions(model):
         return None
     if torch.device(runtime.device).type == "cuda":
         return 1
     value = 2 if precision == "bfloat16" else 4
+    # At least one network, however large its activations are.
     return max(1, _ACTIVATION_BYTES[precision] // (value * _largest_activation(model, shape)))
 
 
@@ -81,33 +83,42 @@ def partition(
     """Divide the members of a training into parts of about equal size.
 
     On the CPU two Python threads share the parts; more would wait for Python's lock. Compiled
-    convolutions take long and don't hold it: there every core has a thread. On CUDA every part has
-    a stream of its own. With several ranks there is one part at a time, since all must exchange
-    gradients in one order.
+    convolutions take long and don't hold the lock, so with them every core has a thread. On CUDA
+    every part has a stream of its own. With several ranks parts run one after another, since all
+    ranks must exchange gradients in the same order.
 
     Parameters
     ----------
-    model, shape, precision, runtime
-        As of `networks_at_once`; `Runtime.members` limits the size of a part.
+    model : nn.Module
+    shape : Sequence[int]
+        As in `networks_at_once`.
     count : int
-        How many members there are.
+        Number of members.
+    precision : "float32" or "bfloat16"
+    runtime : Runtime
+        As in `networks_at_once`; `Runtime.members` limits the size of a part.
     steps : Sequence[int] | None, optional
-        The step of the epoch at which a checkpoint left each member; those at different ones stay
+        Step of the epoch at which a checkpoint left each member; members at different steps stay
         apart.
     """
     at_once = networks_at_once(model, shape, precision, runtime)
     parts = math.ceil(count / (runtime.members or at_once or count))
+    # Gradients are exchanged in the order in which backward passes call for it: two parts at a time
+    # would meet in another order on each rank.
     if distributed.world_size() > 1:
         threads = 1
     elif torch.device(runtime.device).type == "cuda":
         threads = min(parts, _STREAMS)
     else:
         threads = min(count, torch.get_num_threads())
+        # Small operations spend their time in Python, whose lock a third thread would wait for.
         if not (runtime.compile and at_once):
             threads = min(threads, 2)
         # No thread is without a part in the last round, if there are enough networks.
         parts = min(count, threads * math.ceil(parts / threads))
     bounds = {count * i // parts for i in range(parts + 1)}
+    # A part has one step counter, so members that a checkpoint left at different steps can't share
+    # one.
     if steps is not None:
         bounds |= {m for m in range(1, count) if steps[m] != steps[m - 1]}
     return Partition([slice(a, b) for a, b in itertools.pairwise(sorted(bounds))], threads)
@@ -120,6 +131,7 @@ def _convolutions(model: nn.Module) -> list[nn.Module]:
 def _largest_activation(model: nn.Module, shape: Sequence[int]) -> int:
     """Count the values of the largest output of a convolution, on the meta device."""
     sizes: list[int] = []
+    # Shapes alone: on the meta device the pass costs neither time nor memory, whatever the batch.
     form = copy.deepcopy(model).to("meta", torch.float32).eval()
     for layer in _convolutions(form):
         layer.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))

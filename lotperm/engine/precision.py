@@ -1,4 +1,4 @@
-"""The numbers that a forward pass computes with."""
+"""The precision that a forward pass computes in."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lotperm.config.parameters import Precision
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Compute products in bfloat16 where a recipe says so; weights and statistics stay float32.
+    """Return a context in which products are in bfloat16 if a recipe says so, all else in float32.
 
     Parameters
     ----------
     device : torch.device
         Where the products are computed.
     precision : "float32" or "bfloat16"
-        As of `lotperm.config.experiment.Recipe`; with "float32" nothing is changed.
+        As in `lotperm.config.experiment.Recipe`; with "float32" nothing is changed.
     """
     if precision == "float32":
         return contextlib.nullcontext()

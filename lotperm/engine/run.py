@@ -1,4 +1,4 @@
-"""Networks that are trained together: their state, their batches, their step, how far they are."""
+"""Networks that are trained together: their state, batches and step, and their progress."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from lotperm.errors import DivergedError
 from lotperm.parallel import distributed
 
 _ASK_EVERY = 8
-"""Steps between two questions to all ranks whether one wants to stop: so the processes seldom
-wait for each other.
+"""Steps between two rounds in which all ranks are asked if one wants to stop, so that processes
+seldom wait for each other.
 """
 
 
@@ -36,17 +36,23 @@ class Run:
 
     Parameters
     ----------
-    model, weights, data, recipe, seeds, masks, runtime
-        As of `lotperm.engine.training.train`, of these members; the data are on the device.
+    model : nn.Module
+    weights : Sequence[Weights]
+    data : Dataset
+    recipe : Recipe
+    seeds : Sequence[Seeds]
+    masks : Sequence[Mapping[str, Tensor] | None]
+    runtime : Runtime
+        As in `lotperm.engine.training.train`, for these members; the data are on the device.
 
     Attributes
     ----------
     step : int
-        How many steps of the epoch are done.
+        Number of steps of the epoch that are done.
     steps : int
-        Of an epoch.
+        Number of steps of an epoch.
     losses : Tensor
-        (steps, M): the loss of every step of the epoch that is done, in nats.
+        (steps, M), the losses of those steps of the epoch that are done, in nats.
     """
 
     def __init__(
@@ -86,20 +92,21 @@ class Run:
         return self.state.networks.members
 
     def images_left(self, epoch: int, epochs: int) -> int:
-        """Count the images, once for each member, from this step of an epoch to the last epoch."""
+        """Count the images still to train on, once for each member, to the end of the last epoch."""
         steps = (epochs - epoch) * self.steps - self.step
         return steps * self.recipe.batch_size * self.members
 
     def prepare(self, threads: int) -> None:
-        """Compile the step, if that is wanted, before the first one; change no weights.
+        """Compile the step if that is wanted; call it before the first step. No weight is changed.
 
         Parameters
         ----------
         threads : int
-            How many runs are trained at a time.
+            Number of runs that are trained at the same time.
         """
         if not self.runtime.compile:
             return
+        # Batch norm is traced as it is in training.
         self.state.networks.module.train()
         inputs, targets = self.feed.example_batch()
         program = compiled_step(self.rule, self.state, inputs, targets, threads=threads)
@@ -107,6 +114,7 @@ class Run:
         if self._side.stream is None:
             self._update = torch.no_grad()(lambda x, y: program(x, y, self.state.lr, *tensors))
         else:
+            # The captured step reads these very tensors: later batches are copied into them.
             step = partial(program, inputs, targets, self.state.lr, *tensors)
             self._update = capture(step, inputs, targets, tensors, self._side)
 
@@ -115,25 +123,29 @@ class Run:
         return self._update(inputs, targets)
 
     def advance(self, epoch: int, pause: Callable[[], bool], bar: ProgressBar | None) -> None:
-        """Train on the batches of an epoch that are left, until `pause`; at least on one.
+        """Train on the remaining batches of an epoch until `pause` returns True, but at least on one.
 
         Several ranks pause at the same step, because they ask each other at the same steps.
         """
         ranks = distributed.world_size()
         ask_every = _ASK_EVERY if ranks > 1 else 1
+        # Evaluation between two epochs leaves the module in its other mode.
         self.state.networks.module.train()
         with self._side.queue():
+            # In the run's own stream, behind the steps that still read the old rate.
             self.state.lr.fill_(learning_rate(self.recipe, epoch))
             for inputs, targets in self.feed.batches(epoch, self.step):
+                # The losses stay on the device: to read one would make the CPU wait at every step.
                 self.losses[self.step] = self.update(inputs, targets)
                 self.step += 1
                 if bar is not None:
+                    # This rank sees its own share; the bar counts the whole batch.
                     bar.update(targets.numel() * ranks)
                 if self.step % ask_every == 0 and pause():
                     return
 
     def join(self) -> None:
-        """Let what is queued from here on wait for this run's work on the device."""
+        """Make all work that is queued from here on wait for this run's work on the device."""
         self._side.join()
 
     def check_finite(self, epoch: int) -> None:
@@ -146,6 +158,7 @@ class Run:
             # In float64 the mean of numbers that are equal already is that number, so this may be
             # done again.
             self.losses.copy_(distributed.total(self.losses.double()) / ranks)
+        # Once for all steps since the last look: one wait for the device, not one a step.
         finite = torch.isfinite(self.losses).all(1)
         if not bool(finite.all()):
             what, step = "loss is", int((~finite).nonzero()[0])

@@ -1,4 +1,4 @@
-"""How to compute, as opposed to what."""
+"""The way to compute, as opposed to what is computed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ProgressBar(Protocol):
 
 
 Progress = Callable[[str, int], ProgressBar]
-"""Makes a progress bar from a label and the number of images to train on (all members counted)."""
+"""Makes a progress bar from a label and the number of images to train on, over all members."""
 
 
 def tqdm_bar(label: str, images: int) -> ProgressBar:
@@ -45,25 +45,25 @@ class Runtime:
     device : str
         "cpu" or "cuda".
     compile : bool
-        Compile the training step, which takes seconds to a minute; pays off from minutes of
-        training on. On CUDA it becomes a CUDA graph, without which one small network is bound by
+        Compile the training step, which takes seconds to a minute and pays off when training takes
+        minutes. On CUDA it becomes a CUDA graph, without which one small network is bound by
         the launches of its kernels.
     members : int | None
-        How many networks go through one forward pass at the most; None: what is fast (`lotperm.engine.partition`),
-        all that a thread has if there are no convolutions.
+        Most networks that go through one forward pass; None: as many as run
+        fastest (`lotperm.engine.partition`), all of a thread's if there are no convolutions.
     microbatch : int | None
-        Examples of a batch that each network takes at a time, to bound memory; None: all.
+        Examples of a batch that each network takes at a time, to limit memory; None: all.
         Gradients are summed, so a step is the same up to rounding, with one exception: batch norm
         takes the statistics of each part, as if the batch were that small, and its running
         averages move once for each part.
     workers : int | None
         Processes that read an image folder, for each part of the members; None: none on the CPU,
-        where they would take the cores from training, else as many as there are cores, 16 at the
-        most. No result depends on it.
+        where they would take the cores from training, else one for each core, but at most 16. No
+        result depends on it.
     progress : Progress | None
         Makes progress bars; None: silent.
     stop : Callable[[], bool] | None
-        Asked after every step of training; True ends the run there with `PreemptedError`, its
+        Called after every step of training; True ends the run there with `PreemptedError`, its
         state saved.
     """
 
@@ -77,7 +77,8 @@ class Runtime:
 
     @property
     def readers(self) -> int:
-        """`workers`, or what it stands for."""
+        """Number of processes that read files: `workers`, or its default on this device."""
         if self.workers is not None:
             return self.workers
+        # On a CPU, readers would take the cores from training.
         return 0 if torch.device(self.device).type == "cpu" else min(os.cpu_count() or 1, 16)

@@ -17,6 +17,7 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     lr·(1 + cos(π·epoch/epochs))/2. ``step``: lr·gamma^(milestones passed). With `warmup_epochs` W
     the first W epochs are scaled by (epoch + 1)/W.
     """
+    # From the first epoch's full rate; the rate 0 would only come after the last epoch.
     if recipe.schedule == "cosine":
         factor = (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
     elif recipe.schedule == "step":
@@ -43,5 +44,7 @@ def draw_order(size: int, seed: int, epoch: int) -> Tensor:
     Tensor of int64, shape (size,)
         A permutation, on the CPU.
     """
+    # The factor is 2⁶⁴ over the golden ratio. It is odd, so no two epochs of a member meet at one
+    # seed. The generator is the CPU's on any device: the order is the same everywhere.
     generator = torch.Generator().manual_seed((seed + epoch * 0x9E3779B97F4A7C15) % 2**63)
     return torch.randperm(size, generator=generator)

@@ -16,22 +16,23 @@ from lotperm.errors import ParameterError
 
 
 def check_shared(recipe: Recipe, compile: bool, ranks: int) -> None:
-    """Refuse a training that so many ranks can't share.
+    """Refuse a training that this number of ranks can't share.
 
     Parameters
     ----------
     recipe : Recipe
-        Of the training.
+        Recipe of the training.
     compile : bool
-        As of `lotperm.engine.runtime.Runtime`.
+        As in `lotperm.engine.runtime.Runtime`.
     ranks : int
-        Processes, 1 or more (`lotperm.parallel.distributed`).
+        Number of processes, 1 or more (`lotperm.parallel.distributed`).
 
     Raises
     ------
     ParameterError
         If the batch can't be divided equally, or the step is to be compiled.
     """
+    # The mean over ranks is the mean over the batch only if all shares have the same size.
     if recipe.batch_size % ranks:
         raise ParameterError(
             f"batch_size is {recipe.batch_size}, which {ranks} processes can't share equally. "
@@ -51,7 +52,7 @@ def shared_update(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]
     rule : Rule
         The constants of the step.
     state : TrainingState
-        Equal on all ranks, and so after every step.
+        Equal on all ranks, before and after every step.
     input_shape : tuple[int, ...]
         ``(C, *spatial)`` of one example.
 
@@ -65,6 +66,8 @@ def shared_update(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]
 
     @torch.enable_grad()
     def differentiate(inputs: Tensor, targets: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        # The gradients are views of DistributedDataParallel's buckets: they are set to zero, not
+        # dropped.
         parallel.zero_grad(set_to_none=False)
         total: Tensor | None = None
         parts = rule.parts(len(inputs))
@@ -73,6 +76,8 @@ def shared_update(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]
             waiting = contextlib.nullcontext() if part is parts[-1] else parallel.no_sync()
             with waiting:
                 losses = partial_losses(rule, parallel, inputs, targets, part)
+                # Each rank's loss is a mean over its share, and the backward pass averages over the
+                # ranks.
                 losses.sum().backward()
             total = losses.detach() if total is None else total + losses.detach()
         return cast(Tensor, total), tuple(cast(Tensor, p.grad) for p in parameters)

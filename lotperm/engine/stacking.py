@@ -1,5 +1,4 @@
-"""M networks of one architecture as one: a forward pass computes them all, each with weights of
-its own.
+"""M networks of one architecture as one: a forward pass computes all, each with its own weights.
 
 `stack` rewrites any feed-forward network: linear layers become batched matrix products (M, B, ·),
 convolutions become grouped ones over M·C channels, and batch norm over M·C channels is each
@@ -25,8 +24,8 @@ from lotperm.engine.layers import (
 from lotperm.engine.models import Weights
 from lotperm.errors import ParameterError, UnsupportedModelError, unknown_name
 
-# What treats every element or every channel alone, and so works on stacked activations as it
-# stands.
+# These treat every element or every channel on its own, so they work on stacked activations as
+# they are.
 _ALIKE = (
     nn.ReLU,
     nn.ReLU6,
@@ -82,8 +81,8 @@ def stack(model: nn.Module, members: int) -> fx.GraphModule:
     Raises
     ------
     UnsupportedModelError
-        If the network can't be traced or holds a layer without a stacking rule, dropout for one:
-        such random layers would mix the members' random streams.
+        If the network can't be traced or holds a layer without a stacking rule, such as dropout,
+        which would mix the members' random streams.
     """
     return _Rewriting(model, members).result()
 
@@ -98,6 +97,7 @@ class _Rewriting:
     def __init__(self, model: nn.Module, members: int) -> None:
         try:
             self.graph = fx.symbolic_trace(model).graph
+        # Tracing runs the network's own code, which may raise anything.
         except Exception as error:
             raise UnsupportedModelError(
                 f"the network can't be traced for training many at once: {error}"
@@ -106,11 +106,12 @@ class _Rewriting:
         self.modules = dict(model.named_modules())
         self.root = nn.Module()
         self.layout: dict[fx.Node, str] = {}
+        # Names of layers with parameters, and ids of parameters, that were met so far.
         self.placed: set[str] = set()
         self.owned: set[int] = set()
 
     def result(self) -> fx.GraphModule:
-        """Rewrite node after node."""
+        """Rewrite the graph node by node."""
         for node in list(self.graph.nodes):
             sources = [a for a in node.all_input_nodes if a in self.layout]
             match node.op:
@@ -121,6 +122,7 @@ class _Rewriting:
                 case "output":
                     if not isinstance(node.args[0], fx.Node):
                         raise self._refusal(node, "more than one output")
+                    # Logits come out by member, also of a network that ends in a convolution.
                     node.args = (self._converted(node, sources[0], "split"),)
                 case "call_module":
                     self._replace_layer(node, sources[0])
@@ -132,11 +134,12 @@ class _Rewriting:
         return fx.GraphModule(self.root, self.graph, class_name=self.name)
 
     def _replace_layer(self, node: fx.Node, source: fx.Node) -> None:
-        """Put a stacked layer in the place of a layer, behind its source in the right layout."""
+        """Replace a layer by its stacked form, and convert its source to the layout that this takes."""
         layer = self.modules[str(node.target)]
         new, wanted = self._stacked(node, layer, self.layout[source])
         source = self._converted(node, source, wanted)
         self._check_parameters(node, layer)
+        # Only layers with parameters count as used: one ReLU may serve the whole network.
         if next(new.parameters(), None) is not None:
             self.placed.add(str(node.target))
         self._put(str(node.target), new)
@@ -152,21 +155,25 @@ class _Rewriting:
                 raise self._refusal(node, f"{layer.padding_mode} padding")
             return StackedConv(layer, self.members), "folded"
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and plain_norm(layer):
+            # A norm needs one axis of M·C channels, which raw inputs don't have.
             layout = "folded" if layout == "input" else layout
             return StackedBatchNorm(layer, self.members, folded=layout == "folded"), layout
         if isinstance(layer, nn.Flatten) and layer.start_dim == 1 and layer.end_dim == -1:
+            # The change of layout flattens already.
             return nn.Identity(), "split"
         if isinstance(layer, _ALIKE):
+            # A pooling must see height and width; elementwise layers take any layout.
             if "Pool" in type(layer).__name__:
                 return pool_in_2d(layer), "folded"
             return layer, layout
         raise self._refusal(node, f"layer {type(layer).__name__}")
 
     def _check_parameters(self, node: fx.Node, layer: nn.Module) -> None:
-        """Refuse a layer whose parameters would be trained otherwise than in a network alone."""
+        """Refuse a layer whose parameters would be trained differently than in a single network."""
         if str(node.target) in self.placed:
             raise self._refusal(node, f"layer {node.target}, used twice,")
         for parameter in layer.parameters():
+            # By identity: tied weights have two names, and would become two weights here.
             if id(parameter) in self.owned:
                 shared = f"layer {node.target}, which shares a parameter with another one,"
                 raise self._refusal(node, shared)
@@ -185,19 +192,22 @@ class _Rewriting:
         parent.add_module(last, module)
 
     def _check_call(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
-        """Keep a function or method that works on stacked activations; refuse others."""
+        """Keep a call that works on stacked activations as it is; refuse others."""
         by_name = isinstance(node.target, str)
         name = node.target if by_name else getattr(node.target, "__name__", "?")
+        # Only all axes but the batch's: any other flattening would mix members or examples.
         if name in _FLATTEN_CALLS and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
+            # In stacked activations axis 1 holds members, so the call itself can't stay.
             node.replace_all_uses_with(self._converted(node, sources[0], "split"))
             self.graph.erase_node(node)
+        # Two operands in different layouts could be broadcast against each other without an error.
         elif name in _ALIKE_CALLS and len({self.layout[s] for s in sources}) == 1:
             self.layout[node] = self.layout[sources[0]]
         else:
             raise self._refusal(node, f"operation {name}")
 
     def _converted(self, node: fx.Node, argument: fx.Node, wanted: str) -> fx.Node:
-        """Return the argument in the layout wanted, the conversion inserted before the node."""
+        """Return the argument in the wanted layout, with the conversion inserted before the node."""
         have = self.layout[argument]
         if have == wanted:
             return argument
@@ -237,9 +247,11 @@ class StackedNetworks:
 
     Attributes
     ----------
-    module
+    members : int
+        M.
+    module : fx.GraphModule
         The stack; maps ``(B, M, C, *spatial)`` to (M, B, classes).
-    flat
+    flat : Tensor
         float32 (P·M,), every parameter of every member; the module's parameters are views of it.
     """
 
@@ -248,8 +260,11 @@ class StackedNetworks:
     ) -> None:
         self.members = len(weights)
         self.module = stack(model, self.members).to(device)
+        # Parameter by parameter, and within each member by member: so a stacked parameter (M, ...) is
+        # contiguous in the buffer, and may be a view of it.
         self.flat = torch.cat([p.detach().flatten() for p in self.module.parameters()])
         for parameter, view in zip(self.module.parameters(), self.views(self.flat), strict=True):
+            # The parameter stays the same object for the module; only its memory is replaced.
             parameter.data = view
         expected = self.module.state_dict().keys()
         for member, state in enumerate(weights):
@@ -283,15 +298,15 @@ class StackedNetworks:
         Parameters
         ----------
         tensors : Sequence[Mapping[str, Tensor] | None]
-            M, by the names of parameters.
+            M dicts, by the names of parameters.
         default : float
-            Stands where a dict has no tensor.
+            The value where a dict has no tensor.
 
         Raises
         ------
         ParameterError
-            If a name is no parameter's, or a shape is another one: a mask would be ignored, or
-            prune other weights.
+            If a name isn't a parameter's or a shape doesn't fit: a mask would be ignored, or prune
+            other weights.
         """
         parameters = dict(self.module.named_parameters())
         for member, given_here in enumerate(tensors):
@@ -303,6 +318,7 @@ class StackedNetworks:
         for name, parameter in parameters.items():
             for tensor_dict in tensors:
                 given = None if tensor_dict is None else tensor_dict.get(name)
+                # Put together on the CPU and moved at once: one transfer, not one for each tensor.
                 parts.append(
                     torch.full(parameter.shape[1:], default)
                     if given is None
@@ -311,14 +327,15 @@ class StackedNetworks:
         return torch.cat([part.flatten() for part in parts]).to(self.flat)
 
     def form(self) -> Hashable | None:
-        """Return all that a forward pass depends on, its tensors aside.
+        """Return everything that a forward pass depends on, except for its tensors.
 
-        Stacks of the same form compute the same from the same tensors. None where that can't be
-        told, since a layer has hooks. (All layers are PyTorch's or `lotperm.engine.layers`'; those
-        of a network's own were traced through.)
+        Stacks of the same form compute the same from the same tensors. None if a layer has hooks,
+        where that can't be told. (All layers are PyTorch's or from `lotperm.engine.layers`; a
+        network's own were traced through.)
         """
         layers = []
         for name, layer in self.module.named_modules():
+            # The graph itself, told by its nodes below.
             if layer is self.module:
                 continue
             if any(v for k, v in vars(layer).items() if k.endswith("_hooks")):
@@ -333,6 +350,7 @@ class StackedNetworks:
         state = {
             name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()
         }
+        # Clones: a view would keep the memory of all members alive for as long as one is needed.
         return [
             {name: tensor[m].clone() for name, tensor in state.items()} for m in range(self.members)
         ]

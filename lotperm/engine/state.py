@@ -1,4 +1,4 @@
-"""What a training step reads and changes."""
+"""The tensors that a training step reads and changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TrainingState:
     weights : Sequence[Weights]
         M state dicts to start from; they are masked here.
     masks : Sequence[Mapping[str, Tensor] | None]
-        M, see `lotperm.engine.training.train`.
+        M masks, as in `lotperm.engine.training.train`.
     device : torch.device | str
         Where the tensors live.
 
@@ -44,8 +44,10 @@ class TrainingState:
     ) -> None:
         self.networks = StackedNetworks(model, weights, device)
         self.mask = self.networks.spread(masks, 1.0)
+        # Once is enough: the step keeps at zero what is zero here (`lotperm.engine.step.descend`).
         self.networks.flat.mul_(self.mask)
         self.velocity = torch.zeros_like(self.networks.flat)
+        # A tensor, so that compiled programs and CUDA graphs read a new rate where the old one was.
         self.lr = self.networks.flat.new_zeros(())
 
     @property
@@ -67,7 +69,7 @@ class TrainingState:
 
     @torch.no_grad()
     def changing(self) -> dict[str, Tensor]:
-        """Return what training changes by name, each (M, ...), as views: networks and velocities."""
+        """Return the tensors that training changes, by name, as views (M, ...): networks, velocities."""
         names = [name for name, _ in self.networks.module.named_parameters()]
         velocities = zip(names, self.networks.views(self.velocity), strict=True)
         return {

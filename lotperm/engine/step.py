@@ -4,7 +4,7 @@ A step is a forward and a backward pass (`differentiate`) and an update (`descen
 
     v ← μ·v + (g + λ·w) ⊙ m        w ← w − η·v
 
-`plain_update` does it operation by operation on flat buffers. Its other forms compute the same:
+`plain_update` runs it operation by operation on flat buffers. Its other forms compute the same:
 `lotperm.engine.compiled` as one compiled program, `lotperm.engine.graphs` as a CUDA graph,
 `lotperm.engine.shared` on several ranks.
 """
@@ -40,9 +40,9 @@ class Rule:
     momentum, weight_decay : float
         μ and λ.
     precision : Precision
-        Of the products.
+        Precision of the products.
     microbatch : int | None
-        Examples of the batch that each network takes at a time; None: all.
+        Examples that each network takes at a time; None: the whole batch.
     """
 
     momentum: float
@@ -56,11 +56,11 @@ class Rule:
 
     @classmethod
     def of(cls, recipe: Recipe, microbatch: int | None) -> Rule:
-        """Take the constants from a recipe."""
+        """Return the constants of a recipe."""
         return cls(recipe.momentum, recipe.weight_decay, recipe.precision, microbatch)
 
     def parts(self, size: int) -> list[slice]:
-        """Cut a batch of so many examples into microbatches; the last may be smaller."""
+        """Cut a batch of `size` examples into microbatches; the last one may be smaller."""
         part = self.microbatch or size
         return [slice(start, start + part) for start in range(0, size, part)]
 
@@ -68,31 +68,34 @@ class Rule:
 def partial_losses(
     rule: Rule, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, part: slice
 ) -> Tensor:
-    """Compute what a part of a batch adds to each member's mean cross-entropy on the batch.
+    """Compute the share of a part of a batch in each member's mean cross-entropy.
 
     Parameters
     ----------
     rule : Rule
-        Its precision counts.
+        Gives the precision of the products.
     forward : Callable[[Tensor], Tensor]
         Maps inputs ``(B, M, C, *spatial)`` to logits (M, B, classes).
     inputs : Tensor
-        ``(B, M, C, *spatial)``, the whole batch, in the type of the weights.
+        ``(B, M, C, *spatial)``, the whole batch, in the dtype of the weights.
     targets : Tensor of int64, shape (M, B)
-        Of the whole batch.
+        Classes of the whole batch.
     part : slice
         The examples to take.
 
     Returns
     -------
     Tensor
-        (M,) nats, in the type of the inputs.
+        (M,), in nats, in the dtype of the inputs. Summed over all parts, the loss of the batch.
     """
+    # Only the network computes in low precision: the loss is taken from logits in the dtype of the
+    # weights.
     with autocast(inputs.device, rule.precision):
         logits = forward(inputs[part])
     y = targets[:, part]
     each = F.cross_entropy(logits.to(inputs.dtype).flatten(0, 1), y.flatten(), reduction="none")
     losses = each.view(y.shape).mean(1)
+    # A mean over the part, weighted by the part's share of the batch: the last part may be smaller.
     whole = y.shape[1] == len(inputs)
     return losses if whole else losses * (y.shape[1] / len(inputs))
 
@@ -109,22 +112,28 @@ def differentiate(
 
     Parameters
     ----------
-    rule, forward, inputs, targets
-        As of `partial_losses`; the microbatches add up.
+    rule : Rule
+    forward : Callable[[Tensor], Tensor]
+    inputs, targets : Tensor
+        As in `partial_losses`; the gradients of microbatches are summed.
     parameters : Sequence[Tensor]
-        What `forward` computes with, each (M, ...).
+        The parameters that `forward` uses, each (M, ...).
 
     Returns
     -------
-    losses, gradients
-        (M,) mean cross-entropy in nats; one gradient for each parameter, in its shape. No member's
-        loss depends on another member's parameters.
+    losses : Tensor
+        (M,), the mean cross-entropy, in nats.
+    gradients : tuple[Tensor, ...]
+        One for each parameter, in its shape. No member's loss depends on another member's
+        parameters.
     """
 
     def of_part(part: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
         losses = partial_losses(rule, forward, inputs, targets, part)
+        # The gradient of the sum holds each member's own gradient, since the members share nothing.
         return losses.detach(), torch.autograd.grad(losses.sum(), parameters)
 
+    # Each part's activations are freed before the next part runs: that bounds the memory.
     first, *others = rule.parts(len(inputs))
     total, gradients = of_part(first)
     for part in others:
@@ -154,18 +163,23 @@ def descend(
         Of the same length, with tensors of the same shapes.
     """
     for g, w, v, m in zip(gradients, weights, velocities, masks, strict=True):
+        # The mask is on gradient and weight decay together, so at a pruned weight v stays 0 and w,
+        # which starts at 0, does too.
         v.mul_(rule.momentum).add_(g.add(w, alpha=rule.weight_decay).mul_(m))
+        # η stays a tensor: a program or graph that is recorded once reads its value at every step.
         w.sub_(v * lr)
 
 
 def descend_flat(rule: Rule, state: TrainingState, gradients: Sequence[Tensor]) -> None:
-    """Update a state from the gradients of its parameters, by a few operations on flat buffers."""
+    """Update a state from the gradients of its parameters, with few operations on flat buffers."""
+    # Few large operations instead of several for each parameter: small networks are bound by their
+    # number.
     gradient = torch.cat([g.flatten() for g in gradients])
     descend(rule, state.lr, [gradient], [state.networks.flat], [state.velocity], [state.mask])
 
 
 def plain_update(rule: Rule, state: TrainingState) -> Update:
-    """Make the step that runs operation by operation, on any device."""
+    """Make the step that runs operation by operation on any device."""
     module = state.networks.module
     parameters = list(module.parameters())
 

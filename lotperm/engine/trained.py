@@ -1,4 +1,4 @@
-"""What a training yields."""
+"""The outcome of a training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Trained:
     checkpoints : dict[int, list[Weights]]
         Epoch -> state dicts after exactly so many epochs.
     train_loss : list[list[float]]
-        Mean training loss of each epoch, as seen in passing: [epoch][member].
+        Mean training loss of each epoch, over the steps as they were taken: [epoch][member].
     evaluations : dict[int, dict[str, list[float]]]
         Epoch -> {"accuracy", "loss"} on the test split -> value of each member; of image folders
         with more than five classes also "top5".
@@ -32,7 +32,7 @@ class Trained:
     evaluations: dict[int, dict[str, list[float]]] = field(default_factory=dict)
 
     def add_epoch(self, runs: Sequence[Run]) -> float:
-        """Take the losses of an epoch that all runs have finished; return their mean."""
+        """Record the losses of an epoch that all runs have finished, and return their mean."""
         losses = [loss for run in runs for loss in run.finish_epoch()]
         self.train_loss.append(losses)
         return sum(losses) / len(losses)
@@ -44,7 +44,7 @@ class Trained:
         save_at: Collection[int],
         evaluate_at: Collection[int],
     ) -> None:
-        """Keep and evaluate the weights after an epoch, where that was asked for."""
+        """Keep or evaluate the weights after an epoch, if that was asked for."""
         if epoch in save_at:
             self.checkpoints[epoch] = all_weights(runs)
         if epoch in evaluate_at:

@@ -1,4 +1,4 @@
-"""Train M masked networks at once.
+"""Training of M masked networks at once.
 
 `train` runs masked SGD (`lotperm.engine.step`) on stacks of networks (`lotperm.engine.stacking`).
 With w ⊙ m = w at the start, a pruned weight is exactly zero at all times, momentum and weight
@@ -66,39 +66,41 @@ def train(
     recipe : Recipe
         Optimizer, schedule, batch size, augmentation and number of epochs, the same for all.
     seeds : Sequence[Seeds]
-        M; order and augmentation of each member.
+        Order and augmentation of each of the M members.
     masks : Sequence[Mapping[str, Tensor] | None] | None, optional
-        M, or None where a member is dense; parameters that a mask doesn't name are dense.
+        M masks, or None where a member is dense; parameters that a mask doesn't name are dense.
     until : int | None, optional
-        Stop after so many epochs of the recipe; None: all.
+        Stop after this number of epochs of the recipe; None: all.
     save_at : Collection[int], optional
-        Epochs whose weights are kept: 0 is the start (masked), k is after exactly k epochs.
+        Epochs whose weights are kept: 0 is the (masked) start, k is after exactly k epochs.
     evaluate_at : Collection[int] | None, optional
         Epochs after which the test split is evaluated; None: only the last.
     runtime : Runtime | None, optional
-        Device, compilation, how many at once, progress bars.
+        Device, compilation, networks at once, progress bars.
     checkpoints : Checkpoints | None, optional
-        Where to keep the state of the run about every `checkpoint_seconds`; a run that finds a
-        state there goes on from it, with the same result as an unbroken run.
+        Where to keep the state of the run. A run that finds a state there goes on from it, with the
+        same result as an unbroken run.
+    checkpoint_seconds : float, optional
+        Seconds between two checkpoints, about.
     label : str, optional
         Words for the progress bar.
 
     Returns
     -------
     Trained
-        The same on every rank, if there are several. They all must call this; rank 0 keeps the
+        The same on every rank, if there are several. All of them must call this; rank 0 keeps the
         checkpoints, and the run can go on with another number of ranks.
 
     Raises
     ------
     ParameterError
         If the numbers of weights, seeds and masks differ, the batch is larger than the training
-        set, several ranks can't share it equally, or the augmentation isn't one for such inputs.
+        set, several ranks can't share it equally, or the augmentation doesn't suit such inputs.
     DivergedError
-        If a loss is NaN or infinite, naming the step, or weights are. Found before they are saved
-        or evaluated.
+        If a loss or a weight is NaN or infinite; the message names the step. It is raised before
+        anything of that kind is saved or evaluated.
     PreemptedError
-        If `Runtime.stop` said so; the same call goes on from there.
+        If `Runtime.stop` asked for it; the same call goes on from there.
     """
     runtime = runtime or Runtime()
     masks = masks if masks is not None else [None] * len(weights)
@@ -112,6 +114,8 @@ def train(
     data = data.to(runtime.device)
     keep_freed_memory()
     keeper = Keeper(checkpoints, checkpoint_seconds, runtime.stop)
+    # Looked up before the members are divided: those that a checkpoint left at different steps
+    # can't run as one part.
     found = keeper.found(len(weights))
     parts, threads = partition(
         model,
@@ -134,6 +138,7 @@ def train(
         for part in parts
     ]
     done, epoch = restore(runs, parts, found) if found else (Trained(), 0)
+    # A resumed run noted its start before it was interrupted.
     if epoch == 0 and not any(run.step for run in runs):
         done.note(runs, 0, save_at, evaluate_at)
     images = sum(run.images_left(epoch, epochs) for run in runs)
@@ -142,16 +147,21 @@ def train(
             for run in runs:
                 run.prepare(threads)
         while epoch < epochs:
+            # Every part goes to the end of the epoch, or pauses earlier to save or to stop.
             each(partial(Run.advance, epoch=epoch, pause=keeper.wanted, bar=bar), runs)
             for run in runs:
+                # Work may still be queued on a stream of its own: what follows must wait for it.
                 run.join()
+                # Before anything is noted, evaluated or saved.
                 run.check_finite(epoch)
+            # After a pause some parts may be at the end of the epoch and others not.
             if all(run.step == run.steps for run in runs):
                 loss = done.add_epoch(runs)
                 epoch += 1
                 done.note(runs, epoch, save_at, evaluate_at)
                 if bar is not None:
                     bar.set_postfix_str(f"epoch {epoch}/{epochs}, loss {loss:.3f}")
+            # At the end there is nothing to go on with: the result is returned instead.
             if epoch < epochs and keeper.save_if_wanted(runs, done, epoch):
                 kept = "Its state is saved" if checkpoints is not None else "Its state isn't kept"
                 raise PreemptedError(
@@ -163,7 +173,7 @@ def train(
 
 @contextlib.contextmanager
 def _bar(runtime: Runtime, label: str, images: int) -> Iterator[ProgressBar | None]:
-    """Show a progress bar, if wanted, of so many images."""
+    """Show a progress bar over `images` images, if one is wanted."""
     if runtime.progress is None:
         yield None
         return
@@ -174,6 +184,7 @@ def _bar(runtime: Runtime, label: str, images: int) -> Iterator[ProgressBar | No
 @contextlib.contextmanager
 def _fast_convolutions() -> Iterator[None]:
     """Let CUDA try out which convolutions are the fastest."""
+    # The trial costs a little for every new shape; here there are few.
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:

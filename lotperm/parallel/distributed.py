@@ -1,14 +1,14 @@
-"""Several processes that compute one thing, one for each device, as torchrun starts them.
+"""Several processes that share one computation, one for each device, as torchrun starts them.
 
 ``torchrun --nproc-per-node 4 -m lotperm experiment …`` runs the same program four times. Inside
 `processes` the four know each other, and each takes its share of every training batch, of the
-evaluation and of the matching; what isn't shared out, all of them compute alike. Rank 0 alone
-writes. In a single process nothing here does anything.
+evaluation and of the matching; what isn't shared out is computed by all of them alike. Only rank 0
+writes. In a single process nothing here has an effect.
 
-A program of one's own does the same with ``with processes("cuda"): run(experiment)``, started by
+Your own program does the same with ``with processes("cuda"): run(experiment)``, started by
 torchrun, or by `launch` from a process that goes on.
 
-Every function that exchanges something must be called by every rank, in the same order.
+Functions that exchange something must be called by every rank, in the same order.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 def processes(device: str, patience: float = 30.0) -> Iterator[None]:
     """Join the processes that torchrun started; without torchrun, or with one process, do nothing.
 
-    Tensors on the CPU, and all decisions, go by gloo, tensors on GPUs by NCCL. With "cuda", the
+    Tensors on the CPU and all decisions are exchanged by gloo, tensors on GPUs by NCCL. With "cuda", the
     local rank's GPU becomes the current one.
 
     Parameters
@@ -44,7 +44,7 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
     device : str
         "cpu" or "cuda".
     patience : float, optional
-        Minutes to wait for a rank that hangs; one that died is noticed at once.
+        Minutes to wait for a rank that hangs; a rank that died is noticed at once.
 
     Raises
     ------
@@ -70,6 +70,8 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # gloo reports a lost connection as a bare RuntimeError, which only its text tells from
+        # others.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0].rstrip(".")
             raise RankLostError(
@@ -84,15 +86,15 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
 def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in new processes on this machine, as ``torchrun --standalone`` starts them.
 
-    If one of them fails, the others are ended. The signals of this process stay its own.
+    If one of them fails, the others are ended. This process keeps its own signal handlers.
 
     Parameters
     ----------
     ranks : int
         Number of processes.
     function : Callable[..., T]
-        Defined in a module, since it goes through pickle, as do its arguments and its result. It
-        joins `processes`.
+        A function of a module, since it goes through pickle, as do its arguments and its result. It
+        must enter `processes`.
     *arguments : Any
         Its arguments.
 
@@ -104,7 +106,7 @@ def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
     Raises
     ------
     LotpermError
-        The one that was raised by the rank that failed first.
+        The error of the rank that failed first.
     RankLostError
         If a rank was killed, or raised something else.
     """
@@ -156,12 +158,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process among them, from 0."""
+    """Return the number of this process among the ranks, from 0."""
     return dist.get_rank() if _joined() else 0
 
 
 def share(count: int) -> slice:
-    """Return this rank's part of so many things in a row.
+    """Return this rank's part of `count` things in a row.
 
     The parts are in the order of the ranks and as equal as can be.
     """
@@ -176,6 +178,8 @@ def once(function: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return function()
+    # An error of rank 0 is sent like a result; otherwise the others would wait for one that never
+    # comes.
     outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
@@ -190,12 +194,13 @@ def once(function: Callable[[], T]) -> T:
 
 
 def in_turn(function: Callable[[], T]) -> T:
-    """Call a function on rank 0, then on the others; each returns its own result.
+    """Call a function on rank 0, then on the others, and return each rank's own result.
 
     So the others find on disk what rank 0 made there.
     """
     if world_size() == 1:
         return function()
+    # Through a list, so that rank 0's result isn't sent to the others: it needn't be picklable.
     own: list[T] = []
     once(lambda: own.append(function()))
     return own[0] if own else function()
@@ -214,16 +219,17 @@ def gather(value: Any) -> list[Any]:
 
 
 def any_rank(wish: bool) -> bool:
-    """Return True if any rank's wish is; waits for the other processes, but not for a GPU."""
+    """Return True if any rank wishes it. This waits for the other processes, but not for a GPU."""
     if world_size() == 1:
         return wish
+    # On the CPU, where it goes by gloo and doesn't queue behind the GPU's work.
     flag = torch.tensor(int(wish))
     dist.all_reduce(flag, dist.ReduceOp.MAX)
     return bool(flag)
 
 
 def total(tensor: Tensor) -> Tensor:
-    """Sum a tensor over the ranks, equal in every bit on all of them; gradients flow through."""
+    """Sum a tensor over the ranks, with equal bits on all of them; gradients flow through."""
     return _Total.apply(tensor) if world_size() > 1 else tensor
 
 
@@ -232,6 +238,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        # A copy: the sum is written in place, and must be contiguous to be sent.
         result = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(result)
         return result

@@ -1,8 +1,8 @@
-"""Python threads that divide the cores of a CPU, and memory that isn't given back.
+"""Python threads that divide the cores of a CPU, and freed memory that is kept for reuse.
 
 OpenMP threads that share every single operation wait for each other at its end; small operations
-gain little from them, and lose tenfold while the machine is busy otherwise. Threads that each do
-operations of their own don't wait.
+gain little from them, and become ten times as slow while the machine is busy otherwise. Threads
+that each run their own operations don't wait for each other.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import torch
 def keep_freed_memory() -> None:
     """Let glibc reuse large freed blocks instead of giving them back to the system.
 
-    Each activation would otherwise be paged in anew, up to half of the time. glibc raises its
-    threshold to the size of the first larger block that is freed, up to 32 MiB: mallopt(3),
-    M_MMAP_THRESHOLD. Elsewhere it does nothing.
+    Otherwise each activation would be paged in anew, which took up to half of the time. glibc
+    raises its threshold to the size of a larger block when that is freed, up to 32 MiB: mallopt(3),
+    M_MMAP_THRESHOLD. With other C libraries this has no effect.
     """
+    # Freed at once. Just below the 32 MiB up to which glibc follows.
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
