@@ -5,4 +5,5 @@
 
 from lotperm.studies.folders import question_folders
 
-question_folders()  # makes the figures known to `Experiment.for_figure`
+# `Experiment.for_figure` knows a figure only once the folder of its question has been listed.
+question_folders()

@@ -18,7 +18,6 @@ METHODS = {
     "permuted": ("permuted: B, π(mask)", "#009e73"),
     "naive": ("naive: B, mask", "#d55e00"),
 }
-
 """Method -> its words and its colour (Okabe and Ito's, told apart by colour-blind readers)."""
 
 
@@ -37,7 +36,16 @@ def use_style() -> None:
 
 
 def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:
-    """Share of the weights that the masks keep in each layer; a dot a replicate, and the mean."""
+    """Draw the share of the weights that the masks keep in each layer.
+
+    Parameters
+    ----------
+    masks : sequence of mapping of str to Tensor
+        The masks of all replicates: name of a parameter -> bool. A dot is drawn for each, and a
+        bar for their mean.
+    title : str
+        The figure's title.
+    """
     rows = [
         {"layer": name.removesuffix(".weight"), "kept (%)": 100 * kept.float().mean().item()}
         for mask in masks
@@ -47,6 +55,8 @@ def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> F
     figure, ax = plt.subplots(figsize=(8, 0.8 + 0.35 * len(masks[0])), layout="constrained")
     sns.barplot(frame, y="layer", x="kept (%)", ax=ax, color="#b3cde3", errorbar=None)
     sns.stripplot(frame, y="layer", x="kept (%)", ax=ax, color="#333333", size=3, jitter=False)
+    # All replicates are pruned to the same sparsity, so the first mask gives the density of all
+    # layers together.
     total = sum(kept.numel() for kept in masks[0].values())
     overall = 100 * sum(int(kept.sum()) for kept in masks[0].values()) / total
     ax.axvline(overall, color="#d55e00", linestyle="--", label=f"all layers: {overall:.1f} %")
@@ -56,11 +66,20 @@ def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> F
 
 
 def mask_images(images: Mapping[str, Tensor], *, title: str) -> Figure:
-    """Masks or matrices side by side: kept weights dark. Each (n_out, n_in), bool."""
+    """Draw masks side by side, kept weights dark.
+
+    Parameters
+    ----------
+    images : mapping of str to Tensor
+        Title of each panel -> bool (n_out, n_in).
+    title : str
+        The figure's title.
+    """
     figure, axes = plt.subplots(
         1, len(images), figsize=(8, 8 / len(images) + 0.6), layout="constrained", squeeze=False
     )
     for ax, (words, image) in zip(axes[0], images.items(), strict=True):
+        # Layers may be far from square; stretched pixels keep the panels alike.
         ax.imshow(image.numpy(), cmap="Greys", interpolation="nearest", aspect="auto")
         ax.set(title=words, xlabel="input unit", ylabel="output unit")
         ax.grid(False)
@@ -69,8 +88,7 @@ def mask_images(images: Mapping[str, Tensor], *, title: str) -> Figure:
 
 
 def correlation_before_after(correlation: Tensor, permutation: Tensor, *, title: str) -> Figure:
-    """Correlation of every unit of B with every unit of A, before and after A's units are
-    permuted.
+    """Draw the correlation of all units of B with all units of A, before and after permuting A.
 
     Parameters
     ----------
@@ -79,11 +97,14 @@ def correlation_before_after(correlation: Tensor, permutation: Tensor, *, title:
     permutation : Tensor
         int64 (n,), the unit of A that moves to each position.
     title : str
-        Says which group of units and which replicate.
+        The figure's title: which group of units, and which replicate.
     """
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained", sharey=True)
+    # Only columns move: they are units of A, and permuting A puts the partner of B's unit i into
+    # column i. A good match shows as a dark diagonal.
     pictures = {"before": correlation, "after: A permuted": correlation[:, permutation]}
     for ax, (words, matrix) in zip(axes, pictures.items(), strict=True):
+        # One scale from −1 to 1 for both panels: they share a colour bar, and white is 0.
         image = ax.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         diagonal = matrix.diagonal().mean().item()
         ax.set(title=f"{words}\nmean of the diagonal {diagonal:.2f}", xlabel="unit of A")
@@ -94,25 +115,26 @@ def correlation_before_after(correlation: Tensor, permutation: Tensor, *, title:
     return figure
 
 
+# Okabe and Ito's blue and vermilion: the sign of a weight, in drawings of small networks.
 POSITIVE, NEGATIVE = "#0072b2", "#d55e00"
 
-
+# More of their colours, to follow single units through a permutation, and a grey.
 UNIT_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#bbbbbb")
 
 
 def example_images(
     pictures: Mapping[str, Sequence[Tensor]], rows: Sequence[str], *, title: str
 ) -> Figure:
-    """Images of a folder as networks see them: a column a class.
+    """Draw images of a folder as networks see them, one column for each class.
 
     Parameters
     ----------
     pictures : Mapping[str, Sequence[Tensor]]
-        Class -> images, uint8 (3, H, W), the same number for each.
+        Class -> images, uint8 (3, H, W), equally many for each class.
     rows : Sequence[str]
-        What each of them shows.
+        The label of each row.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     figure, axes = plt.subplots(
         len(rows),

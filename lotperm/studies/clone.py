@@ -8,17 +8,19 @@ from lotperm.errors import StorageError
 
 
 def clone_folder() -> Path:
-    """Return the root of a clone of lotperm's repository.
+    """Find the root of a clone of lotperm's repository.
 
-    It is the first folder that holds ``book/paper`` among the working directory, those above it,
-    and the one that the package lies in, which is a clone if the package was installed from it as
-    editable.
+    The working directory and the folders above it are tried first, then the folder that holds the
+    package, which is a clone if the package was installed from it as editable. The first one with
+    ``book/paper`` in it is taken.
 
     Raises
     ------
     StorageError
-        If none of them does.
+        If none of them is a clone.
     """
+    # The working directory comes before the installed package: someone with two clones means the
+    # one that they stand in. Only a clone has `book/paper`; a wheel has no book.
     for root in (Path.cwd(), *Path.cwd().parents, Path(__file__).parents[2]):
         if (root / "book" / "paper").is_dir():
             return root

@@ -11,17 +11,16 @@ from lotperm.errors import ParameterError
 
 
 def class_examples(split: Split, *, classes: int, views: int) -> dict[str, list[Tensor]]:
-    """The first image of some classes of an image folder, as evaluation sees it and as training
-    does.
+    """Read the first image of some classes, as evaluation and as training see it.
 
     Parameters
     ----------
     split : Split
-        Of an image folder.
+        A split of an image folder.
     classes : int
-        How many at the most, in the order in which the split has them.
+        The largest number of classes, in the order in which the split has them.
     views : int
-        How often training shows each, every time augmented by another seed.
+        The number of augmented versions of each image, each with another seed.
 
     Returns
     -------
@@ -38,6 +37,7 @@ def class_examples(split: Split, *, classes: int, views: int) -> dict[str, list[
         raise ParameterError(
             "class_examples: expected a split of an image folder, got a tensor of examples."
         )
+    # A class is the name of a file's folder, so nothing is decoded to choose the images.
     rows: dict[str, int] = {}
     for row in range(len(split)):
         rows.setdefault(files.class_name(row), row)
@@ -46,6 +46,7 @@ def class_examples(split: Split, *, classes: int, views: int) -> dict[str, list[
     return {
         name: [
             files.read(torch.tensor(row)),
+            # Augmentation is drawn by seed, epoch and example. Here the seed alone differs.
             *files.read_augmented(torch.tensor([[row] * views]), range(views), 0)[0],
         ]
         for name, row in sorted(rows.items())

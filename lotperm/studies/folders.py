@@ -13,6 +13,7 @@ VARIABLE = "LOTPERM_STUDIES"
 FIGURE_FOLDERS: dict[str, str] = {}
 """Figure -> name of the folder of its question."""
 
+# Presets are registered once: a figure's name may not be taken twice.
 _seen: set[Path] = set()
 
 
@@ -23,15 +24,19 @@ def roots() -> list[Path]:
 
 
 def question_folders() -> list[Path]:
-    """List the folders of all questions, and make known the figures of those that are new.
+    """List the folders of all questions, and register the figures of new ones.
 
     Raises
     ------
     ParameterError
         If a ``figures.toml`` isn't a table of presets, or a figure's name is taken.
     """
+    # A folder with a study.py is a question. Sorted, as file systems list folders in any order and
+    # plans, campaigns and help follow this one.
     found = [file.parent for root in roots() for file in sorted(root.glob("*/study.py"))]
     for folder in found:
+        # The variable is read at every call, so folders may be added after the package was
+        # imported.
         if folder not in _seen and (folder / "figures.toml").exists():
             FIGURE_FOLDERS.update(dict.fromkeys(add_figures(folder), folder.name))
         _seen.add(folder)

@@ -14,12 +14,23 @@ import pandas as pd
 from lotperm.config.experiment import Experiment
 from lotperm.store.provenance import source_hash
 
-# Of what a page runs: until it ends the files may be edited.
+# Hashed when the page's process starts: the files may be edited before the page ends, but what
+# was imported is what runs.
 _SOURCE = source_hash()
 
 
 def csv_link(table: pd.DataFrame, filename: str) -> str:
-    """An HTML link that downloads a table as CSV, carried in the page itself."""
+    """Make an HTML link that downloads a table as CSV.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table; its index is left out.
+    filename : str
+        The name that the browser gives the file.
+    """
+    # The data are in the link itself: a page opened from a disk has no server to ask. Lines end
+    # alike on every system, as an executed page is the same to the byte.
     data = base64.b64encode(table.to_csv(index=False, lineterminator="\n").encode()).decode()
     return (
         f'<a class="csv-download" download="{html.escape(filename)}" href="data:text/csv;base64,{data}">'
@@ -28,19 +39,20 @@ def csv_link(table: pd.DataFrame, filename: str) -> str:
 
 
 def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) -> str:
-    """One line of HTML: which parameters made the page, from which sources, and the command that
-    does it again.
+    """Say in HTML which parameters and sources made a page, and the command that repeats it.
 
     Parameters
     ----------
     notebook : str
-        Its name in ``notebooks/`` without number and suffix, as `lotperm run` takes it.
+        The notebook's name without number and suffix, as ``lotperm run`` takes it.
     experiment : Experiment
-        What the page computed (the first, if it computed several).
+        The experiment that the page computed; the first, if there are several.
     given : Mapping[str, Any]
-        The page's parameters; those that are None come from the profile and aren't named, nor is
+        The page's parameters. Those that are None come from the profile and aren't named, nor is
         the CPU.
     """
+    # The command names what differs from a bare run of the notebook, whose default device is the
+    # CPU.
     named = {
         n: v
         for n, v in given.items()

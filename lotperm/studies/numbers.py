@@ -11,8 +11,14 @@ from lotperm.science.statistics import interval
 
 
 class Number(NamedTuple):
-    """A number of a table: in percent or points, with the half width of its 95 % interval over
-    seeds, or NaN.
+    """A number of a table, in percent or points, and its uncertainty.
+
+    Attributes
+    ----------
+    value : float
+        The number; NaN if there is none.
+    half_width : float
+        Half the width of its 95 % interval over seeds; NaN if it has none.
     """
 
     value: float
@@ -20,17 +26,16 @@ class Number(NamedTuple):
 
     @classmethod
     def of(cls, fractions: pd.Series) -> Number:
-        """The mean over seeds, one value a seed."""
+        """Average over seeds: `fractions` has one value for each seed."""
         return cls(*(100 * x for x in interval(fractions.to_numpy())))
 
     def less(self, published: float) -> Number:
-        """The difference from a published mean; its interval is ours alone: of theirs only a
-        spread is known.
-        """
+        """Subtract a published mean, in percent."""
+        # The interval is ours alone: of the paper's numbers at most a spread is known.
         return Number(self.value - published, self.half_width)
 
     def text(self, digits: int) -> str:
-        """As "49.8 ± 2.1"; empty for NaN."""
+        """Format as "49.8 ± 2.1"; "" for NaN."""
         if math.isnan(self.value):
             return ""
         half = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
@@ -38,5 +43,5 @@ class Number(NamedTuple):
 
 
 def few_decimals(table: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """Numbers as texts, "" where there is none."""
+    """Format the numbers of a table; "" where there is none."""
     return table.map(lambda x: "" if pd.isna(x) else f"{x:.{digits}f}")

@@ -23,14 +23,14 @@ from lotperm.studies.study import Study
 
 
 class Page:
-    """What pages of results share. Subclasses add tables and figures of a question.
+    """A page of results; subclasses add the tables and figures of a question.
 
     Parameters
     ----------
     figure : str
-        Of the book.
+        The figure's name in the book.
     given : dict
-        As of `lotperm.studies.parameters.page_parameters`.
+        The page's parameters, as for `lotperm.studies.parameters.page_parameters`.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Page:
     experiments : list of Experiment
         One for each width.
     options : Options
-        Of the question.
+        The question's options.
     pipelines : list of Pipeline
         One for each width.
     """
@@ -49,6 +49,7 @@ class Page:
     def __init__(self, figure: str, given: dict[str, Any]) -> None:
         self.figure, self.given = figure, given
         self.experiments, self.options = page_parameters(figure, given)
+        # How a page computes isn't part of its experiment, and so of no key.
         how = {n: given[n] for n in RUNTIME if given.get(n) is not None}
         runtime = Runtime(**how, progress=tqdm_bar)
         self.pipelines = [Pipeline(e, runtime=runtime) for e in self.experiments]
@@ -81,7 +82,7 @@ class Page:
         table : DataFrame or sequence of DataFrame
             One table, or one for each width.
         name : str
-            Of the file, without ``.csv``; that of the figure if it is empty.
+            The file's name, without ``.csv``; by default the figure's.
         """
         if not isinstance(table, pd.DataFrame):
             table = tables.by_width(self.experiments, table)
@@ -113,18 +114,19 @@ def open_page(
     device : str
         "cpu" or "cuda".
     **more
-        All others, as of `lotperm.studies.parameters.page_parameters`.
+        All others, as for `lotperm.studies.parameters.page_parameters`.
 
     Returns
     -------
     Page
-        Of the figure's question. Nothing is computed yet.
+        The page of the figure's question. Nothing is computed yet.
 
     Raises
     ------
     ParameterError
         As `lotperm.studies.parameters.page_parameters`.
     """
+    # In the order of the notebooks' parameters cells: the command that repeats the page keeps it.
     given = {
         "profile": profile,
         "widths": widths,

@@ -21,7 +21,7 @@ def page_parameters(figure: str, given: Mapping[str, Any]) -> tuple[list[Experim
     Parameters
     ----------
     figure : str
-        Of the book.
+        The figure's name in the book.
     given : mapping
         Flat parameters of the experiment (`lotperm parameters`), ``widths``, options of the
         question, and `RUNTIME`; None stands for the default.
@@ -31,23 +31,28 @@ def page_parameters(figure: str, given: Mapping[str, Any]) -> tuple[list[Experim
     experiments : list of Experiment
         One for each width.
     options : Options
-        Of the question.
+        The question's options.
 
     Raises
     ------
     ParameterError
-        For an unknown name, with the nearest one, or a value that makes no sense.
+        If a name is unknown (the nearest one is suggested), or a value makes no sense.
     """
     study = registry.study_of(figure)
     known = (*PARAMETERS, *study.page_parameters, *RUNTIME)
+    # Names come first. What follows picks known names only, so a misspelt one would be ignored and
+    # the default be computed in its place.
     for name in given:
         if name not in known:
             raise unknown_name("parameter", name, known)
     of_experiment = {n: v for n, v in given.items() if n in PARAMETERS}
+    # Without None: a study's page may have other defaults than its options.
     own = {n: v for n, v in given.items() if n in study.page_parameters and v is not None}
+    # Widths aren't a parameter of one experiment: each makes an experiment of its own.
     widths = of_experiment.pop("widths", None)
     experiments = Experiment.for_figure(figure, widths=widths, **of_experiment)
     options = study.page_options(**own)
+    # Refused now: the page would otherwise fail in the middle, after hours of training.
     for experiment in experiments:
         study.check_page(experiment, options)
     return experiments, options

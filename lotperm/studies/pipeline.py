@@ -23,7 +23,7 @@ from lotperm.studies.workbench import Workbench
 
 
 class Pipeline(Workbench):
-    """The stages of one experiment in one store; parameters as of `Workbench`.
+    """The stages of one experiment in one store; parameters as for `Workbench`.
 
     Every method computes what the store doesn't have yet, and loads the rest.
     """
@@ -75,7 +75,10 @@ class Pipeline(Workbench):
         round_number: int = 0,
         statistics: int = lines.STATISTICS,
     ) -> pd.DataFrame:
-        """Evaluate the lines from A and from π(A) to B; see `connectivity` and its table."""
+        """Evaluate the lines from A and from π(A) to B.
+
+        See `lotperm.studies.connectivity.study.connectivity` for the parameters.
+        """
         task = lines.connectivity(
             self,
             alphas,

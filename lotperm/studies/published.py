@@ -32,7 +32,7 @@ def book_folder() -> Path:
 
 
 def paper(name: str) -> pd.DataFrame:
-    """A table of the paper's numbers from ``book/paper``, in percent as printed there.
+    """Read a table of the paper's numbers from ``book/paper``, in percent as printed there.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ def paper(name: str) -> pd.DataFrame:
     known = sorted(path.stem for path in folder.glob("*.csv"))
     if name not in known:
         raise unknown_name("table of the paper", name, known)
+    # Every table begins with a comment that names its source.
     path = folder / f"{name}.csv"
     table = pd.read_csv(path, comment="#")
     table.attrs["source"] = path.read_text().splitlines()[0].removeprefix("# Source: ")
@@ -60,7 +61,7 @@ def paper(name: str) -> pd.DataFrame:
 
 
 def paper_figure5() -> pd.DataFrame:
-    """Return the paper's Figure 5 as read from the authors' plots, a column a rewind epoch."""
+    """Return the paper's Figure 5 as read from the authors' plots, one column per rewind epoch."""
     figure = paper("fig5_resnet20_cifar10_rewind")
     return figure.pivot_table(
         index=["model", "sparsity", "method"], columns="rewind_epoch", values="test_acc_mean"
@@ -74,13 +75,13 @@ class Recorded:
     Attributes
     ----------
     name : str
-        Of its folder.
+        The name of its folder.
     kind : str
-        "table", "early", "diversity" or "connectivity" (see `lotperm.cluster.entry.KINDS`).
+        The question's name: "table", "early", "diversity", "connectivity", ….
     experiment : dict[str, Any]
         What was run, as plain data (`Experiment.to_dict`).
     summary : pd.DataFrame
-        Of a table as `Results.summary`; of the other kinds all rows, as in ``results.csv``.
+        For a table as `Results.summary`; for the other kinds all rows, as in ``results.csv``.
     how : dict[str, Any]
         Device, versions, source hash of the last stage.
     """
@@ -92,12 +93,12 @@ class Recorded:
     how: dict[str, Any]
 
     def rows(self) -> pd.DataFrame:
-        """One row for each seed, as in ``results.csv``; of all kinds."""
+        """Read ``results.csv``, which has one row for each seed whatever the kind."""
         return pd.read_csv(book_folder() / "results" / self.name / "results.csv")
 
     @property
     def label(self) -> str:
-        """What stands over its numbers: that they are recorded, of what, and at which profile."""
+        """Heading of its numbers: that they are recorded, of what, and at which profile."""
         e = self.experiment
         return f"recorded, {e['data']['name']}, {e['model']['name']}×{e['model']['width']:g}, {e['profile']}"
 
@@ -109,25 +110,38 @@ def recorded(
     *,
     kind: str = "table",
 ) -> list[Recorded]:
-    """The recorded runs of a kind, on a data set, of a network and a width if these are given;
-    sorted by name.
+    """Load the recorded runs of a kind, sorted by name.
 
-    `model` may be the begin of a network's name: "resnet" for all of these.
+    Parameters
+    ----------
+    dataset : str, optional
+        Only runs on this data set.
+    model : str, optional
+        Only networks whose name begins with this: "resnet" for all of these.
+    width : float, optional
+        Only networks of this width.
+    kind : str, optional
+        The question's name.
+
+    Returns
+    -------
+    list of Recorded
 
     Raises
     ------
     IntegrityError
-        If a recorded run isn't what was written: its ``results.json`` has a checksum, and those of
-        its other files.
+        If a recorded run isn't what was written, by the checksums of its files.
     """
     found = []
     for path in sorted((book_folder() / "results").glob("*/results.json")):
         try:
             content = load_record(path.parent)
         except IntegrityError as error:
+            # Nothing has to be computed again: the record is under version control.
             raise IntegrityError(
                 f"{error} It is kept in git: git checkout -- {path.parent}"
             ) from error
+        # The first records were written before there were kinds; all of them are tables.
         e, its_kind = content["experiment"], content.get("kind", "table")
         if (
             its_kind != kind
@@ -142,6 +156,8 @@ def recorded(
                 summary = summary[
                     pd.read_csv(path.with_name("results.csv"), nrows=0).columns.to_list()
                 ]
+            # JSON makes a column of floats of integers with nulls among them: dense networks have
+            # no rewind epoch.
             if "rewind_epoch" in summary:
                 summary["rewind_epoch"] = summary["rewind_epoch"].astype("Int64")
             found.append(Recorded(path.parent.name, kind, e, summary, content["stages"][-1]))
@@ -149,28 +165,30 @@ def recorded(
 
 
 def live_label(experiment: Experiment) -> str:
-    """What stands over numbers that were computed while the page was built: that they are live,
-    and of what.
-    """
+    """Return the heading of numbers that were computed while the page was built."""
     return f"live, {experiment.data.name}"
 
 
 def live_and_recorded(
     results: Results, dataset: str | None = None, model: str | None = None
 ) -> dict[str, Results | Recorded]:
-    """What a page has just computed and what is recorded, each under its label, as `beside` takes
-    it.
-
-    Runs that have the same label bear their names, too.
+    """Collect what a page has just computed and what is recorded, each under its label.
 
     Parameters
     ----------
     results : Results
-        Live.
+        What the page has just computed.
     dataset, model : str | None, optional
-        Of the recorded runs, as in `recorded`.
+        Which recorded runs to take, as in `recorded`.
+
+    Returns
+    -------
+    dict of str to Results or Recorded
+        As `lotperm.studies.arms.beside.beside` takes it.
     """
     runs = recorded(dataset, model)
+    # Labels name data, network and profile. Runs that share all three are told apart by their own
+    # names.
     shared = Counter(run.label for run in runs)
     named = {
         run.label if shared[run.label] == 1 else f"{run.label}, {run.name}": run for run in runs

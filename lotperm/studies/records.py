@@ -20,32 +20,34 @@ def save_record(
     tables: Mapping[str, pd.DataFrame],
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write what is recorded of a run: each table as CSV, then ``results.json``, which says what
-    it is and where it comes from.
+    """Write the record of a run: its tables as CSV, then ``results.json``, which describes them.
 
-    That comes last and names the others' checksums: files of two runs are never taken for one.
+    ``results.json`` names the checksums of the other files, so files of two runs are never taken
+    for one record.
 
     Parameters
     ----------
     folder : Path
-        Of the run; made if it isn't there.
+        The run's folder; made if it isn't there.
     content : Plain
-        Plain JSON data with ``kind``, ``experiment``, ``summary`` and ``stages`` at the least.
+        Plain JSON data with at least ``kind``, ``experiment``, ``summary`` and ``stages``.
     tables : Mapping[str, pd.DataFrame]
         Name without suffix -> tidy table.
     texts : Mapping[str, str] | None, optional
-        File name -> text, to stand beside them.
+        File name -> text of further files.
     """
     files = {name: text.encode() for name, text in (texts or {}).items()}
     for name, frame in tables.items():
         files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    # results.json is the last file written: a folder without it, or with one of other checksums,
+    # isn't taken for a record, so an interruption in between does no harm.
     for name, data in {**files, "results.json": seal({**content, "files": checksums})}.items():
         write_atomic(folder / name, data)
 
 
 def load_record(folder: Path) -> Plain:
-    """What `save_record` wrote as ``results.json``.
+    """Load what `save_record` wrote as ``results.json``, and verify all files of the record.
 
     Raises
     ------
@@ -67,6 +69,8 @@ def load_record(folder: Path) -> Plain:
 
 
 def records(frame: pd.DataFrame) -> list[Plain]:
-    """Rows as plain JSON data; what is missing or NaN becomes null."""
+    """Return rows as plain JSON data; what is missing or NaN becomes null."""
+    # Pandas' own encoder knows NumPy's types and turns NaN into null, which the json module writes
+    # as NaN. 15 digits are the most that it gives.
     records: list[Plain] = json.loads(frame.to_json(orient="records", double_precision=15))
     return records

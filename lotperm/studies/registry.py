@@ -32,9 +32,12 @@ def studies() -> dict[str, Study[Any]]:
     """
     found: dict[str, Study[Any]] = {}
     for folder in question_folders():
+        # Folders outside the package become part of its path, so that every question is imported as
+        # a submodule of `lotperm.studies`.
         if str(folder.parent) not in lotperm.studies.__path__:
             lotperm.studies.__path__.append(str(folder.parent))
         known: Study[Any] = _module(folder.name, "study").STUDY
+        # The name is a kind of campaign files and records, so it must stand for one question.
         if known.name in found:
             raise ParameterError(
                 f"{folder} and another folder both hold the question {known.name!r}."
@@ -64,6 +67,7 @@ def figure_name(name: str) -> str:
 
 def _folder_of(figure: str) -> str:
     """Return the name of the folder of the question that a figure belongs to."""
+    # Figures are registered when the folders are listed.
     studies()
     if figure not in FIGURE_FOLDERS:
         raise unknown_name("figure", figure, FIGURES)
@@ -84,11 +88,12 @@ def study_of(figure: str) -> Study[Any]:
 
 def page_of(figure: str) -> Any:
     """Return the class of a figure's page; raises as `study_of`."""
+    # Pages alone import matplotlib: one is imported when it is opened, never to plan or to compute.
     return _module(_folder_of(figure), "page").Page
 
 
 def stage_words() -> dict[str, str]:
-    """Return what plans call every stage, in the order of their rows."""
+    """Return the name that plans give every stage, in the order of their rows."""
     words = dict(WORDS)
     for known in studies().values():
         words.update(known.words)

@@ -1,6 +1,4 @@
-"""What an experiment found: tidy tables over seeds, how its arms compare, and how both are
-recorded.
-"""
+"""Results of an experiment: tidy tables over seeds, comparisons of its arms, and their record."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from lotperm.studies.records import records, save_record
 
 @dataclass(frozen=True)
 class Results:
-    """What an experiment found, as tidy tables; fractions and nats.
+    """Results of an experiment as tidy tables, in fractions and nats.
 
     Attributes
     ----------
@@ -46,13 +44,25 @@ class Results:
 
     @classmethod
     def join(cls, parts: Sequence[Results]) -> Results:
-        """The results of one experiment whose seeds were run in several parts, as if they had
-        been run at once.
+        """Join the results of one experiment whose seeds were run in several parts.
+
+        Parameters
+        ----------
+        parts : sequence of Results
+            One for each group of seeds, in order.
+
+        Returns
+        -------
+        Results
+            As if all seeds had been run at once.
         """
         seeds = [seed for part in parts for seed in part.experiment.seeds]
 
         def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
             frame = pd.concat(frames, ignore_index=True)
+            # A single run has its rows by network, in order of appearance, then by seed. The parts
+            # stand behind one another, so both are restored; a stable sort keeps the order of
+            # metrics and epochs.
             networks = frame.groupby(
                 ["sparsity", "rewind_epoch", "method"], dropna=False, sort=False
             ).ngroup()
@@ -71,8 +81,9 @@ class Results:
     def values(
         self, method: str, sparsity: float, rewind_epoch: int | None, metric: str = "test_accuracy"
     ) -> pd.Series:
-        """One value a seed, indexed by seed."""
+        """Select a metric of one method at one sparsity and rewind epoch, indexed by seed."""
         t = self.table
+        # Dense networks belong to no rewind epoch: theirs is missing, and missing equals nothing.
         at_k = (
             t["rewind_epoch"].isna() if rewind_epoch is None else t["rewind_epoch"] == rewind_epoch
         )
@@ -82,12 +93,11 @@ class Results:
         return chosen.set_index("seed")["value"]
 
     def summary(self) -> pd.DataFrame:
-        """Mean test accuracy of every method with the half width of its 95 % interval over
-        seeds.
-        """
+        """Average the test accuracy of every method over seeds, with half the 95 % interval."""
         rows = []
         accuracy = self.table[self.table["metric"] == "test_accuracy"]
         keys = ["sparsity", "rewind_epoch", "method"]
+        # Without dropna=False, dense networks would drop out: their rewind epoch is missing.
         for key, group in accuracy.groupby(keys, dropna=False, sort=False):
             mean, half = interval(group["value"].to_numpy())
             rows.append(
@@ -101,7 +111,7 @@ class Results:
         return pd.DataFrame(rows)
 
     def comparisons(self) -> pd.DataFrame:
-        """Paired differences between the arms, with p-values, and the gap that permuting closes.
+        """Compare the arms by paired differences, with p-values, and by the gap closed.
 
         Returns
         -------
@@ -114,6 +124,7 @@ class Results:
         rows = []
         for sparsity in self.experiment.sparsities:
             for k in self.experiment.rewind_epochs:
+                # In order of the seeds in every arm: differences are taken within a replicate.
                 arms = {
                     arm: self.values(arm, sparsity, k).sort_index().to_numpy() for arm in PAPER_ARMS
                 }
@@ -128,6 +139,8 @@ class Results:
                             "seeds": len(arms[a]),
                         }
                     )
+                # A seed on which LTH isn't above naive has no gap to close, so fewer seeds may
+                # count here.
                 closed = gap_closed(arms["lth"], arms["naive"], arms["permuted"])
                 rows.append(
                     {
@@ -141,7 +154,7 @@ class Results:
         return pd.DataFrame(rows)
 
     def markdown(self) -> str:
-        """Summary, comparisons and provenance as a page of Markdown; percent and points."""
+        """Write summary, comparisons and provenance as Markdown, in percent and points."""
         e = self.experiment
         lines = [
             f"# {e.data.name}, {e.model.name}, profile {e.profile}",
@@ -177,9 +190,7 @@ class Results:
         return "\n".join(lines) + "\n"
 
     def save(self, folder: Path | str) -> None:
-        """Write ``results.csv``, ``curves.csv``, ``results.json`` (configuration, provenance)
-        and ``summary.md``.
-        """
+        """Write ``results.csv``, ``curves.csv``, ``results.json`` and ``summary.md``."""
         folder = Path(folder)
         content = {
             "kind": "table",
@@ -193,8 +204,14 @@ class Results:
 
 
 def comparison_words(row: Mapping[Any, Any], seeds: int) -> str:
-    """What a row of `Results.comparisons` is called in a table; the gap, of how many of the
-    seeds, if not of all.
+    """Name a row of `Results.comparisons` in a table.
+
+    Parameters
+    ----------
+    row : mapping
+        The row.
+    seeds : int
+        Number of seeds of the experiment. If the gap is a mean over fewer, its name says so.
     """
     if row["comparison"] != "gap closed":
         return str(row["comparison"])

@@ -48,6 +48,7 @@ def kept_epochs(experiment: Experiment) -> list[int]:
     """
     if experiment.keep is not None:
         return list(experiment.keep)
+    # Arms, and IMP with rewinding, start from these weights.
     return sorted({*spaced_epochs(experiment.dense.epochs, KEPT_EPOCHS), *experiment.rewind_epochs})
 
 
@@ -88,20 +89,26 @@ def dense(bench: Workbench) -> DensePair:
     """Train A and B of every replicate, and keep their weights at some epochs for rewinding."""
     experiment, kept = bench.experiment, kept_epochs(bench.experiment)
     recipe = experiment.dense
+    # This stage builds on no other, so data and network must be part of its own key.
     settings: Plain = {
         **bench.identity(),
         "recipe": plain(recipe),
         "seeds": list(experiment.seeds),
     }
     if experiment.keep is None:
+        # Epochs of the grid aren't named: experiments whose rewind epochs lie on it share the
+        # stage.
         settings["also_keep"] = sorted(set(kept) - set(spaced_epochs(recipe.epochs, KEPT_EPOCHS)))
     else:
         settings["keep"] = kept
     evaluate_at, label = spaced_epochs(recipe.epochs, CURVE_POINTS), "dense A and B"
 
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
-        _ = bench.spec  # a network that can't be aligned is refused before it is trained
+        # A network that can't be aligned is refused before it is trained, not after.
+        _ = bench.spec
         networks = ("dense_a", "dense_b")
+        # All of A, then all of B, which `halves` relies on. The two differ in their named random
+        # streams alone: initialization, order of the examples, augmentation.
         start = [
             initialize(bench.build, Seeds.of(network, seed).init)
             for network in networks
@@ -114,6 +121,7 @@ def dense(bench: Workbench) -> DensePair:
         )
 
     work = bench.work(2 * len(experiment.seeds), recipe, len(evaluate_at))
+    # The store keeps each network after every kept epoch, and at the end.
     work = dataclasses.replace(work, kept=work.networks * (len(kept) + 1))
     task = bench.task(
         "dense", inputs={}, settings=settings, label=label, work=work, compute=compute
@@ -141,6 +149,8 @@ def imp_rounds(bench: Workbench, sparsity: float, rewind_epoch: int) -> list[Tas
     list of Task
         In order; the files "mask" and "final" hold one mask and one network for each replicate.
     """
+    # A round removes a fraction of what is left, 20 % in the paper. The last one is cut so that the
+    # target is met exactly; the authors' scripts stop half a percent before it.
     targets = round_sparsities(sparsity, bench.experiment.pruning.fraction)
     rounds: list[Task] = []
     for number, target in enumerate(targets, 1):
@@ -160,8 +170,12 @@ def _imp_round(
 ) -> Task:
     """Prune once, to the target, and train what is left."""
     experiment, pruning = bench.experiment, bench.experiment.pruning
+    # The authors prune by fine-tuning: a round goes on from the weights as they are. Rewinding
+    # (Frankle et al.) is the alternative.
     rewinding = pruning.imp == "rewind"
     recipe = experiment.sparse_recipe(rewind_epoch) if rewinding else pruning.finetune
+    # Only the first round prunes dense A. A later one reads dense weights to rewind to, or none:
+    # then that stage counts by its key alone.
     from_dense = ("final",) if before is None else ()
     if rewinding:
         from_dense = (*from_dense, epoch_file(rewind_epoch))
@@ -174,12 +188,14 @@ def _imp_round(
             weights = halves(inputs.replicates("dense", "final"))[0]
             names = prunable_parameters(bench.model, pruning.prunable)
             masks = [full_mask(w, names) for w in weights]
+        # Magnitudes are those of trained weights; these are rewound only afterwards.
         masks = [
             magnitude_prune(w, m, target, scope=pruning.scope)
             for w, m in zip(weights, masks, strict=True)
         ]
         if rewinding:
             weights = halves(inputs.replicates("dense", epoch_file(rewind_epoch)))[0]
+        # A stream for each round: the network sees the examples in another order every time.
         trained = bench.train(workspace, weights, recipe, (f"imp_{number}",), label, masks=masks)
         return bench.result(trained, files={"mask": pack(masks)})
 
@@ -190,8 +206,11 @@ def _imp_round(
             "before": Source(before, ("final", "mask")) if before else None,
         },
         settings={
+            # The sparsity of this round, not of the last one: a ticket of another sparsity that
+            # comes through here shares the round.
             "sparsity": target,
             "recipe": plain(recipe),
+            # Fine-tuning doesn't depend on it, so tickets of all rewind epochs share their rounds.
             "rewind_epoch": rewind_epoch if rewinding else None,
             "scope": pruning.scope,
             "prunable": pruning.prunable,
@@ -208,6 +227,7 @@ def ticket_masks(bench: Workbench, sparsity: float, rewind_epoch: int) -> list[M
     """Load the mask of A at a sparsity, for every replicate."""
     names = prunable_parameters(bench.model, bench.experiment.pruning.prunable)
     found = unpack(imp_rounds(bench, sparsity, rewind_epoch)[-1].load("mask"))
+    # Files have their tensors by name; masks are listed in the network's order of layers.
     return [{name: mask[name] for name in names} for mask in found]
 
 
@@ -217,6 +237,7 @@ def match(bench: Workbench) -> Task:
     by_weights = experiment.matching.matching == "weight"
 
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
+        # The paper matches fully trained networks, whatever the rewind epoch of the arms.
         pairs = zip(*halves(inputs.replicates("dense", "final")), strict=True)
         found = [bench.match_pair(a, b) for a, b in pairs]
         scores = [{"matched": m.scores, "identity": m.identity_scores} for m in found]
@@ -225,7 +246,7 @@ def match(bench: Workbench) -> Task:
     return bench.task(
         "match",
         inputs={"dense": Source(dense(bench).stage, ("final",))},
-        # The number of examples doesn't matter to what the weights decide.
+        # Weight matching looks at no example: how many there are, and where, isn't in its key.
         settings={"matching": "weight"} if by_weights else plain(experiment.matching),
         label="match A to B",
         work=bench.work(0, experiment.dense, matches=0 if by_weights else len(experiment.seeds)),

@@ -33,11 +33,11 @@ def option(default: Any, parse: Callable[[str, Any], Any], help: str) -> Any:
     Parameters
     ----------
     default : object
-        Value if none is given; None if `Options.completed` finds it.
+        The value if none is given; None if `Options.completed` finds one.
     parse : callable
         Takes name and value; returns the value in its type, or raises `ParameterError`.
     help : str
-        What the option means.
+        The option's meaning, in a few words.
     """
     return field(default=default, metadata={"parse": parse, "help": help})
 
@@ -53,10 +53,11 @@ class Options:
         Raises
         ------
         ParameterError
-            If a value isn't of the option's kind.
+            If a value has the wrong type.
         """
         values = {}
         for declared in dataclasses.fields(cls):
+            # A file or a cell may name an option and leave its value open.
             if (value := given.get(declared.name)) is not None:
                 values[declared.name] = declared.metadata["parse"](declared.name, value)
         return cls(**values)
@@ -79,6 +80,7 @@ class Options:
     def plain(self) -> Plain:
         """Return the options as plain JSON data."""
         return {
+            # JSON has no tuples: options stay equal when a record is written and read.
             name: list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self).items()
         }
@@ -93,15 +95,15 @@ class Study(Generic[OptionsT]):
     Attributes
     ----------
     name : str
-        What campaign files call it (``kind``).
+        Its name in campaign files (``kind``).
     words : dict
-        Stage of its own -> what plans call it.
+        Name of a stage of its own -> its name in plans.
     Options : type
-        Its options.
+        The class of its options.
     columns : tuple of str
-        Columns of its table that say what a row is about; they come first.
+        Columns of its table that identify a row; they come first.
     publishes : bool
-        True if `publish` writes something, made of what the question's own stages read.
+        True if `publish` writes something, made of files that the question's own stages read.
     """
 
     name: ClassVar[str]
@@ -111,7 +113,7 @@ class Study(Generic[OptionsT]):
     publishes: ClassVar[bool] = False
 
     def tasks(self, bench: Workbench, options: OptionsT) -> list[Task]:
-        """List the stages that answer the question; those before them follow by themselves."""
+        """List the stages that answer the question, without those that they build on."""
         raise NotImplementedError
 
     def table(self, bench: Workbench, options: OptionsT) -> pd.DataFrame:
@@ -161,6 +163,7 @@ class Study(Generic[OptionsT]):
         """
         table = pd.concat([self.table(bench, options) for bench in benches], ignore_index=True)
         table = table[[*self.columns, *(c for c in table if c not in self.columns)]]
+        # With every stage before them: a record says how each network behind its numbers was made.
         tasks = chain(task for bench in benches for task in self.tasks(bench, options))
         content = {
             "kind": self.name,

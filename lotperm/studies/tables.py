@@ -14,9 +14,10 @@ from lotperm.studies.pipeline import Pipeline
 
 
 def title(experiment: Experiment) -> str:
-    """What the title of a figure says of an experiment: data set, network and profile.
+    """Describe an experiment in a figure's title: data set, network and profile.
 
-    On MNIST-1D a network is the one-dimensional twin of that of its name, which is said too.
+    On MNIST-1D, networks are one-dimensional twins of those whose names they bear; the title says
+    so.
     """
     e = experiment
     twin = "1-D twin, " if e.data.name == "mnist1d" else ""
@@ -24,13 +25,13 @@ def title(experiment: Experiment) -> str:
 
 
 def settings(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
-    """The settings of a chapter's experiments.
+    """Tabulate the settings of a chapter's experiments.
 
     Parameters
     ----------
     pipelines : Sequence[Pipeline]
-        One for each width of the network. Of an image folder, images are counted, so it must be
-        here.
+        One for each width of the network. The images of an image folder are counted, so the
+        folder must be here.
 
     Returns
     -------
@@ -51,6 +52,9 @@ def settings(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
         data: dict[str, str | int] = {"data set": e.data.name}
         schedule = {}
         if e.data.name in IMAGE_FOLDERS:
+            # What a folder holds isn't known beforehand: a reader's may have other classes and
+            # sizes. The schedule is shown as well, since only these recipes have steps and a
+            # warm-up.
             of, dense = pipeline.data, e.dense
             data = {
                 "image folder": f"{e.data.name}, {of.classes} classes",
@@ -73,16 +77,23 @@ def settings(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
 
 
 def round_epochs(experiment: Experiment) -> int | str:
-    """How many epochs a round of IMP trains, for each rewind epoch if they differ."""
+    """Return the epochs of a round of IMP, for each rewind epoch if they differ."""
     e = experiment
     if e.pruning.imp == "finetune":
         return e.pruning.finetune.epochs
+    # A round that rewinds trains as long as an arm from the same epoch.
     return ", ".join(str(e.sparse_recipe(k).epochs) for k in e.rewind_epochs)
 
 
 def with_interval(mean: float, half: float) -> str:
-    """A mean in percent or points ± a half width, if there is one: a single seed has no spread,
-    0 / 0 no value.
+    """Format a mean and half its interval in percent or points.
+
+    Parameters
+    ----------
+    mean : float
+        A fraction; NaN (0 / 0) gives "".
+    half : float
+        A fraction; NaN if there is a single seed, which has no spread.
     """
     if np.isnan(mean):
         return ""
@@ -90,12 +101,11 @@ def with_interval(mean: float, half: float) -> str:
 
 
 def joined(means: npt.ArrayLike, halves: npt.ArrayLike) -> list[str]:
+    """Format means with half their intervals, each as `with_interval`."""
     return [with_interval(m, h) for m, h in zip(np.asarray(means), np.asarray(halves), strict=True)]
 
 
 def by_width(experiments: Sequence[Experiment], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The tables of several experiments as one, with the width of the network in a last column,
-    ``width``.
-    """
+    """Join the tables of several experiments; a last column has the width of the network."""
     pairs = zip(experiments, tables, strict=True)
     return pd.concat([table.assign(width=e.model.width) for e, table in pairs])

@@ -1,11 +1,10 @@
 """Tickets that travel: a mask, its permutation, and the weights that it is put on, in one file.
 
-What a run leaves to those who come after it: for one seed and one rewind epoch k the masks of A at
-every sparsity, the permutation that aligns A to B, and the weights of A and B after k epochs. The
-files are plain safetensors, with names such as ``mask/0.9/fc1.weight``, ``permutation/fc1``,
-``weights_a/fc1.weight``, ``weights_b/fc1.weight``; the metadata say which experiment they are of.
-So everything needed to train the three arms, or a fourth of one's own, is at hand without the
-dense training and the pruning.
+For one seed and one rewind epoch k, a file has the masks of A at every sparsity, the permutation
+that aligns A to B, and the weights of A and B after k epochs. That is everything needed to train
+the three arms, or a fourth of one's own, without the dense training and the pruning. The files are
+plain safetensors, with names such as ``mask/0.9/fc1.weight``, ``permutation/fc1``,
+``weights_a/fc1.weight``, ``weights_b/fc1.weight``; the metadata name the experiment.
 """
 
 from __future__ import annotations
@@ -42,22 +41,22 @@ KIND = "ticket"
 
 @dataclass(frozen=True)
 class Ticket:
-    """A mask of A, what carries it over to B, and where both networks were at the rewind point.
+    """A mask of A, the permutation that carries it over to B, and both networks' weights.
 
     Attributes
     ----------
     experiment : Experiment
-        That it comes from.
+        The experiment that it comes from.
     seed : int
-        Of the replicate.
+        The seed of the replicate.
     sparsity : float
         Fraction of the prunable weights that the mask removes.
     rewind_epoch : int
-        k, epochs after which `weights_a` and `weights_b` were kept.
+        k, the epochs after which `weights_a` and `weights_b` were kept.
     mask : Mask
-        Of A; bool, name -> the parameter's shape.
+        A's mask: name of a parameter -> bool, of its shape.
     permutation : Permutation
-        π, that aligns A to B; group -> int64 (n,).
+        π, which aligns A to B: group -> int64 (n,).
     weights_a, weights_b : Weights
         Complete state dicts, float32.
     """
@@ -73,21 +72,20 @@ class Ticket:
 
     @cached_property
     def _bench(self) -> Workbench:
+        """The experiment's network and data; the latter aren't loaded until they are asked for."""
         return Workbench(self.experiment)
 
     def network(self) -> nn.Module:
-        """A new network of the experiment's architecture; its weights mean nothing."""
+        """Build a new network of the experiment's architecture; its weights mean nothing."""
         return self._bench.build()
 
     @property
     def data(self) -> Dataset:
-        """The data set of the experiment, loaded when it is first asked for; raises as
-        `lotperm.data.datasets.load`.
-        """
+        """The data set of the experiment, loaded by `lotperm.data.datasets.load` at first use."""
         return self._bench.data
 
     def start(self, arm: str) -> tuple[Weights, Mask]:
-        """What an arm begins with: weights that aren't masked yet, and its mask.
+        """Return what an arm starts from: its weights, not masked yet, and its mask.
 
         Parameters
         ----------
@@ -96,6 +94,7 @@ class Ticket:
         """
 
         def make_mask(moved: Moved) -> Mask:
+            # The control draws its masks in a stage of its own; no ticket has them.
             if moved == "scattered":
                 raise ParameterError(
                     "a ticket has no random mask: the arm 'random' can't start from it."
@@ -107,13 +106,12 @@ class Ticket:
         return start(arm_of(arm), self.weights_a, self.weights_b, make_mask)
 
     def train(self, arms: Sequence[str] = PAPER_ARMS, runtime: Runtime | None = None) -> Trained:
-        """Train arms as the experiment did: from epoch k, by its recipe, with the same examples in
-        the same order.
+        """Train arms as the experiment did: from epoch k, by its recipe, in its order of examples.
 
         Parameters
         ----------
         arms : Sequence[str], optional
-            Of `ARMS`; one member of the result each.
+            Names in `ARMS`; the result has one member for each.
         runtime : Runtime | None, optional
             How to compute.
 
@@ -129,6 +127,7 @@ class Ticket:
             [weights for weights, _ in starts],
             self.data,
             recipe,
+            # The streams of the experiment's own arms: the examples come in the same order.
             [Seeds.of(ARMS[arm].stream, self.seed) for arm in arms],
             masks=[mask for _, mask in starts],
             evaluate_at=(0, recipe.epochs),
@@ -138,7 +137,7 @@ class Ticket:
 
 
 def file_name(seed: int, rewind_epoch: int) -> str:
-    """The name of the file with the tickets of a seed and a rewind epoch."""
+    """Name the file with the tickets of a seed and a rewind epoch."""
     return f"seed{seed}_k{rewind_epoch}.safetensors"
 
 
@@ -148,19 +147,24 @@ def save_tickets(bench: Workbench, folder: Path | str, limit: int | None = None)
     Parameters
     ----------
     bench : Workbench
-        Its stages are computed if they aren't yet.
+        The experiment. Its stages are computed if they aren't yet.
     folder : Path | str
-        Where; made if it isn't there.
+        Where to write; made if it isn't there.
     limit : int | None, optional
-        Bytes of all files together. Seeds that don't fit any more are left out, whole.
+        Largest size of all files together, in bytes. Seeds that don't fit any more are left out,
+        whole.
 
     Returns
     -------
     list of Path
-        The files, by seed, then rewind epoch. Empty if not even the first seed fits. Of several
-        ranks all must call this; one of them writes.
+        The files, by seed, then rewind epoch. Empty if not even the first seed fits.
+
+    Notes
+    -----
+    All ranks must call this; one of them writes.
     """
     experiment, paths, left = bench.experiment, [], limit
+    # A stage's file holds all seeds: read for each seed, it would be read many times.
     everything = {k: _tensors(bench, k) for k in experiment.rewind_epochs}
     for i, seed in enumerate(experiment.seeds):
         files = {file_name(seed, k): replicates[i] for k, replicates in everything.items()}
@@ -170,6 +174,7 @@ def save_tickets(bench: Workbench, folder: Path | str, limit: int | None = None)
         for k, (name, tensors) in zip(experiment.rewind_epochs, files.items(), strict=True):
             notes = {
                 "kind": KIND,
+                # Sorted keys and no free choice of spaces: the same ticket is the same bytes.
                 "experiment": canonical_json(experiment.to_dict()),
                 "seed": str(seed),
                 "rewind_epoch": str(k),
@@ -190,11 +195,11 @@ def publish(
     benches : sequence of Workbench
         One for each group of seeds.
     folder : Path
-        Where.
+        Where to write.
     limit : int
-        Bytes of all files together.
+        Largest size of all files together, in bytes.
     made_of : sequence of Task
-        The arms: tickets hold what these read.
+        The arms' stages: tickets hold what these read.
 
     Returns
     -------
@@ -203,26 +208,29 @@ def publish(
     """
     stages = {task.key: task.run() for task in chain(made_of)}
     read = [(key, file) for task in made_of for key, files in task.reads.items() for file in files]
-    # Of a table that was finished before, and then carried here, the store may lack files.
+    # A table that was computed elsewhere may have come here without the files that nothing further
+    # reads.
     if any(f"{file}.safetensors" not in stages[key].files for key, file in read):
         if folder.exists():
             return "its tickets stay as they are"
         return "its tickets can't be written, as the store lacks files of its stages"
-    shutil.rmtree(folder, ignore_errors=True)  # of another run, maybe with other seeds
+    # Those that are there may be of another run, with other seeds.
+    shutil.rmtree(folder, ignore_errors=True)
     paths: list[Path] = []
     for bench in benches:
         written = save_tickets(bench, folder, limit)
         paths += written
         limit -= sum(path.stat().st_size for path in written)
+        # Later groups are left out as well: the published seeds are the first ones.
         if len(written) < len(bench.experiment.seeds) * len(bench.experiment.rewind_epochs):
-            break  # not even these fit
+            break
     if not paths:
         return "its tickets are too large to publish"
     return f"{len(paths)} files of tickets in {folder}"
 
 
 def _tensors(bench: Workbench, rewind_epoch: int) -> list[dict[str, Tensor]]:
-    """The tensors of a file, for every replicate."""
+    """Collect the tensors of a file, for every replicate."""
     a, b = dense(bench).weights(rewind_epoch)
     parts: dict[str, Sequence[Mapping[str, Tensor]]] = {
         "weights_a": a,
@@ -230,6 +238,8 @@ def _tensors(bench: Workbench, rewind_epoch: int) -> list[dict[str, Tensor]]:
         "permutation": matchings(bench),
     }
     for sparsity in bench.experiment.sparsities:
+        # repr gives the shortest digits that read back as the same float, so a sparsity finds its
+        # mask.
         parts[f"mask/{sparsity!r}"] = ticket_masks(bench, sparsity, rewind_epoch)
     return [
         {
@@ -242,14 +252,14 @@ def _tensors(bench: Workbench, rewind_epoch: int) -> list[dict[str, Tensor]]:
 
 
 def load_ticket(path: Path | str, sparsity: float | None = None) -> Ticket:
-    """Read a ticket.
+    """Read a ticket from a file, and check it against the network that it names.
 
     Parameters
     ----------
     path : Path | str
-        a file that `save_tickets` wrote.
+        A file that `save_tickets` wrote.
     sparsity : float | None, optional
-        Which of its masks; None: the only one.
+        Which mask to take, if there are several.
 
     Raises
     ------
@@ -261,6 +271,7 @@ def load_ticket(path: Path | str, sparsity: float | None = None) -> Ticket:
         If it can't be read.
     """
     path = Path(path)
+    # A ticket comes from elsewhere: without a checksum it isn't taken.
     tensors, notes = load_tensors(path, checked=True)
     if notes.get("kind") != KIND:
         raise IntegrityError(
@@ -306,12 +317,13 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor
 
 
 def _check(path: Path, ticket: Ticket) -> None:
-    """Refuse tensors that don't fit the network; nothing of its size is made before it is known
-    to be the file's.
-    """
+    """Refuse tensors that don't fit the network that the file names."""
+    # The file may name a network of any size. On the meta device it takes no memory until the
+    # file's own tensors have turned out to be as large.
     with torch.device("meta"):
         network = ticket.network()
     state, rule = network.state_dict(), ticket.experiment.pruning.prunable
+    # A mask has the shape of its weights, in bool.
     prunable = {name: state[name].to(torch.bool) for name in prunable_parameters(network, rule)}
     given = (
         ("weights_a", ticket.weights_a, state),
@@ -327,6 +339,8 @@ def _check(path: Path, ticket: Ticket) -> None:
         odd = sorted(groups ^ ticket.permutation.keys())
         raise IntegrityError(f"{path}: the permutation doesn't fit the network, {odd[:3]} differ.")
     try:
+        # Whether each group really is a permutation shows when the mask is permuted, which is
+        # cheap.
         ticket.start("permuted")
     except ParameterError as error:
         raise IntegrityError(f"{path}: {error}") from error

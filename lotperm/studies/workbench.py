@@ -41,6 +41,7 @@ def plain(config: Any) -> Plain:
 
 def spaced_epochs(epochs: int, at_most: int) -> list[int]:
     """List evenly spaced epochs from 0, about `at_most` of them, the last one included."""
+    # Rounded up: a shorter step would give more epochs than were asked for.
     step = max(1, -(-epochs // at_most))
     return sorted({*range(0, epochs + 1, step), epochs})
 
@@ -103,6 +104,8 @@ class Workbench:
         """Shape and sizes of the data, without loading them. An image folder is listed if it is here."""
         config = self.experiment.data
         if config.name in IMAGE_FOLDERS:
+            # A folder may be a part of the data, so it is counted where it is; a plan does without
+            # it.
             with contextlib.suppress(StorageError):
                 of = self.data
                 return Info(of.input_shape, of.classes, len(of.train), len(of.test), bytes=0)
@@ -134,6 +137,7 @@ class Workbench:
             input_shape=of.shape,
             classes=of.classes,
             width=config.width,
+            # The other networks have no hidden widths, and ignore these.
             hidden=config.hidden or (1,),
         )
 
@@ -149,6 +153,8 @@ class Workbench:
 
     def match_batches(self, batch: int = 500) -> Iterable[Tensor]:
         """Yield the training inputs ``(B, C, *spatial)`` on which activations are compared."""
+        # Not augmented, and always the first examples of the split: matching then is the same in
+        # every stage that asks for it.
         return self.batches(
             first(self.data.train, self.experiment.matching.samples), batch
         ).inputs()
@@ -230,12 +236,15 @@ class Workbench:
             store=self.store,
             compute=compute,
         )
+        # Questions share stages by key: an equal task is the same object, so it is loaded once.
         return self._tasks.setdefault(task.key, task)
 
     def work(self, networks: int, recipe: Recipe, evaluations: int = 1, matches: int = 0) -> Work:
         """Count the work of a training stage that also compares `matches` pairs of networks."""
         of = self.info
+        # Training drops the last batch if it isn't full, as the authors do.
         steps = of.train // recipe.batch_size
+        # Without a number of samples the whole split is compared, by both networks of a pair.
         samples = min(of.train, self.experiment.matching.samples or of.train)
         return Work(
             networks,
@@ -249,7 +258,8 @@ class Workbench:
         """Identify data and network, for the keys of stages that don't build on others."""
         config, of = self.experiment.data, None
         if config.name in IMAGE_FOLDERS:
-            with contextlib.suppress(StorageError):  # can be planned, but not computed
+            # Without the folder the stages can be planned, but not computed.
+            with contextlib.suppress(StorageError):
                 of = self.data
         return {"data": identity(config, of), "model": plain(self.experiment.model)}
 
@@ -284,7 +294,8 @@ class Workbench:
             "compile": self.runtime.compile,
             "ranks": distributed.world_size(),
         }
-        if self.runtime.microbatch is not None:  # batch norm feels it
+        # Batch norm takes the statistics of each part, so numbers may differ a little.
+        if self.runtime.microbatch is not None:
             meta["microbatch"] = self.runtime.microbatch
         if torch.device(self.runtime.device).type == "cuda":
             meta["gpu"] = torch.cuda.get_device_name()
@@ -292,7 +303,7 @@ class Workbench:
 
 
 def curves(trained: Trained) -> Plain:
-    """Losses and evaluations of a training, as plain JSON data."""
+    """Return losses and evaluations of a training as plain JSON data."""
     return {
         "train_loss": trained.train_loss,
         "evaluations": {str(epoch): metrics for epoch, metrics in trained.evaluations.items()},

@@ -45,8 +45,10 @@ ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
         Arm("lth", weights="a", mask="as found", stream="sparse_a"),
+        # On B, only the masks differ: the same weights, the same examples in the same order.
         Arm("permuted", weights="b", mask="permuted", stream="sparse_b"),
         Arm("naive", weights="b", mask="as found", stream="sparse_b"),
+        # The control of the sparse training problem; the paper doesn't have it.
         Arm("random", weights="b", mask="scattered", stream="sparse_b"),
     )
 }
@@ -80,10 +82,10 @@ def start(
     Parameters
     ----------
     arm : Arm
-        Which one.
+        The arm.
     weights_a, weights_b : Weights
         A and B after the rewind epoch.
     make_mask : callable
-        Makes A's mask in the form that the arm wants.
+        Returns A's mask as found, permuted or scattered, as asked.
     """
     return (weights_a if arm.weights == "a" else weights_b), make_mask(arm.mask)

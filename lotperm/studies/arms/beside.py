@@ -18,30 +18,36 @@ _WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
 
 
 def _with_what_follows(arms: dict[str, Number], gain: Number | None = None) -> dict[str, Number]:
-    """The arms, and what permuting gains; `gain` is given where seeds can be paired."""
+    """Add what permuting gains, and the gap that it closes.
+
+    `gain` is given where seeds can be paired; it is the difference of the means otherwise.
+    """
     found = dict(arms)
     if {"permuted", "naive"} <= arms.keys():
         found["permuted − naive"] = gain or arms["permuted"].less(arms["naive"].value)
     if set(PAPER_ARMS) <= arms.keys() and arms["lth"].value != arms["naive"].value:
+        # A ratio of means: shares of single seeds scatter wildly where the gap is small.
         gap = arms["lth"].value - arms["naive"].value
         found["gap closed (%)"] = Number(100 * found["permuted − naive"].value / gap)
     return found
 
 
 def our_arms(rows: pd.DataFrame, sparsity: float, rewind_epoch: int) -> dict[str, Number]:
-    """The arms at one sparsity and rewind epoch, of a tidy table of results."""
+    """Select the arms at one sparsity and rewind epoch from a tidy table of results."""
     at = rows[(rows["sparsity"] == sparsity) & (rows["rewind_epoch"] == rewind_epoch)]
     by_seed = at[at["metric"] == "test_accuracy"].pivot(
         index="seed", columns="method", values="value"
     )
+    # Paired by seed: permuted and naive share their B and the order of the examples, so most of the
+    # chance cancels out.
     gain = Number.of(by_seed["permuted"] - by_seed["naive"])
     return _with_what_follows({arm: Number.of(by_seed[arm]) for arm in PAPER_ARMS}, gain)
 
 
 def _nearest(share: float, available: list[int], epochs: int) -> int:
-    """The rewind epoch nearest to a share of training; of two, the later one, so that 0 stands
-    beside no other.
-    """
+    """Return the rewind epoch nearest to a share of training; of two, the later one."""
+    # The later one, as k = 0 means no training at all and should stand beside no other. Rounded,
+    # since shares that should tie differ in their last bits.
     return min(available, key=lambda k: (round(abs(k / epochs - share), 9), -k))
 
 
@@ -52,23 +58,22 @@ def beside(
     paper_epochs: int = 200,
     paper_rewind: int = 20,
 ) -> pd.DataFrame:
-    """Our arms beside the paper's: accuracy of each arm, their difference and the gap closed,
-    sparsity by sparsity.
+    """Put our arms beside the paper's: accuracies, what permuting gains, and the gap closed.
 
     Ours are taken at the rewind epoch that is nearest to the paper's as a share of dense training,
-    with 95 % intervals over seeds, paired for permuted − naive. The gap closed is the ratio of the
-    means, which has none.
+    with 95 % intervals over seeds, paired for permuted − naive. The gap closed is a ratio of means,
+    without an interval.
 
     Parameters
     ----------
     ours : Mapping[str, Results | Recorded]
-        Label ("live, MNIST-1D", "recorded, ...") -> results. A label must say which kind of number
-        it is.
+        Label -> results. The label says which kind of number it is: "live, MNIST-1D",
+        "recorded, ...".
     reference : pd.DataFrame | None, optional
-        Columns sparsity, method, rewind_epoch (or none), test_acc_mean in percent; None: nothing
-        is published.
+        The paper's numbers: columns sparsity, method, test_acc_mean (percent) and, unless all
+        are of one, rewind_epoch. None if nothing is published.
     paper_epochs, paper_rewind : int, optional
-        Of the paper's column.
+        Dense epochs and rewind epoch of the paper's column.
 
     Returns
     -------
@@ -78,6 +83,7 @@ def beside(
     """
     columns: dict[str, dict[tuple[float, str], Number]] = {}
     for label, results in ours.items():
+        # A record keeps its experiment as plain data; the run of this page has the object.
         rows = results.table if isinstance(results, Results) else results.rows()
         e = results.experiment
         plain = e.to_dict() if isinstance(e, Experiment) else e
@@ -101,6 +107,7 @@ def beside(
             theirs |= {(float(sparsity), what): number for what, number in arms.items()}
     name = f"paper (k = {paper_rewind} of {paper_epochs})"
     differences = {
+        # Without the rewind epoch that the label ends with.
         f"{label.partition(' (')[0]} − paper": {
             key: number.less(theirs[key].value) for key, number in column.items() if key in theirs
         }

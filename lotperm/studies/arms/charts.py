@@ -21,10 +21,10 @@ from lotperm.studies.results import Results
 
 
 def band(ax: Axes, curves: pd.DataFrame, method: str, metric: str, scale: float = 1.0) -> None:
-    """Mean over seeds against epoch, with its 95 % interval; an arm's epochs are those that its
-    rewind point begins.
-    """
+    """Draw a method's mean over seeds against the epoch, with its 95 % interval."""
     chosen = curves[(curves["method"] == method) & (curves["metric"] == metric)]
+    # An arm counts epochs from its rewind point. Shifted by it, its curve goes on where the dense
+    # one was left.
     if method in PAPER_ARMS:
         chosen = chosen.assign(epoch=chosen["epoch"] + chosen["rewind_epoch"].astype(int))
     table = chosen.pivot_table(index="epoch", columns="seed", values="value") * scale
@@ -37,7 +37,7 @@ def band(ax: Axes, curves: pd.DataFrame, method: str, metric: str, scale: float 
 
 
 def learning_curves(results: Results, methods: Sequence[str], *, title: str) -> Figure:
-    """Training loss and test accuracy against the epoch; mean over seeds and 95 % interval.
+    """Draw training loss and test accuracy against the epoch, with 95 % intervals over seeds.
 
     Epochs are those of the dense training: sparse arms begin at their rewind epoch.
 
@@ -48,7 +48,7 @@ def learning_curves(results: Results, methods: Sequence[str], *, title: str) -> 
     methods : Sequence[str]
         Names in `METHODS`.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for method in methods:
@@ -62,11 +62,10 @@ def learning_curves(results: Results, methods: Sequence[str], *, title: str) -> 
 
 
 def final_comparison(results: Results, *, title: str) -> Figure:
-    """Final test accuracy of the arms: one grey line a replicate, mean with 95 % interval,
-    dense as reference.
-    """
+    """Draw the arms' final test accuracies: one line for each replicate, and their means."""
     sparsity, k = results.experiment.sparsities[0], results.experiment.rewind_epochs[0]
     figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    # In the order that the paper claims, so that each replicate's line should rise.
     arms = ("naive", "permuted", "lth")
     table = pd.DataFrame({arm: results.values(arm, sparsity, k) for arm in arms}) * 100
     for _, row in table.iterrows():
@@ -101,8 +100,7 @@ def method_overview(
     *,
     title: str,
 ) -> Figure:
-    """Figure 4 of the paper, drawn from one replicate's own networks: five steps from A and B to a
-    sparse B.
+    """Draw the method's five steps from one replicate's own networks, as the post's Figure 4.
 
     Parameters
     ----------
@@ -113,7 +111,7 @@ def method_overview(
     accuracies : Mapping[str, float]
         Final test accuracy (fraction) of ``dense_a``, ``dense_b`` and the three arms.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     figure = plt.figure(figsize=(8, 4.6))
     panels = {
@@ -136,6 +134,7 @@ def method_overview(
     for words, (image, name) in pictures.items():
         axes[words].imshow(image.numpy(), cmap="Greys", interpolation="nearest", aspect="auto")
         axes[words].set_xlabel(f"{name}, one layer", fontsize=9)
+    # One image for both matrices, as a panel is too small for two; ones part them.
     both = np.concatenate(
         [correlation.numpy(), np.ones((len(correlation), 2)), aligned.numpy()], axis=1
     )
@@ -166,7 +165,7 @@ def method_overview(
 
 
 def _bars(ax: Axes, accuracies: Mapping[str, float]) -> None:
-    """Bars of accuracy in percent, labelled."""
+    """Draw labelled bars of accuracies, in percent."""
     values = [100 * value for value in accuracies.values()]
     bars = ax.bar(range(len(values)), values, color=[METHODS[m][1] for m in accuracies])
     ax.bar_label(bars, fmt="%.1f", fontsize=8)
@@ -175,24 +174,26 @@ def _bars(ax: Axes, accuracies: Mapping[str, float]) -> None:
         [m.removeprefix("dense_").upper() if "dense" in m else m for m in accuracies],
     )
     ax.tick_params(axis="x", labelsize=8)
-    ax.set_ylim(0, 108)  # from zero, so that lengths can be compared, and alike in all panels
+    # From zero, so that lengths can be compared, and alike in all panels.
+    ax.set_ylim(0, 108)
     sns.despine(ax=ax, left=True)
     ax.set_xlabel("test accuracy (%)", fontsize=9)
 
 
+# Not in METHODS, which has the networks that the paper compares.
 _CONTROLS = {"random": ("random: B, random mask", "#cc79a7")}
 
 
 def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> Figure:
-    """Final test accuracy: a dot for each replicate, and the mean with its 95 % interval.
+    """Draw final test accuracies: a dot for each replicate, and the mean with its 95 % interval.
 
     Parameters
     ----------
     values : Mapping[str, Sequence[float]]
-        Name in `METHODS`, or ``random`` -> accuracy (fraction) of every replicate; drawn from top
-        to bottom.
+        Name in `METHODS`, or "random" -> accuracy (fraction) of every replicate. Methods are
+        drawn from top to bottom.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     figure, ax = plt.subplots(figsize=(8, 0.9 + 0.5 * len(values)), layout="constrained")
     labels = []
@@ -220,10 +221,11 @@ def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> 
 def line(
     ax: Axes, x: Sequence[float], values: Sequence[npt.ArrayLike], method: str, scale: float = 100
 ) -> None:
-    """Mean over seeds with its 95 % interval, at each x."""
+    """Draw a method's mean over seeds at each x, with its 95 % interval."""
     means, halves = scale * np.array([interval(v) for v in values]).T
     words, colour = METHODS[method]
-    if len(x) == 1:  # a band over one place isn't seen
+    # A band over a single place has no width to be seen by.
+    if len(x) == 1:
         ax.errorbar(x, means, halves, fmt="o", color=colour, label=words, markersize=4, capsize=4)
         return
     ax.plot(x, means, "o-", color=colour, label=words, markersize=4)
@@ -231,7 +233,10 @@ def line(
 
 
 def _dense_line(ax: Axes, results: Results, label: str = "dense") -> None:
-    """Dotted, at the mean accuracy of all dense networks in percent, which `label` may format."""
+    """Draw a dotted line at the mean accuracy of all dense networks.
+
+    `label` may format it, in percent.
+    """
     dense = np.concatenate(
         [results.values(m, 0.0, None).to_numpy() for m in ("dense_a", "dense_b")]
     )
@@ -240,15 +245,16 @@ def _dense_line(ax: Axes, results: Results, label: str = "dense") -> None:
 
 
 def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
-    """Test accuracy of the arms against the rewind epoch: a row a width, a column a sparsity (the
-    paper's Figure 5).
+    """Draw the arms' accuracies against the rewind epoch, as the paper's Figure 5.
+
+    A row is a width, a column a sparsity.
 
     Parameters
     ----------
     results : Sequence[Results]
         One for each width of the network.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     sparsities = results[0].experiment.sparsities
     figure, axes = plt.subplots(
@@ -277,9 +283,7 @@ def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
 
 
 def accuracy_against_sparsity(results: Sequence[Results], *, title: str) -> Figure:
-    """Test accuracy of the arms against the sparsity, at the last rewind epoch: a panel a
-    width.
-    """
+    """Draw the arms' accuracies against sparsity at the last rewind epoch, one panel per width."""
     figure, axes = plt.subplots(
         1, len(results), figsize=(8, 3.2), layout="constrained", squeeze=False, sharey=True
     )
@@ -302,9 +306,7 @@ def accuracy_against_sparsity(results: Sequence[Results], *, title: str) -> Figu
 
 
 def gap_against_width(results: Sequence[Results], *, title: str) -> Figure:
-    """The share of the gap between naive and LTH that permuting closes, against the width, at
-    the last rewind epoch.
-    """
+    """Draw the share of the gap that permuting closes against width, at the last rewind epoch."""
     figure, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
     widths = [result.experiment.model.width for result in results]
     sparsities = results[0].experiment.sparsities
@@ -330,6 +332,7 @@ def gap_against_width(results: Sequence[Results], *, title: str) -> Figure:
             color=colour,
             label=f"sparsity {100 * sparsity:g} %",
         )
+    # In the colours of naive and LTH: at 0 permuting gains nothing, at 100 it reaches LTH.
     ax.axhline(0, color="#d55e00", linestyle=":")
     ax.axhline(100, color="#0072b2", linestyle=":")
     ax.set_xscale("log", base=2)

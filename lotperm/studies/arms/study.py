@@ -26,7 +26,7 @@ from lotperm.studies.study import Options, Study, cells, option
 from lotperm.studies.workbench import Workbench, plain, spaced_epochs
 
 TICKET_BYTES = 2**23
-"""Tickets of a record are published if all of them together aren't larger."""
+"""Bytes that the tickets of a record may have in all; what is larger isn't published."""
 
 
 def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
@@ -46,7 +46,10 @@ def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
             for (a, b), mask, permutation in replicates:
 
                 def make_mask(
-                    moved: Moved, mask: Mask = mask, permutation: Mask = permutation
+                    # Defaults tie the function to the replicate of this turn of the loop.
+                    moved: Moved,
+                    mask: Mask = mask,
+                    permutation: Mask = permutation,
                 ) -> Mask:
                     return permute(mask, bench.spec, permutation) if moved == "permuted" else mask
 
@@ -55,6 +58,7 @@ def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
             workspace,
             [weights for weights, _ in starts],
             recipe,
+            # Permuted and naive follow one stream: they see the same examples in the same order.
             [ARMS[name].stream for name in PAPER_ARMS],
             label,
             masks=[mask for _, mask in starts],
@@ -65,6 +69,7 @@ def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     return bench.task(
         "sparse",
         inputs={
+            # One file has A's and B's weights after an epoch.
             "dense": Source(dense(bench).stage, (a_and_b,)),
             "imp": Source(imp_rounds(bench, sparsity, rewind_epoch)[-1], ("mask",)),
             "match": Source(match(bench), ("permutation",)),
@@ -72,6 +77,7 @@ def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
         settings={
             "recipe": plain(recipe),
             "rewind_epoch": rewind_epoch,
+            # Networks and results are ordered by arm, so the order is part of the key.
             "arms": list(PAPER_ARMS),
         },
         label=label,
@@ -91,12 +97,14 @@ def run(bench: Workbench) -> Results:
         rows.extend(found[0])
         curves.extend(found[1])
 
+    # Dense networks stand in the table once: they serve every sparsity and rewind epoch.
     gather(dense(bench).stage, ("dense_a", "dense_b"), 0.0, None)
     for sparsity, k in cells(experiment):
         gather(sparse(bench, sparsity, k), PAPER_ARMS, sparsity, k)
         gather(imp_rounds(bench, sparsity, k)[-1], ("imp",), sparsity, k)
     table, curve_table = pd.DataFrame(rows), pd.DataFrame(curves)
     for frame in (table, curve_table):
+        # Nullable integers, as dense networks have no rewind epoch.
         frame["rewind_epoch"] = frame["rewind_epoch"].astype("Int64")
     return Results(experiment, table, curve_table, provenance(tasks(bench)))
 
@@ -111,14 +119,15 @@ def gathered(
     stage : Task
         A training; its networks are ordered by method, then by seed.
     methods, seeds : sequence
-        Of its networks.
+        The methods and the seeds of its networks.
     sparsity : float
-        Fraction removed.
+        Fraction of the prunable weights that is removed.
     k : int or None
         Rewind epoch, if there is one.
     """
     rows: list[Plain] = []
     curves: list[Plain] = []
+    # Epochs are texts in JSON, and texts sort 10 before 9.
     evaluations = {int(e): metrics for e, metrics in stage.results["evaluations"].items()}
     last = max(evaluations)
     for i, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
@@ -132,6 +141,8 @@ def gathered(
             ]
         curves += [
             {**who, "epoch": epoch, "metric": "train_loss", "value": losses[i]}
+            # A loss belongs to the epoch that it was seen in, so the first one is 1; evaluations
+            # begin at 0.
             for epoch, losses in enumerate(stage.results["train_loss"], 1)
         ]
     return rows, curves
@@ -146,6 +157,8 @@ def tasks(bench: Workbench) -> list[Task]:
 class ArmsOptions(Options):
     """Options of the method's table."""
 
+    # Seeds of one stage are trained together, so one more seed makes another stage. In groups,
+    # those that are finished stay.
     together: int | None = option(
         None,
         PARAMETERS["epochs"].parse,

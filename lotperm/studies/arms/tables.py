@@ -14,7 +14,7 @@ from lotperm.studies.tables import by_width, joined, with_interval
 
 
 def accuracies(results: Sequence[Results]) -> pd.DataFrame:
-    """Accuracy of every method, mean over seeds and half width of its 95 % interval.
+    """Tabulate the accuracy of every method: mean over seeds ± half its 95 % interval.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def accuracies(results: Sequence[Results]) -> pd.DataFrame:
 
 
 def comparisons(results: Sequence[Results]) -> pd.DataFrame:
-    """How the arms of several experiments compare (`Results.comparisons`), in points.
+    """Tabulate how the arms of several experiments compare (`Results.comparisons`), in points.
 
     Parameters
     ----------
@@ -68,16 +68,13 @@ def comparisons(results: Sequence[Results]) -> pd.DataFrame:
 
 
 def in_short(results: Results) -> str:
-    """Which arms there are, and their mean accuracies at the last rewind epoch, in whole percent:
-    a line a sparsity.
-
-    Rounded so that it is the same on every machine: that is what ``make test`` compares.
-    """
+    """Say the arms' mean accuracies at the last rewind epoch, one line for each sparsity."""
     e = results.experiment
     k = max(e.rewind_epochs)
     there = sorted(set(results.summary()["method"]) & set(PAPER_ARMS))
     lines = [f"arms at the first width: {', '.join(there)}"]
     for s in e.sparsities:
+        # Whole percent are the same on every machine; this text is what ``make test`` compares.
         means = {arm: results.values(arm, s, k).mean() for arm in PAPER_ARMS}
         lines.append(
             f"S = {s:g}: " + " ".join(f"{arm} {100 * mean:.0f}" for arm, mean in means.items())

@@ -15,16 +15,16 @@ from lotperm.studies.published import live_label, paper, recorded
 def beside_connectivity(
     experiments: Sequence[Experiment], lines: Sequence[pd.DataFrame], dataset: str | None = None
 ) -> pd.DataFrame:
-    """Midpoints and accuracy barriers of matched networks: published ones, ours live and recorded.
+    """Put midpoints and barriers of matched networks, live and recorded, beside published ones.
 
     Parameters
     ----------
     experiments : Sequence[Experiment]
-        What was run, one for each width.
+        The experiments that were run, one for each width.
     lines : Sequence[pd.DataFrame]
-        Of each, as `Pipeline.connectivity` gives it.
+        The lines of each, as `Pipeline.connectivity` returns them.
     dataset : str | None, optional
-        Only what is published of this data set, or recorded on it; None: all.
+        Only lines on this data set; by default all.
 
     Returns
     -------
@@ -50,8 +50,10 @@ def beside_connectivity(
     for run in recorded(dataset, kind="connectivity"):
         model = run.experiment["model"]
         ours.append((run.label, f"{model['name']}x{model['width']:g}", run.summary))
+    # The published table's words for what was repaired.
     stages = {"none": "permuted", "bn": "permuted+bn_reset", "repair": "permuted+repair"}
     for label, network, line in ours:
+        # The middle is always among the positions: barriers are defined by it.
         barriers, middles = accuracy_barriers(line), line[line["alpha"] == 0.5]
         for repair in line["repair"].unique():
             rows[label, network, stages[repair]] = [

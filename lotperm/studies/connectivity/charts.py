@@ -14,25 +14,22 @@ from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval
 
 REPAIR_WORDS = {"none": "nothing repaired", "bn": "batch norm reset", "repair": "REPAIR"}
-
-"""What is done to interpolated networks -> words."""
-
+"""Repair of interpolated networks -> its words."""
 
 _LINES = (("as trained", "#d55e00", "A to B"), ("permuted", "#009e73", "π(A) to B"))
 
 
 def connectivity(table: pd.DataFrame, metric: str, *, title: str) -> Figure:
-    """Loss or accuracy along the lines from A and from π(A) to B: a panel a repair, mean over
-    seeds and 95 % interval.
+    """Draw loss or accuracy along the lines from A and from π(A) to B, one panel per repair.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As `Pipeline.connectivity` gives it.
+        As `Pipeline.connectivity` returns it.
     metric : str
         "accuracy" or "loss".
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     repairs = list(table["repair"].unique())
     figure, axes = plt.subplots(
@@ -56,8 +53,9 @@ def connectivity(table: pd.DataFrame, metric: str, *, title: str) -> Figure:
 
 
 def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool = False) -> Figure:
-    """Accuracy barrier (mean of the ends less the midpoint, points) against a width or an IMP
-    round.
+    """Draw accuracy barriers, in points, against the width or the round of IMP.
+
+    A barrier is the mean of the ends less the midpoint.
 
     Parameters
     ----------
@@ -68,9 +66,9 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
     label : str
         Words for it.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     log : bool, optional
-        a binary logarithmic axis, for widths.
+        Use a binary logarithmic axis, for widths.
     """
     found = accuracy_barriers(table, [x])
     repairs = list(found["repair"].unique())
@@ -95,15 +93,14 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
 
 
 def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:
-    """How alike matched units are in each group, before and after the permutation; mean over
-    replicates, 95 % interval.
+    """Draw the mean correlation of paired units in each group, before and after permuting.
 
     Parameters
     ----------
     matchings : Sequence[Mapping[str, Tensor]]
         `lotperm.science.matching.Matching` of every replicate.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     groups = list(matchings[0])
     figure, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
@@ -116,6 +113,7 @@ def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: s
         ax.errorbar(
             range(len(groups)), means, halves, fmt="o-", capsize=4, color=colour, label=words
         )
+    # Labels of deep networks only fit upright and small.
     many = len(groups) > 14
     labels = [
         f"{g} ({len(matchings[0][g])})" if many else f"{g}\n({len(matchings[0][g])} units)"

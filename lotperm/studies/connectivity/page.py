@@ -17,7 +17,7 @@ from lotperm.studies.study import Study
 
 
 class Lines(page.Page):
-    """What pages share that show lines between networks."""
+    """The part of a page that shows lines between networks."""
 
     options: ConnectivityOptions
 
@@ -74,5 +74,7 @@ class Page(Lines):
         every = tables.by_width(self.experiments, self.lines)
         middle = every[every["alpha"] == 0.5].groupby(["repair", "width", "ends"])["accuracy"]
         means = middle.mean().unstack()
+        # Networks that weren't repaired are left out: their variance has collapsed, whether
+        # permuted or not, so their midpoints say little.
         better = (means["permuted"] > means["as trained"]).drop(index="none").all()
         return f"permuting raises the repaired midpoint at every width: {bool(better)}"

@@ -40,6 +40,7 @@ def line_positions(points: int) -> list[float]:
     ParameterError
         If it is even, below 3, or no whole number.
     """
+    # True is an int in Python, but no number of points.
     if isinstance(points, bool) or not isinstance(points, int) or points < 3 or points % 2 == 0:
         raise ParameterError(
             f"points is {shown(points)}; expected an odd number, 3 or more, so that the middle is "
@@ -71,7 +72,7 @@ def connectivity(
     alphas : sequence of float
         Positions on the line; 0 is A.
     repairs : sequence of {"none", "bn", "repair"}
-        What is done to the statistics of the interpolated networks (see
+        Repairs of the statistics of interpolated networks (see
         `lotperm.science.barrier.loss_barrier`).
     replicates : int, optional
         Only the first so many seeds; all if None.
@@ -87,6 +88,8 @@ def connectivity(
         )
     seeds = experiment.seeds[:replicates]
     pruned = None
+    # The rounds of the first sparsity and rewind epoch stand for all: one series of barriers is
+    # shown.
     if round_number:
         rounds = imp_rounds(bench, experiment.sparsities[0], experiment.rewind_epochs[0])
         pruned = rounds[round_number - 1]
@@ -94,15 +97,21 @@ def connectivity(
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
         network = bench.build().to(bench.runtime.device)
         weights_a, weights_b = halves(inputs.replicates("dense", "final"))
+        # IMP's own solution: what its mask removed is 0 in these weights.
         if inputs.has("pruned"):
             weights_a = inputs.replicates("pruned", "final")
+        # Found for the dense networks; it also moves A as it is after rounds of pruning.
         permutations = inputs.replicates("match", "permutation")
         batches = bench.batches(bench.data.test)
+        # The test split is gone through for every network on every line, so its batches are made
+        # once, unless they come from files and may not fit into memory.
         test = batches if bench.data.streamed else list(batches)
         examples = list(bench.batches(first(bench.data.train, statistics)).inputs())
         rows = []
+        # Not strict: `replicates` may ask for the first few seeds only.
         for i, (seed, permutation) in enumerate(zip(seeds, permutations, strict=False)):
             moved = permute(weights_a[i], bench.spec, permutation)
+            # Both lines end in the same B, and are evaluated on the same examples.
             for ends, a in (("as trained", weights_a[i]), ("permuted", moved)):
                 for repair in repairs:
                     curve = loss_barrier(
@@ -136,6 +145,8 @@ def connectivity(
         },
         label="loss along the line from A to B",
         work=Work(
+            # Repairing a network takes statistics from training examples, which go through it as
+            # well.
             forward_images=lines
             * (len(repairs) * info(experiment.data).test + repaired * statistics)
         ),
@@ -152,6 +163,7 @@ def connectivity_table(task: Task) -> pd.DataFrame:
         Columns seed, ends ("as trained" or "permuted"), alpha, repair, loss (nats), accuracy
         (fraction).
     """
+    # All lines are evaluated on the test split, so its name says nothing.
     return pd.DataFrame(task.results["rows"]).drop(columns="split")
 
 
@@ -181,7 +193,7 @@ class ConnectivityOptions(Options):
     )
 
     def completed(self, experiment: Experiment) -> ConnectivityOptions:
-        """Check the values."""
+        """Return the options as they are, their values checked."""
         if self.replicates is not None and self.replicates < 1:
             raise ParameterError(f"replicates is {self.replicates}; expected 1 or more.")
         if len(self.alphas) < 3 or not all(0 <= a <= 1 for a in self.alphas):
@@ -215,7 +227,7 @@ class Connectivity(Study[ConnectivityOptions]):
 
     @property
     def page_parameters(self) -> tuple[str, ...]:
-        """A page takes the number of points in place of their positions."""
+        """Names of the page's parameters: the number of points stands for their positions."""
         return ("points", "replicates")
 
     def page_options(self, **parameters: Any) -> ConnectivityOptions:
@@ -236,6 +248,7 @@ class Connectivity(Study[ConnectivityOptions]):
         e = bench.experiment
         total = len(imp_rounds(bench, e.sparsities[0], e.rewind_epochs[0]))
         return {
+            # A barrier needs the ends and the middle alone.
             r: connectivity(
                 bench,
                 line_positions(3),
@@ -252,6 +265,7 @@ class Connectivity(Study[ConnectivityOptions]):
         for number, bench in enumerate(benches):
             chosen = self.of_page(bench, options)
             asked += self.tasks(bench, chosen)
+            # The page shows rounds of pruning at its first width alone; each of them is a stage.
             if number == 0:
                 asked += self.after_rounds(bench, chosen).values()
         return asked

@@ -40,6 +40,7 @@ def draw_network(
     """
     sizes = [weights[0].shape[1], *(w.shape[0] for w in weights)]
     strongest = max(float(w.abs().max()) for w in weights)
+    # Layers are centred, so that a wide one and a narrow one share an axis.
     heights = [np.linspace(0.5 + (n - 1) / 2, 0.5 - (n - 1) / 2, n) for n in sizes]
     for layer, w in enumerate(weights):
         for i, j in np.ndindex(*w.shape):
@@ -131,6 +132,7 @@ def sparse_training_problem(
         for ax, (name, kept) in zip(row, drawings, strict=True):
             draw_network(ax, networks[name], kept=kept)
             text = words.get(name, METHODS[method][0].split(":")[0])
+            # Trained networks need no such word: their mask is the row's subject.
             if kept is not None and name.endswith("start"):
                 text += ", masked"
             if name in accuracies:

@@ -27,7 +27,7 @@ QUESTIONS = {
     "the start matters: LTH − naive": ("lth", "naive"),
     "the mask helps B: naive − random": ("naive", "random"),
 }
-"""What is compared, in words."""
+"""A comparison in words -> the two methods that it compares."""
 
 
 class Page(page.Page):
@@ -56,6 +56,7 @@ class Page(page.Page):
         found = {m: self.results.values(m, *self.cell) for m in ("imp", "lth", "naive")}
         found["dense_a"] = self.results.values("dense_a", 0.0, None)
         evaluations = self.control.results["evaluations"]
+        # Epochs are texts in JSON, and texts sort 10 before 9.
         last = evaluations[max(evaluations, key=int)]["accuracy"]
         found["random"] = pd.Series(last, index=list(self.experiment.seeds))
         return found
@@ -81,6 +82,7 @@ class Page(page.Page):
             "b_start": part(start[1][0]),
             "dense_a": part(end[0][0]),
             "imp": part(imp[0]),
+            # Networks of a stage are ordered by arm, then by seed: this is the first seed of each.
             "lth": part(arms[PAPER_ARMS.index("lth") * seeds]),
             "naive": part(arms[PAPER_ARMS.index("naive") * seeds]),
         }
@@ -136,6 +138,8 @@ class Page(page.Page):
         rounds = self.pipeline.imp_rounds(s, k)
         sparse_epochs = e.sparse_recipe(k).epochs
         each = e.pruning.finetune.epochs if e.pruning.imp == "finetune" else sparse_epochs
+        # A sparse epoch is counted by the share of weights that it trains, which is what it costs
+        # at best: unstructured masks save no time on today's hardware.
         kept = [sum(float(mask[0].sum()) for mask in r.load("mask").values()) for r in rounds]
         prunable = count(self.pipeline.model, self.pipeline.masks(s, k)[0]).prunable
         cost = {
@@ -169,6 +173,7 @@ def _part(
         return ranked[:: -(-len(ranked) // n)]
 
     into, out_of = (plane(mask[name]).int() for name in names)
+    # Busy is a unit with many paths: connections that are kept into it times those out of it.
     units = spread(into.sum(1) * out_of.sum(0), 5)
     inputs, outputs = spread(into[units].sum(0), 4), spread(out_of[:, units].sum(1), 3)
 

@@ -44,6 +44,7 @@ def control(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     label = f"random masks, sparsity {sparsity:g}, k = {rewind_epoch}"
 
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
+        # One generator for all replicates in their order: each gets a random mask of its own.
         generator = torch.Generator().manual_seed(0)
         pairs = zip(*halves(inputs.replicates("dense", b_file)), strict=True)
         starts = []
@@ -58,11 +59,13 @@ def control(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
             workspace,
             [weights for weights, _ in starts],
             recipe,
+            # B's stream, which naive follows too: the two differ in their masks alone.
             (arm.stream,),
             label,
             masks=masks,
             evaluate_at=evaluate_at,
         )
+        # The random masks are kept: the page shows that they have the ticket's layer densities.
         return bench.result(trained, files={"mask": pack(masks)})
 
     return bench.task(

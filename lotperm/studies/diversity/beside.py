@@ -12,14 +12,14 @@ from lotperm.studies.published import live_label, paper, recorded
 
 
 def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
-    """Our diversity, live and recorded, beside the paper's Table 1.
+    """Put our diversity, live and recorded, beside the paper's Table 1.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As `Pipeline.diversity` gives it.
+        As `Pipeline.diversity` returns it.
     experiment : Experiment
-        What was run for it.
+        The experiment behind it.
 
     Returns
     -------
@@ -34,6 +34,7 @@ def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFram
         rows = rows.set_index("method")
         return pd.DataFrame(
             {
+                # The paper's table is in percent, ours are fractions.
                 "accuracy": scale * rows[mean],
                 "half_width": scale * rows["half_width"] if "half_width" in rows else math.nan,
                 "gain": scale * (rows[ensemble] - rows[mean]),
@@ -54,6 +55,7 @@ def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFram
             ours[f"{run.label}, S = {s:g}, k = {k}"] = rows
     for label, rows in ours.items():
         found[label] = columns(rows, "mean", "ensemble_accuracy", 100)
+        # A difference keeps our interval: the paper's numbers have none.
         found[f"{label} − {first}"] = (found[label] - theirs).assign(
             half_width=found[label]["half_width"]
         )

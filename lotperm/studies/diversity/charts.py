@@ -11,19 +11,20 @@ from lotperm.studies.charts import METHODS
 
 
 def diversity(table: pd.DataFrame, *, title: str) -> Figure:
-    """Members, ensemble and disagreement of every method: what Table 1 of the paper lists.
+    """Draw members, ensemble and disagreement of every method, as the paper's Table 1 lists.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As `Pipeline.diversity` gives it.
+        As `Pipeline.diversity` returns it.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
     names = list(table["method"])
     colours = [METHODS["dense_b" if name == "dense" else name][1] for name in names]
     y = np.arange(len(names))
+    # The bar from the members' mean to their ensemble is what putting them together gains.
     left.hlines(
         y, 100 * table["mean"], 100 * table["ensemble_accuracy"], color=colours, linewidth=3
     )

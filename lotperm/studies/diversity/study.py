@@ -29,12 +29,14 @@ from lotperm.studies.stages import dense, halves, imp_rounds
 from lotperm.studies.study import Options, Study, cells
 from lotperm.studies.workbench import Workbench, plain
 
+# LTH's members share weights and mask; the order of the examples is all that tells them apart. The
+# others start from different B and follow B's stream, as the arms do.
 STREAMS = ("ensemble_a", "sparse_b", "sparse_b")
 """Random streams of the members of LTH, permuted and naive."""
 
 
 def diversity(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
-    """Train one member a seed by each method, and compare their predictions.
+    """Train one member for each seed by every method, and compare their predictions.
 
     **dense**: the networks B. **imp**: each seed's own A with its own mask. The other methods use
     a single mask, that of the first seed's A: **lth** trains this A from its rewind point with
@@ -47,6 +49,7 @@ def diversity(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
         With fewer than two seeds.
     """
     experiment, start_file = bench.experiment, epoch_file(rewind_epoch)
+    # When the task is made: a plan refuses it too, before anything is trained.
     _check_seeds(experiment)
     count, recipe = len(experiment.seeds), experiment.sparse_recipe(rewind_epoch)
     label = f"diversity, sparsity {sparsity:g}, k = {rewind_epoch}"
@@ -54,6 +57,8 @@ def diversity(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
         final_a, final_b = halves(inputs.replicates("dense", "final"))
         start_a, start_b = halves(inputs.replicates("dense", start_file))
+        # As in the paper's Table 1, one mask serves all but IMP: that of the first seed's A. Every
+        # B gets it by a permutation of its own.
         mask = inputs.replicates("imp", "mask")[0]
         moved = [permute(mask, bench.spec, bench.match_pair(final_a[0], b)) for b in final_b]
         trained = bench.train(
@@ -66,6 +71,7 @@ def diversity(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
         )
         groups = {
             "dense": final_b,
+            # LTH is the first arm, so these are each seed's own A under its own mask.
             "imp": inputs.replicates("arms", "final")[:count],
             "lth": trained.weights[:count],
             "permuted": trained.weights[count : 2 * count],
@@ -85,6 +91,7 @@ def diversity(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
         },
         settings={
             "recipe": plain(recipe),
+            # The permutations are found in this stage, so how they are found is part of its key.
             "matching": plain(experiment.matching),
             "rewind_epoch": rewind_epoch,
         },
@@ -112,6 +119,7 @@ def _compared(bench: Workbench, members: Sequence[Weights]) -> Plain:
     return {
         "mean": mean,
         "half_width": half_width,
+        # The paper prints a spread beside its means; the interval is ours.
         "spread": float(accuracy.std(ddof=1)),
         "ensemble_accuracy": ensemble_accuracy(probs, targets),
         "disagreement": disagreement(probs),

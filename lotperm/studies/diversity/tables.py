@@ -8,12 +8,12 @@ from lotperm.studies.tables import joined
 
 
 def diversity(table: pd.DataFrame) -> pd.DataFrame:
-    """Members, ensemble and diversity of every method, as the paper's Table 1 lists them.
+    """Tabulate members, ensemble and diversity of every method, as the paper's Table 1.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As `Pipeline.diversity` gives it.
+        As `Pipeline.diversity` returns it.
 
     Returns
     -------

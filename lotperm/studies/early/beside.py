@@ -15,10 +15,14 @@ from lotperm.studies.results import Results
 def early_means(
     table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
 ) -> tuple[float, float, dict[int, float]]:
-    """Test accuracies of LTH, of naive, and of permuted for every matching epoch: fractions, means
-    over the seeds.
+    """Average test accuracies over seeds; parameters as for `beside_early_matching`.
 
-    Parameters as in `beside_early_matching`; the last one is matching epoch -> accuracy.
+    Returns
+    -------
+    lth, naive : float
+        Fractions.
+    permuted : dict of int to float
+        Matching epoch -> fraction.
     """
     lth, naive = (
         float(results.values(arm, sparsity, rewind_epoch).mean()) for arm in ("lth", "naive")
@@ -28,11 +32,13 @@ def early_means(
 
 
 def _recorded_arms(run: Recorded, sparsity: float, rewind_epoch: int) -> dict[str, Number]:
-    """Test accuracies of LTH and naive for a recorded run of early matching; {} if there are none.
+    """Find the test accuracies of LTH and naive for a recorded run of early matching.
 
-    They are in the recorded table of the same experiment, which may have more seeds; taken are
-    those of the run.
+    They are in the recorded table of the same experiment, which may have more seeds than the run;
+    only the run's are taken. Without such a table the result is empty.
     """
+    # A table may cover more seeds, sparsities and rewind epochs, and keep other epochs, and still
+    # hold the very arms that were trained beside this run.
     free = ("seeds", "sparsities", "rewind_epochs", "keep")
     own = {key: value for key, value in run.experiment.items() if key not in free}
     seeds = set(run.experiment["seeds"])
@@ -52,17 +58,16 @@ def _recorded_arms(run: Recorded, sparsity: float, rewind_epoch: int) -> dict[st
 def beside_early_matching(
     table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
 ) -> pd.DataFrame:
-    """Our accuracies at every matching epoch, live and recorded, beside the paper's; epochs as
-    shares of training.
+    """Put our accuracies at every matching epoch, live and recorded, beside the paper's.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As `Pipeline.early_matching` gives it.
+        As `Pipeline.early_matching` returns it.
     results : Results
-        Of the same experiment, for LTH and naive.
-    sparsity, rewind_epoch : float
-        Of the arms.
+        Results of the same experiment, for LTH and naive.
+    sparsity, rewind_epoch : float and int
+        Those of the arms.
 
     Returns
     -------
@@ -73,6 +78,7 @@ def beside_early_matching(
     """
 
     def at(t: Any, epochs: int) -> str:
+        # Runs differ in length: t can only be compared as a share of training.
         return f"t = {100 * t / epochs:.3g} % of T"
 
     theirs = "paper, cifar10"
@@ -108,6 +114,7 @@ def beside_early_matching(
                 what: v.less(same[what].value) for what, v in row.items() if what in same
             }
     shares = {what for row in rows.values() for what in row} - {"LTH", "naive"}
+    # By the number in "t = … % of T"; sorted as texts, 100 would come before 25.
     ordered = sorted(shares, key=lambda what: float(what.split()[2]))
     columns = ["LTH", *ordered, "naive"]
     shown = {

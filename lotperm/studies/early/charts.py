@@ -16,19 +16,18 @@ from lotperm.studies.results import Results
 def early_matching(
     table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int, *, title: str
 ) -> Figure:
-    """Accuracy of the permuted arm, and how well units match, against the epoch of B that A was
-    matched to.
+    """Draw the permuted arm's accuracy, and how well units match, against the matching epoch.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As `Pipeline.early_matching` gives it.
+        As `Pipeline.early_matching` returns it.
     results : Results
-        Of the same experiment, for LTH and naive.
-    sparsity, rewind_epoch : float
-        Of the arms.
+        Results of the same experiment, for LTH and naive.
+    sparsity, rewind_epoch : float and int
+        Those of the arms.
     title : str
-        Says which data, network and profile it is.
+        The figure's title: data, network and profile.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     epochs = sorted(table["matching_epoch"].unique())
@@ -38,6 +37,7 @@ def early_matching(
         return table[at]["value"].to_numpy()
 
     line(left, epochs, [values("test_accuracy", t) for t in epochs], "permuted")
+    # Neither depends on when B is matched, so each is one level with its interval.
     for arm in ("lth", "naive"):
         mean, half = interval(results.values(arm, sparsity, rewind_epoch).to_numpy())
         words, colour = METHODS[arm]

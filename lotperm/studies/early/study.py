@@ -1,4 +1,4 @@
-"""Early matching: the permutation is found while B is still training (the paper's Table 2)."""
+"""Early matching: the permutation is found while B is still training (the paper's Table 15)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from lotperm.studies.workbench import Workbench, curves, plain
 
 
 def matching_epochs(epochs: int) -> list[int]:
-    """List the epochs t of B that the chapter looks at: the paper's, or the same shares of training.
+    """List the epochs t of B that the chapter shows: the paper's, or about the same shares.
 
     Parameters
     ----------
     epochs : int
-        T, of dense training; the paper's are 200.
+        T, the epochs of dense training; the paper's are 200.
     """
     if epochs == 200:
         return [5, 20, 50, 100, 200]
@@ -46,12 +46,14 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
     bench : Workbench
         Of the experiment.
     sparsity, rewind_epoch : float and int
-        Of the mask and the arms.
+        Those of the mask and the arms.
     epochs : sequence of int
-        t, each at most the last epoch of dense training, and kept by it.
+        The epochs t: each is kept by dense training.
     """
     experiment, kept = bench.experiment, kept_epochs(bench.experiment)
     for t in epochs:
+        # Refused when the task is made. In the computation, a missing epoch would show only after
+        # the dense training.
         if not 0 <= t <= experiment.dense.epochs:
             raise ParameterError(
                 f"matching epoch {t} isn't within training: expected 0 <= t <= "
@@ -70,12 +72,15 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
         masks = inputs.replicates("imp", "mask")
         moved, scores = [], []
         for t in epochs:
+            # A is always fully trained, as its mask comes from there. B alone is taken as it was.
             so_far = halves(inputs.replicates("dense", epoch_file(t)))[1]
             found = [bench.match_pair(a, b) for a, b in zip(finals, so_far, strict=True)]
             moved += [permute(m, bench.spec, p) for m, p in zip(masks, found, strict=True)]
             scores += [sum(m.scores.values()) / len(m.scores) for m in found]
         trained = bench.train(
             workspace,
+            # However early B was matched, its arm starts from the same rewind point, on the same
+            # stream: the arms differ in their masks alone.
             begin * len(epochs),
             recipe,
             (ARMS["permuted"].stream,) * len(epochs),
@@ -89,7 +94,9 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
         "early",
         inputs={
             "dense": Source(
-                dense(bench).stage, ("final", *map(epoch_file, (rewind_epoch, *epochs)))
+                # Declared one by one: what isn't named here need not be in the store.
+                dense(bench).stage,
+                ("final", *map(epoch_file, (rewind_epoch, *epochs))),
             ),
             "imp": Source(imp_rounds(bench, sparsity, rewind_epoch)[-1], ("mask",)),
         },
@@ -117,6 +124,7 @@ def early_table(
         mean correlation of the matched units): columns seed, matching_epoch, metric, value.
     """
     experiment, results = bench.experiment, early(bench, sparsity, rewind_epoch, epochs).results
+    # Keys of JSON are texts.
     last = str(experiment.sparse_recipe(rewind_epoch).epochs)
     values = {
         "test_accuracy": results["evaluations"][last]["accuracy"],

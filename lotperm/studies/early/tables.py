@@ -11,8 +11,7 @@ from lotperm.studies.results import Results
 def early_data(
     table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
 ) -> pd.DataFrame:
-    """What the figure of early matching shows, as one tidy table: ``permuted`` at every t, and LTH
-    and naive.
+    """Join what the figure of early matching shows: permuted at every t, LTH and naive.
 
     Parameters are those of `matching_costs`.
     """
@@ -28,7 +27,7 @@ def early_data(
 def matching_costs(
     table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
 ) -> pd.DataFrame:
-    """What matching at epoch t costs, and what it yields.
+    """Tabulate what matching at epoch t costs, and what it yields.
 
     B is trained densely for max(t, k) epochs, for the permutation and the rewind point, and sparse
     for T − k.
@@ -36,18 +35,18 @@ def matching_costs(
     Parameters
     ----------
     table : pd.DataFrame
-        As `Pipeline.early_matching` gives it.
+        As `Pipeline.early_matching` returns it.
     results : Results
-        Of the same experiment, for LTH and naive.
-    sparsity, rewind_epoch : float
-        Of the arms.
+        Results of the same experiment, for LTH and naive.
+    sparsity, rewind_epoch : float and int
+        Those of the arms.
 
     Returns
     -------
     DataFrame
-        Index ``matching epoch t``; B's dense epochs as a share of T, all its epochs as a share of
-        those with t = T, accuracy, and the gap closed, of the means ("" if LTH isn't above naive);
-        percent, texts.
+        Index ``matching epoch t``. Columns, texts in percent: B's dense epochs as a share of T,
+        all its epochs as a share of those with t = T, accuracy, and the gap closed as a ratio of
+        means ("" if LTH isn't above naive).
     """
     k, whole = rewind_epoch, results.experiment.dense.epochs
     lth, naive, accuracy = early_means(table, results, sparsity, k)
@@ -55,6 +54,7 @@ def matching_costs(
     return pd.DataFrame(
         {
             "B's dense epochs (% of T)": [f"{100 * max(t, k) / whole:.0f}" for t in accuracy],
+            # Waiting for the end means T dense epochs and T − k sparse ones.
             "B's epochs in all (% of waiting for T)": [
                 f"{100 * (max(t, k) + whole - k) / (2 * whole - k):.0f}" for t in accuracy
             ],

@@ -19,7 +19,7 @@ from lotperm.studies.imagenet.study import STUDY
 from lotperm.studies.study import Study
 
 VIEWS = 4
-"""How often an example is shown as training sees it."""
+"""Number of augmented versions that are shown of each example."""
 
 
 class Page(arms.Page, Lines):
@@ -46,12 +46,16 @@ class Page(arms.Page, Lines):
     def _groups(self) -> tuple[list[str], list[str]]:
         """Name the groups of residual streams, and those inside bottlenecks."""
         spec = self.pipeline.spec
+        # Every block adds to its stage's stream, so a stream can be observed at several points; a
+        # unit inside a bottleneck only at one. The stem is neither.
         streams = [g for g in spec.sizes if len(spec.points[g]) > 1]
         return streams, [g for g in spec.sizes if g not in streams and g != "conv1"]
 
     def groups(self) -> pd.DataFrame:
         """Return the permutation groups of the network, by kind."""
         sizes, (streams, inner) = self.pipeline.spec.sizes, self._groups()
+        # Units inside ResNet50's bottlenecks at width 1, stage by stage; a stream has four times as
+        # many.
         whole = [64 * 2**stage for stage in range(4)]
         rows = {
             "stem": (1, f"{sizes['conv1']}", f"{whole[0]}"),
@@ -93,6 +97,7 @@ class Page(arms.Page, Lines):
         """Return what the profile `paper` runs, and how much that is."""
         (e,) = Experiment.for_figure(self.figure, profile="paper")
         d, tune, k, fraction = e.dense, e.pruning.finetune, e.rewind_epochs, e.pruning.fraction
+        # Rounds that sparsities share are trained once.
         rounds = {t for s in e.sparsities for t in round_sparsities(s, fraction)}
         sparse_epochs = sum(e.sparse_recipe(x).epochs for x in k)
         arms_epochs = len(PAPER_ARMS) * len(e.sparsities) * sparse_epochs

@@ -42,15 +42,18 @@ class ImageNet(Study[ConnectivityOptions]):
     ) -> None:
         """Write the record of the arms, and that of the lines into a folder beside it."""
         arms.STUDY.record(benches, arms.ArmsOptions(), folder)
+        # Lines have other columns than the arms, so they make a record of their own.
         lines.STUDY.record(benches, options, folder.with_name(f"{folder.name}_lines"))
 
     @property
     def page_parameters(self) -> tuple[str, ...]:
-        """A page takes the parameters of the page of lines."""
+        """Names of the page's parameters: those of the page of lines."""
         return lines.STUDY.page_parameters
 
     def page_options(self, **parameters: Any) -> ConnectivityOptions:
         """Make the options of the lines; see `lotperm.studies.connectivity`."""
+        # Five points unless more are asked for: each is a pass over images that are read from
+        # files.
         return lines.STUDY.page_options(**{"points": 5, **parameters})
 
     def check_page(self, experiment: Experiment, options: ConnectivityOptions) -> None:
