@@ -1,4 +1,4 @@
-"""Augmentation by draws that belong to each example."""
+"""Augmentation whose random draws belong to the examples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lotperm.types import Bool, Int64, Num
 def draw_augmentation(
     n: int, seed: int, epoch: int, kind: Augment = "flip_crop", pad: int = 4
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Draw crops and flips of n images for one epoch, the same for every device.
+    """Draw crops and flips of n images for one epoch, the same on every device.
 
     Parameters
     ----------
@@ -24,8 +24,8 @@ def draw_augmentation(
     seed, epoch : int
         Each pair has its own random stream.
     kind : Augment, optional
-        ``none``, ``crop`` (random crop after padding) or ``flip_crop`` (and a flip for every
-        second image).
+        ``none``, ``crop`` (random crop after padding) or ``flip_crop`` (and a flip with
+        probability 1/2).
     pad : int, optional
         Pixels of padding on each side.
 
@@ -34,9 +34,10 @@ def draw_augmentation(
     dy, dx : Tensor of int64, shape (n,)
         In 0..2·pad, the crop's corner in the padded image; on the CPU.
     flip : Tensor of bool, shape (n,)
-        Whether it is flipped from left to right.
+        True where the image is flipped from left to right; on the CPU.
     """
     generator = torch.Generator().manual_seed(derive_seed("augmentation", seed, epoch))
+    # Both are drawn whatever the kind, so the crops of a seed are the same with and without flips.
     corner = torch.randint(2 * pad + 1, (2, n), generator=generator)
     flip = torch.rand(n, generator=generator) < 0.5
     if kind == "none":
@@ -57,8 +58,8 @@ def augment(
 ) -> Num[Tensor, "*leading channels height width"]:
     """Crop each image at its own corner, then flip it from left to right where asked.
 
-    Equal to torchvision's ``pad``, ``crop`` and ``hflip`` image by image; one gather for any
-    number of leading dimensions (members, batch).
+    It equals torchvision's ``pad``, ``crop`` and ``hflip`` image by image, but is one gather for
+    any number of leading dimensions (members, batch).
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def augment(
     Returns
     -------
     Tensor, shape (..., C, H, W)
-        Of the images' type.
+        In the dtype of the images.
 
     Raises
     ------
@@ -95,7 +96,10 @@ def augment(
     height, width = images.shape[-2] - 2 * pad, wide - 2 * pad
     y = dy[..., None] + torch.arange(height, device=images.device)
     x = torch.arange(width, device=images.device)
+    # Flipping is reading the columns backwards: it costs no pass of its own.
     x = dx[..., None] + torch.where(flip[..., None], width - 1 - x, x)
+    # Indices into flattened rows and columns, so that one gather moves both axes.
     index = (y[..., :, None] * wide + x[..., None, :]).flatten(-2)  # (..., H·W)
+    # A view: all channels share one index in memory.
     index = index[..., None, :].expand(*index.shape[:-1], channels, height * width)
     return images.flatten(-2).gather(-1, index).view(*images.shape[:-2], height, width)

@@ -21,12 +21,12 @@ def normalize(
     Parameters
     ----------
     inputs : Tensor | ImageFiles
-        ``(..., C, *spatial)``, uint8 in 0..255 or float, on the data set's device; files are
-        all read at once.
+        ``(..., C, *spatial)``, uint8 in 0..255 or float, on the data set's device; all
+        files are read at once.
     dataset : Dataset
-        The data set that they belong to.
+        The data set of the inputs.
     dtype : torch.dtype, optional
-        Of the result.
+        Dtype of the result.
 
     Returns
     -------
@@ -36,6 +36,8 @@ def normalize(
     if isinstance(inputs, ImageFiles):
         inputs = inputs.read().to(dataset.mean.device)
     shape = (-1, *[1] * (len(dataset.input_shape) - 1))
+    # One multiplication and one addition a value: division by 255, mean and deviation are folded
+    # into two constants for each channel.
     scale = 1 / dataset.std
     shift = -dataset.mean * scale
     if inputs.dtype == torch.uint8:
@@ -44,14 +46,14 @@ def normalize(
 
 
 _BATCH_VALUES = 2**23
-"""The most values that a batch of images from files may have: 55 of ImageNet's images, not 500."""
+"""Most values of a batch of images from files: 55 of ImageNet's images, not 500."""
 
 
 @dataclass(frozen=True)
 class Batches:
     """The examples of a split in batches: normalized, not augmented, in order.
 
-    It can be iterated as often as one likes.
+    It can be iterated over any number of times.
 
     Attributes
     ----------
@@ -60,9 +62,9 @@ class Batches:
     split : Split
         One of its splits, or a part of one.
     size : int
-        Examples a batch, fewer where images are large.
+        Examples per batch, fewer where images are large.
     workers : int
-        Processes that read files; ignored for what is in memory.
+        Number of processes that read files; ignored for data in memory.
 
     Yields
     ------
@@ -105,12 +107,12 @@ class Inputs:
         return (inputs for inputs, _ in self.batches)
 
     def parts(self, cut: Callable[[int], Sequence[slice]]) -> Iterator[list[Tensor]]:
-        """Yield parts of every batch; only they are read.
+        """Yield parts of every batch, and read nothing else.
 
         Parameters
         ----------
         cut : Callable[[int], Sequence[slice]]
-            Gives the parts of a batch from its length.
+            Maps the length of a batch to its parts.
 
         Yields
         ------
@@ -123,6 +125,7 @@ class Inputs:
             [rows[part] for part in cut(len(rows))] for rows in _rows(split, self.batches.size)
         ]
         batches = [parts for parts in batches if parts]
+        # The parts of a batch are read together, and split again behind.
         rows = [torch.cat(parts) for parts in batches]
         found: Iterable[Tensor]
         if isinstance(split.inputs, ImageFiles):
@@ -135,8 +138,9 @@ class Inputs:
 
 
 def _rows(split: Split, size: int) -> tuple[Tensor, ...]:
-    """List the rows of every batch."""
+    """Return the rows of every batch."""
     if isinstance(split.inputs, ImageFiles):
+        # A size fit for small images would take gigabytes of activations at 224 pixels a side.
         size = max(1, min(size, _BATCH_VALUES // math.prod(split.inputs.shape[1:])))
     return torch.arange(len(split)).split(size)
 
@@ -144,22 +148,22 @@ def _rows(split: Split, size: int) -> tuple[Tensor, ...]:
 def raw_batches(
     split: Split, size: int, workers: int = 0, *, pin: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the examples of a split in batches, as they are stored.
+    """Yield the examples of a split in batches, not normalized.
 
     Parameters
     ----------
     split : Split
         The split.
     size : int
-        Examples a batch, fewer of large images.
-    workers, pin : int, bool, optional
-        As of `lotperm.data.images.stream`; ignored for what is in memory.
+        Examples per batch, fewer of large images.
+    workers : int, optional
+    pin : bool, optional
+        As in `lotperm.data.images.stream`; ignored for data in memory.
 
     Yields
     ------
     (Tensor, Tensor)
-        Inputs ``(B, C, *spatial)``, of images uint8, and targets int64 (B,), where the split has
-        them.
+        Inputs ``(B, C, *spatial)``, uint8 for images, and targets int64 (B,).
     """
     if isinstance(split.inputs, ImageFiles):
         rows = _rows(split, size)

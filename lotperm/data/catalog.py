@@ -1,4 +1,4 @@
-"""The data sets that are known. To add one, add its entry here.
+"""The catalog of known data sets. To add one, add its entry here.
 
 `SPECS` are kept as one file of tensors each (`lotperm.data.stored`), `FOLDERS` stay files of images
 (`lotperm.data.folders`). An experiment may name those that `lotperm.config.parameters.DATASETS`
@@ -32,21 +32,21 @@ from lotperm.errors import unknown_name
 class Spec(Layout):
     """A data set that fits into memory.
 
-    Either `decode` is given, with the sources of its files, or `generate`.
+    Either `decode` is given, together with the sources of its files, or `generate`.
 
     Attributes
     ----------
     sources : Mapping[str, Download]
-        Name -> how to bring the original files to this machine.
+        Name -> download of the original files.
     decode : Callable[[Path, Layout], Raw] | None
         Reads these files, from a folder or an archive.
     generate : Callable[[], Raw] | None
         Makes the data set instead, when it is first used.
     content : str | None
-        The sha256 of its pixels and labels (`lotperm.data.stored.content_hash`); None: no copy was
-        at hand, and the hash is recorded when it is fetched.
+        The sha256 of its pixels and labels (`lotperm.data.stored.content_hash`); None: not known in
+        advance, so the hash is recorded when the data set is fetched.
     dtype : torch.dtype
-        Of the inputs.
+        Dtype of the inputs.
     """
 
     sources: Mapping[str, Download] = field(default_factory=dict)
@@ -58,6 +58,7 @@ class Spec(Layout):
     @property
     def example_bytes(self) -> int:
         """Bytes that an example with its target takes in memory."""
+        # The target is an int64.
         return math.prod(self.shape) * self.dtype.itemsize + 8
 
 
@@ -127,7 +128,7 @@ class FolderSpec:
     Attributes
     ----------
     write : Callable[[Path], None] | None
-        Writes it to a path that isn't there yet.
+        Writes it to a path that doesn't exist yet.
     copy_of : str | None
         The data set of `SPECS` whose images are written instead, as PNG files.
     """
@@ -149,19 +150,19 @@ FOLDERS: Mapping[str, FolderSpec] = {
 """Image folders by name."""
 
 IMAGENET = Layout(classes=1000, shape=(3, 224, 224), n_train=1_281_167, n_test=50_000)
-"""What an image folder is taken to hold while it isn't here."""
+"""Sizes that an image folder is assumed to have while it isn't here."""
 
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's channels, as every recipe for it has them."""
+"""Mean and standard deviation of ImageNet's channels, as is usual for it."""
 
 
 def spec_of(name: str) -> Spec:
-    """Return what is known of a data set that fits into memory.
+    """Return the catalog entry of a data set that fits into memory.
 
     Raises
     ------
     ParameterError
-        If there is none of that name.
+        If there is no such data set.
     """
     if name not in SPECS:
         raise unknown_name("data set", name, (*SPECS, *FOLDERS))

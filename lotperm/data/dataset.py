@@ -41,14 +41,14 @@ class Dataset:
     name : str
         See `lotperm.data.catalog`.
     train, test : Split
-        Its splits; of an image folder, `test` is its ``val``.
+        Its splits; of an image folder, `test` is the folder ``val``.
     classes : int
         Number of classes.
     mean, std : Tensor
-        (C,) float32, per channel of the whole training set, with pixels in [0, 1]; of image
-        folders ImageNet's.
+        (C,) float32, per channel of the whole training set, with pixels in [0, 1]; ImageNet's for
+        image folders.
     content : str | None
-        Of an image folder, the sha256 of its listing; None where the name says all.
+        The sha256 of an image folder's listing; None where the name identifies the data.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """``(C, *spatial)``."""
+        """Shape of an example: ``(C, *spatial)``."""
         return tuple(self.train.inputs.shape[1:])
 
     def to(self, device: torch.device | str) -> Dataset:
@@ -86,7 +86,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Info:
-    """The sizes of a data set, which needn't be here.
+    """The sizes of a data set, known without loading it.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class Info:
     train, test : int
         Examples in each split.
     bytes : int
-        Of both splits in memory; 0 where they are read from files.
+        Size of both splits in memory; 0 where they are read from files.
     """
 
     shape: tuple[int, ...]
@@ -108,7 +108,7 @@ class Info:
 
 
 def first(split: Split, count: int | None) -> Split:
-    """Take the first examples of a split, or all: of an image folder a class-balanced part."""
+    """Take the first examples of a split, or all; of an image folder that is a balanced subset."""
     return Split(split.inputs[:count], split.targets[:count])
 
 
@@ -120,14 +120,14 @@ def subset(split: Split, size: int | None, what: str) -> Split:
     split : Split
         The whole one.
     size : int | None
-        How many.
+        Number of examples.
     what : str
-        The parameter that gave the size, for the message.
+        Name of the parameter that gave the size, for the message.
 
     Raises
     ------
     ParameterError
-        If there aren't so many.
+        If the split has fewer examples.
     """
     if size is None or size == len(split):
         return split
@@ -135,15 +135,20 @@ def subset(split: Split, size: int | None, what: str) -> Split:
         raise ParameterError(f"{what} is {size}; expected 1 to {len(split)}.")
     if isinstance(split.inputs, ImageFiles):  # listed in such an order already
         return first(split, size)
+    # Stored data sets are in their original order, which needn't be balanced at any length.
     chosen = class_by_class(split.targets)[:size]
     return Split(split.inputs[chosen], split.targets[chosen])
 
 
 def class_by_class(targets: Tensor) -> Tensor:
     """Return a fixed order of examples in which the classes take turns: int64 (N,)."""
+    # A fixed seed: subsets are part of what a result depends on, and a smaller one must be part of
+    # a larger one.
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    # Both sorts are stable, so that equal values keep their order on every machine.
     by_class = order[torch.sort(targets[order], stable=True).indices]
     counts = torch.bincount(targets)
     starts = counts.cumsum(0) - counts
+    # An example's place within its class: all first ones come first, then all second ones.
     turn = torch.arange(len(targets)) - starts.repeat_interleave(counts)
     return by_class[torch.sort(turn, stable=True).indices]

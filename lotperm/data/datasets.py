@@ -1,6 +1,6 @@
-"""Load data sets as tensors, and say what is known of them.
+"""Loading of data sets as tensors, and what is known about them without loading.
 
-`lotperm.data.catalog` lists them, `lotperm.data.sources.fetch` gets one that isn't here. MNIST-1D
+`lotperm.data.catalog` lists them, `lotperm.data.sources.fetch` gets those not here yet. MNIST-1D
 is generated on first use. Image folders, ImageNet for one, stay files and are read while they are
 used (`lotperm.data.images`); two small ones are made on first use.
 """
@@ -31,22 +31,22 @@ def load(
     image_size: int | None = None,
     resize_size: int | None = None,
 ) -> Dataset:
-    """Load a data set that was fetched before, or make one that is made on first use.
+    """Load a data set that was fetched before, or one that is made on first use.
 
     Parameters
     ----------
     name : str
         As in `lotperm.data.catalog`: mnist1d (made), fashion_mnist, cifar10, cifar100 or svhn; or
-        an image folder: ``imagefolder`` (the one that the variable LOTPERM_IMAGEFOLDER names, else
+        an image folder: ``imagefolder`` (the one named by the variable LOTPERM_IMAGEFOLDER, else
         the one that was fetched), picture_crops (made), cifar10_png (made from cifar10).
     home : Path | None, optional
-        The folder of all results (default: `lotperm.store.files.home`); data are in its folder
+        The folder of all results (default: `lotperm.store.files.home`); data are in its subfolder
         ``data``.
     train_size, test_size : int | None, optional
-        Use only so many: the first ones of a fixed order in which the classes take turns, so that
-        a smaller subset is part of a larger one.
+        Number of examples to use: the first ones of a fixed order in which the classes take turns,
+        so that a smaller subset is part of a larger one. None: all.
     image_size, resize_size : int | None, optional
-        Of an image folder, see `ImageFiles`; None: 224, and 256/224 of the image size.
+        For image folders, see `ImageFiles`; None: 224, and 256/224 of the image size.
 
     Raises
     ------
@@ -61,6 +61,7 @@ def load(
     train, test = (Split(raw[f"{s}.inputs"], raw[f"{s}.targets"]) for s in ("train", "test"))
     return Dataset(
         name,
+        # The statistics stay those of the whole training set, whatever the subset.
         subset(train, train_size, f"train_size of {name}"),
         subset(test, test_size, f"test_size of {name}"),
         spec_of(name).classes,
@@ -77,13 +78,14 @@ def _load_folder(
     image_size: int | None,
     resize_size: int | None,
 ) -> Dataset:
-    """List an image folder; its images are read when they are used."""
+    """List an image folder, whose images are read when they are used."""
     folder, size = list_folder(find_folder(name, home)), image_size or 224
     other = resize_size or round(size * 256 / 224)
     train, test = (
         Split(ImageFiles(folder.root / part, names, size, other), targets)
         for part, (names, targets) in (("train", folder.train), ("val", folder.val))
     )
+    # The folder's own statistics would need every image decoded first.
     mean, std = (torch.tensor(values) for values in IMAGENET_STATISTICS)
     return Dataset(
         name,
@@ -108,9 +110,9 @@ def load_configured(config: DataConfig) -> Dataset:
 
 
 def verify(name: str, *, home: Path | None = None) -> str:
-    """Check a stored data set (checksum of the file, pinned hash of the content).
+    """Check a stored data set: the checksum of its file and the pinned hash of its content.
 
-    Of an image folder every image is decoded. Raises what `load` raises.
+    Of an image folder every image is decoded. It raises what `load` raises.
 
     Returns
     -------
@@ -125,8 +127,8 @@ def verify(name: str, *, home: Path | None = None) -> str:
 def available(*, home: Path | None = None) -> list[dict[str, Any]]:
     """List the data sets for `lotperm data list`: a row each, with the size in memory in bytes.
 
-    Of image folders nothing is known before they are listed: their sizes are None, and 0 bytes are
-    in memory.
+    Nothing is known about image folders before they are listed: their sizes are None, and they take
+    0 bytes of memory.
     """
     stored = [
         {
@@ -156,9 +158,9 @@ def available(*, home: Path | None = None) -> list[dict[str, Any]]:
 
 
 def info(config: DataConfig) -> Info:
-    """Return shape and sizes of a data set, which needn't be here: to build a network, to plan.
+    """Return shape and sizes of a data set without loading it, to build a network or to plan.
 
-    An image folder that isn't here is taken to be ImageNet's.
+    An image folder is taken to be ImageNet.
 
     Raises
     ------
@@ -166,6 +168,7 @@ def info(config: DataConfig) -> Info:
         If a subset is larger than the data set.
     """
     if config.name in FOLDERS:
+        # A plan is made before there is a folder to look into.
         side = config.image_size or IMAGENET.shape[1]
         train, test = config.train_size or IMAGENET.n_train, config.test_size or IMAGENET.n_test
         return Info((3, side, side), IMAGENET.classes, train, test, 0)
@@ -182,10 +185,10 @@ def info(config: DataConfig) -> Info:
 
 
 def identity(config: DataConfig, dataset: Dataset | None) -> dict[str, Any]:
-    """Return what a result depends on of its data, as plain JSON data, to make keys of.
+    """Return the part of the data set that results depend on, as plain JSON data for keys.
 
-    Of an image folder that is its content, wherever it lies, and the sizes of the images; None,
-    where it isn't here.
+    For an image folder that is its content, wherever it is, and the size of its images; None if it
+    isn't here.
     """
     found: dict[str, Any] = {
         "name": config.name,
@@ -193,7 +196,9 @@ def identity(config: DataConfig, dataset: Dataset | None) -> dict[str, Any]:
         "test_size": config.test_size,
     }
     if config.name in FOLDERS:
+        # The listing's hash and not the path: the folder may lie anywhere else on another machine.
         found["content"] = dataset.content if dataset else None
+        # Only for image folders: a name more would change the keys of all other data sets.
         found["image_size"] = found["resize_size"] = None
         if dataset is not None and isinstance(dataset.train.inputs, ImageFiles):
             found["image_size"] = dataset.train.inputs.image_size

@@ -1,13 +1,13 @@
-"""Read the files, archives and image sheets that others publish.
+"""Decoders of the files, archives and image sheets that others publish.
 
-Each ``decode_...`` takes the folder or archive that holds a data set's files (archives in the
-folder will do) and the `Layout` that they must have, and returns `Raw` tensors, whose content isn't
-compared with anything yet. It raises `StorageError` if a file isn't there, and `IntegrityError` if
-one is damaged, too large, or not what was published.
+Each ``decode_...`` takes the folder or archive that holds a data set's files (a folder may also
+hold archives of them) and the `Layout` that they must have. It returns `Raw` tensors whose content
+is still to be checked. It raises `StorageError` if a file is missing, `IntegrityError` if one is
+damaged, too large, or not the published one.
 
-Nothing is unpacked to disk, and nothing in a file is run. Archives with a published sha256 are
-checked before they are opened; of others only the expected members are read, into memory, up to a
-size.
+Nothing is unpacked to disk, and no code in a file is run. Archives with a published sha256 are
+checked before they are opened; of others only the expected members are read, into memory and up to
+a limit.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from torch import Tensor
 from lotperm.errors import IntegrityError, StorageError
 
 Raw = dict[str, Tensor]
-"""``{train,test}.inputs`` ``(N, C, *spatial)`` uint8 or float32 and ``{train,test}.targets`` (N,)
-int64.
+"""Tensors of a data set by name.
+
+``{train,test}.inputs`` are ``(N, C, *spatial)``, uint8 or float32; ``{train,test}.targets`` are
+int64 (N,).
 """
 
 MEMBER_LIMIT = 500_000_000
@@ -80,13 +82,13 @@ class Layout:
 
 
 def _gather(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Read the files of these names from a folder, else from the archives in it, or from an
-    archive.
-    """
+    """Read files by name: from a folder, else from the archives in it, or from a single archive."""
+    # Sorted, so that of two files of one name the same is taken on every machine.
     files = sorted(root.rglob("*")) if root.is_dir() else [root]
     files = [p for p in files if p.is_file() and p.stat().st_size <= ARCHIVE_LIMIT]
     found: dict[str, bytes] = {}
     for path in files:
+        # Plain files before archives: what is unpacked already needn't be unpacked again.
         if path.name in names and path.name not in found:
             found[path.name] = _pinned(path.name, path.read_bytes(), path)
     for path in files:
@@ -96,7 +98,7 @@ def _gather(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _pinned(name: str, data: bytes, where: Path | str) -> bytes:
-    """Return the bytes; refuse them if a file of this name was published with other ones."""
+    """Return the bytes; refuse them if the file of this name was published with different ones."""
     expected = ARCHIVES.get(name)
     if expected and (got := hashlib.sha256(data).hexdigest()) != expected:
         raise IntegrityError(
@@ -108,6 +110,7 @@ def _pinned(name: str, data: bytes, where: Path | str) -> bytes:
 def _members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """Read the named members of an archive into memory."""
     if path.suffix == ".deb":
+        # As a stream: a package is never unpacked to the disk.
         with subprocess.Popen(
             ["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
@@ -115,6 +118,7 @@ def _members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
                 assert process.stdout is not None
                 return _tar_members(process.stdout, path, names)
             finally:
+                # It may still be writing when all members were found, or when one was refused.
                 process.kill()
     return _tar_members(io.BytesIO(_pinned(path.name, path.read_bytes(), path)), path, names)
 
@@ -123,14 +127,19 @@ def _tar_members(stream: IO[bytes], path: Path, names: tuple[str, ...]) -> dict[
     found: dict[str, bytes] = {}
     total = 0
     try:
+        # The mode with a bar reads straight on and never seeks, so it takes a pipe too.
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in archive:
+                # Headers count as well: many empty members would never reach the limit otherwise.
                 total += member.size + 512
+                # Paths in an archive may point anywhere; only last parts are compared, and nothing
+                # is written.
                 name = os.path.basename(member.name)
                 wanted = member.isfile() and name in names
                 if total > ARCHIVE_LIMIT or (wanted and member.size > MEMBER_LIMIT):
                     raise IntegrityError(
-                        f"{path} is too large: {member.name} is past the limit. Is it the right one?"
+                        f"{path} is too large: {member.name} is past the limit. "
+                        "Is it the right one?"
                     )
                 if wanted and (file := archive.extractfile(member)) is not None:
                     found[name] = _pinned(name, file.read(), f"{member.name} in {path}")
@@ -156,16 +165,18 @@ def _raw(train: tuple[Any, Any], test: tuple[Any, Any]) -> Raw:
 
 
 def _idx(data: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Read a gzipped idx file of bytes, of exactly this shape; unpack no more than that."""
+    """Read a gzipped idx file of bytes with exactly this shape; unpack no more than that."""
     header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
     size = len(header) + math.prod(shape)
     try:
         with gzip.open(io.BytesIO(data)) as file:
+            # One byte more tells a file that is too long, without unpacking the rest of a bomb.
             content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise IntegrityError(f"{name} is corrupt: {error}.") from error
     if len(content) != size or not content.startswith(header):
         raise IntegrityError(f"{name} is corrupt: not an idx file of {shape} bytes.")
+    # A bytearray is writable memory, which PyTorch wants for a tensor.
     return np.frombuffer(bytearray(content), np.uint8, offset=len(header)).reshape(shape)
 
 
@@ -194,6 +205,7 @@ def decode_cifar10(root: Path, layout: Layout) -> Raw:
         ]
         train = tuple(np.concatenate(part) for part in zip(*batches[:-1], strict=True))
         return _raw((train[0], train[1]), batches[-1])
+    # Nothing at all is here: the message names the usual archive, not eight files.
     if not files:
         _require(files, ("cifar-10-python.tar.gz",), root)
     _require(files, names, root)
@@ -210,10 +222,11 @@ def decode_cifar10(root: Path, layout: Layout) -> Raw:
 
 
 def _sheet(data: bytes, name: str, layout: Layout) -> Tensor:
-    """Read a PNG that has one image in each row: uint8 (N, C, H, W)."""
+    """Read a PNG with one image in each row: uint8 (N, C, H, W)."""
     from torchvision.io import ImageReadMode, decode_png
 
     pixels = math.prod(layout.shape[1:])
+    # Width and height stand at these bytes of a PNG, in its first chunk.
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     if width != pixels or height > layout.n_train + layout.n_test:  # before memory is taken for it
         raise IntegrityError(
@@ -223,6 +236,7 @@ def _sheet(data: bytes, name: str, layout: Layout) -> Tensor:
         sheet = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
     except RuntimeError as error:
         raise IntegrityError(f"{name} is not a readable PNG: {error}.") from error
+    # (C, N, H·W) -> (N, C, H, W).
     images: Tensor = sheet.permute(1, 0, 2).reshape(height, *layout.shape)
     return images
 
@@ -245,12 +259,12 @@ def _unpack(archive: bytes, names: tuple[str, ...], root: Path) -> list[bytes]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads CIFAR's batches and nothing else: of all names a pickle may call, those that make
-    an array.
-    """
+    """An unpickler for CIFAR's batches alone: it allows no calls but those that make an array."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # NumPy 2 renamed its core, and the files were pickled with the old name.
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            # The function itself, by a way that is the same in every NumPy.
             return np.ndarray(0).__reduce__()[0]
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
@@ -258,8 +272,9 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _batch(data: bytes, labels: str, layout: Layout) -> tuple[Any, Any]:
-    """Read a pickled batch from an archive that was checked: uint8 (N, C, H, W), int64 (N,)."""
+    """Read a pickled batch of a checked archive: uint8 (N, C, H, W) and int64 (N,)."""
     try:
+        # Pickled by Python 2: latin1 turns its byte strings, the pixels among them, back unchanged.
         batch = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
         pixels, targets = batch["data"], np.asarray(batch[labels], dtype=np.int64)
         return pixels.reshape(-1, *layout.shape), targets

@@ -1,4 +1,4 @@
-"""How the original files of data sets come to this machine."""
+"""Downloads of the original files of data sets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ Download = Callable[[Path], Path]
 """Puts files into an empty folder; returns where to look for them."""
 
 DEBIAN_DATASETS = Path("/usr/share/datasets")
-"""Where Debian's packages of data sets install their files."""
+"""The folder in which Debian's packages of data sets install their files."""
 
 
 def torchvision(kind: str) -> Download:
     """Download the files that a class of `torchvision.datasets` names, checked by their md5."""
 
     def download(folder: Path) -> Path:
+        # The files alone, not the classes' own loading: they are decoded and checked here.
         from torchvision import datasets
         from torchvision.datasets.utils import download_url
 
@@ -29,9 +30,8 @@ def torchvision(kind: str) -> Download:
 
 
 def _files(kind: Any) -> list[tuple[str, str, str]]:
-    """List address, name and md5 of the files of a torchvision class, which says it in one of
-    three ways.
-    """
+    """List address, name and md5 of the files of a torchvision class."""
+    # The classes name their files in three ways: MNIST's relatives, SVHN, CIFAR.
     if hasattr(kind, "resources"):
         return [(kind.mirrors[0] + file, file, md5) for file, md5 in kind.resources]
     if hasattr(kind, "split_list"):
@@ -54,6 +54,7 @@ def debian(package: str, installed: str) -> Download:
     get = command("apt-get", "download", package)
 
     def download(folder: Path) -> Path:
+        # An installed package needs no network.
         place = DEBIAN_DATASETS / installed
         return place if place.is_dir() else get(folder)
 

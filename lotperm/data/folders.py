@@ -1,4 +1,4 @@
-"""Image folders: where they are, what is in them, and whether it can be read."""
+"""Image folders: their places, listings and checks."""
 
 from __future__ import annotations
 
@@ -40,14 +40,13 @@ class Folder:
     root : Path
         Its absolute path, links followed.
     train, val : tuple[np.ndarray[Any, Any], Tensor]
-        (N,) bytes ``<class>/<file>``, and int64 (N,) targets. In a fixed order in which the
-        classes take turns, so that the first n are a balanced subset, and a part of any larger
-        one.
+        (N,) bytes ``<class>/<file>``, and int64 (N,) targets, in a fixed order in which the
+        classes take turns. So the first n are a balanced subset, and part of any larger one.
     classes : tuple[str, ...]
         Their names, sorted; a target is a position here.
     content : str
-        sha256 over every file's split, name and size, and so over the classes; not over where the
-        folder lies.
+        sha256 over the split, class, name and size of every file; it doesn't depend on where the
+        folder is.
     """
 
     root: Path
@@ -58,33 +57,35 @@ class Folder:
 
 
 def list_folder(root: Path) -> Folder:
-    """List the images of a folder and check its form; no image is opened (see `check_images`).
+    """List the images of a folder and check its structure; no image is opened (see `check_images`).
 
-    Hidden files are passed over. Links are followed as long as they stay within the folder.
+    Hidden files are skipped. Links are followed as long as they stay within the folder.
 
     Raises
     ------
     StorageError
         If the folder or one of its splits isn't there or can't be read.
     IntegrityError
-        If a class has no image or is missing in one split, if there is a file that is no image by
-        its name, is empty, or a link that leaves the folder.
+        If a class has no image or is missing in one split, or if a file has no image's suffix, is
+        empty, or is a link that leaves the folder.
     """
     try:
+        # Links in the root's own path are followed here, so that those within it can be compared
+        # with it.
         root = root.resolve(strict=True)
         splits = {split: _list_split(root, split) for split in ("train", "val")}
     except OSError as error:
         raise StorageError(
-            f"cannot list {error.filename or root}: {error.strerror or error}. Expected {root}/train/<class>/*.jpg and "
-            f"{root}/val/<class>/*.jpg."
+            f"cannot list {error.filename or root}: {error.strerror or error}. "
+            f"Expected {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg."
         ) from error
     classes = {split: sorted(found) for split, found in splits.items()}
     odd = sorted(set(classes["train"]) ^ set(classes["val"]))
     if odd:
         where = "train" if odd[0] in splits["train"] else "val"
         raise IntegrityError(
-            f"{root}: train has {len(classes['train'])} classes and val {len(classes['val'])}, expected the same ones: "
-            f"{odd[0]!r} is only in {where}."
+            f"{root}: train has {len(classes['train'])} classes and val {len(classes['val'])}, "
+            f"expected the same ones: {odd[0]!r} is only in {where}."
         )
     digest = hashlib.sha256()
     listed = []
@@ -92,10 +93,14 @@ def list_folder(root: Path) -> Folder:
         names, targets = [], []
         for target, name in enumerate(classes[split]):
             for file, size in splits[split][name]:
+                # Names and sizes, not contents: ImageNet's files would take long to read. As JSON,
+                # so that no two listings run together into the same bytes.
                 digest.update(canonical_json([split, name, file, size]).encode())
+                # Names of files needn't be UTF-8.
                 names.append(os.fsencode(f"{name}/{file}"))
                 targets.append(target)
         array, labels = np.array(names, dtype=np.bytes_), torch.tensor(targets)
+        # After the hash, which is over the sorted listing.
         order = class_by_class(labels)
         listed.append((array[order.numpy()], labels[order]))
     return Folder(root, listed[0], listed[1], tuple(classes["train"]), digest.hexdigest())
@@ -128,8 +133,11 @@ def _list_split(root: Path, split: str) -> dict[str, list[tuple[str, int]]]:
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
     """List a folder by name, without hidden files; refuse links that leave the root."""
     with os.scandir(folder) as entries:
+        # The order of a directory is the file system's own, and ranks and machines must agree on
+        # it.
         found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in found:
+        # A downloaded folder must not make this program read files elsewhere on the machine.
         if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
             raise IntegrityError(
                 f"{entry.path} is a link that leaves {root}. Put what it points to in its place."
@@ -151,7 +159,7 @@ def check_images(images: ImageFiles) -> None:
     Raises
     ------
     IntegrityError
-        If some can't be: how many, and the first of them.
+        If some can't be decoded; the message says how many, and names the first.
     """
 
     def damage(row: int) -> LotpermError | None:
@@ -173,33 +181,33 @@ def check_images(images: ImageFiles) -> None:
 
 
 def folder_pointer(home: Path | None) -> Path:
-    """Return the file that says where the user's own image folder lies, once it was fetched."""
+    """Return the file that says where the user's own image folder is, once it was fetched."""
     return data_folder(home) / "imagefolder.json"
 
 
 def is_present(name: str, home: Path | None) -> bool:
-    """Return whether an image folder is known, or was written before."""
+    """Return True if an image folder is known, or was written before."""
     if FOLDERS[name].own:
         return bool(os.environ.get(FOLDER_VARIABLE)) or folder_pointer(home).exists()
     return (data_folder(home) / name).exists()
 
 
 def find_folder(name: str, home: Path | None) -> Path:
-    """Return where the files of an image folder are; write the small ones if they aren't there.
+    """Return the path of an image folder; write one of the small ones if it isn't there.
 
     Parameters
     ----------
     name : str
-        Of `lotperm.data.catalog.FOLDERS`.
+        Name in `lotperm.data.catalog.FOLDERS`.
     home : Path | None
         As for `lotperm.data.datasets.load`.
 
     Raises
     ------
     StorageError
-        If no folder is known, or one can't be written.
+        If no folder is known, or it can't be written.
     IntegrityError
-        If the note of its place is damaged.
+        If the file that says where it is is damaged.
     """
     if FOLDERS[name].own:
         return _own_folder(home)
@@ -235,7 +243,7 @@ def _own_folder(home: Path | None) -> Path:
 
 
 def _write_folder(name: str, path: Path, home: Path | None) -> None:
-    """Write a small image folder beside its place, then put it there at once."""
+    """Write a small image folder beside its place, then move it there by one rename."""
     spec, work = FOLDERS[name], path.with_name(f".make-{name}")
     shutil.rmtree(work, ignore_errors=True)  # left by a killed process
     _log.info("writing the images of %s to %s", name, path)
@@ -254,7 +262,7 @@ def write_png(folder: Path, pixels: Tensor, targets: Tensor) -> None:
     Parameters
     ----------
     folder : Path
-        Of the split.
+        Folder of the split.
     pixels : Tensor of uint8, shape (N, 3, H, W)
         The images.
     targets : Tensor of int64, shape (N,)
@@ -264,4 +272,5 @@ def write_png(folder: Path, pixels: Tensor, targets: Tensor) -> None:
         (folder / str(target)).mkdir(parents=True, exist_ok=True)
     for number, (image, target) in enumerate(zip(pixels, targets.tolist(), strict=True)):
         file = folder / str(target) / f"{number:05}.png"
+        # PNG loses nothing at any level; the lowest is quick.
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, compress_level=1)

@@ -14,7 +14,7 @@ from lotperm.errors import StorageError
 
 
 def generate_mnist1d() -> Raw:
-    """Make MNIST-1D (Greydanus and Kobak) with the package's default arguments, seed 42 among them.
+    """Make MNIST-1D (Greydanus and Kobak) with the package's default arguments, which set seed 42.
 
     Raises
     ------
@@ -31,6 +31,7 @@ def generate_mnist1d() -> Raw:
         made = make_dataset(get_dataset_args())
     raw = {}
     for split, suffix in (("train", ""), ("test", "_test")):
+        # Signals have no axis of channels there, and may be float64.
         raw[f"{split}.inputs"] = torch.from_numpy(made[f"x{suffix}"]).float()[:, None]
         raw[f"{split}.targets"] = torch.from_numpy(made[f"y{suffix}"]).long()
     return raw
@@ -38,7 +39,7 @@ def generate_mnist1d() -> Raw:
 
 @contextlib.contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Put the global generators, which the package seeds, back as they were."""
+    """Restore the global random generators, which the package seeds."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         yield

@@ -1,11 +1,13 @@
-"""Images in folders, read from disk while they are used:
-``<root>/{train,val}/<class>/*.{jpg,jpeg,png}``.
+"""Images in folders, read from disk while they are used.
 
-ImageNet's pixels don't fit into memory, so a network sees them as a stream: `list_folder` looks at
-the names only, `ImageFiles` stands where other data sets have a tensor, and `stream` decodes batch
-after batch, in worker processes if asked. What an image looks like in an epoch is drawn from the
-member's seed, the epoch and the number of the example, and from nothing else. So a batch doesn't
-depend on how many workers there are, or on where a run was interrupted.
+The files are ``<root>/{train,val}/<class>/*.{jpg,jpeg,png}``.
+
+ImageNet's pixels don't fit into memory, so a network sees them as a stream:
+`lotperm.data.folders.list_folder` looks at the names only, `ImageFiles` takes the place of other
+data sets' tensor, and `stream` decodes batch after batch, in worker processes if asked. The
+augmentation of an image in an epoch is drawn from the member's seed, the epoch and the number of
+the example, and from nothing else. So a batch depends neither on the number of workers nor on where
+a run was interrupted.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ from lotperm.errors import IntegrityError, LotpermError, ParameterError, Storage
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-"""Share of an image's area, and width over height, that a random crop is drawn from
-(torchvision's defaults).
+"""Ranges of a random crop's share of the image's area, and of its width over its height.
+
+They are torchvision's defaults.
 """
 
 # What Pillow raises for files that are damaged, cut short, or aren't images.
@@ -41,16 +44,15 @@ _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, s
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """The images of a split as files: stands for `Split.inputs` where the pixels don't fit into
-    memory.
+    """The images of a split as files: `Split.inputs` where the pixels don't fit into memory.
 
     Attributes
     ----------
     folder : Path
-        Of the split.
+        Folder of the split.
     names : np.ndarray[Any, Any]
-        (N,) bytes, each ``<class>/<file>`` in UTF-8. One array, not N objects: worker processes
-        share its memory.
+        (N,) bytes, each ``<class>/<file>`` in UTF-8. One array, not N objects, so that worker
+        processes share its memory.
     image_size : int
         Height and width of the images that come out, in pixels.
     resize_size : int
@@ -64,7 +66,8 @@ class ImageFiles:
     resize_size: int = 256
 
     def __post_init__(self) -> None:
-        import torchvision.transforms.v2  # noqa: F401  a second, once: not in each worker, nor where there are no files
+        # It takes a second: once here, not in each worker, and not at all where there are no files.
+        import torchvision.transforms.v2  # noqa: F401
 
         if not 1 <= self.image_size <= self.resize_size:
             raise ParameterError(
@@ -77,7 +80,7 @@ class ImageFiles:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(N, 3, image_size, image_size)."""
+        """Shape of all images: (N, 3, image_size, image_size)."""
         return (len(self), 3, self.image_size, self.image_size)
 
     def __getitem__(self, rows: slice | Tensor) -> ImageFiles:
@@ -85,11 +88,11 @@ class ImageFiles:
         return replace(self, names=self.names[rows if isinstance(rows, slice) else rows.numpy()])
 
     def path(self, row: int) -> Path:
-        """Return where an image lies."""
+        """Return the path of an image."""
         return self.folder / os.fsdecode(self.names[row])
 
     def class_name(self, row: int) -> str:
-        """Return the name of the folder that an image lies in."""
+        """Return the name of an image's folder."""
         return self.path(row).parent.name
 
     def open(self, row: int) -> Image.Image:
@@ -98,24 +101,29 @@ class ImageFiles:
         Raises
         ------
         IntegrityError
-            If the file is damaged, cut short, or is no JPEG or PNG, with its path.
+            If the file is damaged, truncated, or neither JPEG nor PNG; the message names it.
         StorageError
             If it isn't there any more or can't be read.
         """
         path = self.path(row)
         try:
+            # The formats are named, since a file may hold any of the many that Pillow reads,
+            # whatever its suffix.
             with Image.open(path, formats=("JPEG", "PNG")) as image:
+                # Decoding happens here, while the file is open; some of ImageNet's files are grey
+                # or CMYK.
                 return image.convert("RGB")
         except (FileNotFoundError, PermissionError) as error:
             raise StorageError(f"cannot read {path}: {error.strerror}.") from error
         except (*_DAMAGE, Image.DecompressionBombError) as error:
+            # Some of Pillow's messages repeat the path.
             why = str(error).replace(repr(str(path)), "it")
             raise IntegrityError(
                 f"{path} is not a whole JPEG or PNG image: {why}. Replace it or take it out."
             ) from error
 
     def read(self, rows: Tensor | None = None) -> Tensor:
-        """Read images as evaluation and matching see them: resized, and the centre cut out.
+        """Read images as evaluation and matching see them: resized, then cropped to the centre.
 
         Parameters
         ----------
@@ -132,16 +140,16 @@ class ImageFiles:
         return torch.stack(images).view(*rows.shape, *self.shape[1:])
 
     def read_augmented(self, rows: Tensor, seeds: Sequence[int], epoch: int) -> Tensor:
-        """Read images as training sees them: a random crop, resized, every second one flipped.
+        """Read images as training sees them: a random crop, resized, flipped with probability 1/2.
 
         Parameters
         ----------
         rows : Tensor
             int64 (B, M).
         seeds : Sequence[int]
-            M, the members' augment seeds.
+            The augmentation seeds of the M members.
         epoch : int
-            With a seed and the row it names the random stream of an image.
+            Together with seed and row, it names the random stream of an image.
 
         Returns
         -------
@@ -158,6 +166,7 @@ class ImageFiles:
     def _centre(self, image: Image.Image) -> Tensor:
         from torchvision.transforms.v2 import functional
 
+        # Images that have the right size already keep their exact pixels.
         if image.size != (self.image_size, self.image_size) or self.resize_size != self.image_size:
             image = functional.resize(image, [self.resize_size])
             image = functional.center_crop(image, [self.image_size, self.image_size])
@@ -178,14 +187,16 @@ class ImageFiles:
 def draw_crop(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
     """Draw a random part of an image: top, left, height, width in pixels.
 
-    `torchvision.transforms.v2.RandomResizedCrop`'s rule and order of draws, but from a generator
-    of one's own: theirs is the process's, whose state depends on what was read before.
+    It follows the rule and the order of draws of `torchvision.transforms.v2.RandomResizedCrop`, but
+    draws from the given generator. Theirs is global, and its state depends on what was read before.
     """
+    # In torch's arithmetic, as there, so that the same draws give the same crop.
     area, (low, high) = height * width, torch.log(torch.tensor(RATIO)).tolist()
     for _ in range(10):
         target = area * torch.empty(1).uniform_(*SCALE, generator=generator).item()
         ratio = torch.exp(torch.empty(1).uniform_(low, high, generator=generator)).item()
         w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        # A crop that doesn't fit is drawn anew, ten times at most: other ratios may fit.
         if 0 < w <= width and 0 < h <= height:
             top = torch.randint(0, height - h + 1, (1,), generator=generator).item()
             left = torch.randint(0, width - w + 1, (1,), generator=generator).item()
@@ -197,7 +208,7 @@ def draw_crop(height: int, width: int, generator: torch.Generator) -> tuple[int,
 
 
 class _Reading(TorchDataset[Tensor | LotpermError]):
-    """Whole batches by number, for a `DataLoader` that doesn't batch."""
+    """Whole batches by number, for a `DataLoader` that does no batching itself."""
 
     def __init__(
         self, images: ImageFiles, rows: Sequence[Tensor], seeds: Sequence[int] | None, epoch: int
@@ -227,7 +238,7 @@ def stream(
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[Tensor]:
-    """Read batch after batch, some of them ahead of time.
+    """Read one batch after another, some of them ahead of time.
 
     Parameters
     ----------
@@ -236,18 +247,19 @@ def stream(
     rows : Sequence[Tensor]
         The rows of every batch: int64 (B, M), or (B,) without seeds.
     seeds : Sequence[int] | None, optional
-        M augment seeds; None: images as evaluation sees them.
+        Augmentation seeds of the M members; None: images as evaluation sees them.
     epoch : int, optional
-        For the augmentation.
+        The epoch, for the augmentation.
     workers : int, optional
-        Processes that decode, two batches ahead each; 0: this one does, when a batch is asked for.
+        Number of processes that decode, each two batches ahead; 0: this process decodes a batch
+        when it is asked for.
     pin : bool, optional
         Put batches into page-locked memory, from where they are copied to a GPU while it computes.
 
     Yields
     ------
     Tensor
-        uint8, of the rows' shape and (3, image_size, image_size).
+        uint8, the shape of the rows followed by (3, image_size, image_size).
 
     Raises
     ------
@@ -255,6 +267,8 @@ def stream(
         For a file that can't be read, with its path.
     """
     loader: DataLoader[Tensor | LotpermError] = DataLoader(
+        # An item is a batch, so the loader must neither batch nor shuffle, and keeps the order of
+        # rows.
         _Reading(images, rows, seeds, epoch),
         batch_size=None,
         num_workers=min(workers, len(rows)),

@@ -18,14 +18,14 @@ _CROPS = {"train": 6, "val": 3}
 
 
 def write_picture_crops(root: Path) -> None:
-    """Write a small image folder of crops of three real pictures that Matplotlib brings along.
+    """Write a small image folder of crops from three real pictures that Matplotlib ships.
 
     They are its sample data: a photograph (a portrait of Grace Hopper by the US Navy, in the
     public domain), an elevation map (of Jacksboro fault), and a slice of a magnetic resonance scan
     of a head. A class is a region of one of them: six of the photograph, two of the map, one of
-    the scan. Each region is a grid of tiles of 64 pixels; like the fields of a chessboard they are
-    in turn for training, with 6 random crops of 48 pixels each, and for validation, with 3. So no
-    pixel is in both splits.
+    the scan. Each region is a grid of tiles of 64 pixels. Like the squares of a chessboard, tiles
+    are alternately for training, with 6 random crops of 48 pixels each, and for validation, with 3.
+    So no pixel is in both splits.
 
     Parameters
     ----------
@@ -41,9 +41,11 @@ def write_picture_crops(root: Path) -> None:
         rows, columns = pixels.shape[0] // _TILE, pixels.shape[1] // _TILE
         high, wide = {"photograph": (3, 2), "elevation": (1, 2), "head": (1, 1)}[picture]
         for y, x in np.ndindex(rows, columns):
+            # By tile and not by crop: crops of one tile overlap.
             split = "train" if (x + y) % 2 == 0 else "val"
             folder = root / split / f"{picture}-{y * high // rows}{x * wide // columns}"
             folder.mkdir(parents=True, exist_ok=True)
+            # A stream for each tile, so that its crops don't depend on the tiles before it.
             generator = torch.Generator().manual_seed(
                 derive_seed("picture_crops", picture, int(y), int(x))
             )
@@ -61,6 +63,7 @@ def _pictures() -> dict[str, np.ndarray[Any, Any]]:
     import matplotlib
 
     def grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        # Over the range of the whole picture, so that tiles stay comparable with each other.
         share = (values - values.min()) / (float(values.max()) - float(values.min()))
         return np.repeat((255 * share).round().astype(np.uint8)[..., None], 3, axis=2)
 
@@ -74,7 +77,8 @@ def _pictures() -> dict[str, np.ndarray[Any, Any]]:
             head = grey(np.frombuffer(scan.read(), np.uint16).reshape(256, 256).astype(np.float64))
     except (OSError, ValueError, LookupError) as error:
         raise StorageError(
-            f"picture_crops are cut from Matplotlib's sample data, which can't be read ({error}). Install Matplotlib "
-            "with them, or name an image folder of yours in LOTPERM_IMAGEFOLDER and use dataset=imagefolder."
+            f"picture_crops are cut from Matplotlib's sample data, which can't be read ({error}). "
+            "Install Matplotlib with them, or name an image folder of yours in LOTPERM_IMAGEFOLDER "
+            "and use dataset=imagefolder."
         ) from error
     return {"photograph": photograph, "elevation": elevation, "head": head}

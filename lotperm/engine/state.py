@@ -69,7 +69,7 @@ class TrainingState:
 
     @torch.no_grad()
     def changing(self) -> dict[str, Tensor]:
-        """Return the tensors that training changes, by name, as views (M, ...): networks, velocities."""
+        """Return views (M, ...) of the tensors that training changes, by name."""
         names = [name for name, _ in self.networks.module.named_parameters()]
         velocities = zip(names, self.networks.views(self.velocity), strict=True)
         return {

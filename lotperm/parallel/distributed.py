@@ -36,8 +36,8 @@ T = TypeVar("T")
 def processes(device: str, patience: float = 30.0) -> Iterator[None]:
     """Join the processes that torchrun started; without torchrun, or with one process, do nothing.
 
-    Tensors on the CPU and all decisions are exchanged by gloo, tensors on GPUs by NCCL. With "cuda", the
-    local rank's GPU becomes the current one.
+    Tensors on the CPU and all decisions are exchanged by gloo, tensors on GPUs by NCCL.
+    With "cuda", the local rank's GPU becomes the current one.
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
         gpus, local = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
         if local >= gpus:
             raise ParameterError(
-                f"{ranks} processes need as many GPUs, but here there are {gpus}. Use --nproc-per-node {gpus}, or of a "
-                f"sweep --ranks {gpus}."
+                f"{ranks} processes need as many GPUs, but here there are {gpus}. "
+                f"Use --nproc-per-node {gpus}, or of a sweep --ranks {gpus}."
             )
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -75,8 +75,8 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0].rstrip(".")
             raise RankLostError(
-                f"rank {rank()} of {ranks} lost touch with another one: {reason}. What was saved is intact: run it "
-                "again, with any number of processes."
+                f"rank {rank()} of {ranks} lost touch with another one: {reason}. "
+                "What was saved is intact: run it again, with any number of processes."
             ) from error
         raise
     # Only after success: with a lost rank, saying goodbye would wait for it.
