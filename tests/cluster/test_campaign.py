@@ -521,7 +521,7 @@ def test_all_of_the_desktop_campaign_is_in_the_book(tmp_path):
     assert len(parts) == 7
     for part in parts:
         content = load_record(part.folder)
-        asked = [pipeline.experiment.to_dict() for pipeline in part.pipelines]
+        asked = [pipeline.experiment.to_dict() for pipeline in part.benches]
         assert content["kind"] == part.entry.kind
         assert content["experiment"] == {
             **asked[0],
