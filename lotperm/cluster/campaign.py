@@ -1,5 +1,4 @@
-"""A campaign: experiments in order of worth, read from a file, computed in slices, recorded as
-they finish.
+"""Campaigns: experiments in order of worth, computed in slices and recorded as they finish.
 
 A campaign file is YAML, or the same content as JSON::
 
@@ -46,11 +45,11 @@ class Campaign:
     Attributes
     ----------
     name : str
-        In words for reports.
+        The campaign's name, for reports.
     entries : tuple[Entry, ...]
-        In the order in which they are computed.
+        The experiments, in the order in which they are computed.
     results : Path
-        Folder that finished entries are recorded in.
+        The folder in which finished entries are recorded.
     """
 
     name: str
@@ -66,7 +65,7 @@ class Campaign:
         StorageError
             If it can't be read.
         ParameterError
-            For anything in it that makes no sense, naming the entry; nothing has been computed.
+            If anything in it makes no sense; the message names the entry. Nothing has been computed.
         """
         path = Path(path)
         content = read_file(path)
@@ -82,12 +81,15 @@ class Campaign:
                 raise ParameterError(f"{where}: {key} is {content[key]!r}; expected text.")
         entries: dict[str, Entry] = {}
         for number, item in enumerate(items, 1):
+            # By number, as its name may be what is wrong.
             label = f"{where}, entry {number}"
             if not isinstance(item, Mapping):
                 raise ParameterError(f"{label} is {item!r}; expected keys and values.")
             entry = read_entry({**defaults, **item}, label)
             if entry.name in entries:
                 raise ParameterError(f"{label}: the name {entry.name!r} is taken by another entry.")
+            # The same stages under two names would be recorded twice: likely a slip in copying an
+            # entry.
             for other in entries.values():
                 if other.asks == entry.asks:
                     raise ParameterError(
@@ -144,6 +146,7 @@ class Campaign:
         parts = []
         for entry in self.entries:
             benches = entry.benches(store, runtime, datasets)
+            # Each width is recorded as it finishes; groups of seeds of one width share a record.
             widths = [list(g) for _, g in itertools.groupby(benches, lambda b: b.experiment.model)]
             for same in widths:
                 name = (
@@ -159,6 +162,7 @@ class Campaign:
 
         Parameters as of `parts`.
         """
+        # A record counts, whatever the store has: a lost store shouldn't cost the hours again.
         parts = [part for part in self.parts(store, results) if not part.recorded()]
         return [
             task
@@ -174,9 +178,9 @@ class Part:
     Attributes
     ----------
     entry : Entry
-        That it belongs to.
+        The entry that it belongs to.
     folder : Path
-        To record it in; named for the entry, and for the width if the entry has several.
+        The folder of its record, named for the entry, and for the width if there are several.
     benches : list of Workbench
         One, or with ``together`` one for each group of seeds.
     """
@@ -186,21 +190,24 @@ class Part:
     benches: list[Workbench]
 
     def own_tasks(self) -> list[Task]:
-        """As `Entry.own_tasks`, of all its pipelines."""
+        """List the tasks that it asks for, as `Entry.own_tasks` of all its workbenches."""
         return [task for bench in self.benches for task in self.entry.own_tasks(bench)]
 
     def tasks(self) -> list[Task]:
-        """All its tasks in an order in which they can be computed."""
+        """List all its tasks in an order in which they can be computed."""
         return chain(self.own_tasks())
 
     def recorded(self) -> bool:
-        """Whether its folder holds, whole, what these very stages gave, here or elsewhere; no
-        store is needed.
+        """Return True if its folder holds a whole record of these very stages.
+
+        They may have been computed elsewhere: no store is needed.
         """
         try:
             content = load_record(self.folder)
         except IntegrityError:
             return False
+        # Keys follow from everything that the result depends on. An entry that was changed has
+        # others, and is computed again.
         return {stage["key"] for stage in content["stages"]} == {task.key for task in self.tasks()}
 
 
@@ -214,10 +221,12 @@ class Budget:
     """
 
     def __init__(self, minutes: float | None = None) -> None:
+        # Stated as what is allowed, so that NaN is refused as well.
         if minutes is not None and not 0 <= minutes < math.inf:
             raise ParameterError(
                 f"the budget is {minutes} minutes; expected a number of 0 or more."
             )
+        # Not the time of day, which may be set while the campaign runs.
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def __call__(self) -> bool:
@@ -265,6 +274,7 @@ def run(
         if part.recorded():
             say(f"{name}: is recorded in {part.folder}; --out FOLDER computes it anew")
             continue
+        # Another entry may have its data, so one that lacks them doesn't end the campaign.
         if lacking := part.entry.lacking(datasets):
             if lacking not in skipped.values():
                 say(lacking)
@@ -273,6 +283,7 @@ def run(
         for task in part.tasks():
             if task.done():
                 continue
+            # Training asks after every step; stages that train nothing are only asked about here.
             if stop():
                 raise PreemptedError(
                     f"stopped before {task.label} of {name}. Run it again to go on."

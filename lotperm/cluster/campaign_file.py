@@ -19,10 +19,10 @@ Plain = dict[str, Any]
 
 
 def read_file(path: Path) -> Plain:
-    """The content of a campaign file; a key that stands twice is refused, as one of the values
-    would be lost.
-    """
+    """Read the content of a campaign file, and refuse a key that stands twice in one place."""
 
+    # Readers of JSON and YAML take the last of two equal keys without a word, and the other value
+    # would be lost.
     def unique(pairs: Iterator[tuple[Any, Any]] | list[tuple[Any, Any]]) -> Plain:
         found: Plain = {}
         for key, value in pairs:
@@ -31,6 +31,7 @@ def read_file(path: Path) -> Plain:
             found[key] = value
         return found
 
+    # JSON has no NaN and no Infinity, but Python's reader takes them.
     def refuse(text: str) -> NoReturn:
         raise ParameterError(f"{path} holds {text}; expected finite numbers.")
 
@@ -47,6 +48,7 @@ def read_file(path: Path) -> Plain:
             content = _yaml(text, path, unique)
         else:
             raise ParameterError(f"{path} is no campaign: expected a file .yaml, .yml or .json.")
+    # A key may be a list, which can't be one, and brackets may be nested without end.
     except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, ParameterError):
             raise
@@ -60,6 +62,7 @@ def read_file(path: Path) -> Plain:
 
 def _yaml(text: str, path: Path, unique: Any) -> Any:
     try:
+        # Imported here, as campaigns in JSON do without it.
         import yaml
     except ImportError:
         beside = path.with_suffix(".json")
@@ -68,8 +71,10 @@ def _yaml(text: str, path: Path, unique: Any) -> Any:
             f"{path} is YAML, which needs PyYAML, and it isn't installed. {hint}, or: pip install pyyaml"
         ) from None
 
+    # SafeLoader makes no objects of a file's choice, but takes the last of two equal keys.
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> Plain:
+            # Merges (<<) are resolved first, as SafeLoader does.
             self.flatten_mapping(node)
             return unique(
                 (self.construct_object(key, deep=True), self.construct_object(value, deep=True))
@@ -84,6 +89,7 @@ def _yaml(text: str, path: Path, unique: Any) -> Any:
 
 
 def require_known(where: str, given: Mapping[Any, Any], keys: Sequence[str]) -> None:
+    """Raise `ParameterError` for the first key that isn't known, with the nearest name."""
     for key in given:
         if key not in keys:
             raise ParameterError(f"{where}: {unknown_name('key', str(key), keys)}")
@@ -102,9 +108,10 @@ def read_entry(item: Mapping[str, Any], label: str) -> Entry:
     Raises
     ------
     ParameterError
-        For anything that makes no sense.
+        If anything makes no sense.
     """
     name, kind = item.get("name"), item.get("kind", "table")
+    # The name becomes that of a folder, on any system.
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ParameterError(
             f"{label}: name is {name!r}; expected lower case letters, digits, '_' and '-'."
@@ -113,6 +120,7 @@ def read_entry(item: Mapping[str, Any], label: str) -> Entry:
     kinds = options_of_kinds()
     if not isinstance(kind, str) or kind not in kinds:
         raise ParameterError(f"{label}: {unknown_name('kind', str(kind), kinds)}")
+    # Said of an option that another kind has: to call it unknown would mislead.
     for other, keys in kinds.items():
         if other != kind and (odd := [k for k in keys if k in item and k not in kinds[kind]]):
             raise ParameterError(
@@ -130,6 +138,7 @@ def _entry(name: str, kind: str, item: Mapping[str, Any]) -> Entry:
     asked = study(kind)
     options = asked.Options.parse(item)
     experiments = [part for e in _experiments(item) for part in asked.split(e, options)]
+    # Completing also checks: the options must make sense for every width and group of seeds.
     for experiment in experiments:
         options = options.completed(experiment)
     compile, members = item.get("compile"), item.get("members")
@@ -156,10 +165,12 @@ def _experiments(item: Mapping[str, Any]) -> list[Experiment]:
     if figure is not None:
         experiments = Experiment.for_figure(str(figure), widths=widths, **parameters)
     elif widths is not None:
+        # Flat parameters describe a single experiment.
         raise ParameterError("widths needs a figure; without one, give width.")
     else:
         experiments = [Experiment.from_parameters(**parameters)]
     if (keep := item.get("keep")) is not None:
+        # Read as rewind epochs are: one whole number or several.
         kept = PARAMETERS["rewind_epoch"].parse("keep", keep)
         experiments = [dataclasses.replace(e, keep=kept) for e in experiments]
     return experiments

@@ -29,7 +29,7 @@ class Collector:
     store : Path
         Folder of the store.
     folder : SweepFolder
-        Of the sweep.
+        The sweep's folder.
     results : Path | None
         Folder to record in; None: the campaign's.
     """
@@ -40,7 +40,7 @@ class Collector:
     results: Path | None
 
     def __call__(self) -> None:
-        """Record; raises as `collect`."""
+        """Record the tables; raises as `collect`."""
         log_to_stdout()
         campaign, store = Campaign.load(self.campaign), Store(self.store)
         collect(campaign, store, self.folder, self.results, _log.info)
@@ -58,7 +58,7 @@ def collect(
     Parameters
     ----------
     campaign : Campaign
-        Of the sweep.
+        The sweep's campaign.
     store : Store
         Where its stages are kept.
     folder : SweepFolder
@@ -66,7 +66,7 @@ def collect(
     results : Path | None
         Folder to record in; None: the campaign's.
     say : Callable[[str], None]
-        Told in one line what is recorded.
+        Called with a line for each entry that is recorded.
 
     Raises
     ------
@@ -76,6 +76,7 @@ def collect(
         If a data set isn't here any more.
     """
     if missing := campaign.missing(store, results):
+        # A job that was killed leaves no note, so stages can be missing without a failure.
         failed = folder.failures()
         if failed:
             first = f"{failed[0]['label']}: {failed[0]['error']} Its log: {failed[0]['log']}."
@@ -85,5 +86,6 @@ def collect(
             f"{len(missing)} stages are missing, {len(failed)} of them failed. {first} What is "
             "done is kept; the same command tries the rest again."
         )
+    # Every stage is in the store, so nothing is trained here and the runtime doesn't matter.
     if skipped := campaigns.run(campaign, store, Runtime(), results, say):
         raise StorageError(f"not recorded, as a data set isn't here: {', '.join(skipped)}.")

@@ -99,6 +99,7 @@ def network(model: ModelConfig, data: DataConfig, prunable: str = "paper") -> Ne
             input_shape=of.shape,
             classes=of.classes,
             width=model.width,
+            # Networks other than the MLP ignore hidden widths.
             hidden=model.hidden or (1,),
         )
     state = net.state_dict()
@@ -125,12 +126,15 @@ def _count_forward(net: nn.Module, shape: tuple[int, ...]) -> tuple[int, int, in
 
     def seen(module: nn.Module, _: Any, result: Tensor) -> None:
         nonlocal layers, outputs, largest
+        # Outputs of all leaves count here, also of batch norms and activations.
         largest = max(largest, result.numel())
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             layers, outputs = layers + 1, outputs + result.numel()
 
+    # Leaves alone: a container puts out what its last child does.
     hooks = [m.register_forward_hook(seen) for m in net.modules() if not list(m.children())]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # In eval mode batch norm takes no statistics, so one image is enough.
         net.eval()(torch.empty(1, *shape, device="meta"))
     for hook in hooks:
         hook.remove()
@@ -139,6 +143,7 @@ def _count_forward(net: nn.Module, shape: tuple[int, ...]) -> tuple[int, int, in
 
 def _count_saved(net: nn.Module, shape: tuple[int, ...]) -> int:
     """Count the values that autograd keeps of one image, each storage once and without weights."""
+    # Views share a storage, which is in memory once.
     weights = {p.untyped_storage()._cdata for p in net.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -178,6 +183,7 @@ class Device:
     source: str
 
 
+# Peaks and rates of data sheets, unless such a card was seen to reach less.
 _TF32 = "float32: TF32 in convolutions, PyTorch's default, as published"
 DEVICES: Mapping[str, Device] = {
     "h100": Device(
@@ -280,20 +286,23 @@ def recorded_speeds() -> list[Speed]:
     """Load the rows of ``book/results/throughput.json``; none if there is no such file."""
     try:
         path = book_folder() / "results" / "throughput.json"
+    # A plan is possible without the repository, only as an estimate.
     except StorageError:
         return []
     if not path.exists():
         return []
     speeds = []
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        # JSON has no tuples, and speeds are told apart by theirs.
         values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
         speeds.append(Speed(**values))
     return speeds
 
 
 def record_speeds(speeds: Iterable[Speed]) -> Path:
-    """Add measured speeds to ``book/results/throughput.json``, each in place of the older one of
-    the same network, members and device.
+    """Add measured speeds to ``book/results/throughput.json``.
+
+    A speed replaces an older one of the same network, members and device.
 
     Returns
     -------
@@ -303,10 +312,11 @@ def record_speeds(speeds: Iterable[Speed]) -> Path:
     Raises
     ------
     StorageError
-        Without the repository.
+        If the repository isn't here.
     """
 
     def key(speed: Speed) -> str:
+        # Everything but the measurement itself: a new one of the same thing replaces the old.
         return repr(dataclasses.replace(speed, images_per_second=0.0, source=""))
 
     rows = {key(speed): speed for speed in (*recorded_speeds(), *speeds)}
@@ -328,6 +338,7 @@ class _SecondEpoch:
         self.images = 0.0
 
     def update(self, n: float) -> None:
+        # The first epoch isn't counted: it has everything that happens once.
         if self.ends:
             self.images += n
 
@@ -383,10 +394,13 @@ def measure(
         data = _noise(experiment, steps * recipe.batch_size, generator)
         clock = _SecondEpoch()
         timed = dataclasses.replace(runtime, progress=lambda label, images: clock)
+        # No evaluation: a plan counts the images that only go forward by themselves.
         train(pipeline.model, start, data, recipe, seeds, until=2, evaluate_at=(), runtime=timed)
         return clock.rate()
 
+    # An epoch of one step tells about how long a step takes, and warms up.
     step_seconds = recipe.batch_size * members / rate(1)
+    # Bounded from above as well: small networks would otherwise take thousands of steps.
     steps = max(2, min(200, round(seconds / step_seconds)))
     found = rate(steps)
     where = f"{steps} steps on {_machine(runtime)}, PyTorch {torch.__version__}"

@@ -32,11 +32,11 @@ class Entry:
         One for each width and, where the question divides the seeds, each group of them; those of
         one width follow one another.
     options : Options
-        Of the question, completed for the experiments.
+        The question's options, completed for the experiments.
     compile : bool
         Compile the training step.
     members : int or None
-        Networks trained at once at the most.
+        Largest number of networks trained at once.
     """
 
     name: str
@@ -67,6 +67,8 @@ class Entry:
         try:
             for e in self.experiments:
                 if e.data not in datasets:
+                    # Loaded rather than looked for: the data are shared with the workbenches, which
+                    # need them next.
                     datasets[e.data] = load_configured(e.data)
         except StorageError as error:
             return str(error)
@@ -89,6 +91,8 @@ class Entry:
         runtime = runtime or Runtime()
         runtime = dataclasses.replace(
             runtime,
+            # A campaign's file says what pays off for its entries; the command line can only add to
+            # it.
             compile=runtime.compile or self.compile,
             members=runtime.members or self.members,
         )

@@ -55,6 +55,7 @@ class SweepFolder:
             follow.
         """
         note = {
+            # An empty id is a job that isn't submitted yet: this note is written after every array.
             "cluster": options.cluster,
             "ids": ["" if handle is None else str(handle.job_id) for handle in handles],
             "jobs": [[task.key for task in job.tasks] for job in jobs],
@@ -64,8 +65,12 @@ class SweepFolder:
         write_atomic(self.path / "sweep.json", (json.dumps(note, indent=1) + "\n").encode())
 
     def submission(self) -> Plain | None:
-        """Return what `note_submission` wrote last: cluster, ids, jobs, after and results; None if
-        nothing was submitted from here.
+        """Load what `note_submission` wrote last.
+
+        Returns
+        -------
+        dict or None
+            cluster, ids, jobs, after and results; None if nothing was submitted from here.
         """
         try:
             found: Plain = json.loads((self.path / "sweep.json").read_text())
@@ -79,7 +84,7 @@ class SweepFolder:
         Parameters
         ----------
         key : str
-            Of the stage.
+            Key of the stage.
         label : str
             What the stage does.
         error : str
@@ -103,6 +108,7 @@ class SweepFolder:
     def failures(self) -> list[Plain]:
         """Return what `note_failure` wrote of all stages, the oldest first."""
         paths = (self.path / "failed").glob("*.json")
+        # The first failure is the one to read: others may follow from it.
         ordered = sorted(paths, key=lambda path: path.stat().st_mtime)
         return [json.loads(path.read_text()) for path in ordered]
 
@@ -111,4 +117,5 @@ class SweepFolder:
         shutil.rmtree(self.path / "failed", ignore_errors=True)
 
     def _failure(self, key: str) -> Path:
+        # As many digits as the names of the store's folders have.
         return self.path / "failed" / f"{key[:16]}.json"

@@ -26,8 +26,7 @@ class Job:
 
 
 def jobs(tasks: Iterable[Task]) -> list[Job]:
-    """Divide tasks that aren't computed yet into jobs, such that no job waits for what it doesn't
-    need.
+    """Divide tasks that aren't computed yet into jobs, so that none waits for what it doesn't need.
 
     A task joins the job before it if it is the only one that goes on from there (a chain, such as
     rounds of pruning), or if it trains nothing (matching) and so isn't worth a job.
@@ -42,6 +41,7 @@ def jobs(tasks: Iterable[Task]) -> list[Job]:
     list of Job
         Each comes after those that it waits for.
     """
+    # What the store has needs no job, and nobody has to wait for it.
     pending = {task.key: task for task in tasks if not task.exists()}
     followers = _training_followers(pending)
     found: list[Job] = []
@@ -52,6 +52,7 @@ def jobs(tasks: Iterable[Task]) -> list[Job]:
         # Of the jobs that the task needs, the one that comes after all the others: whoever waits
         # for it has waited for all.
         last = next((home for home in homes if homes - {home} <= ancestors[home]), None)
+        # A job of its own waits for all that it needs, the ancestors of these included.
         if last is None or not _joins(task, found[last], followers):
             last = len(found)
             found.append(Job(after=homes))
@@ -76,6 +77,8 @@ def _joins(task: Task, job: Job, followers: Counter[str]) -> bool:
     """Return whether a task goes on in a job that it comes after."""
     if not task.work.networks:
         return True
+    # Only a task that goes on from the job's last training joins it, and only if no other does: at
+    # a fork, the second branch would have to wait for the first.
     trained = next((t for t in reversed(job.tasks) if t.work.networks), None)
     return trained is not None and trained in task.after and followers[trained.key] == 1
 
@@ -95,5 +98,6 @@ def arrays(found: Sequence[Job]) -> list[list[int]]:
     """
     groups: dict[frozenset[int], list[int]] = {}
     for number, job in enumerate(found):
+        # The jobs of an array have one dependency in common.
         groups.setdefault(frozenset(job.after), []).append(number)
     return list(groups.values())

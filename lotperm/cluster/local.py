@@ -15,8 +15,11 @@ from typing import Any
 from lotperm.cluster.options import MAX_TIMEOUTS, Options
 from lotperm.cluster.worker import Worker
 
-_YEAR = 60 * 24 * 365  # minutes: no limit
+# Minutes. submitit wants a limit, and this one is never reached.
+_YEAR = 60 * 24 * 365
 
+# What the process of a job runs. Ctrl-C reaches the job as well, which ends by itself after a step,
+# so its controller ignores it; SIGUSR1 makes the controller kill the job.
 _CONTROLLER = f"""
 import contextlib, signal, sys
 from pathlib import Path
@@ -29,9 +32,9 @@ with contextlib.suppress(KeyboardInterrupt):
 
 
 def local_executor(folder: Path) -> Any:
-    """Make submitit's executor for this machine, with another controller: the process that starts
-    a job, and starts it again when its time is used up.
+    """Make submitit's executor for this machine, with another controller.
 
+    The controller is the process that starts a job, and starts it again when its time is used up.
     submitit's own starts a job six times at the most. Ctrl-C at a terminal, which reaches every
     process, makes it kill its job after a second; here a job ends by itself, after a step, and
     SIGUSR1 is what kills it (`cancel`). And submitit numbers GPUs from 0, whichever of them
@@ -46,6 +49,7 @@ def local_executor(folder: Path) -> Any:
 
     class Executor(submitit.LocalExecutor):
         def _submit_command(self, command: str) -> submitit.LocalJob[Any]:
+            # Numbers count within the GPUs that this process may use.
             allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             gpus = self.parameters.get("visible_gpus", ())
             names = [allowed[gpu] if allowed[0] else str(gpu) for gpu in gpus]
@@ -99,8 +103,10 @@ def start(
     count = min(options.at_once, len(jobs))
     numbers, handles = range(len(jobs)), []
     for first in range(count):
+        # All other jobs stand behind its own, so that no process is idle while work is left.
         mine = numbers[first::count]
         rest = [number for number in numbers if number not in mine]
+        # With more processes than cards, some share one.
         own = [(first * ranks + rank) % cards for rank in range(ranks if cards else 0)]
         executor.update_parameters(
             timeout_min=options.minutes or _YEAR, gpus_per_node=len(own), visible_gpus=own
@@ -126,6 +132,7 @@ def cancel(handles: Sequence[Any], seconds: float = 30.0) -> None:
             _send(handle, signal.SIGTERM)
         time.sleep(0.5)
     for handle in handles:
+        # What was saved at its last checkpoint stays.
         if not handle.done():
             _send(handle, signal.SIGUSR1)
 

@@ -62,6 +62,7 @@ class Options:
         """Return `gpus`, or what None stands for."""
         if self.gpus is not None:
             return self.gpus
+        # The GPUs of a cluster are in other machines: each rank asks for one.
         return self.ranks if self.cluster == "slurm" else torch.cuda.device_count()
 
     def check(self, campaign: Campaign) -> None:
@@ -71,11 +72,13 @@ class Options:
         ranks, gpus = self.ranks, self.gpu_count()
         if ranks < 1:
             raise ParameterError(f"ranks is {ranks}; expected 1 or more.")
+        # With no GPU at all, ranks compute on the CPU.
         if 0 < gpus < ranks:
             raise ParameterError(
                 f"{ranks} ranks need as many GPUs, but there are {gpus}. Use --ranks {gpus}, or "
                 "--gpus 0: ranks on the CPU."
             )
+        # On a cluster, Slurm knows what there is.
         here = torch.cuda.device_count()
         if self.cluster == "local" and gpus > here:
             raise ParameterError(
@@ -84,4 +87,5 @@ class Options:
         for entry in campaign.entries:
             compiled = bool(self.runtime.get("compile") or entry.compile)
             for experiment in entry.experiments:
+                # Ranks can't share a compiled step, nor a batch that they can't divide equally.
                 check_shared(experiment.dense, compiled, ranks)

@@ -1,10 +1,10 @@
-"""What experiments will cost, before anything runs and without their data: images, FLOPs, hours,
-memory, disk.
+"""Plans: what experiments will cost in images, FLOPs, hours, memory and disk.
 
-The stages are those that would be computed (`Pipeline.tasks`), so that what is shared is counted
-once. Hours come from a speed that was measured for this network on this device (``book/results``,
-or `measured`); where there is none they are an estimate by roofline, given as a range, whose
-assumptions are named with the result (`lotperm.cluster.costs`).
+A plan needs neither data nor results. Its stages are those that would be computed
+(`Pipeline.tasks`), so that what is shared is counted once. Hours come from a speed that was
+measured for this network on this device (``book/results``, or `measured`). Where there is none,
+they are an estimate by roofline, given as a range, whose assumptions are named with the result
+(`lotperm.cluster.costs`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Part:
     Attributes
     ----------
     name : str
-        Of a figure, or of a campaign's entry.
+        Name of a figure, or of a campaign's entry.
     experiments : tuple of Experiment
         One for each width.
     asked : callable
@@ -73,7 +73,7 @@ def figure(name: str, **parameters: Any) -> Part:
     name : str
         Its name in the book, or in the paper (figure5, table1).
     **parameters
-        Of its experiments, as `Experiment.for_figure` takes them.
+        Parameters of its experiments, as `Experiment.for_figure` takes them.
 
     Raises
     ------
@@ -88,8 +88,9 @@ def figure(name: str, **parameters: Any) -> Part:
 
 
 def campaign(content: Campaign) -> list[Part]:
-    """The entries of a campaign."""
+    """Plan the entries of a campaign, a part for each."""
 
+    # A function for each entry: a lambda in a loop would see the last one only.
     def of(entry: Entry) -> Part:
         return Part(
             entry.name,
@@ -113,13 +114,13 @@ class Line:
     train_images, forward_images : int
         As in `Work`.
     flops : float
-        Of both.
+        FLOPs of both.
     seconds : tuple[float, float] | None
         Shortest and longest; equal where the speed was measured; None where nothing is known.
     least : float
         Seconds that the roofline allows; 0 where it says nothing.
     measured : bool
-        Whether all of it comes from measured speeds.
+        True if all of it comes from measured speeds.
     device_bytes, host_bytes : float
         Largest of any stage: on the device, and what it keeps in the host's memory.
     disk_bytes : float
@@ -142,7 +143,8 @@ class Line:
     disk_bytes: float = 0.0
 
     def __add__(self, other: Line) -> Line:
-        """Both; the larger memory."""
+        """Add the costs of other stages; of the two memories the larger counts."""
+        # An unknown time makes the sum unknown, rather than too small.
         both = None
         if self.seconds and other.seconds:
             both = (self.seconds[0] + other.seconds[0], self.seconds[1] + other.seconds[1])
@@ -158,6 +160,7 @@ class Line:
             both,
             self.least + other.least,
             self.measured and other.measured,
+            # Stages run one after another. Memory is free again after each, the disk isn't.
             max(self.device_bytes, other.device_bytes),
             max(self.host_bytes, other.host_bytes),
             self.disk_bytes + other.disk_bytes,
@@ -175,11 +178,11 @@ class Estimator:
     Parameters
     ----------
     device : str
-        a name of `DEVICES`.
+        A name of `DEVICES`.
     speeds : Sequence[Speed] | None, optional
-        Measured ones; None: those that are recorded.
+        Measured speeds; by default those that are recorded.
     members : int | None, optional
-        Networks at once at the most, as in `Runtime`.
+        Largest number of networks trained at once, as in `Runtime`.
 
     Raises
     ------
@@ -196,30 +199,37 @@ class Estimator:
         self.speeds = recorded_speeds() if speeds is None else speeds
 
     def speed(self, experiment: Experiment, members: int) -> Speed | None:
-        """The measured speed with the nearest number of members."""
+        """Return the measured speed with the nearest number of members; None without one."""
         fitting = [s for s in self.speeds if s.fits(self.name, experiment)]
+        # Nearest by ratio: twice as many is as far as half as many.
         return min(fitting, key=lambda s: abs(math.log(s.members / members)), default=None)
 
     def line(self, task: Task) -> Line:
-        """The cost of one stage."""
+        """Return the cost of one stage."""
         e, w = task.experiment, task.work
         net = network(e.model, e.data, e.pruning.prunable)
         of, batch = info(e.data), e.dense.batch_size
+        # In training images: a forward pass is a third of one.
         images = w.train_images + w.forward_images / TRAIN_FACTOR
         at_once = max(1, min(w.networks, self.members or w.networks))
+        # Bytes of an activation. Weights stay in float32 in either precision.
         width = 2 if e.dense.precision == "bfloat16" else 4
         seconds, least, known = None, 0.0, None
         if self.device.flops:
             arithmetic = TRAIN_FACTOR * net.forward_flops / self.device.flops[e.dense.precision]
             traffic = PASSES * net.outputs * width / self.device.bandwidth
             steps = w.train_images / (batch * at_once)
+            # Whichever bound is the highest: arithmetic for wide networks, memory for others, the
+            # start of kernels for small ones.
             least = max(
                 images * arithmetic,
                 images * traffic,
                 steps * net.layers * LAUNCHES * LAUNCH_SECONDS,
             )
+            # Training reaches a part of the roofline, so the estimate is a range.
             seconds = (least / SHARE[1], least / SHARE[0])
         if (known := self.speed(e, at_once)) is not None:
+            # A measurement takes the place of the estimate; both ends are then equal.
             seconds = (images / known.images_per_second,) * 2
         # Weights, momentum and mask of all; gradients, twice, and an update of those that are
         # computed at once.
@@ -245,7 +255,7 @@ class Estimator:
         )
 
     def total(self, tasks: Iterable[Task], group: str = "total") -> Line:
-        """The cost of several stages together."""
+        """Return the cost of several stages together."""
         total = Line("", group)
         for task in tasks:
             total = total + self.line(task)
@@ -253,11 +263,11 @@ class Estimator:
 
 
 def measured(parts: Sequence[Part], estimator: Estimator, runtime: Runtime) -> Estimator:
-    """The estimator with the speed of every network of some parts, measured now on this machine.
+    """Return the estimator with speeds that are measured now, of every network of some parts.
 
-    On a GPU once for each number of networks that a stage trains at once; on a CPU, where a step
-    of many takes long, with the smallest alone: for small networks without convolutions that is up
-    to three times too long.
+    On a GPU each network is measured once for each number of networks that a stage trains
+    at once. On a CPU, where a step of many takes long, it is measured with the smallest number
+    alone: for small networks without convolutions the time is then up to three times too long.
     """
     found: dict[tuple[Any, ...], dict[int, Experiment]] = {}
     for part in parts:
@@ -266,6 +276,7 @@ def measured(parts: Sequence[Part], estimator: Estimator, runtime: Runtime) -> E
                 task.experiment,
                 min(task.work.networks, estimator.members or task.work.networks),
             )
+            # Stages that train nothing have no speed of training.
             if count:
                 found.setdefault((e.data.name, e.model, e.dense.precision), {})[count] = e
     on_cpu = runtime.device == "cpu"
@@ -279,22 +290,22 @@ def measured(parts: Sequence[Part], estimator: Estimator, runtime: Runtime) -> E
 
 @dataclass(frozen=True)
 class Plan:
-    """What something will cost.
+    """The cost of some experiments.
 
     Attributes
     ----------
     title : str
-        What.
+        What is planned.
     lines : list[Line]
-        By network and kind of stage.
+        The costs by network and kind of stage.
     total : Line
         Their sum.
     there : int
-        Stages of them that the store has already.
+        Number of these stages that the store has already.
     separately : dict[str, Line]
-        What it is without sharing -> total.
+        A way of computing without sharing -> its total.
     notes : list[str]
-        What the numbers rest on.
+        Sources and assumptions of the numbers.
     """
 
     title: str
@@ -305,11 +316,11 @@ class Plan:
     notes: list[str]
 
     def rows(self) -> list[dict[str, str]]:
-        """The table as text, the total last."""
+        """Return the table as text, the total last."""
         return [_row(line) for line in (*self.lines, self.total)]
 
     def comparison(self) -> list[dict[str, str]]:
-        """What sharing saves, as text."""
+        """Compare the plan with computing without sharing, as text."""
         total, rows = self.total, []
         for what, line in {"every stage once": total, **self.separately}.items():
             factor = f"{line.flops / total.flops:.2f}" if total.flops else "–"
@@ -326,7 +337,7 @@ class Plan:
 
 
 def hours(line: Line) -> str:
-    """Device-hours as text: a number if it was measured, a range if it is estimated."""
+    """Format device-hours: a number if they were measured, a range if they are estimated."""
     if line.seconds is None:
         return "not measured"
     low, high = (_significant(s / 3600) for s in line.seconds)
@@ -334,7 +345,7 @@ def hours(line: Line) -> str:
 
 
 def _significant(value: float) -> str:
-    """Two digits, three from 100 on, and no exponent."""
+    """Format a number with two digits, three from 100 on, and no exponent."""
     if value == 0:
         return "0"
     if value < 0.001:
@@ -355,7 +366,7 @@ def _bytes(value: float) -> str:
 
 
 def _count(value: int) -> str:
-    """A number in thousands, millions or billions, three digits of it."""
+    """Format a number in thousands, millions or billions, with three digits."""
     if value < 100_000:
         return f"{value:,}"
     short = float(value)
@@ -386,18 +397,18 @@ def _row(line: Line) -> dict[str, str]:
 def plan(
     parts: Sequence[Part], estimator: Estimator, store: Store | None = None, title: str = ""
 ) -> Plan:
-    """What some parts cost together, stages that they share counted once.
+    """Plan some parts together, counting stages that they share once.
 
     Parameters
     ----------
     parts : Sequence[Part]
         What to plan.
     estimator : Estimator
-        On which device.
+        Turns stages into costs on a device.
     store : Store | None, optional
-        Where what is there already is looked up; None: the default store.
+        The store in which finished stages are looked up; by default the default store.
     title : str, optional
-        None: the parts' names.
+        The plan's title; by default the parts' names.
     """
     store = store or Store.default()
     asked = [part.tasks(store) for part in parts]
@@ -407,11 +418,15 @@ def plan(
         line = estimator.line(task)
         key = (line.network, line.group)
         lines[key] = lines[key] + line if key in lines else line
+    # By network in order of appearance, then in the order in which stages are computed; what no
+    # question names comes last.
     places = {name: i for i, name in enumerate(registry.stage_words().values())}
     networks = list(dict.fromkeys(line.network for line in lines.values()))
     ordered = sorted(
         lines.values(), key=lambda x: (networks.index(x.network), places.get(x.group, 99))
     )
+    # The cost without sharing: the authors' scripts train dense networks and mask again for every
+    # sparsity, and plain scripts do so for every arm.
     once_per_mask = (t for own in asked for group in _by_mask(own) for t in chain(group))
     once_per_arm = (t for own in asked for task in own for t in _every_arm(task))
     separately = {
@@ -430,7 +445,8 @@ def plan(
 
 
 def _every_arm(task: Task) -> Iterator[Task]:
-    """The tasks of one run for each arm, if every run computes all that it needs itself."""
+    """Yield the tasks of a run for each arm, where every run computes all that it needs."""
+    # A stage trains all its arms of all seeds together.
     arms = max(1, task.work.networks // len(task.experiment.seeds))
     for before in chain(task.after):
         yield from [before] * arms
@@ -438,18 +454,17 @@ def _every_arm(task: Task) -> Iterator[Task]:
 
 
 def _by_mask(asked: Iterable[Task]) -> list[list[Task]]:
-    """The tasks in groups that need the same mask: what a script does that starts anew for
-    every sparsity.
-    """
+    """Group the tasks that need the same mask, as a script does that starts anew for each."""
     groups: dict[tuple[str | None, Experiment], list[Task]] = {}
     for task in asked:
+        # Rounds stand in order, so the last one has the mask that the task uses.
         masks = [before.key for before in chain([task]) if before.name == "imp"]
         groups.setdefault((masks[-1] if masks else None, task.experiment), []).append(task)
     return list(groups.values())
 
 
 def _notes(tasks: Sequence[Task], estimator: Estimator) -> list[str]:
-    """What the numbers rest on, and what won't fit."""
+    """Say what the numbers rest on, and what won't fit into the device's memory."""
     notes, device = [], estimator.device
     lines = [estimator.line(task) for task in tasks]
     speeds = {
@@ -475,6 +490,7 @@ def _notes(tasks: Sequence[Task], estimator: Estimator) -> list[str]:
         notes.append(
             f"Not measured on {device.words}: {'; '.join(guessed)}. Measure it: --measure."
         )
+    # The stage that needs most decides whether all fit.
     for task, line in sorted(zip(tasks, lines, strict=True), key=lambda x: -x[1].device_bytes)[:1]:
         if line.device_bytes > device.memory:
             at_once = estimator.members or task.work.networks
@@ -500,8 +516,9 @@ def _notes(tasks: Sequence[Task], estimator: Estimator) -> list[str]:
 
 
 def growth(part: Part, estimator: Estimator, store: Store | None = None) -> list[dict[str, str]]:
-    """How the cost of a part's first experiment grows: one more seed, rewind point or round of
-    pruning, twice as wide.
+    """Compute how the cost of a part's first experiment grows.
+
+    It gets one more seed, one more rewind point, one more round of pruning, or twice the width.
 
     Seeds are trained together, so a seed that is added later is a new experiment: plan for all of
     them at once.
@@ -509,13 +526,14 @@ def growth(part: Part, estimator: Estimator, store: Store | None = None) -> list
     Returns
     -------
     list of dict
-        One row each as text: what, epochs, FLOP, hours, and how much more than without it in
-        percent.
+        A row of text for each change: what, epochs, FLOP, hours, and how many percent more FLOP.
     """
     store = store or Store.default()
     e = part.experiments[0]
+    # An epoch about where dense training keeps weights in any case, next to the last rewind epoch.
     others = set(range(0, e.dense.epochs, max(1, e.dense.epochs // 40))) - set(e.rewind_epochs)
     k = min(others, key=lambda k: (abs(k - max(e.rewind_epochs)), k), default=None)
+    # Another round removes the same fraction of what is left.
     deeper = 1 - (1 - max(e.sparsities)) * (1 - e.pruning.fraction)
     change = partial(dataclasses.replace, e)
     wider = dataclasses.replace(e.model, width=2 * e.model.width)
@@ -528,6 +546,7 @@ def growth(part: Part, estimator: Estimator, store: Store | None = None) -> list
         "twice the width": change(model=wider),
     }
     if k is not None:
+        # Where the kept epochs are given, the new rewind epoch must be one of them.
         kept = None if e.keep is None else (*e.keep, k)
         changed[f"one more rewind point (k = {k})"] = change(
             rewind_epochs=(*e.rewind_epochs, k), keep=kept

@@ -1,4 +1,4 @@
-"""How far a campaign is, and how long the rest will take."""
+"""Progress of a campaign, and the time that the rest will take."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lotperm.store.tasks import Task
 from lotperm.studies.workbench import Datasets
 
 Network = tuple[str, ModelConfig, str]
-"""What a speed is of: data set, model, and precision of training."""
+"""A network whose rate is known: data set, model, and precision of training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
-    """How far a stage of a campaign is.
+    """Progress of a stage of a campaign.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class StageProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignStatus:
-    """How far a campaign is.
+    """Progress of a campaign.
 
     Attributes
     ----------
@@ -108,6 +108,7 @@ def _rates(tasks: Iterable[Task]) -> dict[Network, float]:
     images: dict[Network, int] = {}
     seconds: dict[Network, float] = {}
     for task in tasks:
+        # Stages that train nothing have another rate, and are quick.
         if task.work.train_images and task.done():
             network = _network(task)
             images[network] = images.get(network, 0) + task.work.train_images
@@ -125,6 +126,7 @@ def _stage(entry: str, task: Task, store: Store, rates: dict[Network, float]) ->
         checkpoint = store.workspace(task.name, task.key).peek()
         state = "in progress" if checkpoint else "missing"
         epoch = int(checkpoint["epoch"]) if checkpoint else 0
+        # By whole epochs, as of the last checkpoint: what came after it would be trained again.
         left = images - (images * epoch // epochs if epochs else 0)
     return StageProgress(
         entry=entry,

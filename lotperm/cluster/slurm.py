@@ -15,6 +15,7 @@ from lotperm.cluster.options import MAX_TIMEOUTS, Options
 from lotperm.cluster.worker import Worker
 from lotperm.errors import ParameterError, SweepError
 
+# A job that isn't done by then saves its state and is queued again.
 _MINUTES = 240
 _PAUSES = (1, 4, 16, 0)
 """Seconds to wait after each try of ``squeue``."""
@@ -65,7 +66,7 @@ def submit(
     options : Options
         What each job asks Slurm for.
     name : str
-        Of the jobs, in Slurm's queue.
+        Name of the jobs in Slurm's queue.
     note : Callable[[Sequence[Any]], None]
         Called after each array with all handles so far, None for a job that is not submitted yet:
         if this process is killed in between, no job is in the queue that nobody knows of.
@@ -86,19 +87,25 @@ def submit(
     executor.update_parameters(**_parameters(options, name))
     try:
         for group in arrays(jobs):
+            # All members of an array wait for the same jobs, so the first one's stand for all.
             before = [handles[number].job_id for number in sorted(jobs[group[0]].after)]
+            # Only if those before it ended well: otherwise it would compute them once more, and
+            # fail as they did.
             executor.update_parameters(dependency=_dependency("afterok", before))
             submitted = executor.submit_array([worker([number]) for number in group])
             for number, handle in zip(group, submitted, strict=True):
                 handles[number] = handle
             note(handles)
         executor.update_parameters(
+            # After success or failure: this job records the tables, or names what failed.
             dependency=_dependency("afterany", _array_ids(handles)),
+            # It trains nothing.
             gpus_per_node=None,
             job_name=f"{name}-collect",
         )
         handles.append(executor.submit(last))
     except (FailedJobError, FailedSubmissionError) as error:
+        # A part of a sweep would end without its last job, and block the next submission.
         if ids := _array_ids(handle for handle in handles if handle is not None):
             subprocess.run(["scancel", *ids], check=False)
         said = (str(error).strip() or "it said nothing").splitlines()[-1]
@@ -120,10 +127,12 @@ def _parameters(options: Options, name: str) -> dict[str, Any]:
         "gpus_per_node": options.gpu_count() or None,
     }
     further = {
+        # Slurm puts a job that it preempts, or whose node fails, into the queue again.
         "requeue": True,
         # Jobs behind one that failed are taken out of the queue; otherwise they would stay there
         # for ever.
         "kill-on-invalid-dep": "yes",
+        # At least a core for each rank. What the user gives comes last and wins.
         "mincpus": options.ranks,
         **options.slurm,
     }
@@ -138,6 +147,7 @@ def _dependency(kind: str, ids: Sequence[str]) -> str | None:
 
 def _array_ids(handles: Iterable[Any]) -> list[str]:
     """Return the ids of the job arrays that some jobs are of."""
+    # The id of a job in an array is that of the array, "_" and its number.
     return sorted({handle.job_id.partition("_")[0] for handle in handles})
 
 
@@ -147,7 +157,7 @@ def queue(ids: Iterable[str]) -> dict[str, str]:
     Parameters
     ----------
     ids : Iterable[str]
-        Of jobs.
+        Ids of jobs.
 
     Returns
     -------
@@ -163,6 +173,7 @@ def queue(ids: Iterable[str]) -> dict[str, str]:
     wanted = set(ids)
     if not wanted or not shutil.which("squeue"):
         return {}
+    # --array gives every job of an array a line, under the id that its handle has.
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %r"]
     # A busy Slurm doesn't always answer at once.
     for pause in _PAUSES:

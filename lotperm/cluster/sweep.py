@@ -90,6 +90,7 @@ class Sweep:
         tasks = [task for job in self.jobs for task in job.tasks]
         left, alive = tasks, True
         while alive:
+            # Asked before stages are looked for: what finished just before the end is still told.
             alive = self.alive()
             for task in (task for task in left if task.exists()):
                 number = len(tasks) - len(left) + 1
@@ -130,19 +131,23 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
         If a data set isn't there: before anything is submitted.
     """
     try:
+        # Asked first of all, so that nothing is written without it.
         import submitit  # noqa: F401
     except ImportError:
         raise ParameterError("sweeps need submitit: pip install 'lotperm[cluster]'.") from None
     campaign, folder = Campaign.load(path), folder_of(path, store)
     options.check(campaign)
+    # Jobs run in other working directories.
     store = Store(store.root.absolute())
     on_slurm = options.cluster == "slurm"
     noted = folder.submission()
+    # A second submission would queue the same stages again.
     if on_slurm and noted and (alive := slurm.queue(noted["ids"])):
         raise ParameterError(f"{path} is in the queue already: jobs {', '.join(sorted(alive))}.")
     _check_data(campaign, store, options.results)
     folder.forget_failures()
     copy = folder.keep_campaign(path)
+    # What is recorded or in the store makes no job.
     found = jobs(campaign.missing(store, options.results))
 
     def worker(numbers: Iterable[int]) -> Worker:
@@ -150,6 +155,7 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
             campaign=copy,
             store=store.root,
             folder=folder,
+            # Keys alone: a job makes its tasks anew from its copy of the campaign's file.
             work=[[task.key for task in found[number].tasks] for number in numbers],
             runtime=dict(options.runtime),
             retries=options.retries,
@@ -219,6 +225,8 @@ def status(path: Path, store: Store) -> list[dict[str, str]]:
         job_of = {key: note["ids"][n] for n, keys in enumerate(note["jobs"]) for key in keys}
         queued = slurm.queue(note["ids"])
     rows: dict[str, dict[str, str]] = {}
+    # A stage that several parts share is shown where it is still needed, so recorded parts come
+    # last.
     parts = Campaign.load(path).parts(store, note["results"] and Path(note["results"]))
     for recorded, part in sorted(((p.recorded(), p) for p in parts), key=lambda pair: pair[0]):
         for task in part.tasks():
@@ -262,4 +270,5 @@ def _unfinished(
         return state, ""
     job = job_of[task.key]
     where = queued[job].lower() if job in queued else "not in the queue"
+    # submitit's name for the log of a job's first process.
     return f"{state} ({where})", str(folder.logs / f"{job}_0_log.out")

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 Plain = dict[str, Any]
 
+# Ctrl-C; what Slurm sends to end a job; and what submitit has it send before that.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -49,9 +50,9 @@ class Worker:
     store : Path
         Folder of the store.
     folder : SweepFolder
-        Of the sweep.
+        The sweep's folder.
     work : Sequence[Sequence[str]]
-        For each job the keys of its tasks.
+        The keys of each job's tasks.
     runtime : dict[str, Any]
         Values for `Runtime`: device ("auto": cuda where there is one), compile, members.
     retries : int
@@ -73,11 +74,13 @@ class Worker:
     ) -> None:
         self.campaign, self.store, self.folder = campaign, store, folder
         self.work, self.runtime, self.retries, self.ranks = work, runtime, retries, ranks
+        # Pickled along with the job, so tries are counted over all its starts.
         self.tries: dict[str, int] = {}
 
     def checkpoint(self) -> Any:
-        """Return what submitit puts into the queue again: the same work, as the store knows how
-        far it is.
+        """Return what submitit puts into the queue again.
+
+        It is the same work: the store knows how far it is.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -100,6 +103,7 @@ class Worker:
         asked = multiprocessing.get_context("spawn").RawValue("i", 0)
 
         def ask(number: int, frame: types.FrameType | None) -> None:
+            # SIGUSR2 stays noted: it alone leads back into the queue, and a SIGTERM may follow it.
             if asked.value != signal.SIGUSR2:
                 asked.value = number
 
@@ -140,6 +144,7 @@ class Worker:
         for task in (tasks[key] for keys in self.work for key in keys):
             if asked.value:
                 raise PreemptedError(f"stopped before {task.label}")
+            # The failure may be another job's, in a stage that this one builds on.
             if any(self.folder.failure(before.key) for before in chain([task])):
                 _log.info("not computed, as it or a stage before it failed: %s", task.label)
                 continue
@@ -147,6 +152,7 @@ class Worker:
             try:
                 self._compute(task, asked)
             except PreemptedError:
+                # No failure: the task goes on when the job comes back.
                 raise
             except Exception as error:
                 self._after_failure(task, error, requeue)
@@ -161,6 +167,7 @@ class Worker:
             task.run()
             return
         if task.done():
+            # Ranks take seconds to start, only to find the same.
             return
         # Slurm may signal every process of a job. Ranks ignore that, and Python's own helper
         # inherits this mask.
