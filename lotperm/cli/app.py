@@ -70,11 +70,14 @@ def main() -> None:
     ``--debug``, anywhere on the command line, or the variable LOTPERM_DEBUG shows the traceback.
     """
     arguments = sys.argv[1:]
+    # Taken from the line itself: Click would want it before the name of the command.
     debug = "--debug" in arguments or bool(os.environ.get("LOTPERM_DEBUG"))
     logging.basicConfig(format="lotperm: %(levelname)s: %(message)s", level=logging.WARNING)
+    # Of other packages only warnings are of interest.
     logging.getLogger("lotperm").setLevel(logging.INFO)
     try:
         with stop.installed():
+            # Click would print errors and exit by itself; here all of them end in one way.
             code = app([a for a in arguments if a != "--debug"], standalone_mode=False)
     except Ended:
         # Without waiting for threads: the kernel of a notebook ends when its parent does.
@@ -91,6 +94,7 @@ def main() -> None:
         on_all_ranks = isinstance(known, DivergedError | ParameterError | PreemptedError)
         if distributed.rank() == 0 or not on_all_ranks:
             print(f"lotperm: error: {known}", file=sys.stderr)
+        # A budget that is used up ends in the same exception, but no signal came.
         by_signal = isinstance(known, PreemptedError) and stop.asked()
         sys.exit(stop.code() if by_signal else known.exit_code)
     sys.exit(code or 0)

@@ -63,12 +63,15 @@ def run_campaign(
     runtime = Runtime(
         device=resolve_device(device),
         members=members,
+        # A bar rewrites its line, which a file can't.
         progress=tqdm_bar if sys.stderr.isatty() else None,
         stop=lambda: over() or stop.asked(),
     )
     try:
         skipped = campaigns.run(campaign, store, runtime, out, say)
     except PreemptedError as error:
+        # A signal keeps its exit code. A budget that is used up is what was asked for, and no
+        # error.
         if stop.asked():
             raise
         say(f"The budget is used up: {error}")

@@ -65,6 +65,7 @@ def experiment(
 
     if threads:
         torch.set_num_threads(threads)
+    # Joins the ranks that torchrun started; alone, it does nothing.
     with distributed.processes(resolve_device(device)):
         leads = distributed.rank() == 0
         chosen = Experiment.from_parameters(**{"profile": profile, **parse_pairs(parameter)})
@@ -80,6 +81,7 @@ def experiment(
         pipeline = Pipeline(chosen, runtime=runtime)
         results = pipeline.run()
         distributed.once(lambda: results.save(out))
+        # All ranks load the stages; one of them writes.
         written = save_tickets(pipeline, out / "tickets") if tickets else []
     if leads:
         rich.print(Markdown(results.markdown()))

@@ -59,6 +59,7 @@ def build_book(
     # In the root of a clone all paths stay relative, also in what is printed.
     here = Path("_toc.yml").exists()
     root = Path() if here else clone_folder()
+    # The build copies all of book/ into its folder, and would find its own output there.
     if out.absolute().is_relative_to(root.absolute() / "book"):
         raise ParameterError(
             f"--out is {out}, inside the book's sources in {root / 'book'}; choose another folder."
@@ -101,6 +102,7 @@ def validate(notebook: Path, values: Mapping[str, Any]) -> None:
     """
     given = flat(values)
     figure = notebook.stem.partition("_")[2]
+    # A figure's page may have other defaults than the profile, and options of its own.
     if figure in FIGURES:
         page_parameters(figure, given)
     else:
@@ -132,6 +134,7 @@ def find_notebook(name: str) -> Path:
         raise StorageError(f"there is no notebook {name}.")
     found = _notebooks(Path())
     with contextlib.suppress(StorageError):
+        # A notebook here comes before the clone's of the same name.
         found = found | {n: p for n, p in _notebooks(clone_folder()).items() if n not in found}
     if not found:
         raise StorageError("there is no folder notebooks here. Run this in a clone of lotperm.")

@@ -70,6 +70,7 @@ def parse_pairs(pairs: Sequence[str] | None, option: str = "-p") -> dict[str, An
     found: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, text = pair.partition("=")
+        # Names of sbatch's options have dashes.
         if not equals or not name.replace("-", "_").isidentifier():
             raise ParameterError(
                 f"{option} {shown(pair)} is not of the form NAME=VALUE, for example "
@@ -108,6 +109,7 @@ def resolve_device(name: str) -> str:
     """
     check_device_name(name)
     if name == "auto":
+        # "auto" never fails: a machine without a GPU is no error.
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ParameterError("device is 'cuda', but PyTorch finds none here. Use --device cpu.")

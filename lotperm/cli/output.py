@@ -48,6 +48,7 @@ def print_columns(title: str, rows: Sequence[Mapping[str, str]], under: str | No
         A column whose values become lines of their own, each above the rows that have it.
     """
     names = [name for name in rows[0] if name != under]
+    # Every column is as wide as its widest cell: lines are read by programs, too, and never folded.
     width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
 
     def line(row: Mapping[str, str]) -> str:

@@ -54,6 +54,7 @@ def plan(
     memory, disk.
     """
     if what.endswith((".yaml", ".yml", ".json")):
+        # Which entry it would be for, nobody could tell.
         if parameter:
             raise ParameterError(
                 "-p goes with a figure; a campaign's parameters stand in its file."
@@ -63,6 +64,7 @@ def plan(
         parts = [plans.figure(what, **{"profile": profile, **parse_pairs(parameter)})]
     estimator = plans.Estimator(gpu, members=members)
     if measure:
+        # What is measured is this machine, so it must be the device that is planned for.
         runtime = Runtime(device=_device_to_measure(gpu), compile=compile, members=members)
         estimator = plans.measured(parts, estimator, runtime)
         if record:

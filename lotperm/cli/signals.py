@@ -1,4 +1,4 @@
-"""How a process ends that is asked to by a signal: Ctrl-C, SIGTERM, and Slurm's SIGUSR2."""
+"""Signals that ask a process to end: Ctrl-C, SIGTERM, and Slurm's SIGUSR2."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SignalStop:
     at : float
         When it came, in seconds of `time.monotonic`.
     raises : bool
-        Whether the first signal raises `Ended`, as within `children`.
+        True while the first signal raises `Ended`, as within `children`.
     """
 
     NAMES = ("SIGINT", "SIGTERM", "SIGUSR2")
@@ -55,9 +55,7 @@ class SignalStop:
         return self.number is not None
 
     def code(self) -> int:
-        """Return the exit code: 130 after Ctrl-C, else 143, as of a process that was asked to
-        end by Slurm or by the system.
-        """
+        """Return the exit code: 130 after Ctrl-C, else 143, as after SIGTERM."""
         return 130 if self.number == signal.SIGINT else PreemptedError.exit_code
 
     @contextlib.contextmanager
@@ -82,8 +80,9 @@ class SignalStop:
 
     @contextlib.contextmanager
     def children(self) -> Iterator[None]:
-        """Let the first signal raise `Ended` meanwhile: this process only waits for others, and
-        whoever waits must end them too.
+        """Let the first signal raise `Ended` meanwhile.
+
+        This process then only waits for others, which must end with it.
         """
         self.raises = True
         try:
@@ -115,6 +114,7 @@ class SignalStop:
         with contextlib.suppress(OSError):
             # The first line break ends the line of a progress bar.
             os.write(2, f"\n{line}\n".encode())
+        # Not sys.exit, which raises: see the class. Nor does anything have to be tidied up.
         os._exit(self.code())
 
 
@@ -131,6 +131,7 @@ stop = SignalStop()
 
 def _called_from(frame: FrameType | None, function: Callable[..., Any]) -> bool:
     """Return whether a function, without its decorators, is a frame or one of its callers."""
+    # By code, as a function that is decorated has another object in its frame.
     code = inspect.unwrap(function).__code__
     while frame is not None:
         if frame.f_code is code:

@@ -41,6 +41,7 @@ def list_stages() -> None:
         size = sum(path.stat().st_size for path in folder.glob("checkpoint-*"))
         if size:
             table.add_row(folder.name, "in progress", f"{size / _MIB:.1f}", "")
+    # What fails its checksum is moved aside and computed anew; here one learns of it.
     damaged = sorted(store.root.glob("*/*.corrupt")) + sorted(store.root.glob("work/*/*.corrupt"))
     for path in damaged:
         table.add_row(str(path.relative_to(store.root)), "damaged, moved aside", "", "")
@@ -77,6 +78,7 @@ def unpack_store(
     done = unpack(Store.default(), files)
     counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(done.counts.items()))
     say(f"Read {len(files)} packs: {counts or 'nothing in them'}")
+    # Reported at the end, after everything that is whole was unpacked.
     if done.problems:
         raise IntegrityError(
             f"{len(done.problems)} problems; the rest was unpacked. {' '.join(done.problems)}"

@@ -24,11 +24,10 @@ from lotperm.store.stages import Store
 
 
 class _RunByDefault(typer.core.TyperGroup):
-    """A group of commands in which a first word that names none of them is an argument of
-    ``run``.
-    """
+    """A group of commands whose ``run`` is meant where the first word names no command."""
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        # So that `lotperm sweep FILE` works, besides `run`, `status` and their help.
         if arguments and arguments[0] not in (*self.commands, "--help"):
             arguments = ["run", *arguments]
         return super().parse_args(context, arguments)
@@ -99,6 +98,7 @@ def run_sweep(
     # The device need not be in this machine: the nodes of a cluster have others.
     check_device_name(device)
     here = cluster == "local"
+    # Options of sbatch are written with dashes.
     further = {name.replace("_", "-"): str(v) for name, v in parse_pairs(slurm, "--slurm").items()}
     options = Options(
         cluster=cluster,
@@ -122,6 +122,7 @@ def run_sweep(
     with stop.children():
         try:
             started.wait(say)
+        # Also for `Ended`: processes here end with the command. Jobs on Slurm go on without it.
         except BaseException:
             if here:
                 started.cancel()

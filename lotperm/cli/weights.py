@@ -88,6 +88,7 @@ def permute_file(
     hidden: HiddenOption = "128,128",
 ) -> None:
     """Carry a mask or weights of A over to B with a permutation."""
+    # The network's form is all that moving tensors needs.
     _, spec = _network_and_spec(model, datasets.load(dataset), width, hidden)
     given, notes = load_tensors(tensors)
     moved, _ = load_tensors(permutation)
@@ -111,6 +112,7 @@ def prune(
     """Make a mask by global magnitude pruning, in one shot."""
     network, _ = _network_and_spec(model, datasets.load(dataset), width, hidden)
     state = _load_weights(weights, network)
+    # In one shot, from the dense network: rounds need training in between.
     full = full_mask(state, prunable_parameters(network, rule))
     mask = magnitude_prune(state, full, sparsity)
     save_mask(out, mask)
@@ -178,6 +180,7 @@ def _network_and_spec(
 def _own_network(name: str) -> nn.Module:
     """Call the user's ``MODULE:FUNCTION``, which may be a file in the working directory."""
     module, _, function = name.partition(":")
+    # As `python -m` does: the user's file need not be installed.
     sys.path.insert(0, str(Path.cwd()))
     try:
         factory: Callable[[], nn.Module] = getattr(importlib.import_module(module), function)
@@ -205,6 +208,7 @@ def _load_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
             raise IntegrityError(
                 f"{path}: {name} is {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}."
             )
+    # What else a checkpoint has isn't needed, and matching would stumble over it.
     return {name: weights[name] for name in expected}
 
 

@@ -89,8 +89,7 @@ def submit(
         for group in arrays(jobs):
             # All members of an array wait for the same jobs, so the first one's stand for all.
             before = [handles[number].job_id for number in sorted(jobs[group[0]].after)]
-            # Only if those before it ended well: otherwise it would compute them once more, and
-            # fail as they did.
+            # A job begins only if those before it ended well: it builds on their stages.
             executor.update_parameters(dependency=_dependency("afterok", before))
             submitted = executor.submit_array([worker([number]) for number in group])
             for number, handle in zip(group, submitted, strict=True):

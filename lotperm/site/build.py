@@ -75,12 +75,14 @@ def build(
     """
     listed = list(pages(root))
     notebooks = [page for page in listed if page.suffix == ".ipynb"]
+    # Every value is checked before the first notebook runs: a build takes minutes.
     given = _given(notebooks, root, profile, parameters or {}, validate)
 
     def executed(page: Path) -> Path:
         return execute_cached(root / page, profile, given[page], cwd=root, progress=progress)
 
     out.mkdir(parents=True, exist_ok=True)
+    # Two builds, or a build and a PDF, would mix their files in one folder.
     with FileLock(out / ".lock"):
         sources = {page: root / page for page in (Path("_config.yml"), Path("_toc.yml"), *listed)}
         sources |= {
@@ -88,6 +90,7 @@ def build(
             for path in (root / "book").rglob("[!.]*")
             if path.is_file()
         }
+        # Executed notebooks and whole panels take the place of their sources.
         sources |= _execute_all(notebooks, executed, jobs)
         sources |= _whole_panels(root, out)
         _synchronize(sources, out)
@@ -162,6 +165,7 @@ def _given(
         raise unknown_name("profile", profile, get_args(Profile))
     wanted = {"profile": profile, **parameters}
     known = {page: defaults(root / page) for page in notebooks}
+    # A notebook takes the parameters that it has; a name that none has is a slip.
     names = {"profile"}.union(*known.values())
     for name in wanted:
         if name not in names:
@@ -181,7 +185,8 @@ def _execute_all(
     notebooks: Sequence[Path], executed: Callable[[Path], Path], jobs: int
 ) -> dict[Path, Path]:
     """Execute several notebooks at once, and return the executed copy of each."""
-    if jobs == 1:  # in this thread, where a signal ends a notebook and its kernel at once
+    # In this thread, where a signal ends a notebook and its kernel at once.
+    if jobs == 1:
         return {page: executed(page) for page in notebooks}
     pool = ThreadPoolExecutor(jobs)
     try:
@@ -231,6 +236,7 @@ def _state(sources: Mapping[Path, Path]) -> str:
     files = {
         str(name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sources.items()
     }
+    # Another version may render the same sources otherwise.
     builders = {
         name: version(name) for name in ("jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme")
     }

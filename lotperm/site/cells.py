@@ -42,11 +42,13 @@ def assignments(nb: NotebookNode, notebook: Path) -> dict[str, ast.expr]:
     """
     found: dict[str, ast.expr] = {}
     try:
+        # ast.parse refuses texts in each of these ways, the last two for deep nesting.
         body = ast.parse(parameters_cell(nb, notebook).source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ParameterError(
             f"the parameters cell of {notebook} is no Python: {shown(error)}. Mend it."
         ) from error
+    # The cell is read, never run: values are checked before a kernel starts.
     for node in body:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value):
@@ -75,6 +77,7 @@ def replace_values(nb: NotebookNode, notebook: Path, values: Mapping[str, Any]) 
     cell = parameters_cell(nb, notebook)
     # In bytes, as ast counts columns in them.
     lines = [line.encode() for line in cell.source.splitlines(keepends=True)]
+    # From the last to the first: a value that is replaced shifts only what stands behind it.
     for name, node in reversed(assignments(nb, notebook).items()):
         if values[name] == ast.literal_eval(node):
             continue
@@ -109,6 +112,7 @@ def conform(value: Any, default: Any, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ParameterError(f"{where} is {value}: expected a finite number, such as {default!r}.")
     if isinstance(default, list | tuple) and isinstance(value, list | tuple):
+        # A default of one type takes items of this type; one that is empty or mixed takes any.
         kinds = {type(item) for item in default}
         pattern = default[0] if len(kinds) == 1 else None
         return [conform(item, pattern, f"item {i} of {where}") for i, item in enumerate(value)]
@@ -119,6 +123,7 @@ def conform(value: Any, default: Any, where: str) -> Any:
         }
     if default is None and isinstance(value, list | tuple):
         return [conform(item, None, where) for item in value]
+    # By exact type, as True is an int as well.
     if type(default) is float and type(value) is int:
         return float(value)
     plain = (bool, int, float, str, type(None)) if default is None else (type(default),)

@@ -27,6 +27,7 @@ def live() -> dict[str, list[Effect]]:
         )
         for arm, word in (("lth", "LTH"), ("permuted", "permuted"))
     ]
+    # Weights that the mask removes must be exactly 0 at every step.
     inside = np.mean(result.paths["lth"][:, ~result.mask] == 0)
     subspace = exact(source, "steps of LTH in the subspace", 100 * float(inside), 1, "scene", "%")
     return {"10": axis, "11": [subspace.shown(0)]}

@@ -61,6 +61,7 @@ def swapped_units(
             zip(weights, ("into the units", "out of the units"), strict=True)
         ):
             ax = figure.add_subplot(grid[1, 2 * side + layer])
+            # Half the range of colours is enough, and numbers stay legible on them.
             ax.imshow(matrix.numpy(), cmap=signs, vmin=-2 * limit, vmax=2 * limit, aspect="auto")
             for (i, j), value in np.ndenumerate(matrix.numpy()):
                 ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
@@ -123,6 +124,7 @@ def clickable_network(
         *(len(weights[f"{name}.bias"]) for name in names),
     ]
     letters = [
+        # Letters go on from layer to layer, so each unit has one of its own.
         [chr(ord("a") + sum(sizes[1:i]) + unit) for unit in range(sizes[i])]
         for i in range(1, len(names))
     ]
@@ -135,6 +137,7 @@ def clickable_network(
         colours=[["#dddddd"] * sizes[0], *colours, ["#dddddd"]],
     )
     buffer = io.BytesIO()
+    # Without the name and version of Matplotlib, the picture is always the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)
     picture = base64.b64encode(buffer.getvalue()).decode()

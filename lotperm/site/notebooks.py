@@ -39,11 +39,13 @@ Validate = Callable[[Path, dict[str, Any]], object]
 It is called with the notebook and all of its parameters, defaults included.
 """
 
+# A notebook is read into memory whole.
 MAX_NOTEBOOK_BYTES = 100_000_000
 
 PARAMETERS_TITLE = "Parameters of this page"
 """The words on the collapsed block of a page's parameters."""
 
+# Executed notebooks name this kernel, whatever the author's editor wrote into them.
 _PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 MORE = "more"
@@ -92,6 +94,7 @@ def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[st
         if name in known:
             given[name] = value
         elif MORE in known and name in PARAMETERS:
+            # A parameter that is given by its own name wins over one inside `more`.
             given[MORE] = {**known[MORE], **parameters.get(MORE, {}), **given.get(MORE, {})}
             given[MORE][name] = value
         else:
@@ -128,6 +131,7 @@ def executed_key(notebook: Path, parameters: Mapping[str, Any]) -> str:
     prose = notebook.resolve().parents[1] / "book"
     tables = {
         str(path.relative_to(prose)): hashlib.sha256(path.read_bytes()).hexdigest()
+        # Sorted, as file systems list files in any order.
         for path in sorted([*prose.glob("paper/*.csv"), *prose.glob("results/**/*.json")])
     }
     return sha256_json(
@@ -188,7 +192,8 @@ def execute(
     if validate is not None:
         validate(notebook, values)
     nb = replace_values(_read(notebook), notebook, values)
-    source = source_hash()  # before the run: the files may be edited meanwhile
+    # Before the run: the files may be edited meanwhile.
+    source = source_hash()
     try:
         nb = papermill.execute_notebook(
             nb,
@@ -203,6 +208,7 @@ def execute(
             extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
+        # The kernel tells the class by its name alone.
         kind = errors.class_of(error.ename, error.evalue) or LotpermError
         message = error.evalue.strip().splitlines()[-1] if error.evalue.strip() else "no message"
         raise kind(
@@ -218,6 +224,7 @@ def execute(
         "parameters": values,
         "source_hash": source,
     }
+    # Written only now, so a failed run leaves what was there before.
     write_atomic(out, nbformat.writes(nb).encode())
     return out
 
@@ -265,6 +272,7 @@ def execute_cached(
         validate(notebook, values)
     out = home() / "book" / profile / f"{notebook.stem}-{executed_key(notebook, values)[:16]}.ipynb"
     digest = out.with_suffix(".sha256")
+    # A cached page that was damaged is made anew rather than shown.
     if out.exists():
         if (
             digest.exists()
@@ -281,6 +289,7 @@ def _read(notebook: Path) -> NotebookNode:
     import nbformat
 
     try:
+        # Asked before it is read.
         if (size := notebook.stat().st_size) > MAX_NOTEBOOK_BYTES:
             raise IntegrityError(
                 f"{notebook} has {size:,} bytes; expected {MAX_NOTEBOOK_BYTES:,} at the most. Clear its outputs."
@@ -292,11 +301,13 @@ def _read(notebook: Path) -> NotebookNode:
         ) from error
     except IntegrityError:
         raise
-    except Exception as error:  # whatever the reader of notebooks stumbles over
+    # nbformat raises whatever it stumbles over.
+    except Exception as error:
         raise IntegrityError(
             f"{notebook} is no notebook: {type(error).__name__}. Restore it."
         ) from error
     kernel = nb.metadata.get("kernelspec", {})
+    # A notebook may name any program as its kernel; nothing but Python is started.
     language = kernel.get("language", nb.metadata.get("language_info", {}).get("name", "python"))
     if language != "python" or not str(kernel.get("name", "python3")).startswith("python"):
         raise IntegrityError(
@@ -311,6 +322,7 @@ def _tidy(nb: NotebookNode) -> None:
     nb.metadata.pop("widgets", None)
     nb.metadata["kernelspec"] = dict(_PYTHON)
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    # The first format that has ids of cells. Numbers, as random ones differ from run to run.
     nb.nbformat, nb.nbformat_minor = 4, 5
     for index, cell in enumerate(nb.cells):
         cell.id = f"cell-{index:02d}"
@@ -333,14 +345,17 @@ def _tidy_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
     kept: list[NotebookNode] = []
     for output in outputs:
         if output.output_type == "stream":
-            if output.name == "stderr":  # a progress bar rewrites its line; a warning doesn't
+            # A progress bar rewrites its line, a warning doesn't: only bars are removed.
+            if output.name == "stderr":
                 output.text = re.sub(r"[^\n]*\r[^\n]*\n?", "", output.text)
             if not output.text.strip():
                 continue
+            # How a stream is cut into pieces depends on timing.
             if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
                 kept[-1].text += output.text
                 continue
         elif "text/plain" in output.get("data", {}):
+            # Addresses of objects differ from run to run.
             output.data["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", output.data["text/plain"])
         kept.append(output)
     return kept

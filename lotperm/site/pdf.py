@@ -76,6 +76,7 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
     folder, target = out / "singlehtml", out / "book.pdf"
     page = folder / "index.html"
     with FileLock(out / ".lock"):
+        # An older file would pass for the result of a browser that printed nothing.
         target.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         render(out, state, "singlehtml")
@@ -84,11 +85,13 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
         (first,) = re.findall(r"url=([^\"]+)", page.read_text(encoding="utf-8"))
         text = (folder / first).read_text(encoding="utf-8")
         page.write_text(text.replace(f'href="{first}#', 'href="#'), encoding="utf-8")
+        # With a profile of its own, it doesn't touch the reader's browser.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as settings:
             command = [
                 program,
                 "--headless",
-                "--no-sandbox",  # so that root can print, in a container; the page is our own
+                # So that root can print in a container; the page is our own.
+                "--no-sandbox",
                 "--disable-gpu",
                 "--no-pdf-header-footer",
                 # Milliseconds of the page's own clock, after which all formulas are set.

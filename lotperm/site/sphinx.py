@@ -39,7 +39,9 @@ def render(out: Path, state: str, builder: Literal["html", "singlehtml"] = "html
     if not _complete(out).exists():
         # Sphinx doesn't read unchanged pages again, so their warnings would be forgotten.
         shutil.rmtree(trees, ignore_errors=True)
+    # Gone until the end, so an interrupted run counts as one with warnings.
     _complete(out).unlink(missing_ok=True)
+    # With this interpreter, whichever else is on the path.
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", builder]
     _run([*jupyter_book, "config", "sphinx", str(source)], out)

@@ -82,6 +82,7 @@ def figure3(scene: Scene, methods: Methods) -> Figure:
             words, colour = methods[run]
             path = result.paths[run]
             start = result.paths[f"dense_{_NETWORK[run].lower()}"][
+                # Dense networks come from their initialization, arms from the rewind point.
                 0 if run in RUNS[:2] else scene.rewind
             ]
             # Where an arm starts, the mask projects the weights onto an axis.
@@ -173,6 +174,7 @@ def interactive(
     script = (
         resources.files("lotperm.site").joinpath("js", "landscape.js").read_text(encoding="utf-8")
     )
+    # Paths aren't in the page: the script computes them, and stays in step with the sliders.
     call = f"lotpermLandscape.mount(document.getElementById({json.dumps(element)}), {json.dumps(config)});\n"
     figure = figure3(scene, methods)
     png = io.BytesIO()

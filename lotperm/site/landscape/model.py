@@ -72,6 +72,7 @@ class Scene:
                 raise ParameterError(
                     f"{name} is {getattr(self, name)}; expected two finite numbers."
                 )
+            # As tuples of floats: a notebook's parameters are lists, maybe of integers.
             object.__setattr__(self, name, value)
         if not 0 < self.learning_rate < 2:
             raise ParameterError(
@@ -176,6 +177,7 @@ def loss(weights: npt.ArrayLike, teacher: npt.ArrayLike) -> Floats:
     ndarray of float64, shape (...)
     """
     (p, n), (a, b) = slopes(weights), slopes(teacher)
+    # Products rather than powers, in an order that the script has too: both give the same bits.
     return 0.25 * ((p - a) * (p - a) + (n - b) * (n - b))
 
 
@@ -235,6 +237,7 @@ def descend(
     path = np.empty((steps + 1, *w.shape))
     path[0] = w
     for step in range(steps):
+        # The update is masked as well, so a removed weight stays exactly 0.
         w = np.where(kept, w - learning_rate * gradient(w, teacher), 0.0)
         path[step + 1] = w
     return path
@@ -279,7 +282,8 @@ def match(weights_a: npt.ArrayLike, weights_b: npt.ArrayLike) -> npt.NDArray[np.
     """
     a, b = np.asarray(weights_a, dtype=np.float64), np.asarray(weights_b, dtype=np.float64)
 
-    def alike(i: int, j: int) -> Floats:  # neuron i of B and neuron j of A
+    # Neuron i of B and neuron j of A.
+    def alike(i: int, j: int) -> Floats:
         up = np.maximum(b[..., i], 0.0) * np.maximum(a[..., j], 0.0)
         return 0.5 * (up + np.maximum(-b[..., i], 0.0) * np.maximum(-a[..., j], 0.0))
 
@@ -344,6 +348,7 @@ def _simulate(init_a: Floats, init_b: Floats, scene: Scene) -> Result:
     permutation = match(dense_a[-1], dense_b[-1])
     permuted_mask = np.take_along_axis(mask, permutation, axis=-1)
     paths = {"dense_a": dense_a, "dense_b": dense_b}
+    # Named as in the table of arms; a scattered mask is the control's, which isn't run here.
     masks = {"as found": mask, "permuted": permuted_mask}
     for arm in (ARMS[name] for name in RUNS if name in ARMS):
         start = paths[f"dense_{arm.weights}"][scene.rewind]
@@ -411,6 +416,7 @@ def outcomes(scene: Scene, pairs: int, seed: int = 0) -> pd.DataFrame:
     result = _simulate(init_a, init_b, scene)
     final = result.final_losses()
     both = (final["dense_a"] < _GOOD) & (final["dense_b"] < _GOOD)
+    # Of two minima that are mirror images, one is A's and one B's if matching swaps the neurons.
     swapped = result.permutation[:, 0] == 1
     kind = np.where(
         both & swapped,
