@@ -1,7 +1,7 @@
-"""Taking over what another machine computed: finished stages, and the progress of others.
+"""Adoption of stages that another machine computed: finished ones, and checkpoints of others.
 
-What is in the store and whole is never replaced, a stage must be what its key says, and a stage
-that a process computes here at this moment is left to it.
+An intact stage in the store is never replaced, a stage must match its key, and a stage that a
+process is computing here is left to that process.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from lotperm.store.folders import LEFT_OUT, STAGE_JSON
 from lotperm.store.stages import Stage, Store, identify
 
 Outcome = Literal["added", "completed", "present", "busy"]
+"""Outcome for a stage or a checkpoint.
 
-"""What became of a stage or a checkpoint: it is new here; the stage was here but lacked files;
-nothing had to be done; a process computes the stage just now.
+It is new here; the stage was here but lacked files; nothing had to be done; a process is computing
+the stage.
 """
 
 
@@ -43,21 +44,21 @@ def adopt_stage(store: Store, files: Iterable[tuple[str, bytes]]) -> Outcome:
     Parameters
     ----------
     store : Store
-        Where to.
+        The store that gets it.
     files : Iterable[tuple[str, bytes]]
-        Plain file names and contents: ``stage.json``, and those of the tensor files that came
-        along. The others that ``stage.json`` names are noted as left out.
+        Plain file names and contents: ``stage.json``, and the tensor files that came along. Others
+        that ``stage.json`` names are noted as left out.
 
     Returns
     -------
     Outcome
-        What became of it.
+        The outcome.
 
     Raises
     ------
     IntegrityError
-        If a file isn't what ``stage.json`` says, or that isn't what its key says: nothing was
-        taken over.
+        If a file doesn't match ``stage.json``, or that doesn't match its key; nothing is taken over
+        then.
     """
     # In the store's file system, so that the last step is a rename.
     incoming = store.root / "stages" / f".incoming-{uuid.uuid4().hex}.tmp"
@@ -76,11 +77,12 @@ def adopt_stage(store: Store, files: Iterable[tuple[str, bytes]]) -> Outcome:
 
 
 def _take_over(store: Store, incoming: Path) -> Outcome:
-    """Move a stage's folder, or the files of it that are lacking here, to where they belong."""
+    """Move a stage's folder, or those of its files that are lacking here, into the store."""
     # Verified before the lock is taken, for large stages take their time.
     name, key = identify(incoming)
     path, new = store.folder(name, key), Stage.read(incoming, key)
     assert new is not None
+    # Not to wait is safe: who holds the lock will have the stage itself.
     with store.lock(name, key, wait=False) as mine, storage_errors("write", path):
         if not mine:
             return "busy"
@@ -92,6 +94,7 @@ def _take_over(store: Store, incoming: Path) -> Outcome:
         if old is None:
             os.rename(incoming, path)
             sync_folder(path.parent)
+            # The lock is ours, and progress of a finished stage is of no use.
             store.workspace(name, key).clear()
             return "added"
         # The same stage computed on two machines may differ in its last bits: they aren't mixed.
@@ -99,6 +102,8 @@ def _take_over(store: Store, incoming: Path) -> Outcome:
         wanted = [file for file in new.files if file in old.left_out] if same else []
         for file in wanted:
             os.replace(incoming / file, path / file)
+        # After the files are in place: a list that still names one of them is harmless
+        # (`_left_out`), one that names too few isn't.
         _note_left_out(path, [file for file in old.left_out if file not in wanted])
         return "completed" if wanted else "present"
 
@@ -116,21 +121,21 @@ def adopt_checkpoint(store: Store, name: str, key: str, data: bytes) -> Outcome:
     Parameters
     ----------
     store : Store
-        Where to.
+        The store that gets it.
     name, key : str
-        Of the stage.
+        Name and key of the stage.
     data : bytes
-        A checkpoint file.
+        Content of a checkpoint file.
 
     Returns
     -------
     Outcome
-        What became of it.
+        The outcome.
 
     Raises
     ------
     IntegrityError
-        If it is corrupt or another stage's.
+        If it is corrupt or belongs to another stage.
     """
     workspace = store.workspace(name, key)
     where = workspace.path / "checkpoint"
@@ -148,12 +153,14 @@ def adopt_checkpoint(store: Store, name: str, key: str, data: bytes) -> Outcome:
             if Stage.read(store.folder(name, key), key) is not None:
                 return "present"
         old = workspace.latest()
+        # Only what is further: of two checkpoints at the same step ours stays.
         if old is not None and _reached(old[1]) >= reached:
             return "present"
+        # As the newest, the one that a run resumes from.
         write_atomic(workspace.next(), data)
         return "added"
 
 
 def _reached(info: JSON) -> tuple[int, int]:
-    """Read off a checkpoint's notes how far its training was: whole epochs, then steps."""
+    """Return how far a checkpoint's training had come: whole epochs, then steps."""
     return info["epoch"], sum(info["steps"])

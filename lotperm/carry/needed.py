@@ -1,4 +1,4 @@
-"""What a campaign still needs of a store: what is worth carrying to the machine that goes on."""
+"""The part of a store that a campaign needs to go on, on another machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def needed(campaign: Campaign, store: Store) -> list[Parcel]:
     Parameters
     ----------
     campaign : Campaign
-        What is computed in slices.
+        The campaign, which is computed in slices.
     store : Store
-        Where it was computed so far.
+        The store in which it was computed so far.
 
     Returns
     -------
-    list of Parcel
-        Every stage of the campaign, in an order in which they can be computed. Of a finished one
+    list[Parcel]
+        Every stage of the campaign, in an order in which they can be computed; of a finished one
         its results, and those of its files that a later computation reads. Entries whose data set
-        isn't here are left out: nothing of them can have been computed here.
+        isn't here are left out, since nothing of them can have been computed here.
     """
     datasets: Datasets = {}
     files: dict[str, set[str]] = {}
@@ -44,6 +44,8 @@ def needed(campaign: Campaign, store: Store) -> list[Parcel]:
         for task in readers:
             for key, names in task.reads.items():
                 files.setdefault(key, set()).update(names)
+        # Finished stages go along whatever is missing: their results make the tables, and are
+        # small.
         tasks += own
     return [
         Parcel(task.name, task.key, frozenset(files.get(task.key, ()))) for task in chain(tasks)

@@ -1,13 +1,13 @@
 """Stages in a few files of bounded size, to carry a run from one machine to another.
 
-A file ``pack-<hash>.bin`` is a line that says what it is, the length of its header, the header
-(JSON) and chunks of files: at most 1 MiB each, compressed where that helps, each under the sha256
-of its content, so that what several stages share is carried once. Every pack's header lists all
-stages and checkpoints of its set, each of their files as a list of chunks; a pack holds some of
-the chunks. Nothing that is read from a pack is used before its checksum was verified, a stage must
-be what its key says (`lotperm.carry.adopt`), and no path comes from a pack.
+A file ``pack-<hash>.bin`` consists of a line that identifies the format, the length of the header,
+the header (JSON), and chunks of files: at most 1 MiB each, compressed where that helps, and named
+by the sha256 of their content, so that content which several stages share is carried once. Every
+pack's header lists all stages and checkpoints of its set, each of their files as a list of chunks;
+a pack holds some of the chunks. Nothing that is read from a pack is used before its checksum has
+been verified, a stage must match its key (`lotperm.carry.adopt`), and no path comes from a pack.
 
-Checksums find damage, not forgery: unpack what you trust.
+Checksums find damage, not forgery: unpack only what you trust.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Parcel:
     Attributes
     ----------
     name, key : str
-        Of the stage.
+        Name and key of the stage.
     files : frozenset[str] | None
-        Names (without suffix) of those to carry; None: all.
+        Names (without suffix) of the files to carry; None: all.
     """
 
     name: str
@@ -76,17 +76,17 @@ def pack(
     Parameters
     ----------
     store : Store
-        Where they are; processes that compute may be at work there.
+        The store to pack from; other processes may be computing there.
     parcels : Iterable[Parcel]
-        Which; those that the store doesn't have are left out.
+        The stages to pack; those that the store doesn't have are left out.
     folder : Path
-        For the packs; made if it isn't there.
+        The folder for the packs; made if it doesn't exist.
     max_bytes : int, optional
-        Of one pack.
+        Largest size of one pack.
 
     Returns
     -------
-    list of Path
+    list[Path]
         The packs. The same content gives the same files.
 
     Raises
@@ -117,6 +117,7 @@ def pack(
             items.append({"name": parcel.name, "key": parcel.key, "files": listed})
     writer = _Writer(folder, items, max_bytes)
     for sha, (source, offset) in sources.items():
+        # Read a second time, so it is compared with the hash that the headers have already.
         raw = _chunk(source, offset)
         if hashlib.sha256(raw).hexdigest() != sha:
             raise StorageError(f"a file of {store.root} changed while it was packed. Pack again.")
@@ -126,11 +127,13 @@ def pack(
 
 
 def _contents(store: Store, parcel: Parcel) -> dict[str, Path | bytes]:
-    """Return what is carried of a stage: files if it is finished, else its newest checkpoint."""
+    """Return what to carry of a stage: files if it is finished, else its newest checkpoint."""
     stage = store.load(parcel.name, parcel.key)
     if stage is None:
         newest = _newest_checkpoint(store.workspace(parcel.name, parcel.key))
         return {} if newest is None else {_CHECKPOINT: newest}
+    # Of a finished stage only the files that are wanted: the others are noted as left out where it
+    # is unpacked.
     names = [
         name
         for name in sorted(stage.files)
@@ -140,7 +143,8 @@ def _contents(store: Store, parcel: Parcel) -> dict[str, Path | bytes]:
 
 
 def _newest_checkpoint(workspace: Workspace) -> bytes | None:
-    """Return the bytes of the newest good checkpoint; its owner may be writing the next one."""
+    """Return the bytes of the newest intact checkpoint; its owner may be writing the next one."""
+    # Its owner deletes old checkpoints: a file may go between the listing and the reading.
     for _ in range(3):
         paths = workspace.checkpoints()
         for path in reversed(paths):
@@ -154,7 +158,7 @@ def _newest_checkpoint(workspace: Workspace) -> bytes | None:
 
 
 def _cut(source: Path | bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield a file's or a content's chunks with their offsets; of an empty one, an empty chunk."""
+    """Yield the chunks of a file or of bytes with their offsets; at least one, if empty."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     for offset in range(0, max(size, 1), _CHUNK):
         yield offset, _chunk(source, offset)
@@ -179,11 +183,11 @@ class _Writer:
     Parameters
     ----------
     folder : Path
-        For the packs.
+        The folder for the packs.
     items : list[dict[str, Any]]
-        What the set holds, listed in each of its packs.
+        Contents of the set, listed in each of its packs.
     max_bytes : int
-        Of one pack.
+        Largest size of one pack.
 
     Attributes
     ----------
@@ -205,16 +209,18 @@ class _Writer:
         self._size = self._least
 
     def add(self, sha: str, raw: bytes) -> None:
-        """Put a chunk into the pack, or into a new one if it doesn't fit any more."""
+        """Put a chunk into the pack, or into a new one if it no longer fits."""
         # Masks and JSON shrink at any level, weights at none.
         data = zlib.compress(raw, 1)
+        # A chunk of equal size is known to be stored as it is: no flag is needed.
         data = data if len(data) < len(raw) else raw
         entry = [sha, len(data), len(raw)]
         # Its line in the header with a comma, and the chunk itself.
         more = len(canonical_json(entry)) + 1 + len(data)
         if self._least + more > self._max:
             raise ParameterError(
-                f"packs of {self._max:,} bytes are too small: these need {self._least + more:,} at the least."
+                f"packs of {self._max:,} bytes are too small: "
+                f"these need {self._least + more:,} at the least."
             )
         if self._size + more > self._max:
             self.close()
@@ -230,6 +236,7 @@ class _Writer:
         content = {"body": body, "chunks": self._chunks, "items": self._items}
         header = _sealed(content)
         data = b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *self._body])
+        # Named by content: packing again overwrites a pack with itself.
         path = self._folder / f"pack-{hashlib.sha256(data).hexdigest()[:16]}.bin"
         write_atomic(path, data)
         self.written.append(path)
@@ -237,19 +244,19 @@ class _Writer:
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
-    """Return a header with its own checksum in it."""
+    """Serialize a header with its own checksum in it."""
     seal = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     return canonical_json({**content, "sha256": seal}).encode()
 
 
 @dataclass
 class Unpacked:
-    """What became of the content of some packs.
+    """Outcome of unpacking some packs.
 
     Attributes
     ----------
     counts : dict[Outcome, int]
-        Number of stages and checkpoints by what became of them.
+        Number of stages and checkpoints by outcome.
     problems : list[str]
         One line for each damaged pack, and each stage that couldn't be put together.
     """
@@ -259,28 +266,28 @@ class Unpacked:
 
 
 def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
-    """Put what packs hold into a store: finished stages that it lacks, checkpoints if further.
+    """Unpack into a store: finished stages that it lacks, and checkpoints that are further.
 
-    Each pack is verified to its last byte first; what a damaged one held is left out, and said.
-    Doing it again changes nothing. Processes that compute may be at work in the store: what they
-    compute just now is left to them.
+    Each pack is verified to its last byte first; what a damaged one held is left out and reported.
+    Doing it again changes nothing. Other processes may be computing in the store: stages that they
+    are working on are left to them.
 
     Parameters
     ----------
     store : Store
-        Where to.
+        The store to unpack into.
     packs : Iterable[Path]
         Files, in any order.
 
     Returns
     -------
     Unpacked
-        What became of it.
+        The outcome.
 
     Raises
     ------
     StorageError
-        If a pack can't be read, or the store not be written.
+        If a pack can't be read or the store can't be written.
     """
     done = Unpacked()
     spans: dict[str, _Span] = {}
@@ -296,6 +303,7 @@ def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
         items |= {canonical_json(item): item for item in listed}
     for item in items.values():
         what = f"{item['name']}-{item['key'][:16]}"
+        # All or nothing: a stage isn't put together from some of its files.
         if any(sha not in spans for shas in item["files"].values() for sha in shas):
             done.problems.append(
                 f"{what} is incomplete: another pack of its set is missing or damaged."
@@ -311,7 +319,7 @@ def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
 
 
 class _Span(NamedTuple):
-    """Where a chunk is: in which pack, from which byte on; its size there, and unpacked."""
+    """Place of a chunk: its pack, its offset there, its size there, and its size unpacked."""
 
     path: Path
     offset: int
@@ -320,7 +328,7 @@ class _Span(NamedTuple):
 
 
 def _verify(path: Path) -> tuple[dict[str, _Span], list[dict[str, Any]]]:
-    """Check every byte of a pack; return where its chunks are, by sha256, and its set's items."""
+    """Check every byte of a pack; return places of its chunks by sha256, and its set's items."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -348,10 +356,11 @@ def _verify(path: Path) -> tuple[dict[str, _Span], list[dict[str, Any]]]:
 
 
 def _read_header(file: BinaryIO, size: int) -> dict[str, Any]:
-    """Read the header of an open pack of so many bytes; ValueError if it isn't as it was written."""
+    """Read the header of an open pack of `size` bytes; raise a ValueError if it was changed."""
     if file.read(len(_MAGIC)) != _MAGIC:
         raise ValueError("it doesn't begin as a pack of this version")
     length = int.from_bytes(file.read(8), "little")
+    # Before anything of that size is allocated.
     if length > min(size, MAX_HEADER_BYTES):
         raise ValueError(f"its header claims {length} bytes")
     text = file.read(length)
@@ -365,7 +374,7 @@ def _read_header(file: BinaryIO, size: int) -> dict[str, Any]:
 
 
 def _check_item(item: dict[str, Any]) -> None:
-    """Refuse, with a ValueError, names that no store has: they become those of files."""
+    """Refuse, with a ValueError, names that no store gives: they become names of files."""
     names = item["files"].keys()
     if not (
         STAGE_NAME.fullmatch(item["name"])
@@ -378,17 +387,19 @@ def _check_item(item: dict[str, Any]) -> None:
 
 
 def _unzip(data: bytes, sha: str, raw: int) -> bytes:
-    """Return the content of a chunk, never more than a chunk may have.
+    """Return the content of a chunk, never more than the size of a chunk.
 
     Raises
     ------
     ValueError
         If it doesn't have the size or the checksum that the header claims.
     """
+    # A bound that doesn't come from the file.
     if not 0 <= raw <= _CHUNK:
         raise ValueError(f"a chunk claims {raw} bytes")
     if len(data) != raw:
         stream = zlib.decompressobj()
+        # Never more than one byte too many, whatever a bomb would unpack to.
         data = stream.decompress(data, _CHUNK + 1)
         if not stream.eof or stream.unused_data:
             raise ValueError(f"chunk {sha[:16]} is cut or followed by something else")
@@ -408,11 +419,12 @@ def _put(store: Store, item: Mapping[str, Any], spans: Mapping[str, _Span]) -> O
 
 
 def _join(spans: Mapping[str, _Span], shas: Iterable[str]) -> bytes:
-    """Return the content of a file, its chunks verified again on the bytes that are used."""
+    """Return the content of a file; its chunks are verified again on the bytes that are used."""
     parts = []
     for sha in shas:
         span = spans[sha]
         with open(span.path, "rb") as file:
+            # The pack was verified before, but may have been replaced since.
             file.seek(span.offset)
             try:
                 parts.append(_unzip(file.read(span.size), sha, span.raw))

@@ -1,4 +1,4 @@
-"""Plain data as text that is equal for equal data, and its hash."""
+"""Canonical text of plain data, equal for equal data, and its hash."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def canonical_json(value: Any) -> str:
         JSON data.
     """
 
+    # json.dumps would write 1 and None as keys in the same text as "1" and "null", and its errors
+    # don't say where in the data they are.
     def check(item: Any, where: str) -> None:
         if isinstance(item, float) and not math.isfinite(item):
             raise ParameterError(f"{where or 'value'} is {item}; expected a finite number.")

@@ -1,11 +1,11 @@
-"""Classes of parameters: dataclasses whose fields are checked by pydantic and read back as data.
+"""Classes of parameters: dataclasses that pydantic checks and whose fields can be read as data.
 
-A field that is a parameter says all there is to say about it::
+The field of a parameter declares everything about it::
 
     momentum: Annotated[Number, Field(ge=0, lt=1), Help("momentum of SGD", DENSE)] = 0.9
 
-`declared` reads it back as a `lotperm.config.fields.Parameter`, which the command line, the
-notebooks, the campaign files and the book show and check. What pydantic refuses becomes a one-line
+`declared` returns it as a `lotperm.config.fields.Parameter`, which the command line, notebooks,
+campaign files and the book show and check. Errors of pydantic become one-line
 `lotperm.errors.ParameterError`.
 """
 
@@ -29,13 +29,14 @@ Config = TypeVar("Config")
 
 
 def declared(config: type) -> dict[str, Parameter]:
-    """Return the parameters among the fields of a configuration, by field."""
+    """Return the parameters of a configuration, by the names of their fields."""
     return _declared(config)
 
 
 @functools.cache
 def _declared(config: type) -> dict[str, Parameter]:
     found = {}
+    # Annotations are strings in these modules; only this resolves them, with `Help` and bounds.
     hints = get_type_hints(config, include_extras=True)
     for field in dataclasses.fields(config):
         hint = hints[field.name]
@@ -47,7 +48,7 @@ def _declared(config: type) -> dict[str, Parameter]:
 
 
 def filled(config: type[Config], values: Mapping[str, Any], **fields: Any) -> Config:
-    """Make a configuration from values by flat name, and from what only it has, by field."""
+    """Make a configuration from values by flat name, and from other fields by their own name."""
     flat = {field: values[parameter.name] for field, parameter in declared(config).items()}
     return config(**{**flat, **fields})
 
@@ -68,7 +69,7 @@ def from_plain(config: type[Config], plain: object) -> Config:
 
 
 def _refusal(config: Any, given: Any, error: ValidationError) -> ParameterError:
-    """Put what pydantic found first in a configuration, or in one inside it, into one line.
+    """Turn pydantic's first error about a configuration, or one nested in it, into one line.
 
     A name that isn't known comes before one that is missing: it may be that one, misspelt.
     """
@@ -76,8 +77,11 @@ def _refusal(config: Any, given: Any, error: ValidationError) -> ParameterError:
     unknown = [e for e in errors if e["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
     found = (unknown or errors)[0]
     cause = found.get("ctx", {}).get("error")
+    # Raised by a `__post_init__`: it is one line already.
     if isinstance(cause, ParameterError):
         return cause
+    # The place is a path of fields, through nested configurations; positional arguments count by
+    # number.
     steps = list(found["loc"])
     while steps:
         fields = [field.name for field in dataclasses.fields(config)]
@@ -110,7 +114,7 @@ def _described(config: type) -> str:
 
 
 def _signature(config: type) -> inspect.Signature:
-    """Return the signature of a configuration with plain types, as a reader wants to see it."""
+    """Return the signature of a configuration with plain types, for readers."""
     hints = get_type_hints(config)
     parameters = inspect.signature(config).parameters.values()
     return inspect.Signature([p.replace(annotation=hints[p.name]) for p in parameters])
@@ -122,16 +126,17 @@ if TYPE_CHECKING:
 else:
 
     def configuration(**options):
-        """Make a class a dataclass whose values pydantic checks when one is made.
+        """Turn a class into a dataclass whose values pydantic checks.
 
-        Its docstring gets a section on its fields, from their declarations. Options are those of
-        `dataclasses.dataclass`.
+        A section about its fields, taken from their declarations, is added to its docstring.
+        Options are those of `dataclasses.dataclass`.
 
         Raises
         ------
         ParameterError
-            By the class, when it is made from a value that is not as declared.
+            By the class, when it is called with a value that isn't as declared.
         """
+        # A name that nobody declared is a slip, and would otherwise be dropped without a word.
         make = pydantic.dataclasses.dataclass(config=ConfigDict(extra="forbid"), **options)
 
         def decorate(class_):
@@ -149,6 +154,7 @@ else:
 
             config.__init__ = __init__
             config.__doc__ = f"{inspect.cleandoc(config.__doc__)}\n\n{_described(config)}\n"
+            # Pydantic's own shows types with all their bounds and validators in them.
             config.__signature__ = _signature(config)
             return config
 

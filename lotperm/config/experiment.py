@@ -1,6 +1,6 @@
-"""An experiment, made from flat parameters, from a figure of the book, or from a record.
+"""Experiments, made from flat parameters, from a figure of the book, or from a record.
 
-Everything is checked when it is made, so that a wrong value is refused before anything trains.
+All values are checked when one is made, so that a wrong one is refused before anything trains.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def _checked(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those parameters that were given, each in its type and within its bounds."""
+    """Check the parameters that aren't None, and return each in its type."""
     for name in parameters:
         if name not in PARAMETERS:
             raise unknown_name("parameter", name, PARAMETERS)
@@ -61,12 +61,13 @@ class Experiment(Settings):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data, every default included."""
+        # By way of JSON, which turns tuples into lists, as a record that was read back has them.
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Experiment:
-        """Invert `to_dict`. What an older record doesn't name has its default.
+        """Invert `to_dict`; fields that an older record lacks have their defaults.
 
         Raises
         ------
@@ -77,18 +78,18 @@ class Experiment(Settings):
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Experiment:
-        """Make an experiment from flat parameters; what isn't given is the profile's.
+        """Make an experiment from flat parameters; others are the profile's.
 
         Parameters
         ----------
         **parameters
-            Names of `PARAMETERS`. None stands for "the profile's default". `sparsity`,
-            `rewind_epoch` take one number or a list; `seeds` takes a count or a list.
+            Values by the names of `PARAMETERS`. None stands for the profile's default. `sparsity`
+            and `rewind_epoch` take one number or a list; `seeds` takes a count or a list.
 
         Raises
         ------
         ParameterError
-            For an unknown name, a wrong type, or a value that makes no sense; nothing has been
+            For an unknown name, a wrong type, or a value that makes no sense; before anything is
             computed.
         """
         if parameters.get("widths") is not None and parameters.keys() <= PARAMETERS.keys():
@@ -102,17 +103,17 @@ class Experiment(Settings):
     def for_figure(
         cls, figure: str, *, widths: float | Sequence[float] | None = None, **parameters: Any
     ) -> list[Experiment]:
-        """Make the experiments behind a figure of the book: one for each width of the network.
+        """Make the experiments behind a figure of the book, one for each width of the network.
 
         Parameters
         ----------
         figure : str
             A name of `FIGURES`.
-        widths : float or sequence of float, optional
+        widths : float | Sequence[float] | None, optional
             One width or several; None: the figure's own.
         **parameters
-            As in `from_parameters`; what isn't given is the figure's at that profile. On another
-            data set than the figure's, only its widths and sparsities are.
+            As in `from_parameters`; others are the figure's at that profile. On a data set other
+            than the figure's, it only sets widths and sparsities.
 
         Raises
         ------
@@ -126,6 +127,7 @@ class Experiment(Settings):
             raise ParameterError("width and widths are both given: expected one of them.")
         preset = FIGURES[figure][given.get("profile", DEFAULT_PROFILE)]
         own = preset.get("dataset", OWN_DATASETS[given.get("profile", DEFAULT_PROFILE)])
+        # A figure's other values belong to its own data set and network.
         if given.get("dataset", own) != own:
             preset = {name: preset[name] for name in ("widths", "sparsity") if name in preset}
         flat = {**preset, **given}
@@ -135,9 +137,10 @@ class Experiment(Settings):
 
     @classmethod
     def _from_flat(cls, given: Mapping[str, Any]) -> Experiment:
-        """Make an experiment from checked values by flat name; the rest are data set's."""
+        """Make an experiment from checked values by flat name; others are the data set's."""
         profile = given.get("profile", DEFAULT_PROFILE)
         flat = {**defaults_of(profile, given.get("dataset")), **given}
+        # Other networks have no hidden widths: left over from a preset, they would change the key.
         if flat["model"] != "mlp":
             flat["hidden"] = ()
         dense = filled(Recipe, flat)

@@ -1,7 +1,7 @@
-"""The types of parameters, their help, and how a given value is checked.
+"""The types of parameters, their help, and the checks of given values.
 
-A type is Python's own, annotated with bounds that pydantic checks, as `Fraction` is. Numbers are
-numbers: pydantic would also take text and bools for them.
+A type is one of Python's, annotated with bounds that pydantic checks, as `Fraction` is. Only
+numbers pass as numbers; pydantic alone would also accept text and bools.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ Item = TypeVar("Item")
 # Far beyond any experiment: a longer list is a slip, and would end in an endless loop or no memory.
 MAX_ITEMS = 1_000
 
+# The largest int64, which bounds seeds as well.
 _MAX_WHOLE = 2**63 - 1
 
 
@@ -33,11 +34,11 @@ class Help:
     Parameters
     ----------
     text : str
-        Its meaning, in half a line.
+        Its meaning, in a few words.
     applies : str, optional
-        Which part of an experiment it applies to.
+        The part of an experiment that it applies to.
     name : str, optional
-        Its flat name, if that isn't the field's.
+        Its flat name, if that differs from the field's.
     """
 
     text: str
@@ -84,6 +85,7 @@ def _seeds(value: Any) -> object:
     if isinstance(value, list | tuple):
         return value
     count = _number(value)
+    # Before the list is made: a count of a billion would fill the memory.
     if count not in range(1, MAX_ITEMS + 1):
         raise ValueError("not a count")
     return tuple(range(int(value)))
@@ -112,7 +114,7 @@ _OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal"
 
 
 def _said(annotation: Any) -> Iterator[Any]:
-    """Yield what the parts of a type are annotated with, from the outside in."""
+    """Yield the annotations of a type and of its parts, from the outside in."""
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
         for item in metadata:
@@ -124,7 +126,7 @@ def _said(annotation: Any) -> Iterator[Any]:
 
 
 def _words(annotation: Any) -> str:
-    """Say in words what values a type has."""
+    """Describe the values of a type in words."""
     said = list(_said(annotation))
     kind = next((item for item in said if isinstance(item, _Kind)), None)
     if kind is None:
@@ -145,6 +147,7 @@ _TYPES: dict[str, Any] = {
         SeedList,
     )
 }
+# Made once for each kind: building one takes pydantic far longer than using it.
 _adapter = functools.cache(lambda kind: TypeAdapter(_TYPES[kind]))
 
 
@@ -157,14 +160,14 @@ class Parameter:
     name : str
         Its flat name.
     annotation : type
-        The type that it was declared with, bounds included.
+        The type that it was declared with, including bounds.
     meaning : str
-        What it means.
+        Its meaning, in a few words.
     applies : str
-        Which part of an experiment it applies to.
+        The part of an experiment that it applies to.
     default : object
-        Its value where neither data set nor profile has one; `dataclasses.MISSING` if they always
-        have.
+        Its value where neither data set nor profile sets one; `dataclasses.MISSING` if they always
+        do.
     """
 
     name: str
@@ -180,14 +183,14 @@ class Parameter:
 
     @cached_property
     def choices(self) -> tuple[str, ...]:
-        """The texts that it may be; none if it isn't text."""
+        """The texts that are allowed; empty if it isn't one of several texts."""
         annotated = get_origin(self.annotation) is Annotated
         inner = get_args(self.annotation)[0] if annotated else self.annotation
         return get_args(inner) if get_origin(inner) is Literal else ()
 
     @cached_property
     def limits(self) -> str:
-        """Its bounds in words; empty without any."""
+        """Its bounds in words; empty if there are none."""
         low = high = None
         for item in _said(self.annotation):
             low = item if isinstance(item, Gt | Ge) else low
@@ -228,19 +231,19 @@ class Parameter:
         }
 
     def parse(self, name: str, value: Any) -> Any:
-        """Return a value in this parameter's type; its bounds are not looked at.
+        """Return a value in this parameter's type, without checking its bounds.
 
         Parameters
         ----------
         name : str
-            What an error calls the value.
+            Name of the value in errors.
         value : object
             The value as it was given.
 
         Raises
         ------
         ParameterError
-            If the value isn't of this kind. No text is turned into a number here, and no bool.
+            If the value isn't of this kind. Neither text nor bools are turned into numbers.
         """
         try:
             return _adapter(self.kind).validate_python(value)
@@ -257,7 +260,7 @@ class Parameter:
         Raises
         ------
         ParameterError
-            If it isn't.
+            If its type is wrong or it is out of bounds.
         """
         try:
             return self._bounded.validate_python(value)
@@ -265,7 +268,7 @@ class Parameter:
             raise self.refusal(value, error.errors(include_url=False)[0]) from None
 
     def refusal(self, value: Any, found: Mapping[str, Any]) -> ParameterError:
-        """Put what pydantic found about a value into one line."""
+        """Turn pydantic's error about a value into one line."""
         if found["type"] == "literal_error" and isinstance(value, str):
             return unknown_name(self.name, value, self.choices)
         if found["type"] in _OUTSIDE:

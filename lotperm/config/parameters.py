@@ -1,8 +1,8 @@
-"""Every parameter of an experiment, declared once: type, bounds, default and meaning.
+"""All parameters of experiments, each declared once: type, bounds, default and meaning.
 
 The classes group the parameters as records and keys hold them; `PARAMETERS` lists them by the flat
-names that Python, notebooks, campaign files and the command line take. What data sets, profiles
-and figures set otherwise is in ``presets.toml`` and in the questions' ``figures.toml``.
+names that Python, notebooks, campaign files and the command line take. Values that data sets,
+profiles and figures set instead are in ``presets.toml`` and in the questions' ``figures.toml``.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ Prunable = Literal["paper", "all"]
 Matcher = Literal["activation", "weight"]
 MatchPoint = Literal["last", "penultimate"]
 
+# The names are told once, in the types that check them.
 DATASETS: tuple[str, ...] = get_args(Dataset)
 MODELS: tuple[str, ...] = get_args(Model)
 
@@ -68,7 +69,7 @@ MAX_WIDTH = 1_000
 MAX_HIDDEN = 1_000_000
 MAX_ROUNDS = 1_000
 
-# Of a line of a notebook's cell: beyond this, the formatter would wrap it.
+# Length of a line in a notebook's cell; the formatter would wrap longer ones.
 MAX_LINE = 100
 
 # What parameters apply to.
@@ -98,12 +99,12 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
 
 
 def require_distinct(name: str, values: tuple[float, ...]) -> None:
-    """Refuse values of which one stands twice.
+    """Refuse values if one of them appears twice.
 
     Raises
     ------
     ParameterError
-        If one does.
+        If one appears twice.
     """
     require(len(set(values)) == len(values), name, values, "no number twice")
 
@@ -282,6 +283,7 @@ class Settings:
     ] = None
 
     def __post_init__(self) -> None:
+        # Rounds of IMP that the highest sparsity takes: each leaves the same share of the weights.
         rounds = math.log(1 - max(self.sparsities)) / math.log1p(-self.pruning.fraction)
         require(
             rounds <= MAX_ROUNDS,
@@ -295,6 +297,7 @@ class Settings:
         require_distinct("seeds", self.seeds)
         require_distinct("sparsity", self.sparsities)
         require_distinct("rewind_epoch", self.rewind_epochs)
+        # The arms start from the weights of the rewind epochs, so these must be kept.
         if self.keep is not None:
             for k in self.keep:
                 require(k <= epochs, "keep", k, f"0 <= keep <= epochs ({epochs})")
@@ -305,9 +308,12 @@ class Settings:
         require(augment in kinds, "augment", augment, f"{either(kinds)} on {self.data.name}")
 
 
+# Each flat parameter comes from the field that declares it; only those that no field has are
+# written out here.
 _settings, _recipe = declared(Settings), declared(Recipe)
 
 _FLAT = (
+    # Settings always name their profile; only whoever makes them may leave it out.
     replace(_settings["profile"], default=DEFAULT_PROFILE),
     *declared(DataConfig).values(),
     *declared(ModelConfig).values(),
@@ -353,16 +359,16 @@ def parameter_cell(names: Iterable[str], **values: object) -> str:
 
     Parameters
     ----------
-    names : iterable of str
+    names : Iterable[str]
         Names of `PARAMETERS`, in the order of the lines.
     **values : object
-        What is assigned, by name. None, the profile's default, to those that aren't here; the
-        profile "smoke", which notebooks are committed with.
+        Values to assign, by name. Others are assigned None, the profile's default; the profile
+        itself is "smoke", with which notebooks are committed.
 
     Returns
     -------
     str
-        A line for each name, without a newline at the end.
+        One line for each name, without a newline at the end.
 
     Raises
     ------
@@ -377,6 +383,7 @@ def parameter_cell(names: Iterable[str], **values: object) -> str:
         value = values.get(name, "smoke" if name == "profile" else None)
         text = json.dumps(value) if isinstance(value, str) else repr(value)
         line = f"{name} = {text}  # {parameter.meaning}"
+        # As much of the type as fits into the line: its kind, then its bounds or choices too.
         for words in (parameter.kind, parameter.values):
             longer = f"{name} = {text}  # {words}: {parameter.meaning}"
             line = longer if len(longer) <= MAX_LINE else line

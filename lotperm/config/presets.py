@@ -1,4 +1,4 @@
-"""Presets: the parameters of every data set and figure at each profile, read from tables.
+"""Presets: the parameters of every data set and figure at each profile, as tables.
 
 ``presets.toml``, beside this module, has a table for each data set; ``figures.toml`` in the folder
 of a question has one for each of its figures. A row is a parameter, a column a profile.
@@ -25,6 +25,8 @@ def _row(name: str, row: Any, where: str) -> list[Any]:
     if name not in PARAMETERS:
         raise ParameterError(f"{where}: {unknown_name('parameter', name, PARAMETERS)}")
     parameter = PARAMETERS[name]
+    # A single cell stands for all profiles. A list is always a row of them, so a parameter that
+    # takes a list has lists in its cells.
     cells = row if isinstance(row, list) else [row] * len(PROFILES)
     if len(cells) != len(PROFILES):
         raise ParameterError(
@@ -57,6 +59,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is not TOML: {error}.") from None
+    # The header keeps a reader's order of columns and the program's from drifting apart.
     if content.pop("profiles", None) != list(PROFILES):
         raise ParameterError(f"{path} lacks its header; expected profiles = {list(PROFILES)}.")
     return content
@@ -67,7 +70,7 @@ _content = _read(Path(__file__).with_name("presets.toml"))
 OWN_DATASETS: dict[str, str] = dict(
     zip(PROFILES, _row("dataset", _content.pop("dataset"), "presets.toml"), strict=True)
 )
-"""Profile -> data set that it runs if none is asked for."""
+"""Profile -> its data set, unless another one is chosen."""
 
 DATASET_PRESETS: dict[str, Preset] = {
     name: _table(table, f"presets.toml, [{name}]") for name, table in _content.items()
@@ -94,14 +97,14 @@ def add_figures(path: Path) -> list[str]:
 
     Returns
     -------
-    list of str
+    list[str]
         The names of its figures.
 
     Raises
     ------
     ParameterError
-        If the file isn't a table of presets, or a figure of that name is there already; none of
-        its figures are added then.
+        If the file isn't a table of presets, or if there is a figure of one of its names already;
+        no figure is added then.
     StorageError
         If it can't be read.
     """
@@ -111,13 +114,15 @@ def add_figures(path: Path) -> list[str]:
         if name in FIGURES:
             raise ParameterError(f"{path}: there is a figure {name} already; give it another name.")
         added[name] = _table(table, f"{path}, [{name}]")
+    # At the end: a file with an error in it adds nothing.
     FIGURES.update(added)
     return list(added)
 
 
 def defaults_of(profile: str, dataset: str | None) -> dict[str, Any]:
-    """Return all parameters of a profile on a data set; None: on the profile's own."""
+    """Return all parameters of a profile on a data set; None stands for the profile's own."""
     dataset = dataset or OWN_DATASETS[profile]
     declared = {name: parameter.default for name, parameter in PARAMETERS.items()}
     own = DATASET_PRESETS[dataset][profile]
+    # What the data set says goes before the declaration.
     return {**declared, **own, "profile": profile, "dataset": dataset}

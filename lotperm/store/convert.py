@@ -1,9 +1,9 @@
-"""Weights from elsewhere: make a safetensors file of the state dict in a ``.pt`` file.
+"""Weights from elsewhere: the state dict of a ``.pt`` file as a safetensors file.
 
-A ``.pt`` file is a zip archive with a pickle in it, a program that may call any function. Here the
+A ``.pt`` file is a zip archive that holds a pickle, a program that may call any function. Here the
 names that it calls are read before it is run, and all but those that make tensors are refused.
 Then PyTorch's own loader for weights runs it (``torch.load`` with ``weights_only=True``), which
-knows no others either.
+allows no others either.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ _BROKEN = (
 def convert(source: Path, target: Path, *, key: str | None = None) -> int:
     """Write the tensors of a ``.pt`` file as safetensors with a checksum; run none of its code.
 
-    The file holds a state dict (name -> tensor), or a dict with one state dict among its entries,
-    as checkpoints of training do. If there are several, `key` says which. Nothing is flattened or
+    The file holds a state dict (name -> tensor), or a dict with a state dict among its entries, as
+    checkpoints of training do. If there are several, `key` names one. Nothing is flattened or
     renamed.
 
     Parameters
     ----------
     source : Path
-        What ``torch.save`` of PyTorch 1.6 or later wrote.
+        A file that ``torch.save`` of PyTorch 1.6 or later wrote.
     target : Path
-        Where to write, usually ``*.safetensors``.
+        The file to write, usually ``*.safetensors``.
     key : str | None, optional
         The entry that holds the state dict.
 
@@ -74,14 +74,15 @@ def convert(source: Path, target: Path, *, key: str | None = None) -> int:
     Raises
     ------
     IntegrityError
-        If the file calls anything but what makes tensors (a whole module does), is compressed,
+        If the file calls anything but what makes tensors (as a pickled module does), is compressed,
         claims more than it holds, or is broken. None of its code has run then.
     ParameterError
-        If it has no state dict, several, or not that one.
+        If it has no state dict, has several and no key is given, or not the one named.
     StorageError
         If a file can't be read or written.
     """
     try:
+        # The inspection is the first defence, PyTorch's restricted loader the second.
         _inspect(source)
         content = torch.load(source, map_location="cpu", weights_only=True)
         tensors = _state_dict(content, source, key)
@@ -90,7 +91,8 @@ def convert(source: Path, target: Path, *, key: str | None = None) -> int:
         raise StorageError(
             f"cannot read {source}: {error.strerror or error}. Check the path."
         ) from error
-    except ParameterError:  # a ValueError too, but no sign of a broken file
+    # It is a ValueError too, but no sign of a broken file.
+    except ParameterError:
         raise
     except _BROKEN as error:
         raise IntegrityError(f"{source} is broken: {_first_line(error)} Fetch it again.") from error
@@ -109,12 +111,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _inspect(source: Path) -> None:
-    """Refuse what isn't a plain archive of tensors, before anything of it is loaded."""
+    """Refuse a file that isn't a plain archive of tensors before anything in it is loaded."""
     size = source.stat().st_size
     if not zipfile.is_zipfile(source):
         raise IntegrityError(
-            f"{source} is no archive as torch.save writes it since PyTorch 1.6: it was not opened. Load and save it "
-            "again with a newer PyTorch, on a machine where you trust it."
+            f"{source} is no archive as torch.save writes it since PyTorch 1.6: "
+            "it was not opened. Load and save it again with a newer PyTorch, "
+            "on a machine where you trust it."
         )
     with zipfile.ZipFile(source) as archive:
         members = archive.infolist()
@@ -124,6 +127,7 @@ def _inspect(source: Path) -> None:
             raise IntegrityError(
                 f"{source} is compressed, which torch.save never does: it was not opened."
             )
+        # Any further pickle would go unread here.
         pickles = [member for member in members if member.filename.endswith(".pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
             raise IntegrityError(
@@ -134,24 +138,28 @@ def _inspect(source: Path) -> None:
 
 
 def _inspect_calls(program: bytes, source: Path) -> None:
-    """Refuse a pickle that calls, or could call, anything but what makes tensors; run nothing."""
+    """Refuse a pickle that could call anything but what makes tensors; run nothing."""
+    # Disassembled, not run: each name that could be called stands in the program itself.
     for opcode, argument, _ in pickletools.genops(program):
         name = str(argument)
         if opcode.name == "GLOBAL" and name not in _CALLED and not _is_storage(name):
             raise IntegrityError(
-                f"{source} calls {shown(name.replace(' ', '.'))}: it was not loaded. Only tensors are taken: save "
-                "model.state_dict(), on a machine where you trust the file."
+                f"{source} calls {shown(name.replace(' ', '.'))}: "
+                "it was not loaded. Only tensors are taken: "
+                "save model.state_dict(), on a machine where you trust the file."
             )
         if opcode.name in _MAKING:
             raise IntegrityError(
-                f"{source} makes objects in a way that torch.save doesn't use for tensors ({opcode.name}): it was not "
-                "loaded. Save model.state_dict() with PyTorch's default protocol."
+                f"{source} makes objects in a way that torch.save doesn't use for tensors "
+                f"({opcode.name}): it was not loaded. "
+                "Save model.state_dict() with PyTorch's default protocol."
             )
 
 
 def _is_storage(name: str) -> bool:
-    """Return whether a called name is the class of a tensor's memory, such as FloatStorage."""
+    """Return True if a called name is the class of a tensor's memory, such as FloatStorage."""
     module, _, kind = name.partition(" ")
+    # One class for each dtype, whose names PyTorch still writes.
     legacy = module == "torch" and kind.isalnum() and kind.endswith("Storage")
     return legacy or name == "torch.storage UntypedStorage"
 
@@ -179,26 +187,29 @@ def _state_dict(content: Any, source: Path, key: str | None) -> dict[str, Tensor
     if len(found) != 1:
         names = ", ".join(shown(name) for name in list(found)[:10]) or "none"
         raise ParameterError(
-            f"{source} holds no single state dict (name -> tensor): {len(found)} of its entries are one ({names}). "
+            f"{source} holds no single state dict (name -> tensor): "
+            f"{len(found)} of its entries are one ({names}). "
             "Choose with --key, or save model.state_dict()."
         )
     return dict(next(iter(found.values())))
 
 
 def _check_sizes(tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Refuse tensors that blow few bytes up: expanded views, one storage under very many names."""
+    """Refuse tensors that inflate few bytes: expanded views, one storage under very many names."""
     total = 0
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise ParameterError(
                 f"{source}: {shown(name)} is no dense tensor, which is all that safetensors holds."
             )
+        # Writing it out would take as much memory and disk as it claims.
         claimed = tensor.numel() * tensor.element_size()
         if claimed > tensor.untyped_storage().nbytes():
             raise IntegrityError(
                 f"{source}: {shown(name)} claims {claimed:,} bytes, more than its storage has."
             )
         total += claimed
+    # Tied weights may count twice or more; thousands of names for one storage may not.
     if total > 10 * source.stat().st_size:
         raise IntegrityError(
             f"{source}: its tensors claim {total:,} bytes, far more than the file has."

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and whose bytes are checked before they are used."""
+"""Files that are complete or absent, and whose bytes are checked before they are used."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ MALFORMED = (
     RecursionError,
     safetensors.SafetensorError,
 )
-"""What parsing bytes raises, and taking apart what came of it, if these aren't what they should be."""
+"""Errors raised when malformed bytes are parsed, or when the outcome is taken apart."""
 
 MAX_HEADER_BYTES = 100_000_000
-"""A header that claims to be longer is refused: nothing of its size is read or allocated."""
+"""The longest header that is read; nothing of a longer one is read or allocated."""
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
-_BLANK = b"0" * 64  # in the place of a file's own sha256 while this is computed
+# In the place of a file's own sha256 while that is computed.
+_BLANK = b"0" * 64
 
 
 def home() -> Path:
-    """Return the folder of all results: ``$LOTPERM_HOME``, else ``.lotperm`` where one works."""
+    """Return the folder of all results: ``$LOTPERM_HOME``, else ``.lotperm`` in this folder."""
     return Path(os.environ.get("LOTPERM_HOME") or ".lotperm")
 
 
 @contextlib.contextmanager
 def storage_errors(action: str, path: Path) -> Iterator[None]:
-    """Raise what the operating system refuses as a `StorageError`: "cannot `action` `path`: …"."""
+    """Turn an error of the operating system into a `StorageError`: "cannot `action` `path`: …"."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"cannot {action} {path}: {error.strerror or error}. Nothing that was finished is lost: make room or "
+            f"cannot {action} {path}: {error.strerror or error}. "
+            "Nothing that was finished is lost: make room or "
             "choose a writable folder (LOTPERM_HOME), then run again."
         ) from error
 
@@ -72,7 +74,8 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk: without that, a rename can be lost."""
+    """Wait until the names in a folder are on the disk; otherwise a rename can be lost."""
+    # A folder can be synced through a descriptor that only reads.
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -81,7 +84,7 @@ def sync_folder(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file such that `path` holds, at every instant, its old content or all of the new.
+    """Write a file so that `path` holds its old content or all of the new one, at every instant.
 
     Missing parent folders are made.
 
@@ -112,15 +115,16 @@ def move_aside(path: Path, reason: str) -> Path:
     Parameters
     ----------
     path : Path
-        What is bad.
+        The bad file or folder.
     reason : str
-        For the log: what is wrong, and what happens now.
+        What is wrong, and what happens now, for the log.
 
     Returns
     -------
     Path
-        The new name, ``*.corrupt``; unique.
+        The new, unique name, ``*.corrupt``.
     """
+    # Unique, so that earlier finds aren't overwritten; nothing reads `*.corrupt`.
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.corrupt")
     with storage_errors("move aside", path):
         os.rename(path, aside)
@@ -129,7 +133,7 @@ def move_aside(path: Path, reason: str) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read all bytes of a safetensors file, once; refuse pickles and absurd headers before that.
+    """Read all bytes of a safetensors file once; refuse pickles and absurd headers before that.
 
     Raises
     ------
@@ -152,11 +156,12 @@ def read_bytes(path: Path) -> bytes:
     # Pickles begin with the opcode PROTO; those of PyTorch are in a zip archive.
     if path.suffix in _PICKLES or start[:1] == b"\x80" or start[:2] == b"PK":
         raise IntegrityError(
-            f"{path} looks like a pickle, which can run code when it is loaded: it was not opened. Convert it: "
-            "lotperm convert WEIGHTS.pt WEIGHTS.safetensors"
+            f"{path} looks like a pickle, which can run code when it is loaded: it was not opened. "
+            "Convert it: lotperm convert WEIGHTS.pt WEIGHTS.safetensors"
         )
     raise IntegrityError(
-        f"{path} is corrupt or not a safetensors file: its header claims {length} bytes, the file has {size} and "
+        f"{path} is corrupt or not a safetensors file: "
+        f"its header claims {length} bytes, the file has {size} and "
         f"at most {MAX_HEADER_BYTES} are allowed. Fetch or compute it again."
     )
 
@@ -194,7 +199,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 
 def _no_name_twice(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    """Refuse a header with two equal names: readers differ in which of them they take."""
+    """Refuse a header with two equal names, of which readers take one or the other."""
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError("a name stands in the header twice")
     return dict(pairs)
@@ -203,16 +208,16 @@ def _no_name_twice(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 def decode_tensors(
     data: bytes, path: Path, *, checked: bool
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors in the bytes of a safetensors file, and verify its checksum.
+    """Read the tensors in the bytes of a safetensors file and verify its checksum.
 
     Parameters
     ----------
     data : bytes
-        All of the file.
+        All bytes of the file.
     path : Path
-        Where they come from, for the error.
+        The file that they come from, for the error.
     checked : bool
-        Whether a checksum must be there. If one is there, it must match in any case.
+        True: a checksum must be there. If there is one, it must match in any case.
 
     Returns
     -------
@@ -228,17 +233,20 @@ def decode_tensors(
     """
     end = 8 + int.from_bytes(data[:8], "little")
     try:
+        # Parsed here as well as by the library, to refuse a name that stands twice.
         metadata = json.loads(data[8:end], object_pairs_hook=_no_name_twice).get("__metadata__", {})
         # Two marks, so that no single flipped bit turns a checked file into one without a
         # checksum.
         if checked or "sha256" in metadata or "lotperm" in metadata:
             claimed = metadata["sha256"]
+            # The checksum covers the file as it was with zeros in its own place.
             digest = hashlib.sha256(data[:end].replace(claimed.encode(), _BLANK, 1))
             digest.update(memoryview(data)[end:])
             if digest.hexdigest() != claimed:
                 raise IntegrityError(
                     f"{path} is corrupt: sha256 {digest.hexdigest()}, expected {claimed}."
                 )
+        # From memory, not from the path: these bytes are the ones that were verified.
         loaded = safetensors.torch.load(data)
     except MALFORMED as error:
         raise IntegrityError(f"{path} is corrupt or not a safetensors file: {error!r}.") from error
@@ -257,11 +265,11 @@ def save_tensors(
     Parameters
     ----------
     path : Path
-        Where, usually ``*.safetensors``.
+        The file to write, usually ``*.safetensors``.
     tensors : Mapping[str, Tensor]
         Name -> tensor, on any device, with any strides; bool, integers, float16/32/64, bfloat16.
     metadata : Mapping[str, str] | None, optional
-        Text notes; the names ``sha256`` and ``lotperm`` are taken.
+        Text notes; the names ``sha256`` and ``lotperm`` are reserved.
 
     Raises
     ------
@@ -279,7 +287,7 @@ def load_tensors(path: Path, *, checked: bool = False) -> tuple[dict[str, Tensor
     path : Path
         The file.
     checked : bool, optional
-        Whether a checksum must be there. If one is there, it must match in any case.
+        True: a checksum must be there. If there is one, it must match in any case.
 
     Returns
     -------
@@ -304,7 +312,7 @@ def seal(content: Mapping[str, JSON]) -> bytes:
     Parameters
     ----------
     content : Mapping[str, JSON]
-        Without a name ``sha256``.
+        Without the key ``sha256``.
 
     Returns
     -------
@@ -316,19 +324,20 @@ def seal(content: Mapping[str, JSON]) -> bytes:
     ParameterError
         If it holds NaN, an infinity or anything that isn't plain JSON data.
     """
+    # Over the canonical form, so that the checksum doesn't depend on how the file is laid out.
     sealed = {"sha256": sha256_json(dict(content)), **content}
     return (json.dumps(sealed, sort_keys=True, indent=1) + "\n").encode()
 
 
 def unseal(data: bytes, path: Path) -> dict[str, JSON]:
-    """Read the content of bytes that `seal` made, and verify it.
+    """Verify bytes that `seal` made, and return their content.
 
     Parameters
     ----------
     data : bytes
-        All of the file.
+        All bytes of the file.
     path : Path
-        Where they come from, for the error.
+        The file that they come from, for the error.
 
     Returns
     -------

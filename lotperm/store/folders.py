@@ -1,8 +1,8 @@
-"""The folder of a finished stage: whole or not there, and verified whenever it is read.
+"""The folder of a finished stage: complete or absent, and verified whenever it is read.
 
-It holds ``stage.json`` (what the stage is, its small results, the sha256 and size of every other
-file, and a sha256 of itself) and tensor files. A folder that was carried here from another machine
-may lack some of these; then ``left-out.json`` lists their names.
+It holds tensor files and ``stage.json``: name and configuration of the stage, its small results,
+sha256 and size of every other file, and a sha256 of itself. A folder that was carried here from
+another machine may lack some tensor files; then ``left-out.json`` lists their names.
 """
 
 from __future__ import annotations
@@ -38,73 +38,80 @@ TENSOR_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.safetensors")
 def write_folder(
     path: Path, content: Mapping[str, JSON], tensors: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Write a stage beside its place, and move it there by one rename.
+    """Write the folder of a stage beside its place, and move it there by one rename.
 
     Parameters
     ----------
     path : Path
         The folder; the caller holds the stage's lock, and nothing is there.
     content : Mapping[str, JSON]
-        Of ``stage.json``, except for the list of files.
+        Content of ``stage.json``, except for the list of files.
     tensors : Mapping[str, Mapping[str, Tensor]]
         File name without suffix -> name -> tensor.
 
     Raises
     ------
     ParameterError
-        If a file's name isn't plain, or the content not plain JSON.
+        If a file's name isn't plain, or the content isn't plain JSON.
     StorageError
-        If the disk is full or read-only; nothing is left then.
+        If the disk is full or read-only; nothing is left behind then.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with storage_errors("write", path):
             # The lock is ours: a folder of that name is what a killed process left.
             shutil.rmtree(temporary, ignore_errors=True)
+            # In the same folder, since a rename is atomic only within a file system. The dot keeps
+            # it out of every listing.
             temporary.mkdir()
             files = {}
             for name, group in sorted(tensors.items()):
                 file = f"{name}.safetensors"
                 if not TENSOR_FILE.fullmatch(file):
                     raise ParameterError(
-                        f"file name {name!r} of {content['stage']!r} must be letters, digits, '_.-'."
+                        f"file name {name!r} of {content['stage']!r} must be "
+                        "letters, digits, '_.-'."
                     )
+                # The hash is of the bytes in memory, not of what could be read back: a disk that
+                # spoils them is noticed when they are verified.
                 data = encode_tensors(group, {})
                 write_synced(temporary / file, data)
                 files[file] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            # Last, as it names the hashes of the others.
             write_synced(temporary / STAGE_JSON, seal({**content, "files": files}))
             # Contents, then names, then the rename: a power cut leaves no folder that is half full.
             sync_folder(temporary)
             os.rename(temporary, path)
             sync_folder(path.parent)
+    # Ctrl-C and full disks alike: what is unfinished isn't left to fill the disk.
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def read_folder(path: Path, key: str) -> tuple[dict[str, JSON], tuple[str, ...]] | None:
-    """Verify every byte of a stage's folder, and read what its ``stage.json`` says.
+    """Verify every byte of a stage's folder, and return what its ``stage.json`` says.
 
     Parameters
     ----------
     path : Path
         The folder.
     key : str
-        That the stage must have.
+        The key that the stage must have.
 
     Returns
     -------
     content : dict[str, JSON]
-        Of ``stage.json``; under ``files`` only those that are here.
+        Content of ``stage.json``, with only those ``files`` that are here.
     left_out : tuple[str, ...]
-        Names of the files that are rightly not here.
+        Names of the files that were left out and aren't here.
 
     None if there is no such folder.
 
     Raises
     ------
     IntegrityError
-        If a file is damaged, missing without being listed, or the stage is another one.
+        If a file is damaged or missing without being listed, or the stage has another key.
     StorageError
         If it can't be read.
     """
@@ -122,6 +129,8 @@ def read_folder(path: Path, key: str) -> tuple[dict[str, JSON], tuple[str, ...]]
             with open(path / name, "rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             require_equal(path / name, digest, expected["sha256"])
+    # A file that is missing is damage; other errors of the system may pass, and say nothing about
+    # the content.
     except (FileNotFoundError, NotADirectoryError, *MALFORMED) as error:
         if not path.exists():  # another process has just moved it aside
             return None
@@ -132,7 +141,7 @@ def read_folder(path: Path, key: str) -> tuple[dict[str, JSON], tuple[str, ...]]
 
 
 def _left_out(path: Path) -> tuple[str, ...]:
-    """List the files that a folder may lack and does: some may have come since the list was made."""
+    """List the files that a folder lacks of those that were left out: some may have come later."""
     if not (path / LEFT_OUT).exists():
         return ()
     names = json.loads((path / LEFT_OUT).read_bytes())

@@ -14,33 +14,34 @@ from lotperm.store.files import storage_errors
 
 _log = logging.getLogger(__name__)
 
-_ASK_AGAIN = 60  # seconds: while rank 0 waits, the other ranks' patience must not run out
+# Seconds. While rank 0 waits, the other ranks must hear from it before their patience runs out.
+_ASK_AGAIN = 60
 
 
 @contextlib.contextmanager
 def hold(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of one stage of a store, on rank 0 for all ranks.
 
-    The lock is the operating system's, on an open file, so it is free again when its owner dies.
+    It is a lock of the operating system on an open file, so it is free again when its owner dies.
 
     Parameters
     ----------
     root : Path
-        Of the store. Its folders are made.
+        Folder of the store; its subfolders are made.
     name : str
-        Of the stage's folder.
+        Name of the stage's folder.
     wait : bool, optional
-        Whether to wait for another process that holds it.
+        True: wait for another process that holds it.
 
     Yields
     ------
     bool
-        Whether it is held: False only if another process holds it and `wait` is False.
+        True if it is held; False only if another process holds it and `wait` is False.
 
     Raises
     ------
     StorageError
-        If the store can't be written: before anything is computed, not after hours of training.
+        If the store can't be written. It is raised at once, not after hours of training.
     """
     lock = filelock.FileLock(root / "locks" / f"{name}.lock")
 
@@ -51,6 +52,7 @@ def hold(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
 
     def begin() -> bool:
         _prepare(root, name)
+        # Without waiting first, so that whoever waits is told what for.
         free = acquire(0)
         if not free and wait:
             _log.info("waiting for another process that computes %s", name)
@@ -66,7 +68,7 @@ def hold(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _prepare(root: Path, name: str) -> None:
-    """Make the folders of a store, and make sure that finished stages can be written."""
+    """Make the folders of a store, and check that finished stages can be written."""
     probe = root / "stages" / f".{name}.probe"
     with storage_errors("write to", root):
         for folder in ("stages", "work", "locks"):

@@ -19,8 +19,8 @@ def save_mask(path: Path | str, mask: Mapping[str, Bool[Tensor, " ..."]]) -> Non
 
     Parameters
     ----------
-    path : Path or str
-        Where, usually ``*.safetensors``.
+    path : Path | str
+        The file to write, usually ``*.safetensors``.
     mask : Mapping[str, Bool[Tensor, "..."]]
         Parameter name -> True where the weight is kept.
 
@@ -37,8 +37,8 @@ def load_mask(path: Path | str) -> Mask:
 
     Parameters
     ----------
-    path : Path or str
-        What `save_mask` wrote, or any safetensors file of bool tensors.
+    path : Path | str
+        A file that `save_mask` wrote, or any safetensors file of bool tensors.
 
     Returns
     -------
@@ -54,6 +54,7 @@ def load_mask(path: Path | str) -> Mask:
     """
     mask, _ = load_tensors(Path(path))
     for name, kept in mask.items():
+        # Numbers would silently scale weights instead of pruning them.
         if kept.dtype != torch.bool:
             raise IntegrityError(f"{path}: {name} is {kept.dtype}; a mask holds bool tensors.")
     return mask

@@ -1,4 +1,4 @@
-"""What a stage was computed with: the versions, the machine and the package's own sources."""
+"""Provenance of a stage: the versions, the machine and the package's own sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOURCES = (".py", ".js", ".toml")
 
 
 def source_hash() -> str:
-    """Hash the package's sources: paths and contents of its modules, scripts and presets.
+    """Hash paths and contents of the package's modules, scripts and presets.
 
     Returns
     -------
@@ -26,6 +26,8 @@ def source_hash() -> str:
         SHA-256, 64 hex digits.
     """
     digest = hashlib.sha256()
+    # Sorted by path, and each file with name and size before its bytes: no two packages give the
+    # same stream of bytes.
     for path in sorted(_PACKAGE.rglob("*")):
         if path.suffix in _SOURCES:
             name = path.relative_to(_PACKAGE).as_posix()
@@ -34,7 +36,7 @@ def source_hash() -> str:
 
 
 def maker() -> dict[str, JSON]:
-    """Return what this process computes with: versions, sources, machine."""
+    """Describe what this process computes with: versions, sources, machine."""
     return {
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "source": source_hash(),
@@ -43,19 +45,19 @@ def maker() -> dict[str, JSON]:
 
 
 def stage_meta(workspace: Workspace, maker: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return what is noted about the computation of a stage that is finished now.
+    """Return the notes about the computation of a stage that has just been finished.
 
     Parameters
     ----------
     workspace : Workspace
-        Its progress: the time it took, and who computed the beginning.
+        Its workspace, which has the time it took and the makers of its beginning.
     maker : Mapping[str, JSON]
-        What computed the end of it, as `maker()` gave it when that began.
+        The maker of its end, as `maker()` returned it when that began.
 
     Returns
     -------
     dict[str, JSON]
-        ``created`` (UTC), ``seconds``, what the maker says, and ``earlier`` makers, if any.
+        ``created`` (UTC), ``seconds``, the entries of the maker, and ``earlier`` makers, if any.
     """
     meta: dict[str, JSON] = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

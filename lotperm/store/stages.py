@@ -1,8 +1,8 @@
 """Content-addressed results: every stage of an experiment is computed once.
 
-A stage is named by its key, a hash of all that its result depends on: its configuration and, in
-it, the keys of the stages that it uses. So the same question finds the same folder, on any
-machine, and a changed parameter never finds an old answer.
+A stage is named by its key, a hash of everything that its result depends on: its configuration,
+which includes the keys of the stages that it uses. So the same question finds the same folder on
+any machine, and a changed parameter never finds an old answer.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ STAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def stage_key(name: str, config: Mapping[str, JSON]) -> str:
-    """Return the key of a stage, which other stages put into their config to depend on it.
+    """Return the key of a stage; stages that depend on it have the key in their configuration.
 
     Parameters
     ----------
     name : str
         The kind of stage.
     config : Mapping[str, JSON]
-        All that its result depends on.
+        Everything that its result depends on.
 
     Returns
     -------
@@ -58,16 +58,16 @@ def stage_key(name: str, config: Mapping[str, JSON]) -> str:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage's function returns.
+    """The outcome of computing a stage.
 
     Attributes
     ----------
     results : Mapping[str, JSON]
-        Small and plain (numbers, lists), kept in ``stage.json``.
+        Small plain data (numbers, lists), kept in ``stage.json``.
     tensors : Mapping[str, Mapping[str, Tensor]]
         File name without suffix -> name -> tensor, one safetensors file each.
     meta : Mapping[str, JSON]
-        Further notes about the computation (device, precision), not part of the result.
+        Further notes about the computation (device, precision) that aren't part of the result.
     """
 
     results: Mapping[str, JSON] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class StageResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A finished stage, every file of which was verified when it was found.
+    """A finished stage; all of its files were verified when it was found.
 
     Attributes
     ----------
@@ -88,12 +88,12 @@ class Stage:
     path : Path
         Its folder.
     config, results : dict[str, JSON]
-        As given.
+        As they were given to the store.
     meta : dict[str, JSON]
         When it was computed (``created``, UTC), in how many ``seconds``, with which versions and
         sources, and what its function added.
     files : dict[str, JSON]
-        File name -> {"sha256", "bytes"}, of those that are here.
+        File name -> {"sha256", "bytes"}, for the files that are here.
     left_out : tuple[str, ...]
         Names of the files that were left behind when the stage was carried here from another
         machine.
@@ -110,7 +110,7 @@ class Stage:
 
     @classmethod
     def read(cls, path: Path, key: str) -> Stage | None:
-        """Verify the stage in a folder; None if there is no such folder.
+        """Verify and return the stage in a folder; None if there is no such folder.
 
         Raises
         ------
@@ -134,12 +134,12 @@ class Stage:
         )
 
     def load(self, file: str) -> dict[str, Tensor]:
-        """Load the CPU tensors of one file, verified again on the very bytes that are used.
+        """Load the tensors of one file on the CPU; the bytes that are used are verified once more.
 
         Parameters
         ----------
         file : str
-            Its name, without suffix.
+            Name of the file, without suffix.
 
         Returns
         -------
@@ -157,20 +157,23 @@ class Stage:
         """
         if f"{file}.safetensors" in self.left_out:
             raise StorageError(
-                f"{self.path} has no {file}.safetensors: it was left out when the stage was packed. Unpack a pack that "
-                "has it, or delete this folder to compute the stage again."
+                f"{self.path} has no {file}.safetensors: "
+                "it was left out when the stage was packed. Unpack a pack that has it, "
+                "or delete this folder to compute the stage again."
             )
         if f"{file}.safetensors" not in self.files:
             names = ", ".join(self.files) or "none"
             raise ParameterError(f"stage {self.name!r} has no file {file!r}. It has: {names}.")
         path = self.path / f"{file}.safetensors"
+        # The bytes that are hashed are the bytes that are parsed: the file may change between two
+        # reads.
         data = read_bytes(path)
         require_equal(path, hashlib.sha256(data).hexdigest(), self.files[path.name]["sha256"])
         return decode_tensors(data, path, checked=True)[0]
 
 
 class Store:
-    """All finished stages under one folder. Safe for any number of processes at once.
+    """All finished stages under one folder, safe for any number of processes at once.
 
     Parameters
     ----------
@@ -189,10 +192,10 @@ class Store:
         return cls(home())
 
     def find(self, name: str, config: Mapping[str, JSON]) -> Stage | None:
-        """Return the stage if it is finished and whole, else None. Take no lock, change no result.
+        """Return the stage if it is finished and intact, else None.
 
-        Of several ranks (`lotperm.parallel.distributed`) all must ask, and all get what rank 0
-        finds.
+        No lock is taken and no result is changed. If there are several ranks
+        (`lotperm.parallel.distributed`), all must ask, and all get what rank 0 finds.
         """
         path, key = self._locate(name, config)
 
@@ -206,28 +209,30 @@ class Store:
                 self.workspace(name, key).clear()
             return stage
 
+        # If each rank looked for itself, one could find the stage and another miss it, and they
+        # would part ways.
         return distributed.once(look)
 
     def exists(self, name: str, config: Mapping[str, JSON]) -> bool:
-        """Return whether there is a folder of the finished stage; unlike `find`, read nothing."""
+        """Return True if there is a folder of the finished stage; unlike `find`, read nothing."""
         return self._locate(name, config)[0].exists()
 
     def stage(
         self, name: str, config: Mapping[str, JSON], compute: Callable[[Workspace], StageResult]
     ) -> Stage:
-        """Load a stage, or compute it once, whoever else asks for it at the same time.
+        """Load a stage, or compute it: once, even if other processes ask for it at the same time.
 
         In a job of several ranks (`lotperm.parallel.distributed`) all of them call this and
-        `compute`; rank 0 alone looks for the stage, holds its lock and writes it.
+        `compute`; only rank 0 looks for the stage, holds its lock and writes it.
 
         Parameters
         ----------
         name : str
             The kind of stage: lower case, digits, ``_``.
         config : Mapping[str, JSON]
-            All that its result depends on, plain JSON, the keys of its input stages included.
+            Everything that its result depends on, as plain JSON, with the keys of its input stages.
         compute : Callable[[Workspace], StageResult]
-            Called with a `Workspace` if the stage isn't there; resumes from its checkpoint.
+            Computes the stage if it isn't there, resuming from the checkpoint in its `Workspace`.
 
         Returns
         -------
@@ -237,7 +242,8 @@ class Store:
         Raises
         ------
         StorageError
-            If it must be computed and the folder can't be written: before `compute` is called.
+            If it must be computed and the folder can't be written. This is raised before `compute`
+            is called.
         """
         if (found := self.find(name, config)) is not None:
             return found
@@ -250,10 +256,12 @@ class Store:
                 move_aside(path, f"{error} Stage {name!r} is computed again")
                 return None
 
+        # Looking needs no lock, since a folder appears by one rename; only who computes takes it.
         with self.lock(name, key):
             # Another process may have finished it while this one waited.
             if (found := distributed.once(look)) is not None:
                 return found
+            # On every rank: all call `compute`, and rank 0 alone writes checkpoints there.
             workspace = Workspace(self._work(name, key), key, self._maker)
             result = compute(workspace)
 
@@ -279,13 +287,13 @@ class Store:
         return stage
 
     def load(self, name: str, key: str) -> Stage | None:
-        """Return the stage of a key if it is finished and whole, else None."""
+        """Return the stage of a key if it is finished and intact, else None."""
         with contextlib.suppress(IntegrityError, StorageError):
             return Stage.read(self.folder(name, key), key)
         return None
 
     def stages(self) -> Iterator[Stage]:
-        """Yield all finished stages that are whole, sorted by folder."""
+        """Yield all finished stages that are intact, sorted by folder."""
         for path in sorted((self.root / "stages").glob(f"[!.]*/{STAGE_JSON}")):
             with contextlib.suppress(IntegrityError, StorageError):
                 name, key = identify(path.parent)
@@ -294,7 +302,7 @@ class Store:
                     yield stage
 
     def in_progress(self) -> Iterator[tuple[str, str]]:
-        """Yield name and key of all stages that have a checkpoint, as these say, unverified."""
+        """Yield name and key of all stages that have a checkpoint, as it says, unverified."""
         for path in sorted((self.root / "work").glob("*-*")):
             name = path.name.rpartition("-")[0]
             # The folder's name has only the beginning of the key.
@@ -303,21 +311,23 @@ class Store:
                 yield name, key
 
     def folder(self, name: str, key: str) -> Path:
-        """Return where a stage is, or would be, once it is finished."""
+        """Return the folder that a stage has once it is finished."""
+        # 64 bits of the key tell stages apart; the whole key stands in the folder and is compared.
         return self.root / "stages" / f"{name}-{key[:16]}"
 
     def workspace(self, name: str, key: str) -> Workspace:
-        """Return the progress of a stage; only who holds the stage's lock may write there."""
+        """Return the workspace of a stage; only the holder of the stage's lock may write there."""
         return Workspace(self._work(name, key), key)
 
     def lock(self, name: str, key: str, *, wait: bool = True) -> AbstractContextManager[bool]:
-        """Hold the lock of a stage, as `lotperm.store.locks.hold`."""
+        """Hold the lock of a stage; see `lotperm.store.locks.hold`."""
         return locks.hold(self.root, self.folder(name, key).name, wait=wait)
 
     def _work(self, name: str, key: str) -> Path:
         return self.root / "work" / self.folder(name, key).name
 
     def _locate(self, name: str, config: Mapping[str, JSON]) -> tuple[Path, str]:
+        # The name becomes part of a path.
         if not STAGE_NAME.fullmatch(name):
             raise ParameterError(f"stage name {name!r} must be lower case letters, digits and '_'.")
         key = stage_key(name, config)
@@ -325,12 +335,12 @@ class Store:
 
 
 def identify(folder: Path) -> tuple[str, str]:
-    """Return name and key of the stage in a folder: the key of the config that it names.
+    """Return name and key of the stage in a folder; the key is computed from its configuration.
 
     Raises
     ------
     IntegrityError
-        If there is no ``stage.json``, or names in it are none that a store gives.
+        If there is no ``stage.json``, or it has names that no store gives.
     """
     file = folder / STAGE_JSON
     try:

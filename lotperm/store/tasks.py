@@ -1,11 +1,11 @@
-"""Stages before anything is computed: what each reads, how its key follows, how much work it is.
+"""Stages before they are computed: their inputs, their keys and the work they take.
 
 A `Task` is a stage of `lotperm.store.stages` that may not exist yet. Plans count the work of tasks,
-campaigns and sweeps choose among them, and running a task runs those before it.
+campaigns and sweeps choose among them, and running a task runs the tasks before it.
 
-A task names its inputs once, as (stage, file). Three things follow from that one declaration: its
-key, which holds the keys of its inputs; what may be loaded while it is computed; and what must
-travel with it to another machine.
+A task names its inputs once, as (stage, file). Three things follow from that declaration: its key,
+which includes the keys of its inputs; the files that may be loaded while it is computed; and the
+files that must travel with it to another machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Plain = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """Count what a stage computes.
+    """The amount of work that a stage takes.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Source:
     ----------
     task : Task
         The other stage.
-    files : tuple of str
+    files : tuple[str, ...]
         Names of the files, without suffix. Empty if only the key of that stage matters.
     """
 
@@ -75,7 +75,7 @@ class Inputs:
 
     Parameters
     ----------
-    sources : mapping
+    sources : Mapping[str, Source | None]
         Role ("dense", "imp", "match", ...) -> `Source`, or None where the stage has no such input.
     """
 
@@ -91,14 +91,14 @@ class Inputs:
 
         Returns
         -------
-        dict of str to Tensor
+        dict[str, Tensor]
             Name -> tensor, on the CPU.
 
         Raises
         ------
         ParameterError
-            If the stage didn't declare this input or this file: its key and its plan wouldn't
-            know of it.
+            If the stage didn't declare this input or this file, so that its key and plan wouldn't
+            account for it.
         """
         source = self._sources.get(role)
         if source is None:
@@ -120,21 +120,21 @@ class Task:
     ----------
     name : str
         Name of the stage.
-    inputs : mapping
-        Role -> `Source` or None. The keys of these stages are part of this one's configuration,
+    inputs : Mapping[str, Source | None]
+        Role -> `Source`, or None. The keys of these stages are part of this one's configuration,
         under the name of the role.
-    settings : dict
+    settings : dict[str, Any]
         Everything else that the result depends on, as plain data.
     label : str
-        What the stage does, in words for progress bars and reports.
+        Description of the stage, for progress bars and reports.
     work : Work
-        How much it computes.
+        The work that it takes.
     experiment : Experiment
         An experiment that the stage is part of; several may share the stage.
     store : Store
-        Where the result is kept.
-    compute : callable
-        Computes the result from the loaded inputs; resumes from the workspace's checkpoint.
+        The store that keeps the result.
+    compute : Callable[[Inputs, Workspace], StageResult]
+        Computes the result from the inputs; resumes from the workspace's checkpoint.
     """
 
     name: str
@@ -148,6 +148,7 @@ class Task:
     _stage: Stage | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        # One would overwrite the other in the configuration, and two stages could share a key.
         if twice := self.inputs.keys() & self.settings.keys():
             raise ParameterError(
                 f"stage {self.name!r} names {sorted(twice)[0]!r} as an input and as a setting."
@@ -167,32 +168,36 @@ class Task:
     @cached_property
     def after(self) -> tuple[Task, ...]:
         """Tasks whose files this one reads."""
+        # Without files the input matters by its key alone, and needn't be computed.
         sources = [source for source in self.inputs.values() if source and source.files]
         return tuple({source.task.key: source.task for source in sources}.values())
 
     @cached_property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        """Key of each task before this one -> the files of it that are read."""
+        """Key of each task before this one -> names of its files that are read."""
         files: dict[str, tuple[str, ...]] = {}
         for source in self.inputs.values():
             if source and source.files:
+                # One task may be an input in two roles.
                 both = (*files.get(source.task.key, ()), *source.files)
                 files[source.task.key] = tuple(dict.fromkeys(both))
         return files
 
     def exists(self) -> bool:
-        """Return True if the store has a folder for the stage; nothing in it is verified."""
+        """Return True if the store has a folder for the stage, without verifying it."""
         return self._stage is not None or self.store.exists(self.name, self.config)
 
     def done(self) -> bool:
-        """Return True if the store has the stage, whole."""
+        """Return True if the store has the stage, intact."""
         return self._stage is not None or self.store.find(self.name, self.config) is not None
 
     def run(self) -> Stage:
-        """Return the finished stage: loaded, or computed after those before it."""
+        """Return the finished stage: load it, or compute it after the tasks before it."""
         if self._stage is None:
             self._stage = self.store.find(self.name, self.config)
         if self._stage is None:
+            # Before the stage's lock is taken: who waits for it doesn't wait for other stages as
+            # well.
             for task in self.after:
                 task.run()
             inputs = Inputs(self.inputs)
@@ -212,7 +217,7 @@ class Task:
 
     @property
     def meta(self) -> Plain:
-        """Where and when the finished stage was computed."""
+        """Notes about the computation of the finished stage: time, place, versions."""
         return self.run().meta
 
 
@@ -223,6 +228,7 @@ def epoch_file(epoch: int) -> str:
 
 def pack(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Stack one dictionary of tensors for each network into one dictionary of tensors (M, ...)."""
+    # It is gone through once for each name.
     states = list(states)
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
@@ -234,7 +240,7 @@ def unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def chain(tasks: Iterable[Task]) -> list[Task]:
-    """List tasks and all those before them, each once, in an order in which they can be computed."""
+    """List tasks and all tasks before them, each once, in an order that can be computed."""
     found: dict[str, Task] = {}
 
     def add(task: Task) -> None:
@@ -249,5 +255,5 @@ def chain(tasks: Iterable[Task]) -> list[Task]:
 
 
 def provenance(tasks: Iterable[Task]) -> list[Plain]:
-    """Describe finished tasks: name, key, device, versions, source hash, seconds, ... of each."""
+    """Describe finished tasks, each by its name, its key and the notes about its computation."""
     return [{"stage": task.name, "key": task.key, **task.meta} for task in tasks]

@@ -30,16 +30,16 @@ class Workspace:
     Parameters
     ----------
     path : Path
-        The folder of this stage's progress.
+        The folder of this stage's checkpoints.
     key : str
         The stage's key; a checkpoint of another key is never used.
     maker : Mapping[str, JSON] | None, optional
-        What computes it here: versions, sources (plain JSON); checkpoints hand it on.
+        Versions and sources that compute it here (plain JSON); checkpoints hand them on.
 
     Attributes
     ----------
     earlier : list[JSON]
-        Makers, other than `maker`, of what came before the checkpoint that was resumed from.
+        Makers other than `maker` that computed the stage up to the checkpoint it resumed from.
     """
 
     def __init__(self, path: Path, key: str, maker: Mapping[str, JSON] | None = None) -> None:
@@ -50,7 +50,7 @@ class Workspace:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent on this stage, those before the checkpoint that it resumed from included."""
+        """Seconds spent on this stage, including those before the checkpoint it resumed from."""
         return time.monotonic() - self._started
 
     def checkpoints(self) -> list[Path]:
@@ -58,13 +58,14 @@ class Workspace:
         return _checkpoints(self.path)
 
     def next(self) -> Path:
-        """Return the file that the next checkpoint goes to."""
+        """Return the file for the next checkpoint."""
         older = self.checkpoints()
+        # Numbers go on rising: a new checkpoint never has the name of one that is still there.
         number = int(older[-1].stem.removeprefix("checkpoint-")) + 1 if older else 0
         return self.path / f"checkpoint-{number:08d}.safetensors"
 
     def checkpoint(self, tensors: Mapping[str, Tensor], info: JSON) -> None:
-        """Save the state atomically. The one before is kept, older ones are deleted.
+        """Save the state atomically; keep the one before and delete older ones.
 
         Parameters
         ----------
@@ -83,10 +84,12 @@ class Workspace:
             path.unlink(missing_ok=True)
         notes = {
             "key": self.key,
+            # A safetensors file's metadata are text alone.
             "info": canonical_json(info),
             "seconds": repr(self.seconds),
             "makers": canonical_json([*self.earlier, self._maker]),
         }
+        # The new one is whole on the disk before an old one is deleted.
         save_tensors(self.next(), tensors, notes)
         # Two are kept, so that a damaged one costs minutes and not the whole stage.
         with storage_errors("tidy up", self.path):
@@ -94,7 +97,7 @@ class Workspace:
                 path.unlink(missing_ok=True)
 
     def latest(self) -> tuple[dict[str, Tensor], JSON] | None:
-        """Load the newest good checkpoint as (tensors, info), or None; move corrupt ones aside."""
+        """Return tensors and info of the newest intact checkpoint, or None; move bad ones aside."""
         for path in reversed(self.checkpoints()):
             try:
                 tensors, notes = load_tensors(path, checked=True)
@@ -111,13 +114,14 @@ class Workspace:
         return None
 
     def peek(self) -> JSON | None:
-        """Return what the newest checkpoint says of itself (its info): for reports, unverified."""
+        """Return the info of the newest checkpoint, unverified, for reports."""
         with contextlib.suppress(*MALFORMED):
             return json.loads(read_notes(self.path)["info"])
         return None
 
     def clear(self) -> None:
         """Delete the checkpoints; files that were moved aside stay."""
+        # The stage is finished by now: checkpoints left behind cost room and nothing else.
         with contextlib.suppress(OSError):
             for path in (*self.checkpoints(), *self.path.glob(".*.tmp")):
                 path.unlink(missing_ok=True)
@@ -125,21 +129,23 @@ class Workspace:
 
 
 def read_notes(folder: Path) -> dict[str, str]:
-    """Read the notes of the newest checkpoint in a folder whose header makes sense.
+    """Read the notes of the newest checkpoint whose header makes sense.
 
     Nothing is verified or changed: its owner may be at work.
 
     Returns
     -------
     dict[str, str]
-        As `Workspace.checkpoint` wrote them: key, info, seconds, makers. Empty if there is none.
+        As `Workspace.checkpoint` wrote them: key, info, seconds, makers. Empty if there are none.
     """
     for path in reversed(_checkpoints(folder)):
         with contextlib.suppress(OSError, *MALFORMED), open(path, "rb") as file:
+            # Only the header is read: the tensors may be gigabytes.
             length = min(int.from_bytes(file.read(8), "little"), MAX_HEADER_BYTES)
             return dict(json.loads(file.read(length))["__metadata__"])
     return {}
 
 
 def _checkpoints(folder: Path) -> list[Path]:
+    # The numbers have leading zeros, so names sort as they do.
     return sorted(folder.glob("checkpoint-*.safetensors"))
