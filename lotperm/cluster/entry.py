@@ -91,8 +91,7 @@ class Entry:
         runtime = runtime or Runtime()
         runtime = dataclasses.replace(
             runtime,
-            # A campaign's file says what pays off for its entries; the command line can only add to
-            # it.
+            # Compiling pays off for long runs only, so an entry may ask for it by itself.
             compile=runtime.compile or self.compile,
             members=runtime.members or self.members,
         )

@@ -21,6 +21,7 @@ _ARMS = {
 }
 """Arm -> its word, marker and dashes: in print, colours alone wouldn't tell them apart."""
 
+# Shades in one order, as sparsities are.
 _SHADES = plt.get_cmap("viridis")
 
 
@@ -50,6 +51,7 @@ def against_rewinding(table: int, *, metric: str = "top1") -> Figure:
     if table not in set(tidy["table"]):
         raise unknown_name("table", str(table), sorted({str(t) for t in tidy["table"]}))
     chosen = tidy[tidy["table"] == table]
+    # Table 10 alone has top-5 accuracies.
     if metric not in set(chosen["metric"]):
         raise unknown_name("metric", metric, sorted(set(chosen["metric"])))
     chosen = chosen[chosen["metric"] == metric]
@@ -78,6 +80,7 @@ def against_sparsity(dataset: str, width: int) -> Figure:
         (tidy["network"] == "resnet20")
         & (tidy["dataset"] == dataset)
         & (tidy["width"] == width)
+        # Those that the paper's Figures 9 and 10 show.
         & tidy["rewind_epoch"].isin([10, 25, 50, 100])
     ]
     if chosen.empty:
@@ -112,6 +115,7 @@ def against_width(dataset: str, rewind_epoch: int = 50) -> Figure:
     ):
         for i, sparsity in enumerate(sparsities):
             line = chosen[chosen["sparsity"] == sparsity].sort_values("width")
+            # Not to the end of the map: its yellow is hard to see on white.
             colour = _SHADES(0.85 * i / (len(sparsities) - 1))
             ax.plot(
                 line["width"],
@@ -121,6 +125,7 @@ def against_width(dataset: str, rewind_epoch: int = 50) -> Figure:
                 label=f"S = {sparsity:.2f}",
             )
         _logarithmic(ax, sorted(set(chosen["width"])))
+        # From 0: a drawing of growth shouldn't magnify it.
         ax.set(xlabel="width", ylabel=label, ylim=(0, None))
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -142,6 +147,7 @@ def _panels(
     rows = (len(panels) + 1) // 2
     size = (8, 0.8 + 2.6 * rows)
     figure, axes = plt.subplots(rows, 2, figsize=size, layout="constrained", squeeze=False)
+    # Not strict: an odd number of panels leaves one place of the grid empty.
     for ax, (words, part) in zip(axes.flat, panels, strict=False):
         _arms(ax, part, x)
         ax.set(title=words, xlabel=xlabel, ylabel=ylabel)
@@ -157,9 +163,11 @@ def _arms(ax: Axes, part: pd.DataFrame, x: str) -> None:
         line = part[part["method"] == arm].sort_values(x)
         colour = METHODS[arm][1]
         ax.plot(line[x], line["mean"], dashes, marker=marker, color=colour, label=word)
+        # ImageNet has one run of each setting, and so no spread.
         if line["std"].notna().all():
             low, high = (line["mean"] + sign * line["std"] for sign in (-1, 1))
             ax.fill_between(line[x], low, high, color=colour, alpha=0.15, linewidth=0)
+    # The nine rewind epochs don't all have room for a label.
     ax.set_xticks(np.unique(part[x]) if len(np.unique(part[x])) < 6 else [0, 25, 50, 75, 100])
 
 

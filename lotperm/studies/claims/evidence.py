@@ -78,6 +78,7 @@ class Effect:
         """Return value, interval and sample size, as "1.08 points [0.22, 1.94], n = 6 seeds"."""
         unit = {"points": " points", "%": " %"}.get(self.unit, "")
         shown = f"{_number(self.value, self.digits)}{unit}"
+        # No error at all: a count, or what a protocol implies.
         if self.low == self.high == self.value:
             shown += ", exact"
         elif not math.isnan(self.low):
@@ -121,8 +122,11 @@ class Above:
 
     def judge(self, effect: Effect) -> Verdict:
         """Return what one effect says of the claim."""
+        # Comparisons with NaN are false. So an effect without an interval is neither opposite nor
+        # clear, which leaves "weaker".
         if effect.high < 0:
             return "opposite"
+        # The direction has to be sure; the size has to be reached by the value alone.
         clear = effect.low > 0 and effect.value >= self.at_least
         return "agrees" if clear else "weaker"
 
@@ -147,6 +151,7 @@ class Within:
 
     def judge(self, effect: Effect) -> Verdict:
         """Return what one effect says of the claim."""
+        # NaN is outside of no margin and inside of none: it is "weaker" here, too.
         if effect.low > self.margin or effect.high < -self.margin:
             return "opposite"
         inside = effect.low >= -self.margin and effect.high <= self.margin
@@ -188,6 +193,7 @@ def verdict(effects: Sequence[Effect], rule: Rule) -> Verdict | None:
     if not effects:
         return None
     found = {rule.judge(effect) for effect in effects}
+    # One run that disagrees is enough to doubt, one that agrees enough not to reverse.
     if found == {"agrees"}:
         return "agrees"
     return "opposite" if "opposite" in found and "agrees" not in found else "weaker"
@@ -203,8 +209,10 @@ def mean_effect(
 ) -> Effect:
     """Return the mean of values that are positive if as claimed, with its Student t interval."""
     x = np.asarray(values, dtype=float)
+    # A single value has no spread, so no interval; it can't be more than "weaker".
     if len(x) == 1:
         return Effect(source, what, float(x[0]), n=1, over=over, unit=unit)
+    # The t interval of a mean is that of paired differences from 0.
     found = paired(x, np.zeros_like(x))
     return Effect(
         source,
@@ -243,6 +251,7 @@ def welch_effect(
     """
     found = stats.ttest_ind_from_stats(a[0], a[1], n, b[0], b[1], n, equal_var=False)
     variances = a[1] ** 2 / n, b[1] ** 2 / n
+    # Welch and Satterthwaite: the two spreads need not be equal.
     freedom = sum(variances) ** 2 / sum(v**2 / (n - 1) for v in variances)
     half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(variances))
     value = a[0] - b[0]
@@ -265,6 +274,7 @@ def count_effect(source: str, what: str, a: float, b: float, *, images: int) -> 
     images : int
         In the test set.
     """
+    # Two independent counts, each binomial.
     error = math.sqrt((a * (1 - a) + b * (1 - b)) / images)
     value, half = 100 * (a - b), 100 * stats.norm.ppf(0.975) * error
     p = float(2 * stats.norm.sf(abs(a - b) / error)) if error > 0 else math.nan

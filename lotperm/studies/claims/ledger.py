@@ -42,6 +42,7 @@ class Row:
         Without any run it is "cannot be run here" if the data set that it needs isn't one that
         this project can get by itself, else "not run here".
         """
+        # Recorded and live evidence count alike; the paper's own doesn't count here.
         found = verdict((*self.recorded, *self.live), self.claim.rule)
         if found is not None:
             return found
@@ -133,6 +134,7 @@ def ledger_table(rows: Sequence[Row]) -> pd.DataFrame:
         pieces = [(kind, effect) for kind, effects in kinds for effect in effects]
         for kind, effect in pieces:
             table.append({**about, "kind": kind, **_columns(effect, claim)})
+        # A claim without evidence has a row as well, with the run that would decide it.
         if not pieces:
             table.append({**about, "kind": "", "note": claim.needs})
     return pd.DataFrame(table)

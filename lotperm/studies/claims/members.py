@@ -48,6 +48,7 @@ def published(sources: Sources) -> list[Members]:
         Members(
             f"paper, Table 1, {model} on {dataset}",
             part.set_index("method").rename(columns=names),
+            # Five members in each row of the table; both test sets have 10,000 images.
             size=5,
             images=10_000,
         )
@@ -60,6 +61,7 @@ def recorded(sources: Sources) -> list[Members]:
     found = []
     for run in sources.of_kind("diversity"):
         rows = run.rows.set_index("method").rename(columns={"ensemble_accuracy": "ensemble"})
+        # As the paper's table is: accuracies in percent, disagreement a fraction.
         in_percent = 100 * rows[["mean", "spread", "ensemble"]]
         table = in_percent.join(rows[["disagreement", "kl", "js"]])
         found.append(Members(run.source, table, int(rows["members"].iloc[0]), run.test_images))
@@ -68,6 +70,7 @@ def recorded(sources: Sources) -> list[Members]:
 
 def accuracy_difference(members: Members, a: str, b: str) -> Effect:
     """Return the mean accuracy of the members of a less that of b."""
+    # Members aren't paired across methods: mean and spread are all that the paper prints.
     sides = ((members.number(m, "mean"), members.number(m, "spread")) for m in (a, b))
     what = f"{_WORDS.get(a, a)} − {_WORDS.get(b, b)}, S = 0.9"
     return welch_effect(members.source, what, *sides, n=members.size)
@@ -88,8 +91,10 @@ def as_diverse_as_imp(members: Members) -> Effect:
     """
     pair = ("permuted", "imp")
     p, q = (members.number(method, "disagreement") for method in pair)
+    # The relative errors of two independent fractions add in squares.
     error = p / q * np.sqrt(((1 - p) / p + (1 - q) / q) / members.images)
     value, half = 100 * (p / q - 1), 100 * float(stats.norm.ppf(0.975) * error)
+    # Printed without a spread, so nothing can be said of their error.
     kl, js = (
         members.number(pair[0], column) / members.number(pair[1], column) for column in ("kl", "js")
     )

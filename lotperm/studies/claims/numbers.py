@@ -91,8 +91,10 @@ def cells() -> pd.DataFrame:
         standard deviation of three runs. Table 10 (ImageNet, one run) has none.
     """
     raw = paper("tables_5_14")
+    # resnet20x4 is ResNet20 at width 4. Without an x the width is 1.
     parts = raw["model"].str.extract(r"^(?P<network>[a-z]+\d+?|vgg11)(?:x(?P<width>\d+))?$")
     spans = figures()["tables"]
+    # The list of figures says which tables each of them has.
     figure_of = {
         table: name
         for name, span in spans[spans != ""].items()
@@ -132,8 +134,11 @@ def settings(tidy: pd.DataFrame) -> pd.DataFrame:
     wide["gain"] = (wide["permuted"] - wide["naive"]).round(2)
     wide["gap"] = (wide["lth"] - wide["naive"]).round(2)
     wide["share"] = wide["gain"] / wide["gap"].where(wide["gap"] != 0)
+    # Table 10 has no spreads, and its settings are to stay. dropna=False also makes settings that
+    # don't exist, which reindexing takes out.
     spread = tidy.pivot_table(index=SETTING, columns="method", values="std", dropna=False)
     variances = (spread.reindex(wide.index)[["permuted", "naive"]] ** 2).sum(axis=1, skipna=False)
+    # Of a difference of two means over three runs each.
     wide["gain_error"] = np.sqrt(variances / 3)
     return wide.rename_axis(columns=None).reset_index()
 
@@ -153,6 +158,7 @@ class Count(NamedTuple):
 
 def above_naive(arms: pd.DataFrame) -> Count:
     """Count the top-1 settings in which permuted is above naive; `arms` is as of `settings`."""
+    # Top-5 accuracies are of networks that the top-1 ones have counted.
     gain = arms.loc[arms["metric"] == "top1", "gain"]
     return Count(int((gain > 0).sum()), int((gain == 0).sum()), int((gain < 0).sum()))
 
@@ -168,6 +174,7 @@ def mean_gains(arms: pd.DataFrame) -> pd.DataFrame:
         above.
     """
     top = arms[arms["metric"] == "top1"]
+    # k = 0 by itself: from a truly random start permuting gains next to nothing.
     top = top.assign(rewound=top["rewind_epoch"] > 0)
     found = top.groupby(["network", "dataset", "rewound"])["gain"]
     return found.agg(mean="mean", least="min", most="max", settings="size").reset_index()

@@ -57,6 +57,8 @@ def difference(
         values = table[a] - table[b]
         if values.empty:
             continue
+        # Settings of a seed share its dense networks and aren't independent, so each seed counts
+        # once, by its mean over them.
         what = f"{_WORDS.get(a, a)} − {_WORDS.get(b, b)}"
         effect = mean_effect(run.source, what, values.groupby("seed").mean())
         per_setting = values.groupby(["sparsity", "rewind_epoch"]).mean()
@@ -76,6 +78,7 @@ def order_of_arms(sources: Sources) -> list[Effect]:
     """Return the smaller of LTH − permuted and permuted − naive, for every recorded table."""
     pairs = (("lth", "permuted"), ("permuted", "naive"))
     both = [difference(sources, *pair) for pair in pairs]
+    # The claim needs both differences, so the less certain one decides.
     return [min(two, key=lambda effect: effect.low) for two in zip(*both, strict=True)]
 
 
@@ -96,6 +99,7 @@ def gain_against_sparsity(sources: Sources) -> list[Effect]:
     for run in sources.of_kind("table"):
         table = run.accuracies()
         gain = (table["permuted"] - table["naive"]).groupby(["sparsity", "seed"]).mean().unstack(0)
+        # A run at one sparsity says nothing of it.
         if len(gain.columns) < 2:
             continue
         low, high = gain.columns.min(), gain.columns.max()
@@ -141,9 +145,12 @@ def _series_of_widths(runs: Sequence[Run]) -> list[list[Run]]:
     series: dict[str, list[Run]] = {}
     for run in runs:
         e = run.experiment
+        # Runs are compared if they differ in nothing else that matters: a comparison of widths must
+        # not be one of recipes.
         same = {key: value for key, value in e.items() if key not in ("seeds", "keep", "model")}
         series.setdefault(f"{run.model} {sorted(same.items(), key=str)}", []).append(run)
     ordered = [sorted(group, key=lambda run: run.width) for group in series.values()]
+    # Two records of one width are no series.
     return [group for group in ordered if group[0].width < group[-1].width]
 
 
@@ -165,6 +172,7 @@ def at_first_rewind_epoch(
     for run in sources.of_kind("table"):
         values = of(run.accuracies())
         k = values.index.get_level_values("rewind_epoch")
+        # A run without k = 0, or with k = 0 alone, has nothing to compare.
         if not ((k == 0).any() and (k > 0).any()):
             continue
         late, start = (values[at].groupby("seed").mean() for at in (k > 0, k == 0))
@@ -219,6 +227,8 @@ def barrier_removed(sources: Sources) -> list[Effect]:
 
 def _barriers(run: Run, ends: str, repair: str = "bn") -> pd.Series:
     """Return the accuracy barrier of every seed in points."""
+    # After batch norm reset: without any repair, networks on the line suffer from collapsed
+    # variance as well, which isn't what the claim is about.
     table = accuracy_barriers(run.rows)
     chosen = table[(table["ends"] == ends) & (table["repair"] == repair)]
     return 100 * chosen.set_index("seed")["barrier"]
@@ -229,6 +239,8 @@ def barrier_against_width(sources: Sources) -> list[Effect]:
     found = []
     for runs in _series_of_widths(sources.of_kind("connectivity")):
         table = pd.DataFrame({np.log2(run.width): _barriers(run, "permuted") for run in runs})
+        # Falls are positive: an effect is positive if it is as claimed. Only seeds that all widths
+        # have are compared.
         falls = [-slope(table.columns, row) for row in table.dropna().to_numpy()]
         what = "barrier, fall for each doubling of the width"
         effect = mean_effect(f"{runs[0].label} to ×{runs[-1].width:g}", what, falls)
@@ -249,6 +261,7 @@ def early_gain(sources: Sources, share: float = 0.1) -> list[Effect]:
     for run in sources.of_kind("early"):
         early = _early(run, "test_accuracy")
         available = early.columns.astype(int)
+        # Not t = 0, where B isn't trained at all.
         at = min(available[available > 0], key=lambda t: abs(t / run.epochs - share))
         naive = _naive_of(sources, run)
         if naive is None:
@@ -269,6 +282,7 @@ def _early(run: Run, metric: str) -> pd.DataFrame:
 def _naive_of(sources: Sources, run: Run) -> pd.Series | None:
     """Return naive's accuracies for the seeds of a run of early matching, from its table."""
     sparsity, k = run.rows["sparsity"].iloc[0], run.rows["rewind_epoch"].iloc[0]
+    # A table of the same experiment may cover more, and its arms are still the same.
     free = ("seeds", "sparsities", "rewind_epochs", "keep")
     own = {key: value for key, value in run.experiment.items() if key not in free}
     for table in sources.of_kind("table", run.dataset, run.model):
@@ -283,6 +297,8 @@ def better_permutation(sources: Sources) -> list[Effect]:
     found = []
     for run in sources.of_kind("early"):
         score, accuracy = _early(run, "score"), 100 * _early(run, "test_accuracy")
+        # Within a seed, as seeds differ in accuracy for other reasons. By tenths, as matching
+        # epochs don't differ by more.
         slopes = [slope(score.loc[seed], accuracy.loc[seed]) / 10 for seed in score.index]
         what = "permuted, for 0.1 more correlation of matched units"
         effect = mean_effect(run.source, what, slopes)

@@ -17,6 +17,7 @@ from lotperm.studies.claims.sources import Sources
 
 Measure = Callable[[Sources], Sequence[Effect]]
 
+# The paper's tables that have the numbers of each figure.
 _TABLES = {
     "cifar10": range(5, 9),
     "vgg11": (9,),
@@ -114,6 +115,7 @@ def _gain(table: pd.DataFrame) -> pd.Series:
     return table["permuted"] - table["naive"]
 
 
+# Headings of the page.
 _PROBLEM = "The sparse training problem"
 _SYMMETRY = "Symmetry and basins"
 _METHOD = "The method"
@@ -200,6 +202,7 @@ CLAIMS: tuple[Claim, ...] = (
         theme=_SYMMETRY,
         figures=("swap",),
         page="notebooks/02_weight_symmetry",
+        # Decimal digits; rounding takes some of float64's 16.
         rule=Above(at_least=12),
         unproven="follows from the definition",
         ours=symmetry.same_function,
@@ -211,6 +214,7 @@ CLAIMS: tuple[Claim, ...] = (
         theme=_SYMMETRY,
         figures=("swap",),
         page="notebooks/02_weight_symmetry",
+        # In percent, as the effect is.
         rule=Above(at_least=100 * MOST),
         unproven="drawn",
         ours=symmetry.distance,
@@ -271,6 +275,7 @@ CLAIMS: tuple[Claim, ...] = (
         theme=_METHOD,
         figures=("method",),
         page="notebooks/04_method",
+        # All five steps.
         rule=Above(at_least=5),
         unproven="a procedure",
         ours=ours.steps,
@@ -303,6 +308,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         number="16 a",
+        # Captions speak of a growing gap. By the share closed (a) and by points (b), the paper's
+        # own tables say opposite things.
         words="The wider the network, the closer permuted comes to LTH: the share of the gap that "
         "it closes grows.",
         theme=_WIDTH,
@@ -452,6 +459,7 @@ CLAIMS: tuple[Claim, ...] = (
         theme=_DIVERSITY,
         figures=("diversity",),
         page="notebooks/08_diversity",
+        # In percent of IMP's disagreement: "about as diverse" is taken for a quarter more or less.
         rule=Within(25),
         theirs=_published(members.as_diverse_as_imp),
         ours=_recorded(members.as_diverse_as_imp),

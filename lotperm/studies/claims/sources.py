@@ -64,6 +64,7 @@ class Run:
     @property
     def test_images(self) -> int:
         """Return the number of test examples."""
+        # Without a size, the whole test split was evaluated.
         return int(self.experiment["data"]["test_size"] or spec_of(self.dataset).n_test)
 
     def accuracies(self) -> pd.DataFrame:
@@ -83,7 +84,9 @@ class Run:
         )
         dense = rows[rows["method"].isin(["dense_a", "dense_b"])]
         dense = 100 * dense.pivot(index="seed", columns="method", values="value")
+        # IMP by fine-tuning is the same at every rewind epoch: this is a mean of equal numbers.
         imp = rows[rows["method"] == "imp"].groupby(["sparsity", "seed"])["value"].mean()
+        # Dense networks and IMP belong to no cell alone, so they stand beside the arms of each.
         both = wide.join(dense, on="seed").join(100 * imp.rename("imp"), on=["sparsity", "seed"])
         return both.sort_index()
 

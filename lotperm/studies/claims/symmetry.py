@@ -22,8 +22,10 @@ from lotperm.store.files import load_tensors
 from lotperm.studies.claims.evidence import Effect, mean_effect
 from lotperm.studies.claims.sources import Run, Sources, ticket_files
 
+# Of fewer seeds an interval says next to nothing.
 _SEEDS = 3
 _INPUTS = 64
+# Stands for outputs that are equal to the bit, as 0 has no logarithm.
 _NO_DIFFERENCE = 1e-17
 
 
@@ -69,6 +71,7 @@ def _of(run: Run) -> pd.DataFrame:
     return _measured(files, run.dataset, model["name"], model["width"], tuple(model["hidden"]))
 
 
+# Three claims look at the same files.
 @cache
 def _measured(
     files: tuple[Path, ...], dataset: str, name: str, width: float, hidden: tuple[int, ...]
@@ -78,8 +81,10 @@ def _measured(
     model = build(
         name, input_shape=info.shape, classes=info.classes, width=width, hidden=hidden or (1,)
     ).eval()
+    # Two functions are compared, not their accuracies, so no data set is needed.
     noise = torch.randn(_INPUTS, *info.shape, generator=torch.Generator().manual_seed(0))
     spec = PermutationSpec.trace(model, noise[:2])
+    # In float64, so that a difference would stand out from rounding.
     rows = [_row(path, spec, model.double(), noise.double()) for path in files]
     return pd.DataFrame(rows).groupby("seed").mean()
 
@@ -91,6 +96,7 @@ def _row(
     tensors, notes = load_tensors(path, checked=True)
     a, b = (_part(tensors, f"weights_{name}/") for name in "ab")
     moved = permute(a, spec, _part(tensors, "permutation/"))
+    # Without running statistics of batch norm, which aren't trained.
     parameters = [name for name, _ in model.named_parameters()]
     flat_a, flat_b, flat_moved = (
         torch.cat([weights[name].flatten() for name in parameters]) for weights in (a, b, moved)

@@ -59,6 +59,7 @@ def spread_effect(source: str, what: str, values: pd.Series, errors: pd.Series) 
     """
     value = float(values.mean())
     error = float(np.sqrt((errors**2).sum())) / len(values)
+    # Each value is a difference of two means over three runs.
     freedom = len(values) * (2 * RUNS - 2)
     half = float(stats.t.ppf(0.975, freedom)) * error
     p = float(2 * stats.t.sf(abs(value) / error, freedom))
@@ -84,6 +85,7 @@ def difference(sources: Sources, a: str, b: str, tables: Sequence[int] = range(5
     """Return a − b over all settings of some of the Tables 5 to 14."""
     arms = sources.settings()
     chosen = arms[arms["table"].isin(tables)]
+    # Two decimals, as the tables have: a tie stays one.
     values = (chosen[a] - chosen[b]).round(2)
     return _over_rows(chosen, f"{_word(a)} − {_word(b)}", values)
 
@@ -120,6 +122,7 @@ def share_closed(sources: Sources) -> Effect:
     """Return the share of the gap that permuting closes at k > 0, as a ratio of means over rows."""
     chosen = sources.settings()
     chosen = chosen[chosen["rewind_epoch"] > 0]
+    # A ratio of means: at single settings the gap may be nearly 0.
     per_row = chosen.groupby(ROW)[["gain", "gap"]].mean()
     effect = ratio_effect(
         _source(chosen["table"]), "share of the gap closed", per_row["gain"], per_row["gap"], ROWS
@@ -163,6 +166,7 @@ def gain_against_sparsity(sources: Sources) -> Effect:
     chosen = sources.settings()
     chosen = chosen[chosen["rewind_epoch"] > 0]
     wide = chosen.pivot_table(index=["table", "rewind_epoch"], columns="sparsity", values="gain")
+    # Tables have different sparsities; each compares its own first and last.
     grown = wide.apply(lambda row: row.dropna().iloc[-1] - row.dropna().iloc[0], axis=1)
     effect = mean_effect(
         _source(chosen["table"]),
@@ -197,6 +201,7 @@ def _rewound(sources: Sources, column: str) -> tuple[pd.DataFrame, pd.Series]:
     """Return a column's mean at k > 0 less its value at k = 0, for each row that has k = 0."""
     arms = sources.settings()
     chosen = arms[arms["network"] != "resnet50"]
+    # ImageNet, which is left out, has no k = 0.
     late = chosen[chosen["rewind_epoch"] > 0].groupby(ROW)[column].mean()
     return chosen, late - chosen[chosen["rewind_epoch"] == 0].set_index(ROW)[column]
 
@@ -204,6 +209,7 @@ def _rewound(sources: Sources, column: str) -> tuple[pd.DataFrame, pd.Series]:
 def _rise(chosen: pd.DataFrame, arm: str, first: int, last: int | None) -> pd.Series:
     """Return an arm's accuracy at one rewind epoch less that at another; None: the largest."""
     wide = chosen.pivot_table(index=ROW, columns="rewind_epoch", values=arm)
+    # Tables end at different rewind epochs.
     end = wide.apply(lambda row: row.dropna().iloc[-1], axis=1) if last is None else wide[last]
     return (end - wide[first]).round(2)
 
@@ -244,6 +250,8 @@ def vgg_naive_plateau(sources: Sources, turn: int = 20) -> Effect:
     last = mean.columns.max()
     after = mean[last] - mean[turn]
     bend = mean[turn] - mean[0] - after
+    # The bend is twice the value at the turn less those at both ends, so its variance counts four
+    # times.
     errors = np.sqrt((4 * std[turn] ** 2 + std[0] ** 2 + std[last] ** 2) / RUNS)
     what = f"naive: its rise up to k = {turn} less its rise after it"
     effect = spread_effect(_source(naive["table"]), what, bend, errors)
@@ -269,6 +277,7 @@ def early_gain(sources: Sources, share: float = 0.1, epochs: int = 200) -> Effec
         early[at] - fixed,
         "sparsities",
     )
+    # A ratio of sums, for the sparsities together.
     kept = (early[at] - fixed).sum() / (early[epochs] - fixed).sum()
     return effect.noted(f"{100 * kept:.0f} % of what matching at the end gains")
 
@@ -293,6 +302,7 @@ def barrier_against_width(sources: Sources) -> Effect:
     """Return by how much REPAIR's published barriers fall for each doubling of the width."""
     table = sources.barriers.dropna(subset="barrier")
     width = np.log2(table["model"].str.extract(r"x(\d+)$")[0].astype(float))
+    # One number is published for each width, so the interval is that of the fitted line.
     line = stats.linregress(width, table["barrier"])
     half = stats.t.ppf(0.975, len(table) - 2) * line.stderr
     value = -slope(width, table["barrier"])
@@ -322,4 +332,5 @@ def cost_of_permuting() -> list[Effect]:
 
 
 def _protocol() -> dict[str, object]:
+    # The profile that follows the paper's own settings.
     return Experiment.from_parameters(profile="paper").to_dict()
