@@ -159,4 +159,6 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ParameterError:
     names = sorted(valid)
     near = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ParameterError(f"unknown {kind} {shown(name)}.{hint} Valid: {', '.join(names)}.")
+    more = f", … ({len(names):,} in all)" if len(names) > 40 else ""
+    shorter = names[:10] if more else names
+    return ParameterError(f"unknown {kind} {shown(name)}.{hint} Valid: {', '.join(shorter)}{more}.")

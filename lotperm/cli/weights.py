@@ -21,6 +21,7 @@ from lotperm.engine import models
 from lotperm.errors import IntegrityError, ParameterError, unknown_name
 from lotperm.science import matching
 from lotperm.science.sparsity import count, full_mask, magnitude_prune, prunable_parameters
+from lotperm.science.state_dicts import read_weights
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.store import convert
 from lotperm.store.files import load_tensors, save_tensors
@@ -199,11 +200,20 @@ def _load_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
     IntegrityError
         If an entry of the network is missing or has another shape.
     """
-    weights, _ = load_tensors(path)
     expected = network.state_dict()
+    tensors, _ = load_tensors(path)
+    try:
+        weights = read_weights(tensors, expected)
+    except ParameterError as error:
+        raise IntegrityError(f"{path}: {error}") from None
     for name, tensor in expected.items():
+        if name.rpartition(".")[2] == "num_batches_tracked":
+            weights.setdefault(name, tensor)  # which old files lack, and nothing here reads
         if name not in weights:
-            raise IntegrityError(f"{path} has no {name}, which the network needs.")
+            raise IntegrityError(
+                f"{path} has no {name}, which the network needs; it has "
+                f"{', '.join(list(tensors)[:3]) or 'no tensors'}, …"
+            )
         if weights[name].shape != tensor.shape:
             raise IntegrityError(
                 f"{path}: {name} is {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}."

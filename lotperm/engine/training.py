@@ -33,6 +33,7 @@ from lotperm.engine.runtime import ProgressBar, Runtime
 from lotperm.engine.trained import Trained, all_weights
 from lotperm.errors import ParameterError, PreemptedError
 from lotperm.parallel.threads import keep_freed_memory, workers
+from lotperm.science.state_dicts import read_mask, read_weights
 
 __all__ = ["Checkpoints", "Trained", "train"]
 
@@ -69,6 +70,7 @@ def train(
         Order and augmentation of each of the M members.
     masks : Sequence[Mapping[str, Tensor] | None] | None, optional
         M masks, or None where a member is dense; parameters that a mask doesn't name are dense.
+        Tensors of True and False, or of 1 and 0 of any dtype.
     until : int | None, optional
         Stop after this number of epochs of the recipe; None: all.
     save_at : Collection[int], optional
@@ -109,6 +111,9 @@ def train(
             f"got {len(weights)} weights, {len(seeds)} seeds and {len(masks)} masks; "
             "expected the same number."
         )
+    names = model.state_dict()
+    weights = [read_weights(w, names, f"weights of member {i}") for i, w in enumerate(weights)]
+    masks = [None if mask is None else read_mask(mask, names) for mask in masks]
     epochs = recipe.epochs if until is None else until
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
     data = data.to(runtime.device)

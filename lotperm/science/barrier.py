@@ -8,10 +8,9 @@ measures how far this holds.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ from lotperm.science.repair import (
     repaired,
     reset_batch_norm,
 )
+from lotperm.science.state_dicts import copy_of, read_weights
 
 Repair = Literal["none", "bn", "repair"]
 
@@ -59,8 +59,8 @@ def interpolate(
 
 def loss_barrier(
     model: nn.Module,
-    weights_a: Mapping[str, Tensor],
-    weights_b: Mapping[str, Tensor],
+    weights_a: Mapping[str, Any] | nn.Module,
+    weights_b: Mapping[str, Any] | nn.Module,
     data: Mapping[str, Batches],
     alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     *,
@@ -75,8 +75,8 @@ def loss_barrier(
     ----------
     model : nn.Module
         The architecture; a copy is used, its own weights don't matter.
-    weights_a, weights_b : Mapping[str, Tensor]
-        State dicts of the two ends, alpha = 0 and alpha = 1.
+    weights_a, weights_b : Mapping[str, Any] | nn.Module
+        State dicts of the two ends, alpha = 0 and alpha = 1, or modules.
     data : Mapping[str, Batches]
         Split name -> batches of (inputs, targets). They are iterated once per alpha: a list or a
         `DataLoader`, not a generator.
@@ -115,7 +115,10 @@ def loss_barrier(
             list(statistics) if statistics is not None else [inputs for inputs, _ in data["train"]]
         )
 
-    network = copy.deepcopy(model).eval()
+    network = copy_of(model).eval()
+    names = network.state_dict()
+    weights_a = read_weights(weights_a, names, "weights_a")
+    weights_b = read_weights(weights_b, names, "weights_b")
     ends: list[Statistics] = []
     if repair == "repair":
         for weights in (weights_a, weights_b):

@@ -182,8 +182,8 @@ def _parts(
 
 
 def correlate(
-    a: Mapping[str, Tensor] | nn.Module,
-    b: Mapping[str, Tensor] | nn.Module,
+    a: Mapping[str, Any] | nn.Module,
+    b: Mapping[str, Any] | nn.Module,
     batches: Iterable[Tensor | Sequence[Tensor]],
     spec: PermutationSpec,
     points: Mapping[str, str],
@@ -212,15 +212,14 @@ def correlate(
     """
     if not points:
         return {}
-    states = [w.state_dict() if isinstance(w, nn.Module) else w for w in (a, b)]
-    place = torch.device(device) if device is not None else next(iter(states[0].values())).device
+    states = [spec.tensors(weights) for weights in (a, b)]
+    read = next((states[0][name] for name in spec.shapes if name in states[0]), None)
+    place = torch.device(device or (read.device if read is not None else "cpu"))
     nets = [
         spec.extractor(
-            {name: _place(t, place, dtype) for name, t in spec.tensors(weights).items()},
-            points,
-            fold=True,
+            {name: _place(t, place, dtype) for name, t in state.items()}, points, fold=True
         )
-        for weights in states
+        for state in states
     ]
     ranks = distributed.world_size()
     own = range(distributed.rank(), LANES, ranks)

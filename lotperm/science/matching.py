@@ -8,7 +8,7 @@ matching)`` is close to B.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from lotperm.errors import ParameterError, unknown_name
 from lotperm.parallel import distributed
 from lotperm.science.assignment import assign, mean_matched
 from lotperm.science.correlation import CorrelationAccumulator, correlate
+from lotperm.science.state_dicts import read_weights
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.types import Float64
 
@@ -50,8 +51,8 @@ class Matching(dict[str, Tensor]):
 
 
 def match_activations(
-    a: Mapping[str, Tensor] | nn.Module,
-    b: Mapping[str, Tensor] | nn.Module,
+    a: Mapping[str, Any] | nn.Module,
+    b: Mapping[str, Any] | nn.Module,
     batches: Iterable[Tensor | Sequence[Tensor]],
     spec: PermutationSpec,
     *,
@@ -69,8 +70,9 @@ def match_activations(
 
     Parameters
     ----------
-    a, b : Mapping[str, Tensor] | nn.Module
-        The networks, as state dicts or modules of the architecture that `spec` was traced from.
+    a, b : Mapping[str, Any] | nn.Module
+        The networks, as state dicts or modules of the architecture that `spec` was traced from;
+        checkpoints and prefixed names are read too (`lotperm.science.state_dicts.read_weights`).
         They run in eval mode; a batch norm right behind a convolution is folded into it.
     batches : Iterable[Tensor | Sequence[Tensor]]
         Normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` gives.
@@ -140,8 +142,8 @@ def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str,
 
 
 def match_weights(
-    weights_a: Mapping[str, Tensor],
-    weights_b: Mapping[str, Tensor],
+    weights_a: Mapping[str, Any] | nn.Module,
+    weights_b: Mapping[str, Any] | nn.Module,
     spec: PermutationSpec,
     *,
     seed: int = 0,
@@ -157,8 +159,8 @@ def match_weights(
 
     Parameters
     ----------
-    weights_a, weights_b : Mapping[str, Tensor]
-        State dicts of the architecture that `spec` was traced from.
+    weights_a, weights_b : Mapping[str, Any] | nn.Module
+        As `a` and `b` of `match_activations`.
     spec : PermutationSpec
         The permutation symmetries of the architecture.
     seed : int, optional
@@ -177,12 +179,19 @@ def match_weights(
     ParameterError
         If A and B don't have the same parameters.
     """
-    a, b = _parameters(weights_a), _parameters(weights_b)
+    a = _parameters(read_weights(weights_a, spec.shapes, "weights of A"))
+    b = _parameters(read_weights(weights_b, spec.shapes, "weights of B"))
     if odd := sorted(a.keys() ^ b.keys()):
         raise ParameterError(
             f"A and B aren't of one architecture: {', '.join(odd[:4])} is in one of them alone."
         )
     a = {name: a[name] for name in b}  # in one order: tensors are compared one by one
+    for group in spec.sizes:
+        if not any(True for _ in spec.unit_weights(b, group)):
+            raise ParameterError(
+                f"the weights of A and B lack all that group {group!r} permutes; give full state "
+                "dicts."
+            )
     names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
     moved, permutation = dict(a), spec.identity()
     groups, generator = list(spec.sizes), np.random.default_rng(seed)

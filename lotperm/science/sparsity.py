@@ -6,18 +6,26 @@ parameter that it doesn't name is dense.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import prune
+from torch.nn.utils.parametrize import ParametrizationList
 
 from lotperm.errors import ParameterError, UnsupportedModelError, unknown_name
+from lotperm.science.state_dicts import dict_like, read_mask, state_dict_of, weights_by_name
 from lotperm.types import Bool, Float
 
 Mask = dict[str, Bool[Tensor, " ..."]]
 
-_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_WEIGHTED = (nn.Linear, _ConvNd)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 _SHORTCUT_NAMES = ("shortcut", "downsample")
 
@@ -32,7 +40,8 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
     rule : str, optional
         ``"paper"``: every conv and linear weight, stem and classifier included, but not the
         convolutions on shortcuts (modules named ``shortcut`` or ``downsample``). ``"all"``: the
-        shortcuts too.
+        shortcuts too, and every other parameter of two or more axes that isn't a norm's:
+        embeddings, recurrent and bilinear layers, attention, parameters of a module of one's own.
 
     Returns
     -------
@@ -46,28 +55,81 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
         If two layers share a weight: it would be ranked twice, and could be pruned in one of them
         alone.
 
+    Warns
+    -----
+    UserWarning
+        If the network has weights that only rule ``"all"`` names, shortcuts aside: they stay dense.
+
     Notes
     -----
     Frankle & Carbin 2019 prune convolutions and linear layers, and leave biases and norms alone.
+    Transposed convolutions count as convolutions. A weight that is computed from others (by
+    `torch.nn.utils.prune`, weight norm or another parametrization) has the name of the result.
     """
     if rule not in ("paper", "all"):
         raise unknown_name("prunable rule", rule, ("paper", "all"))
-    names, owner = [], dict[int, str]()
-    for name, module in model.named_modules():
-        if isinstance(module, _WEIGHTED):
-            if (first := owner.setdefault(id(module.weight), name)) != name:
-                raise UnsupportedModelError(
-                    f"layers {first!r} and {name!r} share a weight, which no mask can name."
-                )
-            on_shortcut = any(part in _SHORTCUT_NAMES for part in name.split("."))
-            if rule == "all" or not on_shortcut:
-                names.append(f"{name}.weight" if name else "weight")
+    names, left, owner = [], [], dict[int, str]()
+    for name, module, tensor in _weights(model):
+        layer, _, leaf = name.rpartition(".")
+        usual = isinstance(module, _WEIGHTED) and leaf == "weight"
+        counted = usual or rule == "all"
+        if counted and (first := owner.setdefault(id(tensor), layer)) != layer:
+            raise UnsupportedModelError(
+                f"layers {first!r} and {layer!r} share a weight, which no mask can name."
+            )
+        on_shortcut = any(part in _SHORTCUT_NAMES for part in layer.split("."))
+        if rule == "all" or (usual and not on_shortcut):
+            names.append(name)
+        elif not usual:
+            left.append(f"{name} ({type(module).__name__})")
+    if left:
+        more = f" and {len(left) - 4} more" if len(left) > 4 else ""
+        warnings.warn(
+            f"{', '.join(left[:4])}{more} stay dense: rule 'paper' prunes conv and linear weights, "
+            "rule 'all' these too.",
+            stacklevel=2,
+        )
     return names
 
 
-def full_mask(weights: Mapping[str, Tensor], names: Iterable[str]) -> Mask:
-    """Return the mask that keeps everything: True of each named tensor's shape."""
-    return {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
+def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Yield (name, layer, parameter behind it) of all weights of two or more axes, norms aside.
+
+    The weight of a parametrization counts as one, under the name of what is computed.
+    """
+    for prefix, module in model.named_modules():
+        if isinstance(module, (*_NORMS, ParametrizationList)):
+            continue
+        found = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+        if isinstance(lists := getattr(module, "parametrizations", None), nn.ModuleDict):
+            # Of weight norm original0 is the norm, original1 the direction.
+            for leaf, steps in lists.items():
+                parameters = dict(steps.named_parameters(recurse=False))
+                found[leaf] = parameters.get("original1", next(iter(parameters.values())))
+        for leaf, tensor in found.items():
+            plain = leaf.removesuffix("_orig")
+            if leaf.endswith("_g") and f"{leaf[:-1]}v" in found:
+                continue
+            if leaf.endswith("_v") and f"{leaf[:-1]}g" in found:
+                plain = leaf[:-2]
+            kind = isinstance(module, _WEIGHTED) and plain == "weight"
+            if kind or tensor.dim() > 1:
+                yield f"{prefix}.{plain}" if prefix else plain, module, tensor
+
+
+def full_mask(weights: Mapping[str, Any] | nn.Module, names: Iterable[str]) -> Mask:
+    """Return the mask that keeps everything: True of each named tensor's shape.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such weight. Of networks that `torch.nn.utils.prune` has pruned, the names
+        are those of the weights, without ``_orig``.
+    """
+    return {
+        name: torch.ones_like(tensor, dtype=torch.bool)
+        for name, tensor in weights_by_name(weights, names).items()
+    }
 
 
 def kept_after(total: int, sparsity: float) -> int:
@@ -94,8 +156,8 @@ def _keep_largest(magnitudes: Float[Tensor, " n"], kept: int) -> Bool[Tensor, " 
 
 
 def magnitude_prune(
-    weights: Mapping[str, Tensor],
-    mask: Mapping[str, Bool[Tensor, " ..."]],
+    weights: Mapping[str, Any] | nn.Module,
+    mask: Mapping[str, Any] | nn.Module,
     sparsity: float,
     *,
     scope: str = "global",
@@ -106,11 +168,13 @@ def magnitude_prune(
 
     Parameters
     ----------
-    weights : Mapping[str, Tensor]
-        A state dict, floating point.
-    mask : Mapping[str, Tensor]
-        Bool tensors: what is kept so far. A weight pruned there stays pruned, and its tensors are
-        the prunable ones.
+    weights : Mapping[str, Any] | nn.Module
+        A module or its state dict, floating point. Of weights that are computed (masked by
+        `torch.nn.utils.prune`, weight norm), the values that the network computes with.
+    mask : Mapping[str, Any] | nn.Module
+        What is kept so far: bool tensors, or 0 and 1 of any dtype, by the names of weights or as
+        ``X_mask``; or a module that `torch.nn.utils.prune` has pruned. A weight pruned there stays
+        pruned, and its tensors are the prunable ones.
     sparsity : float
         Fraction of the prunable weights removed in all, 0 <= sparsity < 1.
     scope : str, optional
@@ -131,18 +195,18 @@ def magnitude_prune(
     """
     if scope not in ("global", "layerwise"):
         raise unknown_name("pruning scope", scope, ("global", "layerwise"))
-    if not mask:
+    if not (mask := read_mask(mask)):
         raise ParameterError("the mask names no tensor, so there is nothing to prune.")
+    values = weights_by_name(weights, mask)
     magnitudes = {}
     for name, kept in mask.items():
-        if name not in weights:
-            raise unknown_name("masked tensor", name, weights)
-        if weights[name].shape != kept.shape:
+        if values[name].shape != kept.shape:
             raise ParameterError(
                 f"mask of {name} has shape {tuple(kept.shape)}; the weights have "
-                f"{tuple(weights[name].shape)}."
+                f"{tuple(values[name].shape)}."
             )
-        magnitude = weights[name].detach().abs()
+        magnitude = values[name].detach().abs()
+        kept = kept.to(magnitude.device)
         if not bool(torch.isfinite(magnitude).all()):
             raise ParameterError(
                 f"weights of {name} are not finite, so their magnitudes can't be ranked."
@@ -198,39 +262,135 @@ def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:
 
 
 def apply_mask(
-    weights: Mapping[str, Tensor], mask: Mapping[str, Bool[Tensor, " ..."]]
+    weights: Mapping[str, Any] | nn.Module, mask: Mapping[str, Any] | nn.Module
 ) -> dict[str, Tensor]:
     """Return a copy of a state dict with pruned weights set to exactly zero.
+
+    Parameters
+    ----------
+    weights : Mapping[str, Any] | nn.Module
+        A module or its state dict. Of a weight that `torch.nn.utils.prune` keeps as ``X_orig``,
+        that is set to zero.
+    mask : Mapping[str, Any] | nn.Module
+        As of `magnitude_prune`.
+
+    Returns
+    -------
+    dict
+        With the names of the state dict; `load_state_dict` takes it.
 
     Raises
     ------
     ParameterError
-        If the mask names a tensor that isn't there, or that has another shape.
+        If the mask names a tensor that isn't there, that has another shape, or that is a factor of
+        the weight, as weight norm has them: its zeros would be rescaled.
     """
+    state = state_dict_of(weights)
+    mask = read_mask(mask, state)
     for name, kept in mask.items():
-        if name not in weights:
-            raise unknown_name("weight of the mask", name, weights)
-        if kept.shape != weights[name].shape:
+        normed = name.endswith("_v") and f"{name[:-1]}g" in state
+        if normed or ".parametrizations." in f".{name}":
+            raise ParameterError(
+                f"the weight that the mask names is computed from {name}, so zeros there needn't "
+                "be zeros of the weight. Make it a plain parameter first (remove_weight_norm, "
+                "remove_parametrizations)."
+            )
+        if kept.shape != state[name].shape:
             raise ParameterError(
                 f"the mask of {name} has shape {tuple(kept.shape)}, expected "
+                f"{tuple(state[name].shape)}."
+            )
+    masked = {
+        name: tensor.masked_fill(~mask[name].to(tensor.device), 0)
+        if name in mask
+        else tensor.clone()
+        for name, tensor in state.items()
+    }
+    return dict_like(state, masked)
+
+
+def mask_of_zeros(weights: Mapping[str, Any] | nn.Module, names: Iterable[str]) -> Mask:
+    """Return the mask that keeps what isn't zero, of a network that was pruned elsewhere.
+
+    Parameters
+    ----------
+    weights : Mapping[str, Any] | nn.Module
+        A module or its state dict; pruned weights are zeros, or masked by `torch.nn.utils.prune`.
+    names : Iterable[str]
+        The prunable weights (`prunable_parameters`).
+
+    Raises
+    ------
+    ParameterError
+        If there is no such weight.
+    """
+    return {name: tensor != 0 for name, tensor in weights_by_name(weights, names).items()}
+
+
+def from_torch_prune(model: Mapping[str, Any] | nn.Module) -> Mask:
+    """Return the masks that `torch.nn.utils.prune` keeps in a module or its state dict.
+
+    Returns
+    -------
+    Mask
+        Parameter name, without ``_mask`` -> bool tensor.
+
+    Raises
+    ------
+    ParameterError
+        If there are none.
+    """
+    masks = {name: t for name, t in state_dict_of(model).items() if name.endswith("_mask")}
+    if not masks:
+        raise ParameterError(
+            "there are no masks of torch.nn.utils.prune (X_mask). For the zeros of weights: "
+            "mask_of_zeros."
+        )
+    return read_mask(masks)
+
+
+def to_torch_prune(model: nn.Module, mask: Mapping[str, Any] | nn.Module) -> None:
+    """Prune a module in place by a mask, as `torch.nn.utils.prune.custom_from_mask` does.
+
+    Each masked weight ``X`` becomes the parameter ``X_orig`` and the buffer ``X_mask``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    mask : Mapping[str, Any] | nn.Module
+        As of `magnitude_prune`.
+
+    Raises
+    ------
+    ParameterError
+        If the mask names a weight that isn't there, or that has another shape. The module is as it
+        was then.
+    """
+    kept = read_mask(mask, dict(model.named_parameters()))
+    weights = weights_by_name(model, kept)
+    for name, tensor in kept.items():
+        if tensor.shape != weights[name].shape:
+            raise ParameterError(
+                f"the mask of {name} has shape {tuple(tensor.shape)}, expected "
                 f"{tuple(weights[name].shape)}."
             )
-    return {
-        name: tensor.masked_fill(~mask[name], 0) if name in mask else tensor.clone()
-        for name, tensor in weights.items()
-    }
+    for name, tensor in kept.items():
+        owner, _, leaf = name.removesuffix("_orig").rpartition(".")
+        prune.custom_from_mask(model.get_submodule(owner), leaf, tensor.to(weights[name].device))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Weights that a mask keeps, of what is prunable and of all conv and linear weights.
+    """Weights that a mask keeps, of what is prunable and of all weights.
 
     Attributes
     ----------
     kept, prunable : int
         Weights kept, and all, in the tensors that the mask names.
     dense : int
-        Conv and linear weights that the rule never prunes (the paper's shortcuts).
+        Weights that the mask doesn't name: the paper's shortcuts, embeddings, recurrent layers and
+        whatever else rule ``"all"`` of `prunable_parameters` names.
     """
 
     kept: int
@@ -244,16 +404,17 @@ class Counts:
 
     @property
     def sparsity_of_all(self) -> float:
-        """Fraction removed of all conv and linear weights."""
+        """Fraction removed of all weights."""
         return 1 - (self.kept + self.dense) / (self.prunable + self.dense)
 
 
-def count(model: nn.Module, mask: Mapping[str, Bool[Tensor, " ..."]]) -> Counts:
+def count(model: nn.Module, mask: Mapping[str, Any] | nn.Module) -> Counts:
     """Count what a mask keeps in a network."""
-    parameters = dict(model.named_parameters())
-    dense = sum(
-        parameters[name].numel() for name in prunable_parameters(model, "all") if name not in mask
-    )
+    weights = {name: tensor for name, _, tensor in _weights(model)}
+    mask = read_mask(mask, {**weights, **dict(model.named_parameters())})
+    masked = {id(weights[name]) for name in mask if name in weights}
+    others = {id(tensor): tensor.numel() for tensor in weights.values()}
+    dense = sum(size for key, size in others.items() if key not in masked)
     prunable = sum(kept.numel() for kept in mask.values())
     kept = sum(int(kept.sum()) for kept in mask.values())
     return Counts(kept=kept, prunable=prunable, dense=dense)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.science.folding import fold_batch_norms
 from lotperm.science.graphs import TracedNetwork, compile_graph, cut_graph
+from lotperm.science.state_dicts import dict_like, match_names, read_weights, state_dict_of
 from lotperm.types import Int64, Num
 
 Permutation = dict[str, Int64[Tensor, " _"]]
@@ -202,9 +203,12 @@ class PermutationSpec:
         tensors = {name: tensor.detach().clone() for name, tensor in self.tensors(weights).items()}
         return self.extractor(tensors, points)(inputs.clone())
 
-    def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights together with the constants that the network reads beside them."""
-        return {**self.network.constants, **weights}
+    def tensors(self, weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
+        """Return the weights, by the network's names, and the constants that it reads beside them.
+
+        Weights are taken in any form that `read_weights` reads.
+        """
+        return {**self.network.constants, **read_weights(weights, self.shapes)}
 
     def extractor(
         self, tensors: Mapping[str, Tensor], points: Mapping[str, str], *, fold: bool = False
@@ -293,14 +297,18 @@ class PermutationSpec:
 
 
 def permute(
-    tensors: Mapping[str, Tensor], spec: PermutationSpec, permutation: Mapping[str, Tensor]
+    tensors: Mapping[str, Any] | nn.Module,
+    spec: PermutationSpec,
+    permutation: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Reorder the units of a network: ``new = old[p]`` on every axis of a group.
 
     Parameters
     ----------
-    tensors : mapping
-        A state dict or a mask, whole or in part, of any dtype and on any device.
+    tensors : mapping or nn.Module
+        A state dict or a mask, whole or in part, of any dtype and on any device; or a module, for
+        its state dict. Names may have the prefixes of wrappers (``module.``, ``_orig_mod.``) and
+        the endings of `torch.nn.utils.prune` (``_orig``, ``_mask``).
     spec : PermutationSpec
         Of the network that the tensors belong to.
     permutation : mapping
@@ -310,7 +318,8 @@ def permute(
     Returns
     -------
     dict
-        The same names, each tensor a new one if its units move.
+        The same names in the same order, each tensor a new one if its units move. `load_state_dict`
+        takes it where it took `tensors`: PyTorch's metadata are kept.
 
     Raises
     ------
@@ -320,19 +329,22 @@ def permute(
     """
     moves = {group: _validated(spec, group, p) for group, p in permutation.items()}
     moves = {group: p for group, p in moves.items() if not torch.equal(p, torch.arange(len(p)))}
+    state = state_dict_of(tensors)
+    names = match_names(state, spec.shapes)
     result = {}
-    for name, tensor in tensors.items():
-        if name not in spec.shapes:
+    for name, tensor in state.items():
+        if name not in names:
             raise unknown_name("tensor of the traced network", name, spec.shapes)
-        if tensor.shape != spec.shapes[name]:
+        own = names[name]
+        if tensor.shape != spec.shapes[own]:
             raise ParameterError(
                 f"tensor {name!r} has shape {tuple(tensor.shape)}, but the traced network has "
-                f"{tuple(spec.shapes[name])}; trace the network that these tensors belong to."
+                f"{tuple(spec.shapes[own])}; trace the network that these tensors belong to."
             )
-        for role in spec.roles.get(name, ()):
+        for role in spec.roles.get(own, ()):
             tensor = role.apply(tensor, moves)
         result[name] = tensor
-    return result
+    return dict_like(state, result)
 
 
 def invert(permutation: Mapping[str, Int64[Tensor, " _"]]) -> Permutation:

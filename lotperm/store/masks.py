@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import nn
 
-from lotperm.errors import IntegrityError
+from lotperm.errors import IntegrityError, ParameterError
 from lotperm.science.sparsity import Mask
+from lotperm.science.state_dicts import read_mask
 from lotperm.store.files import load_tensors, save_tensors
-from lotperm.types import Bool
 
 
-def save_mask(path: Path | str, mask: Mapping[str, Bool[Tensor, " ..."]]) -> None:
+def save_mask(path: Path | str, mask: Mapping[str, Any] | nn.Module) -> None:
     """Write a mask to a safetensors file with a checksum in its metadata.
 
     Parameters
     ----------
     path : Path | str
         The file to write, usually ``*.safetensors``.
-    mask : Mapping[str, Bool[Tensor, "..."]]
-        Parameter name -> True where the weight is kept.
+    mask : Mapping[str, Any] | nn.Module
+        Parameter name -> True where the weight is kept; or another form that `read_mask` reads.
 
     Raises
     ------
     StorageError
         If the disk is full or read-only; an older file is then untouched.
     """
-    save_tensors(Path(path), dict(mask), {"kind": "mask"})
+    save_tensors(Path(path), read_mask(mask), {"kind": "mask"})
 
 
 def load_mask(path: Path | str) -> Mask:
@@ -38,7 +38,8 @@ def load_mask(path: Path | str) -> Mask:
     Parameters
     ----------
     path : Path | str
-        A file that `save_mask` wrote, or any safetensors file of bool tensors.
+        A file that `save_mask` wrote, or any safetensors file of bool tensors, or of 0 and 1 of any dtype;
+        or the state dict of a network that `torch.nn.utils.prune` has pruned, for its masks.
 
     Returns
     -------
@@ -48,13 +49,12 @@ def load_mask(path: Path | str) -> Mask:
     Raises
     ------
     IntegrityError
-        If the file is corrupt, or a tensor in it is not bool.
+        If the file is corrupt, or a tensor in it holds anything but 0 and 1.
     StorageError
         If it can't be read.
     """
-    mask, _ = load_tensors(Path(path))
-    for name, kept in mask.items():
-        # Numbers would silently scale weights instead of pruning them.
-        if kept.dtype != torch.bool:
-            raise IntegrityError(f"{path}: {name} is {kept.dtype}; a mask holds bool tensors.")
-    return mask
+    tensors, _ = load_tensors(Path(path))
+    try:
+        return read_mask(tensors)
+    except ParameterError as error:
+        raise IntegrityError(f"{path}: {error}") from None

@@ -1,0 +1,422 @@
+"""State dicts and masks as people have them: their names, their nesting, their dtypes.
+
+Weights come as modules, as state dicts, and as checkpoints that hold one; their names carry the
+prefixes of wrappers (``module.``, ``_orig_mod.``) and of training frameworks (``model.``).
+`torch.nn.utils.prune` keeps a weight as ``X_orig`` and its mask as a float tensor ``X_mask``. Here
+all that becomes tensors by the names of a network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from lotperm.errors import ParameterError, shown, unknown_name
+
+# Modules that only wrap another one, by the names that PyTorch gives their child.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+# What stands for a weight X in a state dict, beside X itself: `torch.nn.utils.prune`, weight norm
+# of both kinds, other parametrizations.
+_STANDS_FOR = (
+    "{name}_orig",
+    "{name}_v",
+    "{owner}parametrizations.{leaf}.original1",
+    "{owner}parametrizations.{leaf}.original",
+)
+
+
+def state_dicts(content: object, depth: int = 4) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Find the state dicts in a checkpoint: (dotted path, name -> tensor); the path may be empty.
+
+    A state dict is a mapping from text to tensors, at least one; it isn't searched any further.
+    """
+    if not isinstance(content, Mapping) or depth == 0:
+        return
+    # torch.save keeps what `get_extra_state` returns under such names, which needn't be a tensor.
+    entries = {n: v for n, v in content.items() if not str(n).endswith("_extra_state")}
+    tensors = [isinstance(value, Tensor) for value in entries.values()]
+    if tensors and all(tensors) and all(isinstance(name, str) for name in entries):
+        yield "", content
+        return
+    for name, value in content.items():
+        for path, found in state_dicts(value, depth - 1):
+            yield f"{name}.{path}" if path else str(name), found
+
+
+def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
+    """Return the state dict of a module, or the one that a checkpoint holds.
+
+    Parameters
+    ----------
+    weights : mapping or nn.Module
+        A module; a state dict; or a mapping that holds one state dict or module at any depth.
+
+    Returns
+    -------
+    dict
+        Name -> Tensor, without what isn't one; with the metadata that PyTorch keeps beside it.
+
+    Raises
+    ------
+    ParameterError
+        If there is none, or several.
+    """
+    if isinstance(weights, nn.Module):
+        return dict_like(weights.state_dict(), weights.state_dict())
+    modules = [value for value in weights.values() if isinstance(value, nn.Module)]
+    if len(modules) == 1:
+        return state_dict_of(modules[0])
+    found = list(state_dicts(weights))
+    if not weights:
+        return {}
+    if len(found) != 1:
+        paths = ", ".join(path for path, _ in found[:10]) or "none"
+        raise ParameterError(
+            f"expected a state dict (name -> tensor), got a mapping with {len(found)} of them "
+            f"({paths}) and the entries {shown(list(weights)[:5])}. Give the one that is meant."
+        )
+    state = found[0][1]
+    return dict_like(state, {n: t for n, t in state.items() if isinstance(t, Tensor)})
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Copy a module, also one whose attributes hold computed tensors.
+
+    `torch.nn.utils.prune` and weight norm keep such, which Python's `copy.deepcopy` refuses.
+    """
+    held = (value for module in model.modules() for value in vars(module).values())
+    computed = {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
+    return copy.deepcopy(model, computed)
+
+
+def dict_like(given: object, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as a dict that `load_state_dict` takes as it takes the given one.
+
+    It reads versions of modules from the attribute ``_metadata``, which is kept.
+    """
+    metadata = getattr(given, "_metadata", None)
+    if metadata is None:
+        return dict(tensors)
+    result: OrderedDict[str, Tensor] = OrderedDict(tensors)
+    result._metadata = metadata  # type: ignore[attr-defined]
+    return result
+
+
+def match_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
+    """Find the network's name for each given one.
+
+    Names that are equal stay. Otherwise wrappers of modules are left out (``module.``,
+    ``_orig_mod.``), or a prefix that all names share is taken off, or put before them. ``X_orig``
+    and ``X_mask`` stand for ``X`` if the network has no such tensors itself.
+
+    Parameters
+    ----------
+    given : Iterable[str]
+        Names of tensors in a state dict or mask.
+    names : Collection[str]
+        Names of the network's tensors.
+
+    Returns
+    -------
+    dict
+        Given name -> the network's; names for which there is none are not there.
+
+    Raises
+    ------
+    ParameterError
+        If two given names would be the same tensor.
+    """
+    given, known = list(given), dict.fromkeys(names)
+    found = _best(given, known)
+    taken: dict[str, str] = {}
+    for name, target in found.items():
+        other = taken.setdefault(target, name)
+        if other != name and {name, other} != {f"{_plain(name)}_orig", f"{_plain(name)}_mask"}:
+            raise ParameterError(
+                f"{shown(other)} and {shown(name)} both name the network's {shown(target)}; give "
+                "one of them."
+            )
+    return found
+
+
+def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
+    """Try the ways to read the given names; return what the best way finds."""
+
+    def read(way: Callable[[str], str], known: Mapping[str, str]) -> dict[str, str]:
+        pairs = ((name, _among(way(name), known)) for name in given)
+        return {name: known[target] for name, target in pairs if target is not None}
+
+    own = {name: name for name in names}
+    best = read(str, own)
+    if len(best) == len(given):
+        return best
+    unwrapped = {_unwrapped(name): name for name in names}
+    ways = [read(_unwrapped, unwrapped)]
+    tops = {name.split(".")[0] for name in unwrapped}
+    for prefix in _prefixes(map(_unwrapped, given), unwrapped):
+        # A name of the network's own isn't a wrapper's, nor is a position in a Sequential.
+        top = prefix.split(".")[0]
+        if top not in tops and not top.isdigit():
+            ways.append(read(lambda n, p=prefix: _unwrapped(n).removeprefix(p), unwrapped))  # type: ignore[misc]
+    for prefix in _prefixes(unwrapped, dict.fromkeys(map(_unwrapped, given))):
+        if all(name.startswith(prefix) for name in unwrapped):
+            ways.append(read(lambda n, p=prefix: p + _unwrapped(n), unwrapped))  # type: ignore[misc]
+    for way in ways:
+        if len(way) > len(best):
+            best = way
+    return best
+
+
+def _prefixes(longer: Iterable[str], shorter: Mapping[str, Any]) -> list[str]:
+    """Return what stands before a shorter name in the first longer one that ends with one."""
+    for name in longer:
+        parts = name.split(".")
+        found = [
+            ".".join(parts[:cut]) + "."
+            for cut in range(1, len(parts))
+            if _among(".".join(parts[cut:]), shorter) is not None
+        ]
+        if found:
+            return found
+    return []
+
+
+def _unwrapped(name: str) -> str:
+    *path, leaf = name.split(".")
+    return ".".join([part for part in path if part not in _WRAPPERS] + [leaf])
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix("_orig").removesuffix("_mask")
+
+
+def _among(name: str, names: Mapping[str, Any]) -> str | None:
+    """Return the name if it is there, else what stands for the same weight, else None."""
+    if name in names:
+        return name
+    plain = _plain(name)
+    if plain in names:
+        return plain
+    return next((other for other in _stand_ins(plain) if other in names), None)
+
+
+def _stand_ins(name: str) -> list[str]:
+    owner, dot, leaf = name.rpartition(".")
+    return [form.format(name=name, owner=owner + dot, leaf=leaf) for form in _STANDS_FOR]
+
+
+def foreign_names(given: Collection[str], names: Collection[str], what: str) -> ParameterError:
+    """Make the error for tensors of which the network has none."""
+    return ParameterError(
+        f"{what}: none of the {len(given)} names is the network's; got {shown(next(iter(given)))}, "
+        f"the network has {shown(next(iter(names)))}. Give tensors of the architecture that was "
+        "traced."
+    )
+
+
+def read_weights(
+    weights: Mapping[str, Any] | nn.Module, names: Collection[str], what: str = "the weights"
+) -> dict[str, Tensor]:
+    """Read weights in any common form, by the names of a network.
+
+    Parameters
+    ----------
+    weights : mapping or nn.Module
+        See `state_dict_of` and `match_names`. Where the network has ``X`` and the weights have
+        ``X_orig`` and ``X_mask``, it is their product; where it is the other way round, nothing is
+        masked.
+    names : Collection[str]
+        Names of the network's tensors.
+    what : str, optional
+        For errors.
+
+    Returns
+    -------
+    dict
+        Name -> Tensor; what the network has no name for is left out.
+
+    Raises
+    ------
+    ParameterError
+        If the network has none of the names.
+    """
+    state = state_dict_of(weights)
+    if all(name in names for name in state):
+        return state
+    found = match_names(state, names)
+    if state and not found:
+        raise foreign_names(state, names, what)
+    result: dict[str, Tensor] = {}
+    for name, target in found.items():
+        tensor = state[name]
+        if name.endswith("_mask") and not target.endswith("_mask"):
+            continue  # the factor of an X_orig
+        if name.endswith("_orig") and not target.endswith("_orig"):
+            mask = state.get(f"{_plain(name)}_mask")
+            tensor = tensor if mask is None else tensor * mask.to(tensor)
+        result[target] = tensor
+        factor = f"{_plain(target)}_mask"
+        if target.endswith("_orig") and not name.endswith("_orig") and factor in names:
+            result.setdefault(factor, torch.ones_like(tensor))
+    return dict_like(state, result)
+
+
+def read_mask(
+    mask: Mapping[str, Any] | nn.Module, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Read a mask in any common form: bool tensors by the names of parameters.
+
+    Parameters
+    ----------
+    mask : mapping or nn.Module
+        Tensors of 0 and 1 of any dtype, True or 1 where a weight is kept; or a module, or its
+        state dict, that `torch.nn.utils.prune` has pruned: of that the tensors ``X_mask``.
+    names : Collection[str] or None, optional
+        Names of the network's tensors, to which the mask's are matched (`match_names`).
+
+    Returns
+    -------
+    dict
+        Parameter name -> bool Tensor. Bool tensors are not copied.
+
+    Raises
+    ------
+    ParameterError
+        If a tensor holds anything but 0 and 1, or a name isn't the network's.
+    """
+    state = state_dict_of(mask)
+    pruned = {
+        n: t for n, t in state.items() if n.endswith("_mask") and f"{_plain(n)}_orig" in state
+    }
+    if isinstance(mask, nn.Module) and not pruned:
+        raise ParameterError(
+            f"{type(mask).__name__} holds no masks of torch.nn.utils.prune (X_orig and X_mask). "
+            "For the zeros of its weights: mask_of_zeros."
+        )
+    state = pruned or state
+    if names is None:
+        renamed = {n: n.removesuffix("_mask") for n in state}
+        if len(set(renamed.values())) < len(renamed):
+            renamed = {n: n for n in state}
+    else:
+        renamed = match_names(state, names)
+        for name in state:
+            if name not in renamed:
+                raise unknown_name("weight of the mask", name, names)
+    return {renamed[name]: as_bool(tensor, name) for name, tensor in state.items()}
+
+
+def as_bool(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor of 0 and 1, of any dtype, as bool.
+
+    Raises
+    ------
+    ParameterError
+        If it holds anything else.
+    """
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.dtype == torch.bool:
+        return tensor
+    odd = (tensor != 0) & (tensor != 1)
+    if bool(odd.any()):
+        raise ParameterError(
+            f"{name} holds {tensor[odd][0].item():.4g} ({tensor.dtype}); a mask holds bool tensors, "
+            "or 0 and 1."
+        )
+    return tensor != 0
+
+
+def weight(state: Mapping[str, Tensor], name: str) -> Tensor | None:
+    """Return a weight that a state dict holds, as the network computes with it, or None.
+
+    It is there by its name, or as what `torch.nn.utils.prune` or weight norm keep in its place.
+
+    Raises
+    ------
+    ParameterError
+        If it is computed from others in a way that a state dict doesn't tell.
+    """
+    if name in state:
+        return state[name]
+    pruned, v, original1, original = _stand_ins(name)
+    if pruned in state:
+        kept = state.get(f"{name}_mask")
+        return state[pruned] if kept is None else state[pruned] * kept.to(state[pruned])
+    for direction, size in ((v, f"{name}_g"), (original1, original1[:-1] + "0")):
+        if direction in state and size in state:
+            axes = [i for i, n in enumerate(state[size].shape) if n < state[direction].shape[i]]
+            norm = state[direction].norm(dim=axes or None, keepdim=True)
+            return state[direction] * (state[size] / norm)
+    if original in state:
+        raise ParameterError(
+            f"{name} is computed by a parametrization from {original}, so the state dict doesn't "
+            "hold it; give the module in its place."
+        )
+    return None
+
+
+def weights_by_name(
+    weights: Mapping[str, Any] | nn.Module, names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Return the named weights, as the network computes with them.
+
+    Parameters
+    ----------
+    weights : mapping or nn.Module
+        In any form that `read_weights` takes; of a module also what its parametrizations compute.
+    names : Iterable[str]
+        Names of weights; prefixes may differ.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such weight.
+    """
+    names = list(names)
+    state = state_dict_of(weights)
+    if all(name in state for name in names):
+        return {name: state[name] for name in names}
+    known = {_computed(name): None for name in state}
+    renamed = match_names(names, known)
+    found = {}
+    for name in names:
+        if name not in renamed:
+            raise unknown_name("masked tensor", name, known)
+        tensor = _of_module(weights, renamed[name]) if isinstance(weights, nn.Module) else None
+        found[name] = _required(state, renamed[name]) if tensor is None else tensor
+    return found
+
+
+def _computed(name: str) -> str:
+    """Return the name of the weight that a tensor of a state dict stands for."""
+    owner, _, leaf = name.rpartition(".parametrizations.")
+    if owner or name.startswith("parametrizations."):
+        leaf = leaf or name.removeprefix("parametrizations.")
+        return f"{owner}{'.' if owner else ''}{leaf.split('.')[0]}"
+    plain = _plain(name)
+    return plain.removesuffix("_v").removesuffix("_g") if plain.endswith(("_v", "_g")) else plain
+
+
+def _of_module(model: nn.Module, name: str) -> Tensor | None:
+    """Return a weight that a parametrization of a module computes, or None."""
+    owner, _, leaf = name.rpartition(".")
+    try:
+        module = model.get_submodule(owner)
+    except AttributeError:
+        return None
+    return getattr(module, leaf).detach() if is_parametrized(module, leaf) else None
+
+
+def _required(state: Mapping[str, Tensor], name: str) -> Tensor:
+    found = weight(state, name)
+    if found is None:
+        raise unknown_name("masked tensor", name, state)
+    return found
