@@ -82,7 +82,7 @@ def _take_over(store: Store, incoming: Path) -> Outcome:
     name, key = identify(incoming)
     path, new = store.folder(name, key), Stage.read(incoming, key)
     assert new is not None
-    # Not to wait is safe: who holds the lock will have the stage itself.
+    # Not waiting is safe: whoever holds the lock will finish the stage itself.
     with store.lock(name, key, wait=False) as mine, storage_errors("write", path):
         if not mine:
             return "busy"
@@ -153,7 +153,7 @@ def adopt_checkpoint(store: Store, name: str, key: str, data: bytes) -> Outcome:
             if Stage.read(store.folder(name, key), key) is not None:
                 return "present"
         old = workspace.latest()
-        # Only what is further: of two checkpoints at the same step ours stays.
+        # Of two checkpoints at the same step, ours stays.
         if old is not None and _reached(old[1]) >= reached:
             return "present"
         # As the newest, the one that a run resumes from.

@@ -368,7 +368,8 @@ def _read_header(file: BinaryIO, size: int) -> dict[str, Any]:
     seal = header.pop("sha256")
     if seal != hashlib.sha256(canonical_json(header).encode()).hexdigest():
         raise ValueError("its header doesn't have the checksum that it claims")
-    if text != _sealed(header):  # the same content, spelt in another way
+    # The same content could be spelt in another way.
+    if text != _sealed(header):
         raise ValueError("its header was changed")
     return header
 

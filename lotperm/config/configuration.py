@@ -150,6 +150,7 @@ else:
                 except ValidationError as error:
                     names = (field.name for field in dataclasses.fields(config))
                     given = {**dict(zip(names, args, strict=False)), **fields}
+                    # Without the cause: pydantic's report takes many lines to say the same.
                     raise _refusal(config, given, error) from None
 
             config.__init__ = __init__

@@ -140,6 +140,7 @@ class Recipe:
     precision: Annotated[Precision, Help("precision of the products", _ALL)] = "float32"
 
     def __post_init__(self) -> None:
+        # Values that nothing would read are refused: they would still be part of the key.
         rising = all(a < b for a, b in itertools.pairwise((0, *self.milestones)))
         require(rising, "milestones", self.milestones, "ascending epochs from 1 on")
         require(
@@ -294,6 +295,7 @@ class Settings:
         epochs = self.dense.epochs
         for k in self.rewind_epochs:
             require(k < epochs, "rewind_epoch", k, f"0 <= rewind_epoch < epochs ({epochs})")
+        # A replicate that stands twice would count as two in every mean and interval.
         require_distinct("seeds", self.seeds)
         require_distinct("sparsity", self.sparsities)
         require_distinct("rewind_epoch", self.rewind_epochs)

@@ -35,7 +35,7 @@ def _row(name: str, row: Any, where: str) -> list[Any]:
         )
     values = []
     for cell in cells:
-        # TOML has no null.
+        # TOML has no null, so "all" stands for it.
         everything = cell == "all" and parameter.default is None
         values.append(None if everything else parameter.parse(f"{where}: {name}", cell))
     return values

@@ -98,8 +98,8 @@ def augment(
     x = torch.arange(width, device=images.device)
     # Flipping is reading the columns backwards: it costs no pass of its own.
     x = dx[..., None] + torch.where(flip[..., None], width - 1 - x, x)
-    # Indices into flattened rows and columns, so that one gather moves both axes.
-    index = (y[..., :, None] * wide + x[..., None, :]).flatten(-2)  # (..., H·W)
+    # (..., H·W): indices into flattened rows and columns, so that one gather moves both axes.
+    index = (y[..., :, None] * wide + x[..., None, :]).flatten(-2)
     # A view: all channels share one index in memory.
     index = index[..., None, :].expand(*index.shape[:-1], channels, height * width)
     return images.flatten(-2).gather(-1, index).view(*images.shape[:-2], height, width)

@@ -170,4 +170,5 @@ def raw_batches(
         targets = split.targets.split([len(some) for some in rows])
         yield from zip(stream(split.inputs, rows, workers=workers, pin=pin), targets, strict=True)
     else:
+        # Views: nothing in memory is copied.
         yield from zip(split.inputs.split(size), split.targets.split(size), strict=True)

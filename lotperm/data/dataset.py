@@ -133,7 +133,8 @@ def subset(split: Split, size: int | None, what: str) -> Split:
         return split
     if not 0 < size < len(split):
         raise ParameterError(f"{what} is {size}; expected 1 to {len(split)}.")
-    if isinstance(split.inputs, ImageFiles):  # listed in such an order already
+    # Image folders are listed in such an order already.
+    if isinstance(split.inputs, ImageFiles):
         return first(split, size)
     # Stored data sets are in their original order, which needn't be balanced at any length.
     chosen = class_by_class(split.targets)[:size]

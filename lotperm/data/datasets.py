@@ -80,6 +80,7 @@ def _load_folder(
 ) -> Dataset:
     """List an image folder, whose images are read when they are used."""
     folder, size = list_folder(find_folder(name, home)), image_size or 224
+    # The usual ratio for ImageNet.
     other = resize_size or round(size * 256 / 224)
     train, test = (
         Split(ImageFiles(folder.root / part, names, size, other), targets)

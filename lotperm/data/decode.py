@@ -228,7 +228,8 @@ def _sheet(data: bytes, name: str, layout: Layout) -> Tensor:
     pixels = math.prod(layout.shape[1:])
     # Width and height stand at these bytes of a PNG, in its first chunk.
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    if width != pixels or height > layout.n_train + layout.n_test:  # before memory is taken for it
+    # Before memory is taken for it.
+    if width != pixels or height > layout.n_train + layout.n_test:
         raise IntegrityError(
             f"{name} is {width}×{height} pixels; expected {pixels} wide, one image a row."
         )
@@ -299,8 +300,10 @@ def decode_svhn(root: Path, layout: Layout) -> Raw:
 
     def split(name: str) -> tuple[Any, Any]:
         content = loadmat(io.BytesIO(files[name]), variable_names=["X", "y"])
-        pixels = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))  # was (H, W, C, N)
-        targets = content["y"].ravel().astype(np.int64) % 10  # the digit 0 is called 10
+        # MATLAB's order is (H, W, C, N).
+        pixels = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
+        # The digit 0 is called 10.
+        targets = content["y"].ravel().astype(np.int64) % 10
         return pixels, targets
 
     return _raw(split(names[0]), split(names[1]))

@@ -169,7 +169,8 @@ def check_images(images: ImageFiles) -> None:
             return error
         return None
 
-    with ThreadPoolExecutor() as pool:  # decoding lets go of Python's lock
+    # Threads are enough: decoding lets go of Python's lock.
+    with ThreadPoolExecutor() as pool:
         bad = [
             error
             for error in pool.map(damage, range(len(images)), chunksize=64)
@@ -216,6 +217,7 @@ def find_folder(name: str, home: Path | None) -> Path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(path.with_name(f".{name}.lock")):
+                # Again, under the lock: another process may have written it meanwhile.
                 if not path.exists():
                     _write_folder(name, path, home)
         except OSError as error:
@@ -245,7 +247,8 @@ def _own_folder(home: Path | None) -> Path:
 def _write_folder(name: str, path: Path, home: Path | None) -> None:
     """Write a small image folder beside its place, then move it there by one rename."""
     spec, work = FOLDERS[name], path.with_name(f".make-{name}")
-    shutil.rmtree(work, ignore_errors=True)  # left by a killed process
+    # Left by a process that was killed.
+    shutil.rmtree(work, ignore_errors=True)
     _log.info("writing the images of %s to %s", name, path)
     if spec.write is not None:
         spec.write(work)
@@ -253,6 +256,7 @@ def _write_folder(name: str, path: Path, home: Path | None) -> None:
         raw = load_stored(spec.copy_of, home)
         for split, of in (("train", "train"), ("val", "test")):
             write_png(work / split, raw[f"{of}.inputs"], raw[f"{of}.targets"])
+    # Until now the name begins with a dot, so a half-written folder is never taken for a whole one.
     os.replace(work, path)
 
 

@@ -273,7 +273,8 @@ def stream(
         batch_size=None,
         num_workers=min(workers, len(rows)),
         pin_memory=pin,
-        generator=torch.Generator(),  # else PyTorch's own would be advanced by every loader
+        # Of its own; every loader would advance PyTorch's global one otherwise.
+        generator=torch.Generator(),
     )
     for batch in loader:
         if isinstance(batch, LotpermError):

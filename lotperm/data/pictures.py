@@ -39,6 +39,7 @@ def write_picture_crops(root: Path) -> None:
     """
     for picture, pixels in _pictures().items():
         rows, columns = pixels.shape[0] // _TILE, pixels.shape[1] // _TILE
+        # Rows and columns of regions in each picture, a class each.
         high, wide = {"photograph": (3, 2), "elevation": (1, 2), "head": (1, 1)}[picture]
         for y, x in np.ndindex(rows, columns):
             # By tile and not by crop: crops of one tile overlap.

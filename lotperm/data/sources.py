@@ -71,8 +71,10 @@ def fetch(
     work = path.with_name(f".fetch-{name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that fetch the same data set would share the folder below.
         with filelock.FileLock(path.with_name(f".{name}.lock")):
-            shutil.rmtree(work, ignore_errors=True)  # left by a killed process
+            # Left by a process that was killed.
+            shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             try:
                 root = _obtain(name, spec, source, work, say)

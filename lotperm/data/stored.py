@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 def data_folder(home: Path | None) -> Path:
     """Return the folder of all data sets; `home` is as in `lotperm.data.datasets.load`."""
     own = os.environ.get("LOTPERM_DATA")
+    # What the caller names goes before the environment.
     return home / "data" if home else Path(own) if own else files.home() / "data"
 
 
@@ -189,5 +190,6 @@ def pixel_statistics(inputs: Tensor) -> Raw:
     values = torch.arange(256, dtype=torch.float64) / 255
     shares = counts / counts.sum(1, keepdim=True)
     mean = shares @ values
+    # The difference of large numbers is harmless here: all values are in [0, 1], and in float64.
     variance = shares @ values**2 - mean**2
     return {"mean": mean.float(), "std": variance.sqrt().float()}

@@ -136,7 +136,9 @@ class Keeper:
         # state.
         found = distributed.once(self.checkpoints.latest)
         if found is not None and len(found[1].get("steps", ())) != members:
-            return None  # of an older version
+            # A checkpoint of an older version, or of a training of other members: it is started
+            # anew.
+            return None
         return found
 
     def wanted(self) -> bool:

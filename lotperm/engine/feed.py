@@ -63,6 +63,7 @@ class Feed:
         readers: int,
     ) -> None:
         size = len(data.train)
+        # The last partial batch is dropped, so there would be no batch at all.
         if recipe.batch_size > size:
             raise ParameterError(
                 f"batch_size is {recipe.batch_size}, but the training set has {size} examples."

@@ -31,6 +31,7 @@ class SideStream:
         if self.stream is None:
             yield
             return
+        # Weights and batches may just have been written there.
         self.stream.wait_stream(torch.cuda.default_stream(self.stream.device))
         with torch.cuda.stream(self.stream):
             yield
@@ -69,7 +70,8 @@ def capture(
     # The steps before the capture are real ones, so the state is put back behind them.
     before = [tensor.clone() for tensor in changing]
     with side.queue(), torch.no_grad():
-        for _ in range(3):  # kernels are chosen and memory is taken before the capture
+        # Kernels are chosen and memory is taken before the capture, which can do neither.
+        for _ in range(3):
             step()
         for tensor, value in zip(changing, before, strict=True):
             tensor.copy_(value)

@@ -98,7 +98,8 @@ class StackedBatchNorm(nn.Module):
 
     def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, members: int, folded: bool) -> None:
         super().__init__()
-        assert layer.momentum is not None  # see plain_norm
+        # `plain_norm` let no other through.
+        assert layer.momentum is not None
         self.members, self.folded, self.eps, self.momentum = (
             members,
             folded,
@@ -142,7 +143,8 @@ class StackedBatchNorm(nn.Module):
     def _synchronized(self, x: Tensor) -> Tensor:
         """Normalize (B, M·C, ...) by the statistics of all ranks, whose shares are equal."""
         ranks, shape = distributed.world_size(), (1, -1, *[1] * (x.dim() - 2))
-        values = x.to(self.weight.dtype)  # autocast may give bfloat16
+        # Under autocast x may be bfloat16, too coarse for statistics.
+        values = x.to(self.weight.dtype)
         variance, mean = torch.var_mean(values, [0, *range(2, x.dim())], correction=0)
         # E[x²] − E[x]² loses digits where the mean is large: in float64 there are enough.
         mean, variance = mean.double(), variance.double()

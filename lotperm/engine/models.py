@@ -101,6 +101,7 @@ class ResNet(nn.Module):
         self, in_channels: int, classes: int, *, blocks: int = 3, width: float = 1, dims: int = 2
     ) -> None:
         super().__init__()
+        # However small the width, a stage has a channel.
         channels = [max(1, round(16 * 2**stage * width)) for stage in range(3)]
         self.conv1 = _CONV[dims](in_channels, channels[0], 3, padding=1, bias=False)
         self.bn1 = _NORM[dims](channels[0])
@@ -176,10 +177,13 @@ class VGG11(nn.Module):
 
 def torchvision_resnet50(classes: int, width: float = 1) -> nn.Module:
     """Make torchvision's ResNet50: above width 1 its wide form, below 1 with fewer channels."""
+    # Imported where it is needed: no other network takes torchvision.
     from torchvision.models import resnet50
     from torchvision.models.resnet import Bottleneck, ResNet
 
     if width >= 1:
+        # In torchvision this widens the two inner convolutions of a bottleneck, not what is
+        # between.
         return resnet50(weights=None, num_classes=classes, width_per_group=round(64 * width))
 
     # torchvision's constructor has its 64 to 512 channels built in, so this one takes its place;

@@ -141,6 +141,7 @@ class Run:
                 if bar is not None:
                     # This rank sees its own share; the bar counts the whole batch.
                     bar.update(targets.numel() * ranks)
+                # After the step: a run that is asked to stop every time still gets on.
                 if self.step % ask_every == 0 and pause():
                     return
 
@@ -163,6 +164,8 @@ class Run:
         if not bool(finite.all()):
             what, step = "loss is", int((~finite).nonzero()[0])
         elif not bool(torch.isfinite(self.state.networks.flat).all()):
+            # The loss of a step is that before its update, so the last update may have done it
+            # unseen.
             what, step = "weights are", self.step - 1
         else:
             return
@@ -173,6 +176,7 @@ class Run:
 
     def finish_epoch(self) -> list[float]:
         """Return each member's mean loss of the epoch; the next one starts at its first step."""
+        # In float64, as on every device: thousands of steps are averaged.
         means = [float(x) for x in self.losses.double().mean(0)]
         self.step = 0
         self.losses.zero_()

@@ -25,6 +25,7 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     else:
         factor = 1.0
     if epoch < recipe.warmup_epochs:
+        # Counted from one, so that the first epoch trains at all.
         factor *= (epoch + 1) / recipe.warmup_epochs
     return recipe.lr * factor
 

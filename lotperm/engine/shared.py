@@ -97,7 +97,8 @@ def _averaging(state: TrainingState, input_shape: tuple[int, ...]) -> Distribute
         # Laid out as DistributedDataParallel wants it, and added to from here on.
         parameter.grad = torch.zeros_like(parameter)
     parallel = DistributedDataParallel(module, gradient_as_bucket_view=True)
-    parallel.broadcast_buffers = False  # statistics are equal on all ranks anyway
+    # The only buffers are batch statistics, which are computed alike on all ranks.
+    parallel.broadcast_buffers = False
     # DistributedDataParallel rearranges the gradients after its first step, and with them the
     # order of sums over three ranks or more. That first step is an empty one, so that a run that
     # was broken off goes on with the same sums.

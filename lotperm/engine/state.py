@@ -43,6 +43,7 @@ class TrainingState:
         device: torch.device | str,
     ) -> None:
         self.networks = StackedNetworks(model, weights, device)
+        # Ones where a mask says nothing, so dense networks and parameters take the same step.
         self.mask = self.networks.spread(masks, 1.0)
         # Once is enough: the step keeps at zero what is zero here (`lotperm.engine.step.descend`).
         self.networks.flat.mul_(self.mask)

@@ -45,6 +45,7 @@ class Trained:
         evaluate_at: Collection[int],
     ) -> None:
         """Keep or evaluate the weights after an epoch, if that was asked for."""
+        # Copies on the CPU: the networks themselves are trained on.
         if epoch in save_at:
             self.checkpoints[epoch] = all_weights(runs)
         if epoch in evaluate_at:
@@ -56,4 +57,5 @@ class Trained:
 
 def all_weights(runs: Sequence[Run]) -> list[Weights]:
     """Copy the state dicts of all members, in their order, to the CPU."""
+    # Parts are consecutive slices of the members, so this is the members' own order.
     return [state for run in runs for state in run.weights()]

@@ -64,6 +64,7 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
                 f"{ranks} processes need as many GPUs, but here there are {gpus}. "
                 f"Use --nproc-per-node {gpus}, or of a sweep --ranks {gpus}."
             )
+        # Before the group is made, so that NCCL and plain `cuda` mean this GPU.
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=patience))
@@ -115,7 +116,8 @@ def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: the ranks share the cores
+    # As torchrun does: the ranks share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -125,8 +127,10 @@ def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
             logs_specs=DefaultLogsSpecs(folder),
             run_id=Path(folder).name,
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",  # any port that is free
-            signals_to_handle="SIGQUIT",  # it must be one: nobody sends this
+            # Any port that is free.
+            rdzv_endpoint="localhost:0",
+            # One must be named; nobody sends this one.
+            signals_to_handle="SIGQUIT",
         )
         try:
             found: dict[int, T] = elastic_launch(config, function)(*arguments)
@@ -138,8 +142,8 @@ def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
             said = [note["message"]["message"] for note in notes]
             if isinstance(failure.message, str):
                 said.append(failure.message)
-            # Who lost touch with another rank isn't the cause, if that one could still say what
-            # was.
+            # A rank that lost touch with another isn't the cause, if the other one could still say
+            # what was.
             cause = min(said, key=lambda text: text.startswith(RankLostError.__name__))
             name, _, message = cause.partition(": ")
             if kind := class_of(name, message):

@@ -42,6 +42,7 @@ def workers(count: int) -> Iterator[Callable[..., list[Any]]]:
         return
     threads = torch.get_num_threads()
     share = max(1, threads // count)
+    # Each thread sets its own share, as the setting is partly one of the thread.
     with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(share,)) as pool:
 
         def each(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
@@ -50,4 +51,5 @@ def workers(count: int) -> Iterator[Callable[..., list[Any]]]:
         try:
             yield each
         finally:
-            torch.set_num_threads(threads)  # parts of this setting are global
+            # Put back: parts of this setting are global.
+            torch.set_num_threads(threads)

@@ -195,6 +195,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     # The format wants the data to begin at a multiple of 8.
     header += b" " * (-len(header) % 8)
     blank = b"".join((len(header).to_bytes(8, "little"), header, memoryview(plain)[end:]))
+    # The first run of zeros is the right one: the header begins with the notes, and they with it.
     return blank.replace(_BLANK, hashlib.sha256(blank).hexdigest().encode(), 1)
 
 

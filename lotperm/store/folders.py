@@ -132,7 +132,8 @@ def read_folder(path: Path, key: str) -> tuple[dict[str, JSON], tuple[str, ...]]
     # A file that is missing is damage; other errors of the system may pass, and say nothing about
     # the content.
     except (FileNotFoundError, NotADirectoryError, *MALFORMED) as error:
-        if not path.exists():  # another process has just moved it aside
+        # Another process may just have moved it aside.
+        if not path.exists():
             return None
         raise IntegrityError(f"{file} is corrupt or incomplete: {error!r}.") from error
     except OSError as error:

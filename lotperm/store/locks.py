@@ -52,7 +52,7 @@ def hold(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
 
     def begin() -> bool:
         _prepare(root, name)
-        # Without waiting first, so that whoever waits is told what for.
+        # At first without waiting, so that the log can say what is waited for.
         free = acquire(0)
         if not free and wait:
             _log.info("waiting for another process that computes %s", name)

@@ -183,7 +183,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        # Of what runs: in the hours until a stage is written the files may be edited.
+        # Read now: in the hours until a stage is written, the source files may be edited.
         self._maker = maker()
 
     @classmethod
@@ -209,8 +209,8 @@ class Store:
                 self.workspace(name, key).clear()
             return stage
 
-        # If each rank looked for itself, one could find the stage and another miss it, and they
-        # would part ways.
+        # If each rank looked for itself, one could find the stage and another miss it, and
+        # compute alone.
         return distributed.once(look)
 
     def exists(self, name: str, config: Mapping[str, JSON]) -> bool:
@@ -256,7 +256,7 @@ class Store:
                 move_aside(path, f"{error} Stage {name!r} is computed again")
                 return None
 
-        # Looking needs no lock, since a folder appears by one rename; only who computes takes it.
+        # Looking needs no lock, since a folder appears by one rename; only a process that computes takes it.
         with self.lock(name, key):
             # Another process may have finished it while this one waited.
             if (found := distributed.once(look)) is not None:

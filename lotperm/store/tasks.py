@@ -196,8 +196,8 @@ class Task:
         if self._stage is None:
             self._stage = self.store.find(self.name, self.config)
         if self._stage is None:
-            # Before the stage's lock is taken: who waits for it doesn't wait for other stages as
-            # well.
+            # Before the stage's lock is taken, so that whoever waits for it waits for this stage
+            # alone.
             for task in self.after:
                 task.run()
             inputs = Inputs(self.inputs)

@@ -80,7 +80,8 @@ class Workspace:
             If the disk is full or read-only; the older checkpoints are then untouched.
         """
         older = self.checkpoints()
-        for path in self.path.glob(".*.tmp"):  # left by a killed process: the lock is ours
+        # Left by a killed process: the lock is ours, so nobody is writing them.
+        for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
         notes = {
             "key": self.key,
