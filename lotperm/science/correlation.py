@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from lotperm.errors import ParameterError
 from lotperm.parallel import distributed
 from lotperm.parallel.threads import keep_freed_memory, workers
+from lotperm.science.graphs import is_batched
+from lotperm.science.inputs import Batch, InputForm
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.types import Float, Float64
 
@@ -170,21 +172,27 @@ class Divisible(Protocol):
 
 
 def _parts(
-    batches: Iterable[Tensor | Sequence[Tensor]] | Divisible, cut: Callable[[int], Sequence[slice]]
-) -> Iterator[list[Tensor]]:
-    """Yield of every batch, whatever its form, the rows that `cut` names."""
+    batches: Iterable[Batch] | Divisible, form: InputForm, cut: Callable[[int], Sequence[slice]]
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield of every batch, whatever its form, the inputs in those rows that `cut` names."""
     if isinstance(batches, Divisible):
-        yield from batches.parts(cut)
+        yield from ([(part,) for part in parts] for parts in batches.parts(cut))
         return
+    if isinstance(batches, (Tensor, Mapping)):
+        batches = [batches]  # one batch, not an iterable of examples or names
     for batch in batches:
-        inputs = batch if isinstance(batch, Tensor) else batch[0]
-        yield [inputs[rows] for rows in cut(len(inputs))]
+        leaves = form.leaves(batch)
+        size = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+        yield [
+            tuple(leaf[rows] if is_batched(leaf, size) else leaf for leaf in leaves)
+            for rows in cut(size)
+        ]
 
 
 def correlate(
     a: Mapping[str, Any] | nn.Module,
     b: Mapping[str, Any] | nn.Module,
-    batches: Iterable[Tensor | Sequence[Tensor]],
+    batches: Iterable[Batch],
     spec: PermutationSpec,
     points: Mapping[str, str],
     *,
@@ -215,10 +223,13 @@ def correlate(
     states = [spec.tensors(weights) for weights in (a, b)]
     read = next((states[0][name] for name in spec.shapes if name in states[0]), None)
     place = torch.device(device or (read.device if read is not None else "cpu"))
+    channels_last = spec.network.any_layout
+
+    def placed(value: Any) -> Any:
+        return _place(value, place, dtype, channels_last) if isinstance(value, Tensor) else value
+
     nets = [
-        spec.extractor(
-            {name: _place(t, place, dtype) for name, t in state.items()}, points, fold=True
-        )
+        spec.extractor({name: placed(t) for name, t in state.items()}, points, fold=True)
         for state in states
     ]
     ranks = distributed.world_size()
@@ -227,10 +238,12 @@ def correlate(
     threads = min(torch.get_num_threads(), max(len(own), 1)) if place.type == "cpu" else 1
 
     @torch.no_grad()
-    def see(accumulators: Mapping[str, CorrelationAccumulator], chunks: Sequence[Tensor]) -> None:
+    def see(
+        accumulators: Mapping[str, CorrelationAccumulator], chunks: Sequence[tuple[Any, ...]]
+    ) -> None:
         for chunk in chunks:
             # A copy for each: a network may write into its input.
-            acts_a, acts_b = (net(_place(chunk, place, dtype)) for net in nets)
+            acts_a, acts_b = (net(*map(placed, chunk)) for net in nets)
             for group, accumulator in accumulators.items():
                 accumulator.update(acts_a.pop(group), acts_b.pop(group))
 
@@ -249,7 +262,7 @@ def correlate(
     keep_freed_memory()
     seen = 0
     with workers(threads) as each, full_precision():
-        for chunks in _parts(batches, cut):
+        for chunks in _parts(batches, spec.network.form, cut):
             # This rank's chunks come to its lanes in turn.
             each(
                 see,
@@ -272,12 +285,14 @@ def correlate(
     return distributed.once(merged)
 
 
-def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype, channels_last: bool) -> Tensor:
     """Copy a tensor to a device and dtype.
 
-    Images and their kernels become channels-last, so that units are contiguous.
+    Images and their kernels become channels-last, so that units are contiguous, where the network
+    allows that.
     """
-    layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+    layout = torch.preserve_format if channels_last else torch.contiguous_format
+    layout = torch.channels_last if channels_last and tensor.ndim == 4 else layout
     kind = dtype if tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to(device, kind, memory_format=layout, copy=True)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +14,22 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from lotperm.errors import ParameterError, UnsupportedModelError
+from lotperm.errors import LotpermError, ParameterError, UnsupportedModelError
+from lotperm.science.inputs import InputForm, describe
+
+# Operations whose success or result depends on how values lie in memory.
+_LAYOUT = (
+    "as_strided",
+    "view",
+    "view_as",
+    "_unsafe_view",
+    "_reshape_alias",
+    "stride",
+    "sym_stride",
+)
+
+# Operations that may give a view or a copy, by how values lie in memory.
+_PERHAPS_VIEWS = ("contiguous", "flatten", "reshape", "reshape_as", "to")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,27 +39,48 @@ class TracedNetwork:
     Attributes
     ----------
     graph : fx.Graph
-        ATen operations from one input to the outputs, for any batch size. A ``get_attr`` node
+        ATen operations from the inputs to the outputs, for any batch size. A ``get_attr`` node
         reads the parameter, buffer or constant that its target names.
     constants : dict
         Name -> Tensor that the graph reads but no state dict holds.
+    form : InputForm
+        How the inputs are taken from a batch.
     """
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     constants: dict[str, Tensor] = field(default_factory=dict)
 
-    def run(self, weights: Mapping[str, Tensor], inputs: Tensor) -> list[Any]:
+    form: InputForm = field(default_factory=InputForm)
+
+    def run(self, weights: Mapping[str, Tensor], *inputs: Any) -> list[Any]:
         """Compute the outputs, as a flat list.
 
         Parameters
         ----------
         weights : mapping
             A full state dict. The network may write into its tensors, and into `inputs`.
-        inputs : Tensor, shape (B, ...)
-            One batch.
+        *inputs : Tensor, shape (B, ...)
+            One batch, as `InputForm.leaves` gives it.
         """
         network = compile_graph(self.graph, {**self.constants, **weights})
-        return pytree.tree_leaves(network(inputs))
+        return pytree.tree_leaves(network(*inputs))
+
+    @cached_property
+    def any_layout(self) -> bool:
+        """Whether images may be channels-last in memory though they weren't for the network.
+
+        Not so where the network takes a `view`, which needs values that lie in order, or writes
+        into what would then be a copy instead of a view.
+        """
+        for node in self.graph.nodes:
+            if operation_name(node) in _LAYOUT:
+                return False
+            source = node.args[0] if node.args else None
+            if isinstance(node.target, OpOverload) and isinstance(source, fx.Node):
+                writes = node.target._schema.is_mutable
+                if writes and operation_name(source) in _PERHAPS_VIEWS:
+                    return False
+        return True
 
 
 def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -65,40 +103,122 @@ def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
 
 
-def export_graph(model: nn.Module, batch: Tensor) -> fx.GraphModule:
+def export_graph(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> fx.GraphModule:
     """Export a copy of a network, in evaluation mode, as a graph of ATen operations.
 
     Parameters
     ----------
     model : nn.Module
         The network; it stays as it is.
-    batch : Tensor, shape (B, ...)
-        An input with B >= 2. The graph takes any batch size.
+    args, kwargs : tuple, mapping
+        Its inputs. Tensors whose first dimension is as long as the first tensor's, B >= 2, may
+        have another batch size in the graph.
 
     Raises
     ------
     UnsupportedModelError
-        `torch.export` fails.
+        The network doesn't run on these inputs, or `torch.export` fails.
     """
-    dynamic = ({0: torch.export.Dim("batch")},)
+    leaves, structure = pytree.tree_flatten((args, dict(kwargs)))
+    size = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    try:
+        with torch.no_grad():
+            # On copies, as a network may write into its buffers and inputs.
+            _flat_copy(model, structure)(*copy.deepcopy(leaves))
+    except LotpermError:
+        raise
+    except Exception as error:  # whatever user code raises
+        given = args[0] if len(args) == 1 and not kwargs else kwargs or args
+        raise UnsupportedModelError(
+            f"{type(model).__name__} fails on the example input, which is {describe(given)}: "
+            f"{type(error).__name__}: {_first_line(error)} Give inputs that it runs on in "
+            "evaluation mode."
+        ) from error
+    batch = torch.export.Dim("batch")
+    dynamic = tuple({0: batch} if is_batched(leaf, size) else None for leaf in leaves)
     try:
         exported = torch.export.export(
-            copy.deepcopy(model).eval(), (batch,), dynamic_shapes=dynamic, strict=False
+            _flat_copy(model, structure), tuple(leaves), dynamic_shapes=(dynamic,), strict=False
         )
         program = exported.module()
-    except Exception as error:  # whatever user code or the exporter raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # whatever the exporter raises
         raise UnsupportedModelError(
             f"torch.export can't turn {type(model).__name__} into a graph for an input of shape "
-            f"{tuple(batch.shape)} with a variable batch size: {reason} Check that the network "
-            "runs on this input, that its control flow doesn't depend on values, and that it reads "
-            "the batch size as x.shape[0] (len(x) fixes it)."
+            f"{_shapes(leaves)} with a variable batch size: {_first_line(error)} Check "
+            "that its control flow doesn't depend on values, and that it reads the batch size as "
+            "x.shape[0] (len(x) fixes it)."
         ) from error
     assert isinstance(program, fx.GraphModule)
     # Modules in the graph are checks of the input's shape, which would fix the batch size.
     for node in [n for n in program.graph.nodes if n.op == "call_module"]:
         program.graph.erase_node(node)
     return program
+
+
+def is_batched(value: Any, size: int) -> bool:
+    """Return whether a value is a tensor whose first dimension is that of the examples."""
+    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
+
+
+def _flat_copy(model: nn.Module, structure: pytree.TreeSpec) -> nn.Module:
+    """Return a copy of a network, in evaluation mode, with flat inputs and outputs.
+
+    Its inputs are the leaves of `(args, kwargs)`, its output is a tensor or a tuple of them.
+    """
+    # Weights that hooks compute before each call (pruning, weight norm) are no leaves of
+    # autograd, which refuse to be copied.
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
+    twin = copy.deepcopy(model, computed).eval()
+    forward = twin.forward
+
+    def flat(*leaves: Any) -> Any:
+        args, kwargs = pytree.tree_unflatten(leaves, structure)
+        outputs = forward(*args, **kwargs)
+        if isinstance(outputs, Tensor):
+            return outputs
+        tensors = tuple(_tensors_in(outputs))
+        if not tensors:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} returns {describe(outputs)}, expected a tensor, or a "
+                "tuple, dict or object that holds tensors."
+            )
+        return tensors
+
+    twin.forward = flat
+    return twin
+
+
+def _tensors_in(outputs: Any) -> list[Tensor]:
+    """Return the tensors that outputs of any form hold, in their order."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, Mapping):
+        parts = list(outputs.values())
+    elif isinstance(outputs, (list, tuple)):
+        parts = list(outputs)
+    elif dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
+        parts = [getattr(outputs, part.name) for part in dataclasses.fields(outputs)]
+    else:
+        parts = list(getattr(outputs, "__dict__", {}).values())
+    return [tensor for part in parts for tensor in _tensors_in(part)]
+
+
+def _shapes(inputs: Sequence[Any]) -> str:
+    """Return the shapes of those inputs that are tensors."""
+    return ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, with a full stop."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
 def cut_graph(graph: fx.Graph, nodes: tuple[str, ...]) -> fx.Graph:
@@ -116,8 +236,8 @@ def cut_graph(graph: fx.Graph, nodes: tuple[str, ...]) -> fx.Graph:
     return cut
 
 
-def compile_graph(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Callable[[Tensor], Any]:
-    """Turn a graph and the tensors that it reads into a Python function of the input.
+def compile_graph(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """Turn a graph and the tensors that it reads into a Python function of the inputs.
 
     Parameters
     ----------
@@ -149,6 +269,16 @@ def operation_name(node: fx.Node) -> str:
         return ""
     name = node.target._schema.name.partition("::")[2]
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def describe_node(node: fx.Node) -> str:
+    """Say which operation a node is, and where it stands in the source of the network."""
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+    trace = (node.meta.get("stack_trace") or "").splitlines()
+    lines = [line.strip() for line in trace if "File " in line]
+    where = f", in module {modules[-1]!r}" if modules else ""
+    where += f", {lines[-1]}" if lines else ""
+    return f"{node.target} (graph node {node.name!r}{where})"
 
 
 def node_shape(node: fx.Node) -> torch.Size:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from lotperm.science.graphs import node_shape, operation_name
+from lotperm.science.graphs import operation_name
 from lotperm.science.labels import Labels, fixed_outputs
 from lotperm.science.rules import MATRIX_ARGUMENT, RULES, Call, Matrix, unknown
 from lotperm.science.rules.elementwise import elementwise
@@ -43,7 +43,7 @@ class Labeller(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Label one node, and note the ids of its output."""
         if n.op == "placeholder":
-            return torch.zeros(node_shape(n), dtype=torch.int64)
+            return fixed_outputs(n)  # beside tensors, inputs may be numbers or None
         if n.op == "get_attr":
             return self.parameter(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)

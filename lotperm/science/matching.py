@@ -7,7 +7,7 @@ matching)`` is close to B.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from lotperm.errors import ParameterError, unknown_name
 from lotperm.parallel import distributed
 from lotperm.science.assignment import assign, mean_matched
 from lotperm.science.correlation import CorrelationAccumulator, correlate
+from lotperm.science.inputs import Batch
 from lotperm.science.state_dicts import read_weights
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.types import Float64
@@ -53,7 +54,7 @@ class Matching(dict[str, Tensor]):
 def match_activations(
     a: Mapping[str, Any] | nn.Module,
     b: Mapping[str, Any] | nn.Module,
-    batches: Iterable[Tensor | Sequence[Tensor]],
+    batches: Iterable[Batch],
     spec: PermutationSpec,
     *,
     points: Literal["last", "penultimate"] | Mapping[str, str] = "last",
@@ -74,9 +75,11 @@ def match_activations(
         The networks, as state dicts or modules of the architecture that `spec` was traced from;
         checkpoints and prefixed names are read too (`lotperm.science.state_dicts.read_weights`).
         They run in eval mode; a batch norm right behind a convolution is folded into it.
-    batches : Iterable[Tensor | Sequence[Tensor]]
-        Normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` gives.
-        Order and batch size don't matter (beyond rounding).
+    batches : Iterable[Batch]
+        Normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` gives; of
+        a network that was traced with several inputs, tuples that begin with these, or dicts that
+        hold them. A single tensor or dict is one batch. Order and batch size don't matter (beyond
+        rounding).
     spec : PermutationSpec
         The permutation symmetries of the architecture.
     points : Literal["last", "penultimate"] | Mapping[str, str], optional

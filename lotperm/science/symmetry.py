@@ -17,6 +17,7 @@ spec is checked once, by a forward pass with a random permutation.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.science.folding import fold_batch_norms
 from lotperm.science.graphs import TracedNetwork, compile_graph, cut_graph
+from lotperm.science.inputs import Batch
 from lotperm.science.state_dicts import dict_like, match_names, read_weights, state_dict_of
 from lotperm.types import Int64, Num
 
@@ -136,7 +138,7 @@ class PermutationSpec:
     network: TracedNetwork = field(default_factory=TracedNetwork)
 
     @classmethod
-    def trace(cls, model: nn.Module, example_input: Tensor) -> PermutationSpec:
+    def trace(cls, model: nn.Module, example_input: Batch) -> PermutationSpec:
         """Find the permutation symmetries of a network.
 
         The network is exported in evaluation mode, from a copy: its weights, mode and gradients
@@ -145,10 +147,13 @@ class PermutationSpec:
         Parameters
         ----------
         model : nn.Module
-            Any network that maps one batch to tensors and that `torch.export` can export.
-        example_input : Tensor, shape (B, ...)
-            A batch as the network takes it, on the device of the network. B may be 1. The spec
-            also serves other batch sizes.
+            Any network that maps a batch to one or more tensors, in whatever container, and that
+            `torch.export` can export.
+        example_input : Tensor, sequence or mapping
+            A batch as the network takes it, on the device of the network: a tensor of shape
+            (B, ...), a tuple of several inputs, or a dict of them by the names that `forward`
+            has. As from a data loader, labels may follow. B may be 1. The spec also serves other
+            batch sizes.
 
         Returns
         -------
@@ -157,8 +162,8 @@ class PermutationSpec:
         Raises
         ------
         UnsupportedModelError
-            The network can't be exported, has an operation on units for which there is no rule, or
-            fails the final check f(permute(A)) == f(A).
+            The network can't be exported, is random in evaluation mode, has an operation on units
+            for which there is no rule, or fails the final check f(permute(A)) == f(A).
         """
         from lotperm.science.tracing import trace  # which makes specs, so it imports this module
 
@@ -174,7 +179,7 @@ class PermutationSpec:
 
     @torch.no_grad()
     def activations(
-        self, weights: Mapping[str, Tensor], inputs: Tensor, points: Mapping[str, str]
+        self, weights: Mapping[str, Tensor], inputs: Batch, points: Mapping[str, str]
     ) -> dict[str, Tensor]:
         """Compute activations of groups of units, by one forward pass in evaluation mode.
 
@@ -184,8 +189,8 @@ class PermutationSpec:
         ----------
         weights : mapping
             A full state dict: every parameter and buffer that the pass needs.
-        inputs : Tensor, shape (B, ...)
-            One batch.
+        inputs : Tensor, sequence or mapping
+            One batch, of the form that the network was traced with.
         points : mapping
             Group name -> node name, one of ``self.points[group]``.
 
@@ -201,7 +206,8 @@ class PermutationSpec:
         """
         # Copies, as a network may write into its input and its buffers.
         tensors = {name: tensor.detach().clone() for name, tensor in self.tensors(weights).items()}
-        return self.extractor(tensors, points)(inputs.clone())
+        leaves = self.network.form.leaves(inputs)
+        return self.extractor(tensors, points)(*copy.deepcopy(leaves))
 
     def tensors(self, weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
         """Return the weights, by the network's names, and the constants that it reads beside them.
@@ -212,7 +218,7 @@ class PermutationSpec:
 
     def extractor(
         self, tensors: Mapping[str, Tensor], points: Mapping[str, str], *, fold: bool = False
-    ) -> Callable[[Tensor], dict[str, Tensor]]:
+    ) -> Callable[..., dict[str, Tensor]]:
         """Make a function from a batch of inputs to activations of groups, for weights that stay.
 
         Parameters
@@ -228,7 +234,8 @@ class PermutationSpec:
         Returns
         -------
         callable
-            What `activations` returns, from inputs that the network may write into.
+            What `activations` returns, from the inputs as `InputForm.leaves` gives them, one
+            argument each. The network may write into them.
 
         Raises
         ------
@@ -247,8 +254,8 @@ class PermutationSpec:
         nodes = tuple(dict.fromkeys(points.values()))
         network = compile_graph(cut_graph(graph, nodes), tensors)
 
-        def extract(inputs: Tensor) -> dict[str, Tensor]:
-            outputs = dict(zip(nodes, network(inputs), strict=True))
+        def extract(*inputs: Any) -> dict[str, Tensor]:
+            outputs = dict(zip(nodes, network(*inputs), strict=True))
             return {
                 group: self.channels[group, node].select(outputs[node])
                 for group, node in points.items()

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import copy
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 
 from lotperm.errors import ParameterError, UnsupportedModelError
-from lotperm.science.graphs import TracedNetwork, export_graph, named_tensors
+from lotperm.science.graphs import (
+    TracedNetwork,
+    describe_node,
+    export_graph,
+    is_batched,
+    named_tensors,
+)
 from lotperm.science.grouping import assemble_spec
+from lotperm.science.inputs import Batch, call_arguments, describe
 from lotperm.science.labelling import Labeller
 from lotperm.science.labels import Labels
 from lotperm.science.symmetry import PermutationSpec, permute
 
 
-def trace(model: nn.Module, example_input: Tensor) -> PermutationSpec:
+def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     """Find the permutation symmetries of a network, as `PermutationSpec.trace`."""
-    if example_input.dim() == 0 or len(example_input) == 0:
-        raise ParameterError(
-            "example_input must be a batch of at least one example, got "
-            f"{tuple(example_input.shape)}."
+    args, kwargs, form = call_arguments(model, example_input)
+    inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if not inputs or inputs[0].dim() == 0 or len(inputs[0]) == 0:
+        got = tuple(inputs[0].shape) if inputs else describe(example_input)
+        raise ParameterError(f"example_input must be a batch of at least one example, got {got}.")
+    if len(inputs[0]) == 1:  # torch.export takes a dimension of size 1 for a constant
+        args, kwargs = pytree.tree_map(
+            lambda leaf: torch.cat([leaf, leaf]) if is_batched(leaf, 1) else leaf, (args, kwargs)
         )
-    # torch.export takes a dimension of size 1 for a constant.
-    batch = example_input if len(example_input) > 1 else torch.cat([example_input, example_input])
     state, names = named_tensors(model)
+    if lazy := [name for name, tensor in state.items() if is_lazy(tensor)]:
+        raise ParameterError(
+            f"{lazy[0]} has no shape yet, as its layer is lazy; call the network on a batch once, "
+            "then trace it."
+        )
     for name, tensor in state.items():
         if tensor.numel() == 0:
             raise UnsupportedModelError(
@@ -35,7 +54,7 @@ def trace(model: nn.Module, example_input: Tensor) -> PermutationSpec:
             raise ParameterError(
                 f"weights of {name} are not finite; trace the network with others."
             )
-    program = export_graph(model, batch)
+    program = export_graph(model, args, kwargs)
     graph = fx.Graph()  # without the module, which holds a copy of the weights
     graph.output(graph.graph_copy(program.graph, {}))
     constants = {
@@ -44,14 +63,18 @@ def trace(model: nn.Module, example_input: Tensor) -> PermutationSpec:
         if n.op == "get_attr" and n.target not in state
     }
     labels = Labels({name: tensor.shape for name, tensor in state.items()}, names)
-    Labeller(program, labels).run(batch)
-    spec = assemble_spec(labels, TracedNetwork(graph, constants))
-    check_spec(spec, state, names, batch)
+    # Inputs and outputs of any form are flat in the graph.
+    Labeller(program, labels).run(enable_io_processing=False)
+    spec = assemble_spec(labels, TracedNetwork(graph, constants, form))
+    check_spec(spec, state, names, pytree.tree_leaves((args, kwargs)))
     return spec
 
 
 def check_spec(
-    spec: PermutationSpec, state: Mapping[str, Tensor], names: Mapping[str, str], batch: Tensor
+    spec: PermutationSpec,
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    inputs: Sequence[Any],
 ) -> None:
     """Refuse a spec with which a random permutation changes what the network computes.
 
@@ -61,13 +84,13 @@ def check_spec(
         To be checked.
     state, names : mapping
         As `named_tensors` gives them.
-    batch : Tensor, shape (B, ...)
-        An input, whose values matter only if they are integers.
+    inputs : sequence
+        The inputs, in the order of the graph. Values matter only where they aren't floats.
 
     Raises
     ------
     UnsupportedModelError
-        The outputs differ by more than rounding.
+        The outputs differ by more than rounding, or the network is random.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -81,26 +104,51 @@ def check_spec(
         # Norms and scales of a fresh network are all 0 or all 1, which would hide a wrong order.
         return tensor + 0.5 * torch.rand(tensor.shape, generator=generator).to(tensor)
 
-    def outputs(weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        values = spec.network.run(weights, inputs.clone())
+    def outputs(weights: Mapping[str, Tensor], batch: Sequence[Any]) -> Tensor:
+        values = spec.network.run(*copy.deepcopy((dict(weights), *batch)))
         return torch.cat([v.double().flatten() for v in values if isinstance(v, Tensor)])
 
-    def deviation(dtype: torch.dtype | None) -> float:
-        inputs = noisy(torch.ones_like(batch), dtype) if batch.is_floating_point() else batch
+    def deviation(dtype: torch.dtype | None) -> tuple[float, bool]:
+        """Return how far the outputs differ, and whether they do so without a permutation."""
+        batch = [
+            noisy(torch.ones_like(value), dtype)
+            if isinstance(value, Tensor) and value.is_floating_point()
+            else value
+            for value in inputs
+        ]
         first = {name: noisy(state[name], dtype) for name in state if names[name] == name}
         before = {name: first[names[name]] for name in state}
         after = permute(before, spec, spec.random(generator))
-        a, b = (outputs(weights, inputs) for weights in (before, after))
-        return float((a - b).norm() / a.norm().clamp_min(1e-30))
+        a, b = (outputs(weights, batch) for weights in (before, after))
+        apart = float((a - b).norm() / a.norm().clamp_min(1e-30))
+        return apart, apart > 0 and not torch.equal(a, outputs(before, batch))
 
     with torch.no_grad():
         try:
-            worst, allowed = deviation(torch.float64), 1e-6
+            (worst, random), allowed = deviation(torch.float64), 1e-6
         except RuntimeError:  # a network that casts to a type of its own
-            worst, allowed = deviation(None), 1e-2
-    if not worst <= allowed:
+            (worst, random), allowed = deviation(None), 1e-2
+    if worst <= allowed:
+        return
+    if random:
         raise UnsupportedModelError(
-            "a random permutation of the hidden units changes the output of this network by "
-            f"{worst:.1e} of its norm (expected: rounding), so it uses units in a way that the "
-            "rules don't see; rewrite the layers that treat units by their position."
+            "two passes of this network over the same input in evaluation mode differ, so it is "
+            f"random{_random_operation(spec.network.graph)}; switch its randomness off in "
+            "evaluation mode, as in F.dropout(x, training=self.training)."
         )
+    raise UnsupportedModelError(
+        "a random permutation of the hidden units changes the output of this network by "
+        f"{worst:.1e} of its norm (expected: rounding), so it uses units in a way that the "
+        "rules don't see; rewrite the layers that treat units by their position."
+    )
+
+
+def _random_operation(graph: fx.Graph) -> str:
+    """Say which operation of a graph draws random numbers, if one is known to."""
+    for node in graph.nodes:
+        if isinstance(node.target, OpOverload):
+            drawn = torch.Tag.nondeterministic_seeded in node.target.tags
+            switched_off = "dropout" in str(node.target) and node.args[2:3] == (False,)
+            if drawn and not switched_off:
+                return f", by {describe_node(node)}"
+    return ""

@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from lotperm.errors import UnsupportedModelError
-from lotperm.science.graphs import node_shape, operation_name
+from lotperm.science.graphs import describe_node, node_shape, operation_name
 from lotperm.science.labels import Labels, fixed_outputs
 
 
@@ -116,14 +116,8 @@ def unknown(labels: Labels, call: Call) -> Any:
 
 def no_rule(node: fx.Node) -> UnsupportedModelError:
     """Make the error for an operation on hidden units that no rule covers."""
-    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
-    trace = (node.meta.get("stack_trace") or "").splitlines()
-    lines = [line.strip() for line in trace if "File " in line]
-    where = f", in module {modules[-1]!r}" if modules else ""
-    where += f", {lines[-1]}" if lines else ""
     return UnsupportedModelError(
-        f"no permutation rule for the operation {node.target} on hidden units (graph node "
-        f"{node.name!r}{where}); write it with linear, convolution, normalization and pooling "
-        "layers, value-by-value functions, sums, products, reductions, concatenation, slicing and "
-        "reshaping."
+        f"no permutation rule for the operation on hidden units {describe_node(node)}; write it "
+        "with linear, convolution, normalization and pooling layers, value-by-value functions, "
+        "sums, products, reductions, concatenation, slicing and reshaping."
     )

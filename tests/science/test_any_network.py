@@ -1,0 +1,215 @@
+"""Networks and batches in the forms that users have: their symmetries, and f(permute(A)) == f(A)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lotperm.errors import ParameterError, UnsupportedModelError
+from lotperm.science.matching import match_activations, match_weights
+from lotperm.science.symmetry import PermutationSpec, invert, permute
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(16, 20, generator=GENERATOR)
+Y = torch.randn(16, 6, generator=GENERATOR)
+IMAGE = torch.randn(16, 3, 16, 16, generator=GENERATOR)
+
+
+class Net(nn.Module):
+    """A network from its layers and a function of them and the input."""
+
+    def __init__(self, body: Callable[..., Any], **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.body = body
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self, x)
+
+
+class TwoInputs(nn.Module):
+    """The sum of two layers, each of an input of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(20, 8), nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, y: Tensor, scale: Tensor | None = None) -> Tensor:
+        h = F.relu(self.a(x) + self.b(y))
+        return self.o(h if scale is None else h * scale)
+
+
+class Wrapper(nn.Module):
+    """Passes everything on, as hand-written wrappers do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    features: Tensor
+    loss: Tensor | None = None
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5)
+    )
+
+
+def spec_of(model: nn.Module, batch: Any, call: Callable[[nn.Module], Any]) -> PermutationSpec:
+    """Trace a network; permuted at random it computes the same, and matching finds it again."""
+    torch.manual_seed(0)
+    model.eval()
+    spec = PermutationSpec.trace(model, batch)
+    p = spec.random(torch.Generator().manual_seed(1))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    moved = permute(weights, spec, p)
+    with torch.no_grad():
+        before = call(model)
+        model.load_state_dict(moved)
+        torch.testing.assert_close(call(model), before, rtol=1e-4, atol=1e-5)
+    model.load_state_dict(weights)
+    back = match_activations(moved, weights, [batch], spec)
+    seen = {group: order for group, order in invert(p).items() if group in back}
+    assert all(torch.equal(back[group], order) for group, order in seen.items())
+    return spec
+
+
+def flat(x: Tensor) -> Tensor:
+    return x.view(x.size(0), -1)
+
+
+@pytest.mark.parametrize(
+    "flatten",
+    [
+        flat,
+        lambda x: x.view(-1, 8 * 14 * 14),
+        lambda x: x.view_as(x).view(x.size(0), 2, 4, -1).view(x.size(0), -1),
+        lambda x: x.contiguous().view(x.shape[0], 8 * 196),
+        lambda x: (x.flatten(2).mul_(2), flat(x))[1],  # a view that is written into
+    ],
+)
+def test_view_after_a_convolution(flatten: Callable[[Tensor], Tensor]) -> None:
+    model = Net(
+        lambda m, x: m.o(F.relu(m.f(flatten(F.relu(m.c(x)))))),
+        c=nn.Conv2d(3, 8, 3),
+        f=nn.Linear(8 * 196, 12),
+        o=nn.Linear(12, 5),
+    )
+    assert spec_of(model, IMAGE, lambda m: m(IMAGE)).sizes == {"c": 8, "f": 12}
+
+
+@pytest.mark.parametrize(
+    ("body", "sizes"),
+    [
+        (lambda m, x: (m.o(F.relu(m.i(x))), m.i(x)), {}),  # the units themselves are an output
+        (lambda m, x: (h := F.relu(m.i(x))) is None or (m.o(h), m.p(h)), {"i": 8}),
+        (lambda m, x: (h := F.relu(m.i(x))) is None or {"a": m.o(h), "b": [m.p(h), 3]}, {"i": 8}),
+        (lambda m, x: (h := F.relu(m.i(x))) is None or Output(m.o(h), m.p(h)), {"i": 8}),
+    ],
+)
+def test_several_outputs(body: Callable[[Any, Tensor], Any], sizes: dict[str, int]) -> None:
+    model = Net(body, i=nn.Linear(20, 8), o=nn.Linear(8, 5), p=nn.Linear(8, 2))
+
+    def tensors(m: nn.Module) -> list[Tensor]:
+        out = m(X)
+        values = vars(out) if isinstance(out, Output) else out
+        parts = list(values.values()) if isinstance(values, dict) else list(values)
+        flat = [p[0] if isinstance(p, list) else p for p in parts]
+        return [part for part in flat if isinstance(part, Tensor)]
+
+    spec = spec_of(model, X, tensors)
+    assert spec.sizes == sizes
+
+
+def test_a_network_without_a_tensor_in_its_output_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="Net returns of type NoneType, expected"):
+        PermutationSpec.trace(Net(lambda m, x: None, i=nn.Linear(20, 8)), X)
+
+
+def test_wrappers() -> None:
+    for model, prefix in ((nn.DataParallel(mlp()), "module."), (Wrapper(mlp()), "inner.")):
+        sizes = spec_of(model, X, lambda m: m(X)).sizes
+        assert sizes == {f"{prefix}0": 16, f"{prefix}2": 12}
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, Wrapper])
+@pytest.mark.parametrize(
+    "batch",
+    [(X, Y), {"y": Y, "x": X}, (X, Y, torch.full((16, 1), 0.5))],
+    ids=["tuple", "dict", "three"],
+)
+def test_several_inputs(wrap: Callable[[nn.Module], nn.Module], batch: Any) -> None:
+    def call(m: nn.Module) -> Tensor:
+        return m(**batch) if isinstance(batch, dict) else m(*batch)
+
+    spec = spec_of(wrap(TwoInputs()), batch, call)
+    assert list(spec.sizes.values()) == [8]
+
+
+def test_batches_of_several_inputs() -> None:
+    """Labels after the inputs, or beside them, change nothing."""
+    a, b = TwoInputs().eval(), TwoInputs().eval()
+    labels = torch.zeros(16)
+    spec = PermutationSpec.trace(a, [X, Y, labels])
+    expected = match_activations(a, b, [(X, Y)], spec)["a"]
+    for batch in ((X, Y, labels), [[X, Y], labels]):
+        assert torch.equal(match_activations(a, b, [batch], spec)["a"], expected)
+    named = PermutationSpec.trace(a, {"x": X, "y": Y, "labels": labels})
+    for batches in ([{"y": Y, "x": X}], [({"x": X, "y": Y}, labels)], {"x": X, "y": Y}):
+        assert torch.equal(match_activations(a, b, batches, named)["a"], expected)
+    one = PermutationSpec.trace(a, (X[:1], Y[:1]))
+    assert torch.equal(match_activations(a, b, [(X, Y)], one)["a"], expected)
+
+
+def test_forms_of_batches() -> None:
+    model = mlp()
+    spec = PermutationSpec.trace(model, [X, torch.zeros(16)])  # as next(iter(loader)) gives it
+    assert spec.sizes == {"0": 16, "2": 12}
+    one = match_activations(model, model, X, spec)  # the only batch
+    assert torch.equal(one["0"], torch.arange(16))
+    assert torch.equal(match_weights(model, model, spec)["0"], torch.arange(16))
+    same = permute(model, spec, spec.identity())
+    assert same.keys() == model.state_dict().keys()
+    for batches, got in (([{"image": X}], "a dict with image"), (["x"], "of type str")):
+        with pytest.raises(ParameterError, match=f"a batch is {got}, but .* with one tensor"):
+            match_activations(model, model, batches, spec)
+    two = PermutationSpec.trace(TwoInputs(), (X, Y))
+    with pytest.raises(ParameterError, match=r"one tensor of shape .*, but .* with 2 inputs"):
+        match_activations(TwoInputs(), TwoInputs(), [X], two)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "message"),
+    [
+        (TwoInputs(), X, r"TwoInputs fails on the example input.* missing .* argument: 'y'"),
+        (mlp(), {"image": X}, r"Sequential fails on the example input, which is a dict with image"),
+        (mlp(), X[:, :3], r"shape \(16, 3\): RuntimeError: mat1 and mat2 shapes"),
+        (mlp(), "x", r"example_input is of type str, expected a batch"),
+        (mlp(), (), r"at least one example, got a tuple of 0"),
+        (nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)), X, r"0.weight has no shape yet"),
+        (
+            Net(lambda m, x: m.o(F.dropout(m.i(x))), i=nn.Linear(20, 8), o=nn.Linear(8, 5)),
+            X,
+            r"two passes .* differ, so it is random, by aten.dropout.*test_any_network",
+        ),
+    ],
+)
+def test_errors_name_the_cause(model: nn.Module, batch: Any, message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as info:
+        PermutationSpec.trace(model, batch)
+    assert "\n" not in str(info.value)
