@@ -266,7 +266,7 @@ class Unpacked:
 
 
 def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
-    """Unpack into a store: finished stages that it lacks, and checkpoints that are further.
+    """Unpack finished stages that a store lacks, and checkpoints further than its own.
 
     Each pack is verified to its last byte first; what a damaged one held is left out and reported.
     Doing it again changes nothing. Other processes may be computing in the store: stages that they

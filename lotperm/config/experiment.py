@@ -92,6 +92,7 @@ class Experiment(Settings):
             For an unknown name, a wrong type, or a value that makes no sense; before anything is
             computed.
         """
+        # An unknown name is reported first, by `_checked`.
         if parameters.get("widths") is not None and parameters.keys() <= PARAMETERS.keys():
             raise ParameterError(
                 f"widths is {shown(parameters['widths'])}, but this is one experiment, of one "

@@ -120,6 +120,7 @@ def _said(annotation: Any) -> Iterator[Any]:
         for item in metadata:
             yield from item.metadata if isinstance(item, FieldInfo) else (item,)
         yield from _said(inner)
+    # The arguments of a Literal are values, not types.
     elif get_origin(annotation) is not Literal:
         for inner in get_args(annotation):
             yield from _said(inner)

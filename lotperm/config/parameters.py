@@ -59,6 +59,7 @@ DATASETS: tuple[str, ...] = get_args(Dataset)
 MODELS: tuple[str, ...] = get_args(Model)
 
 # Data sets that are files of images, read while they are used (`lotperm.data.images`).
+# Named here as well as in the catalog of data sets, which is in a layer above this one.
 IMAGE_FOLDERS = ("imagefolder", "picture_crops", "cifar10_png")
 
 DEFAULT_PROFILE = "live"
@@ -294,6 +295,7 @@ class Settings:
         )
         epochs = self.dense.epochs
         for k in self.rewind_epochs:
+            # An arm that starts from the last epoch has nothing left to train.
             require(k < epochs, "rewind_epoch", k, f"0 <= rewind_epoch < epochs ({epochs})")
         # A replicate that stands twice would count as two in every mean and interval.
         require_distinct("seeds", self.seeds)
@@ -383,6 +385,7 @@ def parameter_cell(names: Iterable[str], **values: object) -> str:
             raise unknown_name("parameter", name, PARAMETERS)
         parameter = PARAMETERS[name]
         value = values.get(name, "smoke" if name == "profile" else None)
+        # Double quotes, as a formatter would have them.
         text = json.dumps(value) if isinstance(value, str) else repr(value)
         line = f"{name} = {text}  # {parameter.meaning}"
         # As much of the type as fits into the line: its kind, then its bounds or choices too.

@@ -54,6 +54,7 @@ def _table(table: Any, where: str) -> Preset:
 def _read(path: Path) -> dict[str, Any]:
     """Read a file of presets whose columns are the profiles, and return the rest of it."""
     try:
+        # TOML is UTF-8, whatever the encoding of the system.
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}.") from None

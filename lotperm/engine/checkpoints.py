@@ -136,7 +136,7 @@ class Keeper:
         # state.
         found = distributed.once(self.checkpoints.latest)
         if found is not None and len(found[1].get("steps", ())) != members:
-            # A checkpoint of an older version, or of a training of other members: it is started
+            # A checkpoint of an older version, or of another number of members: training starts
             # anew.
             return None
         return found

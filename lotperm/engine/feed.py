@@ -24,7 +24,7 @@ them in its caches.
 
 
 class Feed:
-    """The training examples of M members, each in an order and with an augmentation of its own.
+    """The training examples of M members, each with its own order and augmentation.
 
     Parameters
     ----------

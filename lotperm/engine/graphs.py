@@ -1,4 +1,4 @@
-"""CUDA streams of their own for networks, and training steps that start with one call."""
+"""CUDA streams beside the default one, and training steps that start with one call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SideStream:
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[None]:
-        """Queue work in this stream, behind what the default stream was given so far."""
+        """Queue work in this stream, behind everything in the default stream so far."""
         if self.stream is None:
             yield
             return
@@ -70,7 +70,7 @@ def capture(
     # The steps before the capture are real ones, so the state is put back behind them.
     before = [tensor.clone() for tensor in changing]
     with side.queue(), torch.no_grad():
-        # Kernels are chosen and memory is taken before the capture, which can do neither.
+        # Kernels are chosen and memory is taken before the capture.
         for _ in range(3):
             step()
         for tensor, value in zip(changing, before, strict=True):

@@ -194,5 +194,5 @@ class Run:
         return self.state.networks.weights()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what training changes by name, each (M, ...), as views: state and losses."""
+        """Return views (M, ...) of everything that training changes, by name."""
         return {**self.state.changing(), "losses": self.losses.T}

@@ -17,7 +17,7 @@ class ProgressBar(Protocol):
         """Advance by n training images."""
 
     def set_postfix_str(self, s: str) -> Any:
-        """Show a few words behind the bar."""
+        """Show a few words after the bar."""
 
     def close(self) -> Any:
         """Finish."""

@@ -192,7 +192,7 @@ class _Rewriting:
         parent.add_module(last, module)
 
     def _check_call(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
-        """Keep a call that works on stacked activations as it is; refuse others."""
+        """Leave a call alone if it works on stacked activations; refuse others."""
         by_name = isinstance(node.target, str)
         name = node.target if by_name else getattr(node.target, "__name__", "?")
         # Only all axes but the batch's: any other flattening would mix members or examples.

@@ -53,7 +53,7 @@ class TrainingState:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self.networks.flat.device
 
     def by_parameter(self) -> list[Tensor]:

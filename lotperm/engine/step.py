@@ -68,7 +68,7 @@ class Rule:
 def partial_losses(
     rule: Rule, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, part: slice
 ) -> Tensor:
-    """Compute the share of a part of a batch in each member's mean cross-entropy.
+    """Compute what a part of a batch contributes to each member's mean cross-entropy.
 
     Parameters
     ----------

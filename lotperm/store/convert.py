@@ -84,6 +84,7 @@ def convert(source: Path, target: Path, *, key: str | None = None) -> int:
     try:
         # The inspection is the first defence, PyTorch's restricted loader the second.
         _inspect(source)
+        # On the CPU, as the file may come from a machine with a GPU.
         content = torch.load(source, map_location="cpu", weights_only=True)
         tensors = _state_dict(content, source, key)
         _check_sizes(tensors, source)

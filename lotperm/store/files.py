@@ -29,6 +29,7 @@ MALFORMED = (
     KeyError,
     AttributeError,
     TypeError,
+    # From JSON that is nested too deeply.
     RecursionError,
     safetensors.SafetensorError,
 )
@@ -106,6 +107,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+        # A power cut could undo the rename otherwise.
         sync_folder(path.parent)
 
 

@@ -120,6 +120,7 @@ def read_folder(path: Path, key: str) -> tuple[dict[str, JSON], tuple[str, ...]]
     file = path / STAGE_JSON
     try:
         content = unseal(file.read_bytes(), file)
+        # The folder's name has only the beginning of the key.
         require_equal(file, content["key"], key)
         left_out = _left_out(path)
         for name in left_out:

@@ -38,8 +38,8 @@ def load_mask(path: Path | str) -> Mask:
     Parameters
     ----------
     path : Path | str
-        A file that `save_mask` wrote, or any safetensors file of bool tensors, or of 0 and 1 of any dtype;
-        or the state dict of a network that `torch.nn.utils.prune` has pruned, for its masks.
+        A file that `save_mask` wrote, any safetensors file of bool tensors or of 0 and 1 of any
+        dtype, or the state dict of a network that `torch.nn.utils.prune` has pruned, for its masks.
 
     Returns
     -------

@@ -14,6 +14,7 @@ from lotperm.store.files import JSON
 from lotperm.store.workspace import Workspace
 
 _PACKAGE = Path(__file__).parents[1]
+# Scripts and presets decide results as modules do.
 _SOURCES = (".py", ".js", ".toml")
 
 

@@ -202,6 +202,8 @@ class Store:
         def look() -> Stage | None:
             try:
                 stage = Stage.read(path, key)
+            # Damage is left alone here: only the holder of the lock moves a stage aside, in
+            # `stage`.
             except (IntegrityError, StorageError):
                 return None
             if stage is not None:
@@ -256,7 +258,7 @@ class Store:
                 move_aside(path, f"{error} Stage {name!r} is computed again")
                 return None
 
-        # Looking needs no lock, since a folder appears by one rename; only a process that computes takes it.
+        # Looking needs no lock, since a folder appears by one rename; computing does.
         with self.lock(name, key):
             # Another process may have finished it while this one waited.
             if (found := distributed.once(look)) is not None:

@@ -245,6 +245,7 @@ def chain(tasks: Iterable[Task]) -> list[Task]:
 
     def add(task: Task) -> None:
         if task.key not in found:
+            # Depth first, so that every task comes after those that it reads.
             for before in task.after:
                 add(before)
             found[task.key] = task

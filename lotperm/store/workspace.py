@@ -46,6 +46,7 @@ class Workspace:
         self.path, self.key = path, key
         self.earlier: list[JSON] = []
         self._maker = dict(maker or {})
+        # `latest` moves it back by the time that was spent up to the checkpoint.
         self._started = time.monotonic()
 
     @property
@@ -108,6 +109,7 @@ class Workspace:
                 continue
             # Work that was done after the checkpoint, and lost, isn't counted.
             self._started = time.monotonic() - float(notes["seconds"])
+            # Notes of older versions have no makers.
             self.earlier = [
                 maker for maker in json.loads(notes.get("makers", "[]")) if maker != self._maker
             ]
