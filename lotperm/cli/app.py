@@ -105,7 +105,7 @@ def known_error(error: Exception) -> LotpermError | None:
 
     Returns
     -------
-    LotpermError | None
+    LotpermError or None
         The exception itself if it is one of ours; `ParameterError` for a wrong command line;
         `OutOfMemoryError`, `DeviceError` or `StorageError` for what PyTorch and the system raise;
         None for a defect, whose traceback is wanted.

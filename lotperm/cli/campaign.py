@@ -121,6 +121,7 @@ def _entry_cells(name: str, own: list[StageProgress], found: CampaignStatus) -> 
     elif own:
         state = "done" if len(done) == len(own) else f"{len(done)} of {len(own)} done"
     else:
+        # All of its stages may stand under an entry before it.
         state = "recorded" if name in found.recorded else "the same stages as above"
     left = sum(stage.images_left for stage in own)
     took = sum(stage.seconds for stage in done if stage.seconds is not None)
@@ -137,11 +138,16 @@ def _stage_cells(stage: StageProgress) -> list[str]:
 
 
 def _seconds_left(stages: list[StageProgress]) -> float | None:
-    """Return how long stages still take together; None if nothing is left to train, or the time
-    of one of them is unknown.
+    """Add up the time that stages still take.
+
+    Returns
+    -------
+    float or None
+        Seconds; None if nothing is left to train, or the time of one of them is unknown.
     """
     times = [stage.seconds_left for stage in stages if stage.images_left]
     known = [seconds for seconds in times if seconds is not None]
+    # The whole is known only if every part of it is.
     return sum(known) if known and len(known) == len(times) else None
 
 

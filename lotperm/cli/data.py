@@ -23,6 +23,7 @@ def list_data() -> None:
         table.add_column(column)
     for row in datasets.available():
         here = "yes" if row["present"] else "no"
+        # Of a folder that isn't here, sizes are unknown.
         shape = "×".join("?" if n is None else str(n) for n in row["shape"])
         sizes = ["?" if row[n] is None else f"{row[n]:,}" for n in ("n_train", "n_test")]
         table.add_row(row["name"], here, *sizes, shape, ", ".join(row["sources"]))

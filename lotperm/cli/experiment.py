@@ -67,6 +67,7 @@ def experiment(
         torch.set_num_threads(threads)
     # Joins the ranks that torchrun started; alone, it does nothing.
     with distributed.processes(resolve_device(device)):
+        # One rank speaks for all.
         leads = distributed.rank() == 0
         chosen = Experiment.from_parameters(**{"profile": profile, **parse_pairs(parameter)})
         runtime = Runtime(

@@ -38,6 +38,7 @@ def run(
     path = find_notebook(notebook)
     values = {"profile": profile, **parse_pairs(parameter)}
     with stop.children():
+        # The cells run in a kernel, a process of its own, which has to end with this one.
         target = notebooks.execute(path, out / path.name, values, validate=validate)
     rich.print(f"Wrote {target}")
 

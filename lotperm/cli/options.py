@@ -52,7 +52,7 @@ def parse_pairs(pairs: Sequence[str] | None, option: str = "-p") -> dict[str, An
 
     Parameters
     ----------
-    pairs : Sequence[str] | None
+    pairs : sequence of str or None
         The texts, or None if the option was not given.
     option : str, optional
         Name of the option, for the error.

@@ -35,16 +35,15 @@ def print_boxed(title: str, rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def print_columns(title: str, rows: Sequence[Mapping[str, str]], under: str | None = None) -> None:
-    """Print rows as aligned columns that are never wrapped: the first to the left, all others to
-    the right.
+    """Print rows as aligned columns that are never wrapped, all but the first to the right.
 
     Parameters
     ----------
     title : str
         Printed above.
-    rows : Sequence[Mapping[str, str]]
+    rows : sequence of mapping of str to str
         One row or more, all with the same keys.
-    under : str | None, optional
+    under : str, optional
         A column whose values become lines of their own, each above the rows that have it.
     """
     names = [name for name in rows[0] if name != under]
@@ -58,6 +57,7 @@ def print_columns(title: str, rows: Sequence[Mapping[str, str]], under: str | No
 
     say(f"{title}\n\n{line({name: name for name in names})}")
     for row, before in zip(rows, [None, *rows[:-1]], strict=True):
+        # Rows of one value stand together, so it is printed where it changes.
         if under and (before is None or before[under] != row[under]):
             say(row[under])
         say(line(row))

@@ -89,6 +89,7 @@ def _device_to_measure(gpu: str) -> str:
         return "cpu"
     device = resolve_device("cuda")
     here = torch.cuda.get_device_name()
+    # "h100" is part of a name such as "NVIDIA H100 80GB HBM3".
     if gpu.upper() not in here.upper():
         raise ParameterError(f"--gpu is {gpu}, but the GPU to be measured here is: {here}.")
     return device

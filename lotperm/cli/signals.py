@@ -34,7 +34,7 @@ class SignalStop:
 
     Attributes
     ----------
-    number : int | None
+    number : int or None
         The last signal that came; None if none did.
     at : float
         When it came, in seconds of `time.monotonic`.

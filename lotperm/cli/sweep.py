@@ -102,6 +102,7 @@ def run_sweep(
     further = {name.replace("_", "-"): str(v) for name, v in parse_pairs(slurm, "--slurm").items()}
     options = Options(
         cluster=cluster,
+        # Processes here share one machine; Slurm has many.
         at_once=array_parallelism or (1 if here else 64),
         minutes=time,
         gpus=gpus,
@@ -115,6 +116,7 @@ def run_sweep(
     started = sweep.submit(file, Store.default(), options)
     stages = sum(len(job.tasks) for job in started.jobs)
     say(f"{stages} stages in {len(started.jobs)} jobs; logs: {started.folder.logs}")
+    # Jobs on Slurm go on by themselves; processes here need this one.
     if not (here or wait):
         ids = ", ".join(str(handle.job_id) for handle in started.handles)
         say(f"Jobs {ids}. How far: lotperm sweep status {file}")

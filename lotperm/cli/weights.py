@@ -56,6 +56,7 @@ def match(
     ] = 2000,
 ) -> None:
     """Find the permutation that aligns network A to network B, from two files of weights."""
+    # Refused before the data set is loaded.
     if method not in ("activation", "weight"):
         raise unknown_name("method", method, ("activation", "weight"))
     data = datasets.load(dataset)
@@ -65,6 +66,7 @@ def match(
         found = matching.match_weights(a, b, spec)
     else:
         found = matching.match_activations(a, b, _inputs(data, samples), spec)
+    # The scores go along, as evidence for the permutation.
     save_tensors(out, dict(found), {"kind": "permutation", "scores": json.dumps(found.scores)})
     table = Table(title="Score of each group of units: matched, and without permuting")
     for column in ("group", "units", "matched", "identity"):
@@ -162,6 +164,7 @@ def _network_and_spec(
     ParameterError
         If there is no such network, or a text can't be read.
     """
+    # No name of ours has a colon.
     if ":" in model:
         network = _own_network(model)
     else:

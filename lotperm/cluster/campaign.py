@@ -46,7 +46,7 @@ class Campaign:
     ----------
     name : str
         The campaign's name, for reports.
-    entries : tuple[Entry, ...]
+    entries : tuple of Entry
         The experiments, in the order in which they are computed.
     results : Path
         The folder in which finished entries are recorded.

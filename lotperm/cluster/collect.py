@@ -30,7 +30,7 @@ class Collector:
         Folder of the store.
     folder : SweepFolder
         The sweep's folder.
-    results : Path | None
+    results : Path or None
         Folder to record in; None: the campaign's.
     """
 
@@ -63,9 +63,9 @@ def collect(
         Where its stages are kept.
     folder : SweepFolder
         Where failures are noted.
-    results : Path | None
+    results : Path or None
         Folder to record in; None: the campaign's.
-    say : Callable[[str], None]
+    say : callable
         Called with a line for each entry that is recorded.
 
     Raises

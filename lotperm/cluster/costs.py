@@ -166,7 +166,7 @@ class Device:
     ----------
     words : str
         Its name in full.
-    flops : Mapping[str, float]
+    flops : mapping of str to float
         Peak FLOP/s at each precision of a recipe; empty: no estimate can be made.
     bandwidth : float
         Bytes/s of its memory.
@@ -374,7 +374,7 @@ def measure(
         Networks trained at once.
     device : str
         The name under which the speed is kept, e.g. ``"cpu"``.
-    runtime : Runtime | None, optional
+    runtime : Runtime, optional
         How to compute.
     seconds : float, optional
         About how long to measure, after warming up for as long.
@@ -425,6 +425,7 @@ def _noise(experiment: Experiment, examples: int, generator: torch.Generator) ->
         inputs = torch.randint(256, (count, *of.shape), dtype=torch.uint8, generator=generator)
         return Split(inputs, torch.randint(of.classes, (count,), generator=generator))
 
+    # Any normalization will do: speed doesn't depend on values.
     channels = torch.full((of.shape[0],), 0.5)
     return Dataset("noise", split(examples), split(1), of.classes, channels, channels)
 

@@ -54,6 +54,7 @@ class Entry:
     @property
     def asks(self) -> tuple[str, tuple[Experiment, ...], Options]:
         """What is computed: two entries for which this is equal would compute the same."""
+        # Without compile and members, which change how it is computed and not what.
         return self.kind, self.experiments, self.options
 
     def lacking(self, datasets: Datasets) -> str | None:

@@ -48,9 +48,9 @@ class SweepFolder:
         ----------
         options : Options
             How the sweep is run.
-        jobs : Sequence[Job]
+        jobs : sequence of Job
             All its jobs.
-        handles : Sequence[Any]
+        handles : sequence
             submitit's handle of each job, or None if it is not submitted yet; further ones may
             follow.
         """

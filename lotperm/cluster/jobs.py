@@ -15,9 +15,9 @@ class Job:
 
     Attributes
     ----------
-    tasks : list[Task]
+    tasks : list of Task
         The tasks in order.
-    after : set[int]
+    after : set of int
         Numbers, in the list of all jobs, of those that must be done before.
     """
 
@@ -33,7 +33,7 @@ def jobs(tasks: Iterable[Task]) -> list[Job]:
 
     Parameters
     ----------
-    tasks : Iterable[Task]
+    tasks : iterable of Task
         In an order in which they can be computed; those that the store has are left out.
 
     Returns
@@ -88,8 +88,8 @@ def arrays(found: Sequence[Job]) -> list[list[int]]:
 
     Parameters
     ----------
-    found : Sequence[Job]
-        As `jobs` gives them.
+    found : sequence of Job
+        As `jobs` returns them.
 
     Returns
     -------

@@ -85,14 +85,14 @@ def start(
 
     Parameters
     ----------
-    executor : Any
+    executor : object
         As `local_executor` makes it.
-    jobs : Sequence[Job]
+    jobs : sequence of Job
         The jobs.
-    worker : Callable[[Iterable[int]], Worker]
+    worker : callable
         Makes what a process runs from the numbers of its jobs.
     options : Options
-        How many processes, GPUs and minutes.
+        Numbers of processes, GPUs and minutes.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def cancel(handles: Sequence[Any], seconds: float = 30.0) -> None:
 
     Parameters
     ----------
-    handles : Sequence[Any]
+    handles : sequence
         submitit's handles.
     seconds : float, optional
         Time for each process to save its state after a step; then it is killed.

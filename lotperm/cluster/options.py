@@ -27,20 +27,20 @@ class Options:
         "slurm", or "local" for processes on this machine.
     at_once : int
         Jobs of an array that run at once; on "local", processes.
-    minutes : int | None
+    minutes : int or None
         Minutes until a job is put into the queue again; None: 240 on Slurm, no limit here.
-    gpus : int | None
+    gpus : int or None
         On Slurm, of each job; None: one for each rank. Here, of all processes; None: those that
         there are.
-    partition : str | None
+    partition : str or None
         Partition of Slurm; None: its default.
-    slurm : Mapping[str, str]
+    slurm : mapping of str to str
         Further options of ``sbatch`` by name, e.g. ``{"account": "x", "mem": "32G"}``.
     retries : int
         Times that a stage that failed is tried again.
-    runtime : Mapping[str, Any]
+    runtime : mapping
         Values for `Runtime`, as `Worker` takes them.
-    results : Path | None
+    results : Path or None
         Folder to record in; None: the campaign's.
     ranks : int
         Processes that compute each stage together, one a GPU if there are any: torchrun's data

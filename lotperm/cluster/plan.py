@@ -108,14 +108,14 @@ class Line:
     Attributes
     ----------
     network, group : str
-        What is trained, and which stages.
+        The network that is trained, and the kind of stages.
     stages, networks, epochs : int
         Numbers; an epoch is one of one network.
     train_images, forward_images : int
         As in `Work`.
     flops : float
         FLOPs of both.
-    seconds : tuple[float, float] | None
+    seconds : tuple[float, float] or None
         Shortest and longest; equal where the speed was measured; None where nothing is known.
     least : float
         Seconds that the roofline allows; 0 where it says nothing.
@@ -179,9 +179,9 @@ class Estimator:
     ----------
     device : str
         A name of `DEVICES`.
-    speeds : Sequence[Speed] | None, optional
+    speeds : sequence of Speed, optional
         Measured speeds; by default those that are recorded.
-    members : int | None, optional
+    members : int, optional
         Largest number of networks trained at once, as in `Runtime`.
 
     Raises
@@ -248,9 +248,11 @@ class Estimator:
             (TRAIN_FACTOR * w.train_images + w.forward_images) * net.forward_flops,
             seconds,
             least,
+            # A stage that trains and evaluates nothing needs no measurement.
             known is not None or not images,
             device_bytes,
             (w.kept + w.networks) * net.state_bytes,
+            # A mask takes one byte for each weight that may be pruned.
             w.kept * net.state_bytes + w.masks * net.prunable,
         )
 
@@ -296,15 +298,15 @@ class Plan:
     ----------
     title : str
         What is planned.
-    lines : list[Line]
+    lines : list of Line
         The costs by network and kind of stage.
     total : Line
         Their sum.
     there : int
         Number of these stages that the store has already.
-    separately : dict[str, Line]
+    separately : dict of str to Line
         A way of computing without sharing -> its total.
-    notes : list[str]
+    notes : list of str
         Sources and assumptions of the numbers.
     """
 
@@ -401,17 +403,18 @@ def plan(
 
     Parameters
     ----------
-    parts : Sequence[Part]
+    parts : sequence of Part
         What to plan.
     estimator : Estimator
         Turns stages into costs on a device.
-    store : Store | None, optional
+    store : Store, optional
         The store in which finished stages are looked up; by default the default store.
     title : str, optional
         The plan's title; by default the parts' names.
     """
     store = store or Store.default()
     asked = [part.tasks(store) for part in parts]
+    # A stage that several parts share is in the chain once.
     tasks = chain(task for own in asked for task in own)
     lines: dict[tuple[str, str], Line] = {}
     for task in tasks:
@@ -477,6 +480,7 @@ def _notes(tasks: Sequence[Task], estimator: Estimator) -> list[str]:
             f"Measured: {s.model} ×{s.width:g}, {s.members} at once, {s.images_per_second:,.0f} images/s on "
             f"{device.words} ({s.source})."
         )
+    # A reader has to know which hours are estimates, and what they rest on.
     guessed = sorted({line.network for line in lines if not line.measured})
     if guessed and device.flops:
         least = sum(line.least for line in lines if not line.measured)
@@ -498,6 +502,7 @@ def _notes(tasks: Sequence[Task], estimator: Estimator) -> list[str]:
                 (
                     m
                     for m in range(at_once, 0, -1)
+                    # Memory doesn't depend on speeds, so none are looked up.
                     if Estimator(estimator.name, [], m).line(task).device_bytes <= device.memory
                 ),
                 None,

@@ -25,17 +25,17 @@ class StageProgress:
     entry : str
         Name of the first entry that needs it.
     label : str
-        What it does.
+        What the stage does, in words.
     state : str
         "done", "in progress" or "missing".
     epoch, epochs : int
         Whole epochs that are trained, as of its last checkpoint, and all of them.
     images_left : int
         Examples that are still to be trained on, all networks counted.
-    seconds_left : float | None
+    seconds_left : float or None
         At the rate of the finished stages of the same network; None if there is none, or nothing
         to train.
-    seconds : float | None
+    seconds : float or None
         Time that a finished stage took.
     """
 
@@ -55,11 +55,11 @@ class CampaignStatus:
 
     Attributes
     ----------
-    stages : list[StageProgress]
+    stages : list of StageProgress
         Stages that what isn't recorded yet needs, each under the first entry that needs it.
-    skipped : dict[str, str]
+    skipped : dict of str to str
         Entries whose data set isn't there, by name, and why.
-    recorded : dict[str, list[Path]]
+    recorded : dict of str to list of Path
         Folders that are there already, by the name of their entry.
     """
 
@@ -77,7 +77,7 @@ def status(campaign: Campaign, store: Store, results: Path | None = None) -> Cam
         The campaign.
     store : Store
         Where its stages are kept.
-    results : Path | None, optional
+    results : Path, optional
         Folder that it records in; None: its own.
     """
     datasets: Datasets = {}
@@ -92,6 +92,7 @@ def status(campaign: Campaign, store: Store, results: Path | None = None) -> Cam
             skipped[name] = lacking
         else:
             for task in part.tasks():
+                # A stage counts under the first entry that needs it; for later ones it is there.
                 needed.setdefault(task.key, (name, task))
     rates = _rates(task for _, task in needed.values())
     stages = [_stage(name, task, store, rates) for name, task in needed.values()]

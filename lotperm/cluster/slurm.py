@@ -55,11 +55,11 @@ def submit(
 
     Parameters
     ----------
-    executor : Any
+    executor : object
         As `slurm_executor` makes it.
-    jobs : Sequence[Job]
+    jobs : sequence of Job
         The jobs; each comes after those that it waits for.
-    worker : Callable[[Iterable[int]], Worker]
+    worker : callable
         Makes what a job runs from its number.
     last : Collector
         What the last job runs.
@@ -67,7 +67,7 @@ def submit(
         What each job asks Slurm for.
     name : str
         Name of the jobs in Slurm's queue.
-    note : Callable[[Sequence[Any]], None]
+    note : callable
         Called after each array with all handles so far, None for a job that is not submitted yet:
         if this process is killed in between, no job is in the queue that nobody knows of.
 
@@ -155,7 +155,7 @@ def queue(ids: Iterable[str]) -> dict[str, str]:
 
     Parameters
     ----------
-    ids : Iterable[str]
+    ids : iterable of str
         Ids of jobs.
 
     Returns

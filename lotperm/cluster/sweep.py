@@ -51,9 +51,9 @@ class Sweep:
         Where failures and logs are kept.
     options : Options
         How it is run.
-    jobs : list[Job]
+    jobs : list of Job
         What was submitted.
-    handles : list[Any]
+    handles : list
         submitit's handles; on Slurm one for each of `jobs` and the one that collects.
     """
 
@@ -77,7 +77,7 @@ class Sweep:
 
         Parameters
         ----------
-        say : Callable[[str], None]
+        say : callable
             Told in one line which stage is done, and what is recorded.
         seconds : float, optional
             Time between two looks.
@@ -191,6 +191,7 @@ def _check_data(campaign: Campaign, store: Store, results: Path | None) -> None:
     """Raise `StorageError` if a data set isn't here that a job would need."""
     datasets: Datasets = {}
     for part in campaign.parts(store, results):
+        # What is recorded needs its data no more.
         if not part.recorded() and (lacking := part.entry.lacking(datasets)):
             raise StorageError(lacking)
 
@@ -257,9 +258,9 @@ def _unfinished(
         That has its checkpoints, if there are any.
     folder : SweepFolder
         That has its failure, if it failed.
-    job_of : Mapping[str, str]
+    job_of : mapping of str to str
         Id of Slurm's job by the key of a stage; empty for a sweep on this machine.
-    queued : Mapping[str, str]
+    queued : mapping of str to str
         What Slurm says of the jobs in its queue, by id.
     """
     if failed := folder.failure(task.key):

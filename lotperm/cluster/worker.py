@@ -51,9 +51,9 @@ class Worker:
         Folder of the store.
     folder : SweepFolder
         The sweep's folder.
-    work : Sequence[Sequence[str]]
+    work : sequence of sequence of str
         The keys of each job's tasks.
-    runtime : dict[str, Any]
+    runtime : dict
         Values for `Runtime`: device ("auto": cuda where there is one), compile, members.
     retries : int
         Times that a task that failed is tried again.
@@ -131,7 +131,7 @@ class Worker:
 
         Parameters
         ----------
-        asked : Any
+        asked : object
             A shared number; training stops after a step as soon as its value isn't 0.
         """
         values = {**self.runtime, "device": self.device()}
@@ -221,7 +221,7 @@ def _requeue_and_exit(requeue: Any) -> None:
 
     Parameters
     ----------
-    requeue : Any
+    requeue : object
         submitit's handler of the signal; outside of submitit there is none, and the process just
         ends.
     """

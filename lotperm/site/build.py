@@ -50,9 +50,9 @@ def build(
     root : Path, optional
         The folder with ``_config.yml``, ``_toc.yml``, ``book/`` and ``notebooks/``; the cells run
         in it.
-    parameters : Mapping[str, Any] | None, optional
+    parameters : mapping, optional
         Other parameters, each given to the notebooks that have one of that name.
-    validate : Validate | None, optional
+    validate : Validate, optional
         A check that is called with each notebook and all of its parameters, before any runs.
     progress : bool, optional
         Show the progress of each notebook on stderr.
@@ -216,6 +216,7 @@ def _synchronize(sources: Mapping[Path, Path], out: Path) -> None:
     """
     folder = out / "src"
     for path in [path for path in folder.rglob("*") if path.is_file()]:
+        # Jupyter Book writes conf.py there.
         if path.relative_to(folder) not in sources and path.name != "conf.py":
             path.unlink()
             # Sphinx doesn't remove pages whose source is gone.

@@ -97,9 +97,9 @@ def conform(value: Any, default: Any, where: str) -> Any:
 
     Parameters
     ----------
-    value : Any
+    value : object
         The value that was given.
-    default : Any
+    default : object
         The value in the notebook, whose type is expected; None takes any plain value.
     where : str
         The words that an error message starts with.
@@ -116,6 +116,7 @@ def conform(value: Any, default: Any, where: str) -> Any:
         kinds = {type(item) for item in default}
         pattern = default[0] if len(kinds) == 1 else None
         return [conform(item, pattern, f"item {i} of {where}") for i, item in enumerate(value)]
+    # Keys are texts, as they name parameters; each value may be of any plain type.
     if isinstance(value, dict) and isinstance(default, dict | None):
         return {
             conform(key, "", f"a key of {where}"): conform(item, None, where)

@@ -107,6 +107,7 @@ def clickable_network(
     """
     names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
     data = {
+        # In double precision, as JavaScript computes.
         "layers": [
             {kind: weights[f"{name}.{kind}"].double().tolist() for kind in ("weight", "bias")}
             for name in names

@@ -160,11 +160,11 @@ def execute(
         The notebook, with one cell tagged ``parameters``.
     out : Path
         The file to write, atomically; may be `notebook` itself, to renew its outputs.
-    parameters : Mapping[str, Any] | None, optional
+    parameters : mapping, optional
         Values by name; the others keep their defaults.
-    validate : Validate | None, optional
+    validate : Validate, optional
         A check that is called with all parameters before the run.
-    cwd : Path | None, optional
+    cwd : Path, optional
         The folder in which the cells run, and to which a relative ``LOTPERM_HOME`` refers; by
         default the current one.
     progress : bool, optional
@@ -184,6 +184,7 @@ def execute(
         raised one of `lotperm.errors`, that class is raised here too, so the exit code is kept.
         `out` isn't written.
     """
+    # Imported here, as most commands run no notebook.
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -281,6 +282,7 @@ def execute_cached(
             return out
         move_aside(out, f"{out} is not what its checksum says")
     execute(notebook, out, values, cwd=cwd, progress=progress)
+    # Last, as a page without its checksum counts as damaged.
     write_atomic(digest, hashlib.sha256(out.read_bytes()).hexdigest().encode())
     return out
 

@@ -48,7 +48,7 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
     ----------
     out : Path, optional
         The folder that was given to `build`.
-    browser : str | None, optional
+    browser : str, optional
         A Chromium or Chrome, which prints; by default what `find_browser` finds.
 
     Returns

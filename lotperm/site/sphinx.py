@@ -43,6 +43,8 @@ def render(out: Path, state: str, builder: Literal["html", "singlehtml"] = "html
     _complete(out).unlink(missing_ok=True)
     # With this interpreter, whichever else is on the path.
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    # All warnings are listed before they fail the build (-W, --keep-going); with -n, a reference
+    # that leads nowhere is one.
     sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", builder]
     _run([*jupyter_book, "config", "sphinx", str(source)], out)
     _run([*sphinx, "-d", str(trees), str(source), str(out / builder)], out)

@@ -129,9 +129,9 @@ def example_images(
 
     Parameters
     ----------
-    pictures : Mapping[str, Sequence[Tensor]]
+    pictures : mapping of str to sequence of Tensor
         Class -> images, uint8 (3, H, W), equally many for each class.
-    rows : Sequence[str]
+    rows : sequence of str
         The label of each row.
     title : str
         The figure's title: data, network and profile.

@@ -47,7 +47,7 @@ def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) ->
         The notebook's name without number and suffix, as ``lotperm run`` takes it.
     experiment : Experiment
         The experiment that the page computed; the first, if there are several.
-    given : Mapping[str, Any]
+    given : mapping
         The page's parameters. Those that are None come from the profile and aren't named, nor is
         the CPU.
     """

@@ -78,11 +78,11 @@ class Recorded:
         The name of its folder.
     kind : str
         The question's name: "table", "early", "diversity", "connectivity", ….
-    experiment : dict[str, Any]
-        What was run, as plain data (`Experiment.to_dict`).
-    summary : pd.DataFrame
+    experiment : dict
+        The experiment that was run, as plain data (`Experiment.to_dict`).
+    summary : DataFrame
         For a table as `Results.summary`; for the other kinds all rows, as in ``results.csv``.
-    how : dict[str, Any]
+    how : dict
         Device, versions, source hash of the last stage.
     """
 
@@ -133,6 +133,7 @@ def recorded(
         If a recorded run isn't what was written, by the checksums of its files.
     """
     found = []
+    # Every record is verified, also those that aren't wanted: what the book shows must be whole.
     for path in sorted((book_folder() / "results").glob("*/results.json")):
         try:
             content = load_record(path.parent)
@@ -178,7 +179,7 @@ def live_and_recorded(
     ----------
     results : Results
         What the page has just computed.
-    dataset, model : str | None, optional
+    dataset, model : str, optional
         Which recorded runs to take, as in `recorded`.
 
     Returns

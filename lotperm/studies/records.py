@@ -29,11 +29,11 @@ def save_record(
     ----------
     folder : Path
         The run's folder; made if it isn't there.
-    content : Plain
+    content : dict
         Plain JSON data with at least ``kind``, ``experiment``, ``summary`` and ``stages``.
-    tables : Mapping[str, pd.DataFrame]
+    tables : mapping of str to DataFrame
         Name without suffix -> tidy table.
-    texts : Mapping[str, str] | None, optional
+    texts : mapping of str to str, optional
         File name -> text of further files.
     """
     files = {name: text.encode() for name, text in (texts or {}).items()}

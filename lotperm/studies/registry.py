@@ -62,6 +62,7 @@ def study(name: str) -> Study[Any]:
 
 def figure_name(name: str) -> str:
     """Return a figure's own name; the paper's names of some (figure5, table1) are known too."""
+    # Any other name is taken as it is; whether there is such a figure is asked later.
     return _SYNONYMS.get(name, name)
 
 

@@ -25,14 +25,14 @@ class Results:
     Attributes
     ----------
     experiment : Experiment
-        What was run.
-    table : pd.DataFrame
+        The experiment that was run.
+    table : DataFrame
         One row per seed, method, sparsity, rewind epoch and metric (``test_accuracy``,
         ``test_loss``).
-    curves : pd.DataFrame
+    curves : DataFrame
         The same with a column ``epoch``, of a network's own training (an arm's begins with 0 at
         its rewind point), and metric ``train_loss``.
-    stages : list[Plain]
+    stages : list of dict
         Name, key and meta (device, versions, source hash, seconds, …) of every stage behind the
         tables.
     """
@@ -130,6 +130,8 @@ class Results:
                 }
                 at = {"sparsity": sparsity, "rewind_epoch": k}
                 for a, b in (("permuted", "naive"), ("lth", "permuted"), ("lth", "naive")):
+                    # Seeds are paired: arms of a replicate share weights, mask or the order of
+                    # examples.
                     difference = paired(arms[a], arms[b])
                     rows.append(
                         {
@@ -175,6 +177,7 @@ class Results:
         ]
         for row in self.comparisons().to_dict("records"):
             p = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}"
+            # The gap may be over fewer seeds than the rest, which its name then says.
             words = comparison_words(row, len(e.seeds))
             lines.append(
                 f"| {row['sparsity']:g} | {row['rewind_epoch']} | {words} | {_percent(row)} | {p} |"

@@ -138,7 +138,7 @@ def imp_rounds(bench: Workbench, sparsity: float, rewind_epoch: int) -> list[Tas
     Parameters
     ----------
     bench : Workbench
-        Of the experiment.
+        The experiment's workbench.
     sparsity : float
         Fraction of the prunable weights to remove in all.
     rewind_epoch : int
@@ -240,6 +240,7 @@ def match(bench: Workbench) -> Task:
         # The paper matches fully trained networks, whatever the rewind epoch of the arms.
         pairs = zip(*halves(inputs.replicates("dense", "final")), strict=True)
         found = [bench.match_pair(a, b) for a, b in pairs]
+        # Scores are evidence: how alike the units are, and how alike they were before.
         scores = [{"matched": m.scores, "identity": m.identity_scores} for m in found]
         return StageResult({"scores": scores}, {"permutation": pack(found)}, bench.meta())
 

@@ -39,6 +39,7 @@ def option(default: Any, parse: Callable[[str, Any], Any], help: str) -> Any:
     help : str
         The option's meaning, in a few words.
     """
+    # With the field itself, so that default, check and help can't drift apart.
     return field(default=default, metadata={"parse": parse, "help": help})
 
 
@@ -135,6 +136,7 @@ class Study(Generic[OptionsT]):
 
     def check_page(self, experiment: Experiment, options: OptionsT) -> None:
         """Refuse an experiment that the question's page can't show."""
+        # Completing options checks them against the experiment.
         options.completed(experiment)
 
     def chapter(self, benches: Sequence[Workbench], options: OptionsT) -> list[Task]:
@@ -162,6 +164,7 @@ class Study(Generic[OptionsT]):
             Where the record goes.
         """
         table = pd.concat([self.table(bench, options) for bench in benches], ignore_index=True)
+        # Readers of the CSV file see first what a row is about.
         table = table[[*self.columns, *(c for c in table if c not in self.columns)]]
         # With every stage before them: a record says how each network behind its numbers was made.
         tasks = chain(task for bench in benches for task in self.tasks(bench, options))

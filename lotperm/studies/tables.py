@@ -29,7 +29,7 @@ def settings(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
 
     Parameters
     ----------
-    pipelines : Sequence[Pipeline]
+    pipelines : sequence of Pipeline
         One for each width of the network. The images of an image folder are counted, so the
         folder must be here.
 
@@ -95,6 +95,7 @@ def with_interval(mean: float, half: float) -> str:
     half : float
         A fraction; NaN if there is a single seed, which has no spread.
     """
+    # 0 / 0 has no value: nothing is shown, rather than "nan".
     if np.isnan(mean):
         return ""
     return f"{100 * mean:.1f}" + ("" if np.isnan(half) else f" ± {100 * half:.1f}")

@@ -36,6 +36,7 @@ from lotperm.studies.arms.arms import ARMS, PAPER_ARMS, Moved, arm_of, start
 from lotperm.studies.stages import dense, matchings, ticket_masks
 from lotperm.studies.workbench import Workbench
 
+# Tells tickets from other files of tensors: masks, permutations, weights.
 KIND = "ticket"
 
 
@@ -110,9 +111,9 @@ class Ticket:
 
         Parameters
         ----------
-        arms : Sequence[str], optional
+        arms : sequence of str, optional
             Names in `ARMS`; the result has one member for each.
-        runtime : Runtime | None, optional
+        runtime : Runtime, optional
             How to compute.
 
         Returns
@@ -148,9 +149,9 @@ def save_tickets(bench: Workbench, folder: Path | str, limit: int | None = None)
     ----------
     bench : Workbench
         The experiment. Its stages are computed if they aren't yet.
-    folder : Path | str
+    folder : Path or str
         Where to write; made if it isn't there.
-    limit : int | None, optional
+    limit : int, optional
         Largest size of all files together, in bytes. Seeds that don't fit any more are left out,
         whole.
 
@@ -256,9 +257,9 @@ def load_ticket(path: Path | str, sparsity: float | None = None) -> Ticket:
 
     Parameters
     ----------
-    path : Path | str
+    path : Path or str
         A file that `save_tickets` wrote.
-    sparsity : float | None, optional
+    sparsity : float, optional
         Which mask to take, if there are several.
 
     Raises
@@ -280,6 +281,7 @@ def load_ticket(path: Path | str, sparsity: float | None = None) -> Ticket:
     try:
         experiment = Experiment.from_dict(json.loads(notes["experiment"]))
         seed, k = int(notes["seed"]), int(notes["rewind_epoch"])
+    # The notes may be missing, be no JSON, or describe no experiment of ours.
     except (KeyError, ValueError, ParameterError) as error:
         raise IntegrityError(
             f"{path} says nothing sensible about its experiment: {error}"
@@ -301,6 +303,7 @@ def load_ticket(path: Path | str, sparsity: float | None = None) -> Ticket:
 
 def _chosen(path: Path, available: Sequence[float], sparsity: float | None) -> float:
     words = ", ".join(f"{s:g}" for s in available)
+    # A file has the masks of all sparsities; which one is meant can't be guessed.
     if sparsity is None and len(available) > 1:
         raise ParameterError(f"{path} has masks of sparsity {words}; choose one of them.")
     if sparsity is not None and sparsity not in available:

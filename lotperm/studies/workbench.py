@@ -28,6 +28,7 @@ from lotperm.store.stages import StageResult, Store
 from lotperm.store.tasks import Plain, Source, Task, Work, epoch_file, pack
 from lotperm.store.workspace import Workspace
 
+# Shared between workbenches, so that a data set is in memory once.
 Datasets = dict[DataConfig, Dataset]
 
 
@@ -165,12 +166,15 @@ class Workbench:
         """Align one A to one B in the experiment's way."""
         config = self.experiment.matching
         if config.matching == "weight":
+            # No data are needed here: weights are compared with weights.
             return match_weights(weights_a, weights_b, self.spec)
         return match_activations(
             weights_a,
             weights_b,
             self.match_batches(),
             self.spec,
+            # The authors observe the last residual stream one block before its end; the experiment
+            # chooses.
             points=config.points,
             keep_correlations=keep_correlations,
             device=self.runtime.device,
@@ -288,6 +292,7 @@ class Workbench:
 
     def meta(self) -> Plain:
         """Describe how stages are computed here, for their notes."""
+        # Noted with the stage, but no part of its key.
         meta = {
             "device": self.runtime.device,
             "threads": torch.get_num_threads(),

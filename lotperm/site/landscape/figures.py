@@ -27,6 +27,7 @@ LEVELS = (0.02, 0.06, 0.15, 0.35, 0.7, 1.2, 2.0, 3.5, 6.0)
 default teacher.
 """
 
+# Markers and dashes tell the runs apart where colours don't.
 _MARKERS = {"dense_a": "o", "dense_b": "D", "lth": "s", "naive": "X", "permuted": "^"}
 _NETWORK = {"dense_a": "A", "dense_b": "B"} | {
     name: ARMS[name].weights.upper() for name in RUNS if name in ARMS
@@ -97,6 +98,7 @@ def figure3(scene: Scene, methods: Methods) -> Figure:
                 markersize=9,
                 label=label,
             )
+        # Panel (a) ends with pruning, which is no run.
         if name == "a":
             ax.annotate(
                 "", result.pruned, result.paths["dense_a"][-1], arrowprops={"arrowstyle": "->"}

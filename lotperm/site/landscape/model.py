@@ -59,6 +59,7 @@ class Scene:
     """
 
     teacher: tuple[float, float] = (2.0, -0.4)
+    # Chosen to tell the story, as the paper's are: A and B end in minima that are mirror images.
     init_a: tuple[float, float] = (0.6, -1.3)
     init_b: tuple[float, float] = (-1.0, 0.4)
     learning_rate: float = 0.1
@@ -74,6 +75,7 @@ class Scene:
                 )
             # As tuples of floats: a notebook's parameters are lists, maybe of integers.
             object.__setattr__(self, name, value)
+        # NaN fails this comparison, too.
         if not 0 < self.learning_rate < 2:
             raise ParameterError(
                 f"learning_rate is {self.learning_rate}; expected more than 0 and less than 2, where gradient "
@@ -346,6 +348,7 @@ def _simulate(init_a: Floats, init_b: Floats, scene: Scene) -> Result:
     dense_a, dense_b = train(init_a, everything), train(init_b, everything)
     mask = prune(dense_a[-1])
     permutation = match(dense_a[-1], dense_b[-1])
+    # At place i stands the mask of the neuron that moves there.
     permuted_mask = np.take_along_axis(mask, permutation, axis=-1)
     paths = {"dense_a": dense_a, "dense_b": dense_b}
     # Named as in the table of arms; a scattered mask is the control's, which isn't run here.

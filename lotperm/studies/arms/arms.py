@@ -54,6 +54,7 @@ ARMS: dict[str, Arm] = {
 }
 """Every arm, by name."""
 
+# Stages, and the networks in their files, are ordered so.
 PAPER_ARMS = ("lth", "permuted", "naive")
 """The arms that the paper compares, in the order in which stages train them."""
 

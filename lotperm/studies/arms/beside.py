@@ -66,10 +66,10 @@ def beside(
 
     Parameters
     ----------
-    ours : Mapping[str, Results | Recorded]
+    ours : mapping of str to Results or Recorded
         Label -> results. The label says which kind of number it is: "live, MNIST-1D",
         "recorded, ...".
-    reference : pd.DataFrame | None, optional
+    reference : DataFrame, optional
         The paper's numbers: columns sparsity, method, test_acc_mean (percent) and, unless all
         are of one, rewind_epoch. None if nothing is published.
     paper_epochs, paper_rewind : int, optional

@@ -44,8 +44,8 @@ def learning_curves(results: Results, methods: Sequence[str], *, title: str) -> 
     Parameters
     ----------
     results : Results
-        Of one sparsity and one rewind epoch.
-    methods : Sequence[str]
+        Results of one sparsity and one rewind epoch.
+    methods : sequence of str
         Names in `METHODS`.
     title : str
         The figure's title: data, network and profile.
@@ -108,7 +108,7 @@ def method_overview(
         bool (n_out, n_in), one layer of A's mask and of π(mask).
     correlation, aligned : Tensor
         float (n, n), units of B against units of A, before and after the permutation.
-    accuracies : Mapping[str, float]
+    accuracies : mapping of str to float
         Final test accuracy (fraction) of ``dense_a``, ``dense_b`` and the three arms.
     title : str
         The figure's title: data, network and profile.
@@ -122,6 +122,7 @@ def method_overview(
         "5  train B, sparse": (0.77, 0.30),
     }
     axes = {
+        # Placed by hand, as the arrows between them have to know where they are.
         words: figure.add_axes((x, y, 0.19 if x else 0.15, 0.30))
         for words, (x, y) in panels.items()
     }
@@ -189,7 +190,7 @@ def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> 
 
     Parameters
     ----------
-    values : Mapping[str, Sequence[float]]
+    values : mapping of str to sequence of float
         Name in `METHODS`, or "random" -> accuracy (fraction) of every replicate. Methods are
         drawn from top to bottom.
     title : str
@@ -202,6 +203,7 @@ def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> 
         labels.append(words)
         percent = 100 * np.asarray(accuracies)
         mean, half = interval(percent)
+        # Replicates stand below their mean, whose interval stays visible.
         ax.plot(percent, [y + 0.22] * len(percent), "o", color=colour, alpha=0.5, markersize=4)
         ax.errorbar(mean, y, xerr=half, fmt="o", color=colour, capsize=4, linewidth=2, markersize=7)
         ax.annotate(
@@ -214,6 +216,7 @@ def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> 
             fontweight="bold",
         )
     ax.set_yticks(range(len(labels)), labels)
+    # The axis is turned over: methods run from top to bottom.
     ax.set(xlabel="test accuracy (%)", ylim=(len(labels) - 0.4, -0.7), title=title)
     return figure
 
@@ -251,7 +254,7 @@ def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
 
     Parameters
     ----------
-    results : Sequence[Results]
+    results : sequence of Results
         One for each width of the network.
     title : str
         The figure's title: data, network and profile.
@@ -263,6 +266,7 @@ def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
         figsize=(8, 0.6 + 2.6 * len(results)),
         layout="constrained",
         sharex=True,
+        # Accuracies of different widths lie too far apart for one axis.
         sharey="row",
         squeeze=False,
     )

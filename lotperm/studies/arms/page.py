@@ -79,6 +79,6 @@ class Page(page.Page):
         reference : DataFrame, optional
             The paper's numbers; None if there are none.
         dataset, model : str, optional
-            Of the recorded runs.
+            Which recorded runs to take.
         """
         return beside(live_and_recorded(self.results[0], dataset, model), reference)

@@ -183,6 +183,7 @@ class Arms(Study[ArmsOptions]):
         if size < 1:
             raise ParameterError(f"together is {size}; expected 1 or more.")
         return [
+            # The last group may be smaller.
             dataclasses.replace(experiment, seeds=experiment.seeds[first : first + size])
             for first in range(0, len(experiment.seeds), size)
         ]

@@ -28,9 +28,11 @@ def accuracies(results: Sequence[Results]) -> pd.DataFrame:
         keys = ["method", "sparsity", "rewind_epoch", "metric"]
         chosen = result.table[result.table["metric"].isin(words)]
         key: Any
+        # Dense networks have no rewind epoch, and would drop out without dropna=False.
         for key, group in chosen.groupby(keys, dropna=False, sort=False):
             method, s, k, metric = key
             name = (result.experiment.model.width, f"{s:g}", "" if pd.isna(k) else k, method)
+            # The metrics of a network share a row.
             rows.setdefault(name, {})[words[metric]] = with_interval(
                 *interval(group["value"].to_numpy())
             )
@@ -42,7 +44,7 @@ def comparisons(results: Sequence[Results]) -> pd.DataFrame:
 
     Parameters
     ----------
-    results : Sequence[Results]
+    results : sequence of Results
         One for each width of the network.
 
     Returns

@@ -1,7 +1,7 @@
 """The paper's claims, each with its evidence and ours, and verdicts that the data decide.
 
-`numbers` has the paper's tables, `register` the claims, `theirs`, `ours` and `symmetry` the
-evidence, `evidence` the rules, `ledger` puts them together.
+`numbers` has the paper's tables and `register` the claims; `theirs`, `ours` and `symmetry` compute
+the evidence, `evidence` has the rules, and `ledger` puts everything together.
 """
 
 from lotperm.studies.claims.evidence import VERDICTS, Above, Effect, Verdict, Within, verdict

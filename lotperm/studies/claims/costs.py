@@ -31,8 +31,8 @@ def ticket(source: str, experiment: dict[str, Any]) -> Effect:
     ----------
     source : str
         As of `Effect`.
-    experiment : dict[str, Any]
-        As `Experiment.to_dict` gives it.
+    experiment : dict
+        As `Experiment.to_dict` returns it.
     """
     dense, pruning, arm, sparsity = _epochs(experiment)
     effect = exact(

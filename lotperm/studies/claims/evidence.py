@@ -48,15 +48,15 @@ class Effect:
     low, high : float
         Ends of its 95 % interval; NaN if it has none.
     n : int
-        How many values the interval is over.
+        The number of values that the interval is over.
     over : str
-        What these are: "seeds", "rows of tables", …
+        Their kind: "seeds", "rows of tables", …
     unit : str
         "points" (of accuracy), "%", or "" for a plain number.
     p : float
         Two-sided p-value against 0; NaN if there is none.
     note : str
-        What else a reader should know, a sentence without its stop.
+        Further words for the reader, a sentence without its full stop.
     digits : int
         Decimals that are shown.
     """
@@ -169,7 +169,7 @@ Rule = Above | Within
 def verdict(effects: Sequence[Effect], rule: Rule) -> Verdict | None:
     """Decide a claim from all effects that bear on it.
 
-    One effect is judged so. A claim of a direction (`Above`) *agrees* if its 95 % interval lies
+    A single effect is judged as follows. A claim of a direction (`Above`) *agrees* if its 95 % interval lies
     wholly above 0 and, for a claim of a size, its value reaches that size. It is *opposite* if the
     interval lies wholly below 0. A claim of equality (`Within`) agrees if the interval lies wholly
     within the margin, and is opposite if it lies wholly outside. All else is *weaker*: smaller than
@@ -180,14 +180,14 @@ def verdict(effects: Sequence[Effect], rule: Rule) -> Verdict | None:
 
     Parameters
     ----------
-    effects : Sequence[Effect]
-        Of the paper's tables, or of our runs.
+    effects : sequence of Effect
+        The effects found in the paper's tables, or in our runs.
     rule : Rule
-        What the claim asks for.
+        The claim's rule.
 
     Returns
     -------
-    Verdict | None
+    Verdict or None
         None if there is no effect to judge.
     """
     if not effects:
@@ -247,7 +247,7 @@ def welch_effect(
     n : int
         Values behind each mean.
     over : str, optional
-        What these are.
+        The kind of these values.
     """
     found = stats.ttest_ind_from_stats(a[0], a[1], n, b[0], b[1], n, equal_var=False)
     variances = a[1] ** 2 / n, b[1] ** 2 / n
@@ -300,7 +300,7 @@ def ratio_effect(
     numerator, denominator : array_like of float, shape (n,)
         Paired values; the ratio is of their means.
     over : str, optional
-        What the values are.
+        The kind of the values.
 
     Returns
     -------

@@ -20,8 +20,8 @@ class Row:
     Attributes
     ----------
     claim : Claim
-        What is claimed.
-    theirs, recorded, live : tuple[Effect, ...]
+        The claim.
+    theirs, recorded, live : tuple of Effect
         Evidence from the paper's tables, from recorded runs, and computed while a page is built.
     """
 
@@ -58,8 +58,8 @@ def ledger(
     Parameters
     ----------
     sources : Sources, optional
-        What it is computed from; by default what is in ``book/``.
-    live : Mapping[str, Sequence[Effect]], optional
+        The tables and records to compute it from; by default those in ``book/``.
+    live : mapping of str to sequence of Effect, optional
         Evidence that is computed while a page is built: number of a claim -> effects.
 
     Returns
@@ -67,6 +67,7 @@ def ledger(
     list[Row]
         One for each of `CLAIMS`.
     """
+    # Tests bring their own, with numbers that are changed.
     sources = Sources.load() if sources is None else sources
     live = live or {}
     return [
@@ -91,7 +92,7 @@ def ledger_sum(rows: Sequence[Row]) -> str:
 
     Parameters
     ----------
-    rows : Sequence[Row]
+    rows : sequence of Row
         As `ledger` returns them.
 
     Returns
@@ -100,6 +101,7 @@ def ledger_sum(rows: Sequence[Row]) -> str:
         As "Of 39 claims our runs agree with 16, …".
     """
     found = counts(rows)
+    # Some claims come without a number in the paper: a drawing, a citation, a hypothesis.
     tabled = [row.tables for row in rows if row.tables is not None]
     return (
         f"Of {len(rows)} claims our runs agree with {found['agrees']}, show {found['weaker']} more "

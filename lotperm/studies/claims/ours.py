@@ -148,6 +148,7 @@ def _series_of_widths(runs: Sequence[Run]) -> list[list[Run]]:
         # Runs are compared if they differ in nothing else that matters: a comparison of widths must
         # not be one of recipes.
         same = {key: value for key, value in e.items() if key not in ("seeds", "keep", "model")}
+        # By its text, as experiments are nested dictionaries, which can't be keys.
         series.setdefault(f"{run.model} {sorted(same.items(), key=str)}", []).append(run)
     ordered = [sorted(group, key=lambda run: run.width) for group in series.values()]
     # Two records of one width are no series.
@@ -163,7 +164,7 @@ def at_first_rewind_epoch(
     ----------
     sources : Sources
         Evidence is drawn from.
-    of : Callable[[DataFrame], Series]
+    of : callable
         The quantity, from `Run.accuracies`.
     what : str
         Its name.

@@ -39,26 +39,26 @@ class Claim:
         The claim in our words.
     theme : str
         Heading that it stands under.
-    figures : tuple[str, ...]
+    figures : tuple of str
         Figures that show it: `id` in `numbers.figures`.
     post, paper : str
         Where it is said besides, "" if nowhere.
     page : str
         The page of this book that shows it, without suffix.
     rule : Rule
-        What the effects are held against.
-    theirs : Measure | None
+        The rule that the effects are judged by.
+    theirs : Measure or None
         The paper's evidence; None if it gives no number.
     unproven : str
-        What it gives instead.
-    ours : Measure | None
+        Its support in place of a number, in a few words.
+    ours : Measure or None
         Recorded evidence; None, or an empty list from it, if there is none yet.
     dataset : str
         The data set that a run has to be on, "" if any will do.
     needs : str
-        Which run would decide the claim.
+        The run that would decide the claim.
     remark : str
-        What a reader should know besides, a sentence or two.
+        Further words for the reader, a sentence or two.
     """
 
     number: str

@@ -24,8 +24,8 @@ class Run:
     ----------
     name, kind, label : str
         As of `lotperm.studies.published.Recorded`; the label names data, network and profile.
-    experiment : dict[str, Any]
-        What was run, as plain data.
+    experiment : dict
+        The experiment that was run, as plain data.
     rows : DataFrame
         Its ``results.csv``.
     """
@@ -101,7 +101,7 @@ class Sources:
         Tables 5 to 14, as `lotperm.studies.claims.numbers.cells` returns them.
     diversity, early, barriers : DataFrame
         The paper's Table 1, its Table 15, and the barriers that REPAIR's authors published.
-    runs : tuple[Run, ...]
+    runs : tuple of Run
         Recorded by this project.
     """
 
@@ -145,6 +145,7 @@ class Sources:
 
     def settings(self) -> pd.DataFrame:
         """Return the paper's settings in top-1 accuracy, as `numbers.settings` has them."""
+        # Top-5 accuracies are of the same networks, and would count them twice.
         arms = numbers.settings(self.cells)
         return arms[arms["metric"] == "top1"]
 

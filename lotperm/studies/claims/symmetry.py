@@ -67,6 +67,7 @@ def _over_tickets(sources: Sources, column: str, what: str, unit: str, digits: i
 def _of(run: Run) -> pd.DataFrame:
     """Return what the tickets of a recorded table show; a row for each seed."""
     model = run.experiment["model"]
+    # As tuples, since results are kept by their arguments.
     files = tuple(ticket_files(run))
     return _measured(files, run.dataset, model["name"], model["width"], tuple(model["hidden"]))
 

@@ -38,6 +38,7 @@ def _source(tables: pd.Series) -> str:
     """Return "paper, Tables 5–8" from the tables that occur."""
     found = sorted(set(tables))
     spans: list[list[int]] = []
+    # Neighbouring tables are joined: 5, 6, 7, 9 become 5–7, 9.
     for table in found:
         if spans and table == spans[-1][1] + 1:
             spans[-1][1] = table
@@ -108,6 +109,7 @@ def difference_by_network(sources: Sources, a: str, b: str) -> list[Effect]:
 def significant_gain(sources: Sources) -> Effect:
     """Return what permuting gains, with the number of settings where three runs can tell."""
     chosen = sources.settings()
+    # ImageNet has no spread, so nothing can be said of its settings one by one.
     known = chosen[chosen["gain_error"].notna()]
     # Of Welch's degrees of freedom for three and three runs, 2 to 4, the largest: the kindest.
     clear = known["gain"] > stats.t.ppf(0.975, 2 * RUNS - 2) * known["gain_error"]

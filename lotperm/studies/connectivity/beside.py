@@ -19,11 +19,11 @@ def beside_connectivity(
 
     Parameters
     ----------
-    experiments : Sequence[Experiment]
+    experiments : sequence of Experiment
         The experiments that were run, one for each width.
-    lines : Sequence[pd.DataFrame]
+    lines : sequence of DataFrame
         The lines of each, as `Pipeline.connectivity` returns them.
-    dataset : str | None, optional
+    dataset : str, optional
         Only lines on this data set; by default all.
 
     Returns
@@ -57,6 +57,7 @@ def beside_connectivity(
         barriers, middles = accuracy_barriers(line), line[line["alpha"] == 0.5]
         for repair in line["repair"].unique():
             rows[label, network, stages[repair]] = [
+                # Of the line from π(A): the published networks are matched ones.
                 Number.of(part.loc[(part["ends"] == "permuted") & (part["repair"] == repair), what])
                 for part, what in ((middles, "accuracy"), (barriers, "barrier"))
             ]

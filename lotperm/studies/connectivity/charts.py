@@ -16,6 +16,7 @@ from lotperm.science.statistics import interval
 REPAIR_WORDS = {"none": "nothing repaired", "bn": "batch norm reset", "repair": "REPAIR"}
 """Repair of interpolated networks -> its words."""
 
+# In the colours of naive and permuted: π does to these lines what it does to the arms.
 _LINES = (("as trained", "#d55e00", "A to B"), ("permuted", "#009e73", "π(A) to B"))
 
 
@@ -24,7 +25,7 @@ def connectivity(table: pd.DataFrame, metric: str, *, title: str) -> Figure:
 
     Parameters
     ----------
-    table : pd.DataFrame
+    table : DataFrame
         As `Pipeline.connectivity` returns it.
     metric : str
         "accuracy" or "loss".
@@ -59,7 +60,7 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
 
     Parameters
     ----------
-    table : pd.DataFrame
+    table : DataFrame
         Rows of `Pipeline.connectivity` at α = 0, 0.5 and 1, with a column named by `x`.
     x : str
         The column to draw against.
@@ -81,6 +82,7 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
             groups = {at: 100 * group["barrier"].to_numpy() for at, group in part.groupby(x)}
             means, halves = np.array([interval(values) for values in groups.values()]).T
             ax.errorbar(list(groups), means, halves, fmt="o-", capsize=4, color=colour, label=words)
+        # Widths are doubled from one to the next, so a binary scale spaces them evenly.
         if log:
             ax.set_xscale("log", base=2)
             ax.set_xticks(list(groups), [f"{at:g}" for at in groups])
@@ -97,7 +99,7 @@ def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: s
 
     Parameters
     ----------
-    matchings : Sequence[Mapping[str, Tensor]]
+    matchings : sequence of mapping of str to Tensor
         `lotperm.science.matching.Matching` of every replicate.
     title : str
         The figure's title: data, network and profile.

@@ -77,4 +77,5 @@ class Page(Lines):
         # Networks that weren't repaired are left out: their variance has collapsed, whether
         # permuted or not, so their midpoints say little.
         better = (means["permuted"] > means["as trained"]).drop(index="none").all()
+        # A sign rather than numbers, which differ a little from machine to machine.
         return f"permuting raises the repaired midpoint at every width: {bool(better)}"

@@ -68,7 +68,7 @@ def connectivity(
     Parameters
     ----------
     bench : Workbench
-        Of the experiment.
+        The experiment's workbench.
     alphas : sequence of float
         Positions on the line; 0 is A.
     repairs : sequence of {"none", "bn", "repair"}
@@ -182,6 +182,7 @@ class ConnectivityOptions(Options):
 
     alphas: tuple[float, ...] = option(
         tuple(i / 10 for i in range(11)),
+        # Read as sparsities are: fractions, one or several.
         PARAMETERS["sparsity"].parse,
         "positions on the line from A to B, from 0 to 1",
     )
@@ -196,6 +197,7 @@ class ConnectivityOptions(Options):
         """Return the options as they are, their values checked."""
         if self.replicates is not None and self.replicates < 1:
             raise ParameterError(f"replicates is {self.replicates}; expected 1 or more.")
+        # Two ends and a middle: fewer positions have no barrier.
         if len(self.alphas) < 3 or not all(0 <= a <= 1 for a in self.alphas):
             raise ParameterError(
                 f"alphas is {list(self.alphas)}; expected three numbers or more from 0 to 1."

@@ -51,6 +51,7 @@ def draw_network(
                 [heights[layer][j], heights[layer + 1][i]],
                 zorder=1,
                 color=(POSITIVE if value >= 0 else NEGATIVE) if there else "#aaaaaa",
+                # Relative to the strongest weight of all layers, so that layers can be compared.
                 linewidth=0.5 + 3 * abs(value) / strongest if there else 0.7,
                 linestyle="-" if there else (0, (1, 3)),
                 solid_capstyle="round",
@@ -103,6 +104,7 @@ def sparse_training_problem(
     title : str
         The figure's title: data, network and profile.
     """
+    # Each row is a story of three pictures: what is there at first, what is done, how it ends.
     panels = [
         (
             "(a) train A, then prune it",

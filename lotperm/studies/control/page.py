@@ -65,6 +65,7 @@ class Page(page.Page):
         """Return the settings of the run."""
         s, k = self.cell
         rows = super().settings()
+        # The page is about the price of a ticket, which grows with them.
         rows.loc["rounds of pruning"] = str(len(self.pipeline.imp_rounds(s, k)))
         return rows
 
@@ -118,6 +119,7 @@ class Page(page.Page):
             for mask, random in zip(masks, scattered, strict=True)
             for name, kept in mask.items()
         )
+        # A sign rather than numbers, which differ a little from machine to machine.
         better = bool(self.values["lth"].mean() > self.values["naive"].mean())
         return "\n".join(
             (

@@ -31,6 +31,7 @@ def scatter(mask: Mask, generator: torch.Generator) -> Mask:
         On the CPU.
     """
     return {
+        # Shuffled, so that exactly as many weights are kept, layer by layer.
         name: kept.flatten()[torch.randperm(kept.numel(), generator=generator)].view(kept.shape)
         for name, kept in mask.items()
     }
@@ -111,6 +112,7 @@ class Control(Study[ControlOptions]):
         asked: list[Task] = []
         for bench in benches:
             asked += arms.STUDY.tasks(bench, arms.ArmsOptions())
+            # Every cell is what a campaign records; the page shows the first.
             asked.append(control(bench, *cells(bench.experiment)[0]))
         return asked
 

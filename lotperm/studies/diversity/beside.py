@@ -16,7 +16,7 @@ def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFram
 
     Parameters
     ----------
-    table : pd.DataFrame
+    table : DataFrame
         As `Pipeline.diversity` returns it.
     experiment : Experiment
         The experiment behind it.
@@ -48,6 +48,7 @@ def beside_diversity(table: pd.DataFrame, experiment: Experiment) -> pd.DataFram
         f"paper, {model}, {dataset}": columns(rows, "test_acc_mean", "ensemble_acc", 1)
         for (model, dataset), rows in paper("table1_diversity").groupby(["model", "dataset"])
     }
+    # Differences are taken from the paper's first network; others stand beside it.
     first, theirs = next(iter(found.items()))
     ours = {live_label(experiment): table}
     for run in recorded(kind="diversity"):

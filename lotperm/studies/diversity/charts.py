@@ -15,13 +15,14 @@ def diversity(table: pd.DataFrame, *, title: str) -> Figure:
 
     Parameters
     ----------
-    table : pd.DataFrame
+    table : DataFrame
         As `Pipeline.diversity` returns it.
     title : str
         The figure's title: data, network and profile.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
     names = list(table["method"])
+    # Dense members are the networks B.
     colours = [METHODS["dense_b" if name == "dense" else name][1] for name in names]
     y = np.arange(len(names))
     # The bar from the members' mean to their ensemble is what putting them together gains.

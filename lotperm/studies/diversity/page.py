@@ -46,6 +46,7 @@ class Page(page.Page):
     def in_short(self) -> str:
         """Say what is equal on every machine."""
         ranked = self.table.set_index("method")["disagreement"].sort_values()
+        # Ranks and signs rather than numbers, which differ a little from machine to machine.
         more = bool(ranked["permuted"] > ranked["lth"])
         return (
             f"members that agree most: {ranked.index[0]}\n"

@@ -174,6 +174,7 @@ class Diversity(Study[DiversityOptions]):
 
     def chapter(self, benches: Sequence[Workbench], options: DiversityOptions) -> list[Task]:
         """List the first cell alone."""
+        # Members are costly: a page shows one cell, as the paper's Table 1 does.
         return [diversity(bench, *cells(bench.experiment)[0]) for bench in benches]
 
 

@@ -12,7 +12,7 @@ def diversity(table: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    table : pd.DataFrame
+    table : DataFrame
         As `Pipeline.diversity` returns it.
 
     Returns

@@ -62,7 +62,7 @@ def beside_early_matching(
 
     Parameters
     ----------
-    table : pd.DataFrame
+    table : DataFrame
         As `Pipeline.early_matching` returns it.
     results : Results
         Results of the same experiment, for LTH and naive.
@@ -104,6 +104,7 @@ def beside_early_matching(
         for key, values in found.groupby(["sparsity", "rewind_epoch", "matching_epoch"])["value"]:
             s, k, t = key
             name = (f"{run.label}, k = {k}", f"{s:g}")
+            # All matching epochs of a run share a row; its LTH and naive are looked up once.
             if name not in rows:
                 rows[name] = _recorded_arms(run, s, k)
             rows[name][at(t, run.experiment["dense"]["epochs"])] = Number.of(values)

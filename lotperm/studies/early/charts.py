@@ -20,7 +20,7 @@ def early_matching(
 
     Parameters
     ----------
-    table : pd.DataFrame
+    table : DataFrame
         As `Pipeline.early_matching` returns it.
     results : Results
         Results of the same experiment, for LTH and naive.
@@ -47,6 +47,8 @@ def early_matching(
         )
     left.set(xlabel="matching epoch t of B", ylabel="test accuracy (%)")
     left.legend(fontsize=8)
+    # The matching epoch acts on the accuracy through the permutation alone, so its quality is shown
+    # beside it.
     line(right, epochs, [values("score", t) for t in epochs], "permuted", scale=1)
     right.set(xlabel="matching epoch t of B", ylabel="mean correlation of matched units")
     figure.suptitle(title)

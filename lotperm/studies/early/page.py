@@ -54,6 +54,7 @@ class Page(page.Page):
         """Say what is equal on every machine."""
         rows = self.table[self.table["metric"] == "score"]
         score = rows.groupby("matching_epoch")["value"].mean()
+        # A sign rather than numbers, which differ a little from machine to machine.
         better = bool(score.iloc[-1] > score.iloc[0])
         return (
             f"matching epochs: {', '.join(map(str, score.index))}\n"

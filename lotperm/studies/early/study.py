@@ -44,7 +44,7 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
     Parameters
     ----------
     bench : Workbench
-        Of the experiment.
+        The experiment's workbench.
     sparsity, rewind_epoch : float and int
         Those of the mask and the arms.
     epochs : sequence of int
@@ -75,6 +75,7 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
             # A is always fully trained, as its mask comes from there. B alone is taken as it was.
             so_far = halves(inputs.replicates("dense", epoch_file(t)))[1]
             found = [bench.match_pair(a, b) for a, b in zip(finals, so_far, strict=True)]
+            # By matching epoch, then by seed; the table reads the results in this order.
             moved += [permute(m, bench.spec, p) for m, p in zip(masks, found, strict=True)]
             scores += [sum(m.scores.values()) / len(m.scores) for m in found]
         trained = bench.train(
@@ -152,6 +153,7 @@ class EarlyOptions(Options):
     def completed(self, experiment: Experiment) -> EarlyOptions:
         """Return the options with every epoch that is kept in place of None, checked."""
         kept = kept_epochs(experiment)
+        # A campaign looks at every epoch that is kept, a page at the paper's five.
         epochs = tuple(kept) if self.match_epochs is None else self.match_epochs
         for t in epochs:
             if t not in kept:
@@ -203,6 +205,7 @@ class Early(Study[EarlyOptions]):
 
     def page_options(self, **parameters: Any) -> EarlyOptions:
         """Make the options of a page; ``match_epochs`` may be empty or None."""
+        # An empty list in a notebook's cell stands for the figure's own epochs.
         return super().page_options(**{n: v or None for n, v in parameters.items()})
 
 

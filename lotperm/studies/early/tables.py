@@ -34,7 +34,7 @@ def matching_costs(
 
     Parameters
     ----------
-    table : pd.DataFrame
+    table : DataFrame
         As `Pipeline.early_matching` returns it.
     results : Results
         Results of the same experiment, for LTH and naive.

@@ -95,6 +95,7 @@ class Page(arms.Page, Lines):
 
     def full_scale(self) -> pd.DataFrame:
         """Return what the profile `paper` runs, and how much that is."""
+        # At whatever profile the page runs, this table says what the full size is.
         (e,) = Experiment.for_figure(self.figure, profile="paper")
         d, tune, k, fraction = e.dense, e.pruning.finetune, e.rewind_epochs, e.pruning.fraction
         # Rounds that sparsities share are trained once.
