@@ -60,14 +60,6 @@ def paper(name: str) -> pd.DataFrame:
     return table
 
 
-def paper_figure5() -> pd.DataFrame:
-    """Return the paper's Figure 5 as read from the authors' plots, one column per rewind epoch."""
-    figure = paper("fig5_resnet20_cifar10_rewind")
-    return figure.pivot_table(
-        index=["model", "sparsity", "method"], columns="rewind_epoch", values="test_acc_mean"
-    ).map("{:.1f}".format)
-
-
 @dataclass(frozen=True)
 class Recorded:
     """A recorded run: ``book/results/<name>/results.json``.

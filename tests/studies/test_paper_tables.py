@@ -1,6 +1,7 @@
 """The paper's tables on the shelf: complete, equal to what was read before, and what they say."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -149,3 +150,40 @@ def test_every_figure_of_the_paper_that_the_book_names_is_in_the_table():
 def test_pages_of_figures_exist():
     for page in numbers.figures()["page"]:
         assert list(ROOT.glob(f"{page}.*")), page
+
+
+EXCUSES = (
+    "no table of",
+    "the paper has no column",
+    "couldn't be read",
+    "aren't published",
+    "isn't published",
+    "are not published",
+    "were not published",
+)
+
+
+def test_no_page_says_that_a_published_number_cannot_be_had() -> None:
+    """All numbers of the paper's Tables 5 to 14 are on the shelf."""
+    pages = [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb"), ROOT / "README.md"]
+    assert len(pages) > 15
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert [words for words in EXCUSES if words in text] == [], page.name
+
+
+@pytest.mark.parametrize(
+    ("notebook", "tables"),
+    [
+        ("05_resnet20_cifar10", range(5, 9)),
+        ("06_resnet20_cifar100", range(11, 15)),
+        ("07_vgg11_cifar10", [9]),
+        ("11_resnet50_imagenet", [10]),
+    ],
+)
+def test_each_of_the_papers_tables_stands_in_its_chapter(
+    notebook: str, tables: Sequence[int]
+) -> None:
+    text = (ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8")
+    for table in tables:
+        assert f"{{paper-table}} {table}\\n" in text
