@@ -78,7 +78,7 @@ def adopt_stage(store: Store, files: Iterable[tuple[str, bytes]]) -> Outcome:
 
 def _take_over(store: Store, incoming: Path) -> Outcome:
     """Move a stage's folder, or those of its files that are lacking here, into the store."""
-    # Verified before the lock is taken, for large stages take their time.
+    # Verified before the lock is taken, since that takes long for large stages.
     name, key = identify(incoming)
     path, new = store.folder(name, key), Stage.read(incoming, key)
     assert new is not None
@@ -148,7 +148,7 @@ def adopt_checkpoint(store: Store, name: str, key: str, data: bytes) -> Outcome:
     with store.lock(name, key, wait=False) as mine:
         if not mine:
             return "busy"
-        # What is finished needs no checkpoint; what is finished but damaged does.
+        # A finished stage needs no checkpoint, unless it is damaged.
         with contextlib.suppress(IntegrityError):
             if Stage.read(store.folder(name, key), key) is not None:
                 return "present"

@@ -44,8 +44,7 @@ def needed(campaign: Campaign, store: Store) -> list[Parcel]:
         for task in readers:
             for key, names in task.reads.items():
                 files.setdefault(key, set()).update(names)
-        # Finished stages go along whatever is missing: their results make the tables, and are
-        # small.
+        # Finished stages are carried in any case: their results make the tables, and are small.
         tasks += own
     return [
         Parcel(task.name, task.key, frozenset(files.get(task.key, ()))) for task in chain(tasks)

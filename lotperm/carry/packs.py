@@ -212,7 +212,7 @@ class _Writer:
         """Put a chunk into the pack, or into a new one if it no longer fits."""
         # Masks and JSON shrink at any level, weights at none.
         data = zlib.compress(raw, 1)
-        # A chunk of equal size is known to be stored as it is: no flag is needed.
+        # A chunk stored at its full size is known to be uncompressed: no flag is needed.
         data = data if len(data) < len(raw) else raw
         entry = [sha, len(data), len(raw)]
         # Its line in the header with a comma, and the chunk itself.
@@ -368,7 +368,7 @@ def _read_header(file: BinaryIO, size: int) -> dict[str, Any]:
     seal = header.pop("sha256")
     if seal != hashlib.sha256(canonical_json(header).encode()).hexdigest():
         raise ValueError("its header doesn't have the checksum that it claims")
-    # The same content could be spelt in another way.
+    # The same content could be written differently.
     if text != _sealed(header):
         raise ValueError("its header was changed")
     return header

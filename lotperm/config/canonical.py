@@ -10,7 +10,7 @@ from typing import Any
 
 from lotperm.errors import ParameterError
 
-# Version of what the configurations mean: to be raised when a meaning changes and its name doesn't.
+# Version of the configurations' meaning, to be raised if a meaning changes under the same name.
 SCHEMA = 1
 
 

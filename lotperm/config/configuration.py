@@ -121,7 +121,7 @@ def _signature(config: type) -> inspect.Signature:
 
 
 if TYPE_CHECKING:
-    # Type checkers know `dataclasses.replace` and `asdict` for the standard library's alone.
+    # Type checkers accept only the standard library's dataclasses in `replace` and `asdict`.
     from dataclasses import dataclass as configuration
 else:
 
@@ -136,7 +136,7 @@ else:
         ParameterError
             By the class, when it is called with a value that isn't as declared.
         """
-        # A name that nobody declared is a slip, and would otherwise be dropped without a word.
+        # An undeclared name is a mistake, and would otherwise be dropped silently.
         make = pydantic.dataclasses.dataclass(config=ConfigDict(extra="forbid"), **options)
 
         def decorate(class_):

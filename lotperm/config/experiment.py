@@ -131,9 +131,9 @@ class Experiment(Settings):
         # A figure's other values belong to its own data set and network.
         if given.get("dataset", own) != own:
             preset = {name: preset[name] for name in ("widths", "sparsity") if name in preset}
-        # What is given goes before the figure's values, and these before the data set's.
+        # Given values override the figure's, and these override the data set's.
         flat = {**preset, **given}
-        # One width that is given takes the place of all of the figure's.
+        # A single given width replaces all of the figure's.
         several = (given["width"],) if "width" in given else flat.pop("widths", (1.0,))
         require_distinct("widths", several)
         return [cls._from_flat({**flat, "width": width}) for width in several]

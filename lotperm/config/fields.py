@@ -109,7 +109,7 @@ SeedList = Annotated[
     _Kind(f"a count up to {MAX_ITEMS:,}, or a list of whole numbers"),
 ]
 
-# What pydantic calls a value that is out of bounds.
+# Pydantic's names for errors about values out of bounds.
 _OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
 

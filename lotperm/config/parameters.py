@@ -54,7 +54,7 @@ Prunable = Literal["paper", "all"]
 Matcher = Literal["activation", "weight"]
 MatchPoint = Literal["last", "penultimate"]
 
-# The names are told once, in the types that check them.
+# The names are listed once, in the types that check them.
 DATASETS: tuple[str, ...] = get_args(Dataset)
 MODELS: tuple[str, ...] = get_args(Model)
 
@@ -73,7 +73,7 @@ MAX_ROUNDS = 1_000
 # Length of a line in a notebook's cell; the formatter would wrap longer ones.
 MAX_LINE = 100
 
-# What parameters apply to.
+# The parts of an experiment that parameters apply to.
 _DENSE = "dense networks"
 _SPARSE = "sparse arms"
 _IMP = "IMP rounds"
@@ -297,7 +297,7 @@ class Settings:
         for k in self.rewind_epochs:
             # An arm that starts from the last epoch has nothing left to train.
             require(k < epochs, "rewind_epoch", k, f"0 <= rewind_epoch < epochs ({epochs})")
-        # A replicate that stands twice would count as two in every mean and interval.
+        # A replicate given twice would count as two in every mean and interval.
         require_distinct("seeds", self.seeds)
         require_distinct("sparsity", self.sparsities)
         require_distinct("rewind_epoch", self.rewind_epochs)
@@ -317,7 +317,7 @@ class Settings:
 _settings, _recipe = declared(Settings), declared(Recipe)
 
 _FLAT = (
-    # Settings always name their profile; only whoever makes them may leave it out.
+    # `Settings` requires a profile; callers may leave it out.
     replace(_settings["profile"], default=DEFAULT_PROFILE),
     *declared(DataConfig).values(),
     *declared(ModelConfig).values(),

@@ -125,5 +125,5 @@ def defaults_of(profile: str, dataset: str | None) -> dict[str, Any]:
     dataset = dataset or OWN_DATASETS[profile]
     declared = {name: parameter.default for name, parameter in PARAMETERS.items()}
     own = DATASET_PRESETS[dataset][profile]
-    # What the data set says goes before the declaration.
+    # The data set's values override the declared defaults.
     return {**declared, **own, "profile": profile, "dataset": dataset}

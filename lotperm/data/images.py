@@ -38,7 +38,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 They are torchvision's defaults.
 """
 
-# What Pillow raises for files that are damaged, cut short, or aren't images.
+# What Pillow raises for files that are damaged, truncated, or aren't images.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
 
 
@@ -202,7 +202,7 @@ def draw_crop(height: int, width: int, generator: torch.Generator) -> tuple[int,
             top = torch.randint(0, height - h + 1, (1,), generator=generator).item()
             left = torch.randint(0, width - w + 1, (1,), generator=generator).item()
             return int(top), int(left), h, w
-    # A very long or high image: the largest part of its middle with a ratio that is allowed.
+    # A very wide or tall image: the largest part of its middle with an allowed ratio.
     w = min(width, round(height * RATIO[1]))
     h = min(height, round(width / RATIO[0]))
     return (height - h) // 2, (width - w) // 2, h, w

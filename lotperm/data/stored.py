@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 def data_folder(home: Path | None) -> Path:
     """Return the folder of all data sets; `home` is as in `lotperm.data.datasets.load`."""
     own = os.environ.get("LOTPERM_DATA")
-    # What the caller names goes before the environment.
+    # The caller's choice overrides the environment.
     return home / "data" if home else Path(own) if own else files.home() / "data"
 
 
@@ -70,7 +70,7 @@ def load_stored(name: str, home: Path | None) -> Raw:
         raw, notes = files.load_tensors(path, checked=True)
         check_content(name, raw, str(path), notes.get("content"))
     except IntegrityError as error:
-        # Kept for a look at it, but out of the way: it can't be used and is never overwritten.
+        # Kept for inspection, but out of the way: it can't be used and is never overwritten.
         files.move_aside(path, str(error))
         if spec.generate is not None:
             return generate(name, path)

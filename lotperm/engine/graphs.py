@@ -67,7 +67,7 @@ def capture(
     Update
         Returns the same tensor at every step, with new values.
     """
-    # The steps before the capture are real ones, so the state is put back behind them.
+    # The steps before the capture are real ones, so the state is restored after them.
     before = [tensor.clone() for tensor in changing]
     with side.queue(), torch.no_grad():
         # Kernels are chosen and memory is taken before the capture.

@@ -101,7 +101,7 @@ class ResNet(nn.Module):
         self, in_channels: int, classes: int, *, blocks: int = 3, width: float = 1, dims: int = 2
     ) -> None:
         super().__init__()
-        # However small the width, a stage has a channel.
+        # Even the narrowest stage has a channel.
         channels = [max(1, round(16 * 2**stage * width)) for stage in range(3)]
         self.conv1 = _CONV[dims](in_channels, channels[0], 3, padding=1, bias=False)
         self.bn1 = _NORM[dims](channels[0])
@@ -177,7 +177,7 @@ class VGG11(nn.Module):
 
 def torchvision_resnet50(classes: int, width: float = 1) -> nn.Module:
     """Make torchvision's ResNet50: above width 1 its wide form, below 1 with fewer channels."""
-    # Imported where it is needed: no other network takes torchvision.
+    # Imported where it is needed: no other network needs torchvision.
     from torchvision.models import resnet50
     from torchvision.models.resnet import Bottleneck, ResNet
 

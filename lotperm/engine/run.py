@@ -141,7 +141,7 @@ class Run:
                 if bar is not None:
                     # This rank sees its own share; the bar counts the whole batch.
                     bar.update(targets.numel() * ranks)
-                # After the step: a run that is asked to stop every time still gets on.
+                # After the step: a run that is asked to stop every time still makes progress.
                 if self.step % ask_every == 0 and pause():
                     return
 
@@ -164,8 +164,8 @@ class Run:
         if not bool(finite.all()):
             what, step = "loss is", int((~finite).nonzero()[0])
         elif not bool(torch.isfinite(self.state.networks.flat).all()):
-            # The loss of a step is that before its update, so the last update may have done it
-            # unseen.
+            # The loss of a step is that before its update, so the last update is one that no loss
+            # has shown yet.
             what, step = "weights are", self.step - 1
         else:
             return

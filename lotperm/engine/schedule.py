@@ -17,7 +17,7 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     lr·(1 + cos(π·epoch/epochs))/2. ``step``: lr·gamma^(milestones passed). With `warmup_epochs` W
     the first W epochs are scaled by (epoch + 1)/W.
     """
-    # From the first epoch's full rate; the rate 0 would only come after the last epoch.
+    # The first epoch has the full rate; 0 would only be reached after the last.
     if recipe.schedule == "cosine":
         factor = (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
     elif recipe.schedule == "step":

@@ -99,9 +99,9 @@ def _averaging(state: TrainingState, input_shape: tuple[int, ...]) -> Distribute
     parallel = DistributedDataParallel(module, gradient_as_bucket_view=True)
     # The only buffers are batch statistics, which are computed alike on all ranks.
     parallel.broadcast_buffers = False
-    # DistributedDataParallel rearranges the gradients after its first step, and with them the
-    # order of sums over three ranks or more. That first step is an empty one, so that a run that
-    # was broken off goes on with the same sums.
+    # DistributedDataParallel rearranges the gradients after its first step, and with them the order
+    # of sums over three ranks or more. That first step is an empty one, so that an interrupted run
+    # goes on with the same sums.
     module.eval()
     example = state.networks.flat.new_zeros(1, state.networks.members, *input_shape)
     with torch.enable_grad():

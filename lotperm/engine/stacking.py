@@ -335,7 +335,7 @@ class StackedNetworks:
         """
         layers = []
         for name, layer in self.module.named_modules():
-            # The graph itself, told by its nodes below.
+            # The graph itself is described by its nodes below.
             if layer is self.module:
                 continue
             if any(v for k, v in vars(layer).items() if k.endswith("_hooks")):

@@ -71,8 +71,7 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # gloo reports a lost connection as a bare RuntimeError, which only its text tells from
-        # others.
+        # gloo reports a lost connection as a bare RuntimeError, recognizable by its text alone.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0].rstrip(".")
             raise RankLostError(
@@ -80,7 +79,7 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
                 "What was saved is intact: run it again, with any number of processes."
             ) from error
         raise
-    # Only after success: with a lost rank, saying goodbye would wait for it.
+    # Only after success: if a rank was lost, this would wait for it.
     dist.destroy_process_group()
 
 
@@ -111,7 +110,7 @@ def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
     RankLostError
         If a rank was killed, or raised something else.
     """
-    # Not everywhere where torch is, and only needed here.
+    # Not available wherever torch is, and only needed here.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

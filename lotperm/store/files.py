@@ -103,7 +103,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             write_synced(temporary, data)
             os.replace(temporary, path)
         except BaseException:
-            # Ctrl-C too. If not even this can be undone, the first error is the one to tell.
+            # Ctrl-C too. If not even this can be undone, the first error is the one to report.
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
@@ -197,7 +197,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     # The format wants the data to begin at a multiple of 8.
     header += b" " * (-len(header) % 8)
     blank = b"".join((len(header).to_bytes(8, "little"), header, memoryview(plain)[end:]))
-    # The first run of zeros is the right one: the header begins with the notes, and they with it.
+    # The first run of zeros is the right one, as it begins the notes, which begin the header.
     return blank.replace(_BLANK, hashlib.sha256(blank).hexdigest().encode(), 1)
 
 

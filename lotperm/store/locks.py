@@ -73,6 +73,6 @@ def _prepare(root: Path, name: str) -> None:
     with storage_errors("write to", root):
         for folder in ("stages", "work", "locks"):
             (root / folder).mkdir(parents=True, exist_ok=True)
-        # Permissions don't tell: a file system can be full or mounted read-only.
+        # Permissions say too little: a file system can be full or mounted read-only.
         probe.touch()
         probe.unlink(missing_ok=True)

@@ -228,7 +228,7 @@ def epoch_file(epoch: int) -> str:
 
 def pack(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Stack one dictionary of tensors for each network into one dictionary of tensors (M, ...)."""
-    # It is gone through once for each name.
+    # It is iterated over once for each name.
     states = list(states)
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 

@@ -61,7 +61,7 @@ class Workspace:
     def next(self) -> Path:
         """Return the file for the next checkpoint."""
         older = self.checkpoints()
-        # Numbers go on rising: a new checkpoint never has the name of one that is still there.
+        # Numbers only increase: a new checkpoint never has the name of one that is still there.
         number = int(older[-1].stem.removeprefix("checkpoint-")) + 1 if older else 0
         return self.path / f"checkpoint-{number:08d}.safetensors"
 
@@ -91,7 +91,7 @@ class Workspace:
             "seconds": repr(self.seconds),
             "makers": canonical_json([*self.earlier, self._maker]),
         }
-        # The new one is whole on the disk before an old one is deleted.
+        # The new one is complete on the disk before an old one is deleted.
         save_tensors(self.next(), tensors, notes)
         # Two are kept, so that a damaged one costs minutes and not the whole stage.
         with storage_errors("tidy up", self.path):
@@ -124,7 +124,7 @@ class Workspace:
 
     def clear(self) -> None:
         """Delete the checkpoints; files that were moved aside stay."""
-        # The stage is finished by now: checkpoints left behind cost room and nothing else.
+        # The stage is finished by now: checkpoints left behind only cost space.
         with contextlib.suppress(OSError):
             for path in (*self.checkpoints(), *self.path.glob(".*.tmp")):
                 path.unlink(missing_ok=True)
