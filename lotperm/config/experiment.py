@@ -161,6 +161,7 @@ class Experiment(Settings):
         )
         return filled(
             cls,
+            # `keep` is declared but isn't a flat parameter: here it has its default.
             {**flat, "keep": None},
             data=filled(DataConfig, flat),
             model=filled(ModelConfig, flat),

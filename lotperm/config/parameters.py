@@ -321,6 +321,7 @@ _FLAT = (
     replace(_settings["profile"], default=DEFAULT_PROFILE),
     *declared(DataConfig).values(),
     *declared(ModelConfig).values(),
+    # No field of an experiment: a figure makes one experiment for each width.
     Parameter(
         "widths",
         Annotated[Several[Width], Field(min_length=1)],
@@ -332,6 +333,7 @@ _FLAT = (
     *_recipe.values(),
     _settings["sparse_lr"],
     *declared(PruningConfig).values(),
+    # Of the recipe of IMP's rounds only these three can be set; the rest follows from the dense one.
     replace(
         _recipe["epochs"], name="finetune_epochs", meaning="epochs of each IMP round", applies=_IMP
     ),

@@ -131,6 +131,7 @@ class Inputs:
         if isinstance(split.inputs, ImageFiles):
             found = stream(split.inputs, rows, workers=self.batches.workers)
         else:
+            # A generator: one batch at a time is in memory.
             found = (split.inputs[some.to(split.inputs.device)] for some in rows)
         for parts, inputs in zip(batches, found, strict=True):
             normal = normalize(inputs.to(dataset.mean.device), dataset)

@@ -157,6 +157,7 @@ class ImageFiles:
             uint8 (B, M, 3, image_size, image_size).
         """
         images = [
+            # Named streams, which no number of workers and no interruption can change.
             self._random(self.open(row), derive_seed("augmentation", seed, epoch, row))
             for each in rows.tolist()
             for row, seed in zip(each, seeds, strict=True)
@@ -272,6 +273,7 @@ def stream(
         # rows.
         _Reading(images, rows, seeds, epoch),
         batch_size=None,
+        # More workers than batches would have nothing to do.
         num_workers=min(workers, len(rows)),
         pin_memory=pin,
         # Of its own; every loader would advance PyTorch's global one otherwise.

@@ -47,6 +47,7 @@ def pack(runs: Sequence[Run], done: Trained, epoch: int) -> Found:
     """
     parts = [{name: t.cpu() for name, t in run.tensors().items()} for run in runs]
     tensors = {f"now/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
+    # Weights kept on the way are part of the state: a resumed run can't go back for them.
     for saved, states in done.checkpoints.items():
         for name in states[0]:
             tensors[f"epoch-{saved}/{name}"] = torch.stack([state[name] for state in states])

@@ -68,6 +68,7 @@ class Feed:
             raise ParameterError(
                 f"batch_size is {recipe.batch_size}, but the training set has {size} examples."
             )
+        # Images from files differ in size and are resized; those in memory are padded and cropped.
         kinds = ("none", "flip_resized_crop") if data.streamed else ("none", "crop", "flip_crop")
         if recipe.augment not in kinds:
             raise ParameterError(
@@ -143,6 +144,7 @@ class Feed:
 
         Each member has its own picture of every example.
         """
+        # Without seeds, files are read as evaluation sees them.
         seeds = [s.augment for s in self.seeds] if self.kind != "none" else None
         # Only page-locked memory can be copied to a GPU while the CPU goes on.
         pin = self.device.type == "cuda"

@@ -163,6 +163,7 @@ class VGG11(nn.Module):
         self.classifier = nn.Linear(n_in, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d):
+                # As in the authors' code, over the fan-out; ResNets take the fan-in.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -331,4 +332,5 @@ def initialize(factory: Callable[[], nn.Module], seed: int) -> Weights:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = factory()
+    # Clones, as a state dict shares its memory with the module.
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

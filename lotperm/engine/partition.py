@@ -65,6 +65,7 @@ def networks_at_once(
     if not _convolutions(model):
         return None
     if torch.device(runtime.device).type == "cuda":
+        # Grouped convolutions are slow there.
         return 1
     value = 2 if precision == "bfloat16" else 4
     # At least one network, however large its activations are.
@@ -102,6 +103,7 @@ def partition(
         apart.
     """
     at_once = networks_at_once(model, shape, precision, runtime)
+    # The caller's limit overrides the measured one.
     parts = math.ceil(count / (runtime.members or at_once or count))
     # Gradients are exchanged in the order in which backward passes call for it: two parts at a time
     # would meet in another order on each rank.

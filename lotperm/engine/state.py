@@ -62,6 +62,7 @@ class TrainingState:
         They are views: a program that changes them in place changes this state.
         """
         return [
+            # In the order in which `lotperm.engine.compiled.compile_step` takes them apart.
             *(parameter.detach() for parameter in self.networks.module.parameters()),
             *self.networks.views(self.velocity),
             *self.networks.views(self.mask),

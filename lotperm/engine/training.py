@@ -116,7 +116,9 @@ def train(
     masks = [None if mask is None else read_mask(mask, names) for mask in masks]
     epochs = recipe.epochs if until is None else until
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
+    # Once for all parts, which share the examples.
     data = data.to(runtime.device)
+    # Before the first step: every step frees its activations.
     keep_freed_memory()
     keeper = Keeper(checkpoints, checkpoint_seconds, runtime.stop)
     # Looked up before the members are divided: those that a checkpoint left at different steps
@@ -149,6 +151,7 @@ def train(
     images = sum(run.images_left(epoch, epochs) for run in runs)
     with _bar(runtime, label, images) as bar, _fast_convolutions(), workers(threads) as each:
         if epoch < epochs:
+            # Only if something is left to train: compiling takes up to a minute.
             for run in runs:
                 run.prepare(threads)
         while epoch < epochs:

@@ -73,6 +73,7 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
     except RuntimeError as error:
         # gloo reports a lost connection as a bare RuntimeError, recognizable by its text alone.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
+            # gloo's messages begin with the place in its source code, in brackets.
             reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0].rstrip(".")
             raise RankLostError(
                 f"rank {rank()} of {ranks} lost touch with another one: {reason}. "

@@ -124,6 +124,7 @@ def _inspect(source: Path) -> None:
         members = archive.infolist()
         # torch.save stores without compressing; a bomb doesn't.
         stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        # Even stored members can claim more bytes than the file has, if they overlap.
         if not stored or sum(member.file_size for member in members) > size:
             raise IntegrityError(
                 f"{source} is compressed, which torch.save never does: it was not opened."

@@ -103,6 +103,7 @@ class Inputs:
         source = self._sources.get(role)
         if source is None:
             raise unknown_name("input", role, [r for r, s in self._sources.items() if s])
+        # A file that isn't declared wouldn't travel with the task, so it may not be read either.
         if file not in source.files:
             raise unknown_name(f"file of the input {role!r}", file, source.files)
         return source.task.load(file)
@@ -157,6 +158,7 @@ class Task:
     @cached_property
     def config(self) -> Plain:
         """Configuration of the stage, which identifies it: settings and the keys of its inputs."""
+        # An input that a stage doesn't have is None, and part of its key as well.
         keys = {role: source and source.task.key for role, source in self.inputs.items()}
         return {**keys, **self.settings}
 
@@ -193,6 +195,7 @@ class Task:
 
     def run(self) -> Stage:
         """Return the finished stage: load it, or compute it after the tasks before it."""
+        # A stage is verified once in a process; afterwards its folder isn't read again.
         if self._stage is None:
             self._stage = self.store.find(self.name, self.config)
         if self._stage is None:

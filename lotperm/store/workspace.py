@@ -109,7 +109,7 @@ class Workspace:
                 continue
             # Work that was done after the checkpoint, and lost, isn't counted.
             self._started = time.monotonic() - float(notes["seconds"])
-            # Notes of older versions have no makers.
+            # Notes of older versions have no makers. The present one is noted in any case.
             self.earlier = [
                 maker for maker in json.loads(notes.get("makers", "[]")) if maker != self._maker
             ]
