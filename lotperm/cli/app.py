@@ -97,6 +97,7 @@ def main() -> None:
         # A budget that is used up ends in the same exception, but no signal came.
         by_signal = isinstance(known, PreemptedError) and stop.asked()
         sys.exit(stop.code() if by_signal else known.exit_code)
+    # Commands return nothing; an exit that is asked for has its code.
     sys.exit(code or 0)
 
 

@@ -58,6 +58,7 @@ def run_campaign(
     """
     over = campaigns.Budget(budget_minutes)
     campaign, store = campaigns.Campaign.load(file).only(only), Store.default()
+    # Without the option every entry keeps its own choice.
     if compile is not None:
         campaign = campaign.set(compile=compile)
     runtime = Runtime(

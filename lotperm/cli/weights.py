@@ -221,7 +221,7 @@ def _load_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
             raise IntegrityError(
                 f"{path}: {name} is {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}."
             )
-    # What else a checkpoint has isn't needed, and matching would stumble over it.
+    # What else a checkpoint holds, such as an optimizer's state, isn't needed.
     return {name: weights[name] for name in expected}
 
 

@@ -48,7 +48,7 @@ def read_file(path: Path) -> Plain:
             content = _yaml(text, path, unique)
         else:
             raise ParameterError(f"{path} is no campaign: expected a file .yaml, .yml or .json.")
-    # A key may be a list, which can't be one, and brackets may be nested without end.
+    # A key may be a list, which can't be hashed, and brackets may be nested without end.
     except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, ParameterError):
             raise
@@ -120,7 +120,7 @@ def read_entry(item: Mapping[str, Any], label: str) -> Entry:
     kinds = options_of_kinds()
     if not isinstance(kind, str) or kind not in kinds:
         raise ParameterError(f"{label}: {unknown_name('kind', str(kind), kinds)}")
-    # Said of an option that another kind has: to call it unknown would mislead.
+    # An option that another kind has isn't unknown, so the error names that kind.
     for other, keys in kinds.items():
         if other != kind and (odd := [k for k in keys if k in item and k not in kinds[kind]]):
             raise ParameterError(

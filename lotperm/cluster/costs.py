@@ -183,8 +183,8 @@ class Device:
     source: str
 
 
-# Peaks and rates of data sheets, unless such a card was seen to reach less.
 _TF32 = "float32: TF32 in convolutions, PyTorch's default, as published"
+# Figures of data sheets, unless such a card was seen to reach less.
 DEVICES: Mapping[str, Device] = {
     "h100": Device(
         words="NVIDIA H100",

@@ -55,8 +55,8 @@ class SweepFolder:
             follow.
         """
         note = {
-            # An empty id is a job that isn't submitted yet: this note is written after every array.
             "cluster": options.cluster,
+            # An empty id is a job that isn't submitted yet: this note is written after every array.
             "ids": ["" if handle is None else str(handle.job_id) for handle in handles],
             "jobs": [[task.key for task in job.tasks] for job in jobs],
             "after": [sorted(job.after) for job in jobs],

@@ -52,10 +52,10 @@ def jobs(tasks: Iterable[Task]) -> list[Job]:
         # Of the jobs that the task needs, the one that comes after all the others: whoever waits
         # for it has waited for all.
         last = next((home for home in homes if homes - {home} <= ancestors[home]), None)
-        # A job of its own waits for all that it needs, the ancestors of these included.
         if last is None or not _joins(task, found[last], followers):
             last = len(found)
             found.append(Job(after=homes))
+            # All that comes before a job, so that the question above is one look into a set.
             ancestors.append(homes.union(*(ancestors[home] for home in homes)))
         found[last].tasks.append(task)
         job_of[task.key] = last

@@ -132,7 +132,7 @@ def cancel(handles: Sequence[Any], seconds: float = 30.0) -> None:
             _send(handle, signal.SIGTERM)
         time.sleep(0.5)
     for handle in handles:
-        # What was saved at its last checkpoint stays.
+        # Killed now. What it saved last is still there to go on from.
         if not handle.done():
             _send(handle, signal.SIGUSR1)
 

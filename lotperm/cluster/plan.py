@@ -160,7 +160,8 @@ class Line:
             both,
             self.least + other.least,
             self.measured and other.measured,
-            # Stages run one after another. Memory is free again after each, the disk isn't.
+            # Stages run one after another: memory is free again after each, space on the disk
+            # isn't.
             max(self.device_bytes, other.device_bytes),
             max(self.host_bytes, other.host_bytes),
             self.disk_bytes + other.disk_bytes,

@@ -134,6 +134,7 @@ class Worker:
         asked : object
             A shared number; training stops after a step as soon as its value isn't 0.
         """
+        # "auto" is decided here, on the machine that computes, not where the sweep was submitted.
         values = {**self.runtime, "device": self.device()}
         runtime = Runtime(**values, stop=lambda: bool(asked.value))
         return {t.key: t for t in Campaign.load(self.campaign).tasks(Store(self.store), runtime)}

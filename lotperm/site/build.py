@@ -95,6 +95,7 @@ def build(
         sources |= _whole_panels(root, out)
         _synchronize(sources, out)
         state = _state(sources)
+        # Besides the listed pages, Jupyter Book makes index.html, which leads to the first of them.
         built = [out / "html" / page.with_suffix(".html") for page in (Path("index"), *listed)]
         if not all(page.exists() for page in built) or rendered_state(out) != state:
             render(out, state)

@@ -43,6 +43,7 @@ def swapped_units(
     for side, (words, weights, units) in enumerate(
         (("before", before, list(range(hidden))), ("after", after, list(order)))
     ):
+        # A unit keeps letter and colour wherever it moves.
         letters = [chr(ord("a") + unit) for unit in units]
         names = [
             [f"x{i + 1}" for i in range(inputs)],

@@ -27,6 +27,7 @@ class Number(NamedTuple):
     @classmethod
     def of(cls, fractions: pd.Series) -> Number:
         """Average over seeds: `fractions` has one value for each seed."""
+        # Results are kept as fractions; the book speaks of percent and points.
         return cls(*(100 * x for x in interval(fractions.to_numpy())))
 
     def less(self, published: float) -> Number:

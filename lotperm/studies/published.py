@@ -149,8 +149,8 @@ def recorded(
                 summary = summary[
                     pd.read_csv(path.with_name("results.csv"), nrows=0).columns.to_list()
                 ]
-            # JSON makes a column of floats of integers with nulls among them: dense networks have
-            # no rewind epoch.
+            # Integers with nulls among them come back from JSON as floats: dense networks have no
+            # rewind epoch.
             if "rewind_epoch" in summary:
                 summary["rewind_epoch"] = summary["rewind_epoch"].astype("Int64")
             found.append(Recorded(path.parent.name, kind, e, summary, content["stages"][-1]))

@@ -187,9 +187,12 @@ def _imp_round(
         else:
             weights = halves(inputs.replicates("dense", "final"))[0]
             names = prunable_parameters(bench.model, pruning.prunable)
+            # The first round begins with everything that may be pruned: by the paper's rule every
+            # weight of a convolution or a linear layer, but for the convolutions of shortcuts.
             masks = [full_mask(w, names) for w in weights]
         # Magnitudes are those of trained weights; these are rewound only afterwards.
         masks = [
+            # Globally in the paper: weights of all layers compete for their places.
             magnitude_prune(w, m, target, scope=pruning.scope)
             for w, m in zip(weights, masks, strict=True)
         ]

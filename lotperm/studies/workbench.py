@@ -284,6 +284,7 @@ class Workbench:
         results : dict, optional
             Small results; by default the training's `curves`.
         """
+        # The weights at the end, not the best on the way: nothing is chosen by the test split.
         files = {**(files or {}), "final": pack(trained.weights)}
         for epoch, states in trained.checkpoints.items():
             files[epoch_file(epoch)] = pack(states)

@@ -56,6 +56,7 @@ def _surface(ax: Axes, scene: Scene) -> None:
     shades = plt.get_cmap("Purples")(np.linspace(0, 0.45, len(LEVELS) + 1))
     ax.contourf(side, side, values, levels=LEVELS, extend="both", colors=shades)
     ax.contour(side, side, values, levels=LEVELS, colors="#6b6480", linewidths=0.4)
+    # The surface is its own mirror image in the diagonal.
     ax.plot([-size, size], [-size, size], color="#666666", linestyle=":", linewidth=1)
     ax.axhline(0, color="#444444", linewidth=0.6)
     ax.axvline(0, color="#444444", linewidth=0.6)

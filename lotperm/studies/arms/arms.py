@@ -89,4 +89,5 @@ def start(
     make_mask : callable
         Returns A's mask as found, permuted or scattered, as asked.
     """
+    # Only the mask that this arm wants is made: a ticket, for one, has no random mask.
     return (weights_a if arm.weights == "a" else weights_b), make_mask(arm.mask)

@@ -32,6 +32,8 @@ TICKET_BYTES = 2**23
 def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     """Train the three arms of every replicate; weights and curves by arm, then by seed."""
     experiment, a_and_b = bench.experiment, epoch_file(rewind_epoch)
+    # As the authors train their arms: a fresh optimizer, and the schedule anew over the epochs that
+    # are left after k.
     recipe = experiment.sparse_recipe(rewind_epoch)
     evaluate_at = spaced_epochs(recipe.epochs, CURVE_POINTS)
     label = f"sparse arms, sparsity {sparsity:g}, k = {rewind_epoch}"
@@ -53,6 +55,8 @@ def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
                 ) -> Mask:
                     return permute(mask, bench.spec, permutation) if moved == "permuted" else mask
 
+                # Batch norm, biases and shortcuts stay as they are: masks cover the prunable
+                # weights alone.
                 starts.append(start(ARMS[name], a, b, make_mask))
         trained = bench.train(
             workspace,

@@ -95,6 +95,7 @@ def connectivity(
         pruned = rounds[round_number - 1]
 
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
+        # A single network takes the weights of one place on a line after the other.
         network = bench.build().to(bench.runtime.device)
         weights_a, weights_b = halves(inputs.replicates("dense", "final"))
         # IMP's own solution: what its mask removed is 0 in these weights.

@@ -40,6 +40,7 @@ def scatter(mask: Mask, generator: torch.Generator) -> Mask:
 def control(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     """Train B of every replicate under a random mask, with the examples in naive's order."""
     experiment, b_file, arm = bench.experiment, epoch_file(rewind_epoch), ARMS["random"]
+    # By the arms' recipe, with which it is compared.
     recipe = experiment.sparse_recipe(rewind_epoch)
     evaluate_at = spaced_epochs(recipe.epochs, CURVE_POINTS)
     label = f"random masks, sparsity {sparsity:g}, k = {rewind_epoch}"

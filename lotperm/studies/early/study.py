@@ -77,6 +77,7 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
             found = [bench.match_pair(a, b) for a, b in zip(finals, so_far, strict=True)]
             # By matching epoch, then by seed; the table reads the results in this order.
             moved += [permute(m, bench.spec, p) for m, p in zip(masks, found, strict=True)]
+            # One number for a network: groups of all layers count alike, whatever their size.
             scores += [sum(m.scores.values()) / len(m.scores) for m in found]
         trained = bench.train(
             workspace,
