@@ -333,7 +333,7 @@ _FLAT = (
     *_recipe.values(),
     _settings["sparse_lr"],
     *declared(PruningConfig).values(),
-    # Of the recipe of IMP's rounds only these three can be set; the rest follows from the dense one.
+    # Of the recipe of IMP's rounds only these three can be set; the dense one gives the rest.
     replace(
         _recipe["epochs"], name="finetune_epochs", meaning="epochs of each IMP round", applies=_IMP
     ),
