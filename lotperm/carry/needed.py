@@ -6,7 +6,7 @@ from lotperm.carry.packs import Parcel
 from lotperm.cluster.campaign import Campaign
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
-from lotperm.studies.workbench import Datasets
+from lotperm.studies.subject import Datasets
 
 
 def needed(campaign: Campaign, store: Store) -> list[Parcel]:

@@ -35,7 +35,8 @@ from lotperm.errors import IntegrityError, ParameterError, PreemptedError, unkno
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
 from lotperm.studies.records import load_record
-from lotperm.studies.workbench import Datasets, Workbench
+from lotperm.studies.subject import Datasets
+from lotperm.studies.workbench import Workbench
 
 
 @dataclass(frozen=True)

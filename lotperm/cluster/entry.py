@@ -15,7 +15,8 @@ from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
 from lotperm.studies.registry import study
 from lotperm.studies.study import Options, Study
-from lotperm.studies.workbench import Datasets, Workbench
+from lotperm.studies.subject import Datasets
+from lotperm.studies.workbench import Workbench
 
 
 @dataclass(frozen=True, kw_only=True)

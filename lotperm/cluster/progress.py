@@ -10,7 +10,7 @@ from lotperm.cluster.campaign import Campaign
 from lotperm.config.experiment import ModelConfig
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task
-from lotperm.studies.workbench import Datasets
+from lotperm.studies.subject import Datasets
 
 Network = tuple[str, ModelConfig, str]
 """A network whose rate is known: data set, model, and precision of training."""

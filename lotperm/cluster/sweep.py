@@ -34,7 +34,7 @@ from lotperm.cluster.worker import Worker
 from lotperm.errors import ParameterError, StorageError
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task
-from lotperm.studies.workbench import Datasets
+from lotperm.studies.subject import Datasets
 
 
 @dataclass(kw_only=True)

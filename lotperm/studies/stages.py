@@ -29,7 +29,8 @@ from lotperm.science.sparsity import (
 from lotperm.store.stages import StageResult
 from lotperm.store.tasks import Inputs, Plain, Source, Task, epoch_file, pack, unpack
 from lotperm.store.workspace import Workspace
-from lotperm.studies.workbench import Workbench, plain, spaced_epochs
+from lotperm.studies.subject import plain
+from lotperm.studies.workbench import Workbench, spaced_epochs
 
 WORDS = {"dense": "dense A and B", "imp": "IMP rounds", "match": "matching"}
 """Stage -> what plans call it."""

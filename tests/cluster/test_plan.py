@@ -32,7 +32,7 @@ def _without_data_or_training(monkeypatch):
 
     for name in ("workbench.train", "stages.initialize"):
         monkeypatch.setattr(f"lotperm.studies.{name}", never)
-    monkeypatch.setattr("lotperm.studies.workbench.load_configured", nowhere)
+    monkeypatch.setattr("lotperm.studies.subject.load_configured", nowhere)
 
 
 @pytest.fixture

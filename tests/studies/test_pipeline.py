@@ -131,7 +131,7 @@ def test_dense_networks_are_kept_at_exact_epochs(smoke):
 def test_running_again_computes_nothing(smoke, monkeypatch):
     pipeline, results = smoke
     monkeypatch.setattr("lotperm.studies.workbench.train", _never)
-    monkeypatch.setattr("lotperm.studies.workbench.match_activations", _never)
+    monkeypatch.setattr("lotperm.studies.subject.match_activations", _never)
     again = run(pipeline.experiment)
     pd.testing.assert_frame_equal(again.table, results.table)
     pd.testing.assert_frame_equal(again.curves, results.curves)

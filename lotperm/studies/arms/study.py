@@ -23,7 +23,8 @@ from lotperm.studies.arms.arms import ARMS, PAPER_ARMS, Moved, start
 from lotperm.studies.results import Results
 from lotperm.studies.stages import CURVE_POINTS, dense, halves, imp_rounds, match
 from lotperm.studies.study import Options, Study, cells, option
-from lotperm.studies.workbench import Workbench, plain, spaced_epochs
+from lotperm.studies.subject import plain
+from lotperm.studies.workbench import Workbench, spaced_epochs
 
 TICKET_BYTES = 2**23
 """Bytes that the tickets of a record may have in all; what is larger isn't published."""

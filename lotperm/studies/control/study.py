@@ -17,7 +17,8 @@ from lotperm.studies.arms import study as arms
 from lotperm.studies.arms.arms import ARMS, Moved, start
 from lotperm.studies.stages import CURVE_POINTS, dense, halves, imp_rounds
 from lotperm.studies.study import Options, Study, cells
-from lotperm.studies.workbench import Workbench, plain, spaced_epochs
+from lotperm.studies.subject import plain
+from lotperm.studies.workbench import Workbench, spaced_epochs
 
 
 def scatter(mask: Mask, generator: torch.Generator) -> Mask:

@@ -27,7 +27,8 @@ from lotperm.store.workspace import Workspace
 from lotperm.studies.arms.study import sparse
 from lotperm.studies.stages import dense, halves, imp_rounds
 from lotperm.studies.study import Options, Study, cells
-from lotperm.studies.workbench import Workbench, plain
+from lotperm.studies.subject import plain
+from lotperm.studies.workbench import Workbench
 
 # LTH's members share weights and mask; the order of the examples is all that tells them apart. The
 # others start from different B and follow B's stream, as the arms do.

@@ -20,7 +20,8 @@ from lotperm.studies.arms import study as arms
 from lotperm.studies.arms.arms import ARMS
 from lotperm.studies.stages import dense, halves, imp_rounds, kept_epochs
 from lotperm.studies.study import Options, Study, cells, option
-from lotperm.studies.workbench import Workbench, curves, plain
+from lotperm.studies.subject import plain
+from lotperm.studies.workbench import Workbench, curves
 
 
 def matching_epochs(epochs: int) -> list[int]:
