@@ -32,6 +32,7 @@ from lotperm.parallel import distributed
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    # Errors are told by `main`, in one line.
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Permute a lottery-ticket mask onto a new initialization, train it sparse, and recompute the paper: "

@@ -16,6 +16,7 @@ from lotperm.errors import ParameterError, shown, unknown_name
 
 _DEVICES = ("auto", "cpu", "cuda")
 
+# Declared once, so that an option has one name and one help in all commands.
 ParameterOption = Annotated[
     list[str] | None,
     typer.Option(

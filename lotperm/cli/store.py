@@ -74,6 +74,7 @@ def unpack_store(
     """Verify packs and put into the store what isn't there yet."""
     files: list[Path] = []
     for path in packs:
+        # Other files may lie in the folder, too.
         files += sorted(path.glob("pack-*.bin")) if path.is_dir() else [path]
     done = unpack(Store.default(), files)
     counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(done.counts.items()))

@@ -209,6 +209,7 @@ def _load_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
         weights = read_weights(tensors, expected)
     except ParameterError as error:
         raise IntegrityError(f"{path}: {error}") from None
+    # Compared here, so that the error names the file; PyTorch's wouldn't.
     for name, tensor in expected.items():
         if name.rpartition(".")[2] == "num_batches_tracked":
             weights.setdefault(name, tensor)  # which old files lack, and nothing here reads

@@ -72,6 +72,7 @@ class Campaign:
         content = read_file(path)
         where = f"campaign {path}"
         require_known(where, content, ("name", "results", "defaults", "entries"))
+        # A key without a value is None in YAML.
         defaults, items = content.get("defaults") or {}, content.get("entries")
         if not isinstance(defaults, Mapping):
             raise ParameterError(f"{where}: defaults is {defaults!r}; expected parameters by name.")

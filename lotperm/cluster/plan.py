@@ -83,6 +83,7 @@ def figure(name: str, **parameters: Any) -> Part:
     name = registry.figure_name(name)
     experiments = Experiment.for_figure(name, **parameters)
     asked = registry.study_of(name)
+    # With the page's own defaults, as the plan is of what the page computes.
     options = asked.page_options()
     return Part(name, tuple(experiments), lambda benches: asked.chapter(benches, options))
 

@@ -189,6 +189,7 @@ def _execute_all(
     # In this thread, where a signal ends a notebook and its kernel at once.
     if jobs == 1:
         return {page: executed(page) for page in notebooks}
+    # Threads will do: each waits for a kernel, which is a process of its own.
     pool = ThreadPoolExecutor(jobs)
     try:
         copies = dict(zip(notebooks, pool.map(executed, notebooks), strict=True))

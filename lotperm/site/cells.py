@@ -50,6 +50,7 @@ def assignments(nb: NotebookNode, notebook: Path) -> dict[str, ast.expr]:
         ) from error
     # The cell is read, never run: values are checked before a kernel starts.
     for node in body:
+        # Nothing but a literal that is assigned to one name can be replaced by a value.
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value):
                 pass

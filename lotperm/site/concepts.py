@@ -145,6 +145,7 @@ def clickable_network(
     picture = base64.b64encode(buffer.getvalue()).decode()
     alt = f"A network with layers of {', '.join(map(str, sizes))} units; the hidden ones have letters and colours."
     script = (files("lotperm.site") / "js" / "symmetry.js").read_text(encoding="utf-8")
+    # A page may have several of these figures; those that are mounted already are left alone.
     start = (
         'for (const element of document.querySelectorAll(".lotperm-symmetry:not([data-ready])"))\n'
         f"  lotperm.symmetry.mount(element, {json.dumps(data)});\n"

@@ -333,6 +333,7 @@ def _tidy(nb: NotebookNode) -> None:
         if cell.cell_type == "code":
             cell.outputs = _tidy_outputs(cell.outputs)
         tags = cell.metadata.pop("tags", [])
+        # On the page the cell is closed, and a click opens it.
         if "parameters" in tags:
             tags = sorted({*tags, "hide-input"})
             cell.metadata["mystnb"] = {

@@ -52,6 +52,7 @@ class Page:
         # How a page computes isn't part of its experiment, and so of no key.
         how = {n: given[n] for n in RUNTIME if given.get(n) is not None}
         runtime = Runtime(**how, progress=tqdm_bar)
+        # Nothing is computed yet: tables and figures ask for what they need.
         self.pipelines = [Pipeline(e, runtime=runtime) for e in self.experiments]
         charts.use_style()
 

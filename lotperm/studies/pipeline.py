@@ -28,6 +28,7 @@ class Pipeline(Workbench):
     Every method computes what the store doesn't have yet, and loads the rest.
     """
 
+    # These methods are for readers and notebooks. The functions behind them take any workbench.
     def dense(self) -> stages.DensePair:
         """Train A and B of every replicate; see `lotperm.studies.stages.dense`."""
         return stages.dense(self)

@@ -254,6 +254,7 @@ def match(bench: Workbench) -> Task:
         # Weight matching looks at no example: how many there are, and where, isn't in its key.
         settings={"matching": "weight"} if by_weights else plain(experiment.matching),
         label="match A to B",
+        # Nothing is trained, and weight matching sees no examples either.
         work=bench.work(0, experiment.dense, matches=0 if by_weights else len(experiment.seeds)),
         compute=compute,
     )

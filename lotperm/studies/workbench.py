@@ -77,6 +77,7 @@ class Workbench(Subject):
         **options
             Further arguments of `lotperm.engine.training.train`.
         """
+        # By network, then by seed, as the weights to start from are ordered.
         seeds = [Seeds.of(network, seed) for network in networks for seed in self.experiment.seeds]
         return train(
             self.model,
@@ -125,6 +126,7 @@ class Workbench(Subject):
             networks,
             recipe.epochs,
             networks * recipe.epochs * steps * recipe.batch_size,
+            # Every network is evaluated; of each matched pair, both networks see the samples.
             networks * evaluations * of.test + 2 * matches * samples,
             kept=networks,
         )

@@ -286,6 +286,7 @@ def match(weights_a: npt.ArrayLike, weights_b: npt.ArrayLike) -> npt.NDArray[np.
 
     # Neuron i of B and neuron j of A.
     def alike(i: int, j: int) -> Floats:
+        # In closed form: neurons whose weights differ in sign are never active on the same input.
         up = np.maximum(b[..., i], 0.0) * np.maximum(a[..., j], 0.0)
         return 0.5 * (up + np.maximum(-b[..., i], 0.0) * np.maximum(-a[..., j], 0.0))
 
@@ -418,6 +419,7 @@ def outcomes(scene: Scene, pairs: int, seed: int = 0) -> pd.DataFrame:
     init_a, init_b = np.random.default_rng(seed).standard_normal((2, pairs, 2))
     result = _simulate(init_a, init_b, scene)
     final = result.final_losses()
+    # Which of the two minima a network is in can only be asked where it has found one.
     both = (final["dense_a"] < _GOOD) & (final["dense_b"] < _GOOD)
     # Of two minima that are mirror images, one is A's and one B's if matching swaps the neurons.
     swapped = result.permutation[:, 0] == 1

@@ -106,6 +106,7 @@ def run(bench: Workbench) -> Results:
     gather(dense(bench).stage, ("dense_a", "dense_b"), 0.0, None)
     for sparsity, k in cells(experiment):
         gather(sparse(bench, sparsity, k), PAPER_ARMS, sparsity, k)
+        # The last round's networks are IMP's own solution, which stands beside the arms.
         gather(imp_rounds(bench, sparsity, k)[-1], ("imp",), sparsity, k)
     table, curve_table = pd.DataFrame(rows), pd.DataFrame(curves)
     for frame in (table, curve_table):

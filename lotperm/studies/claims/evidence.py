@@ -64,6 +64,7 @@ class Effect:
     source: str
     what: str
     value: float
+    # The rest by name: these numbers are easily mixed up.
     _: KW_ONLY
     low: float = math.nan
     high: float = math.nan
@@ -163,6 +164,7 @@ class Within:
         return f"within {self.margin:g}{shown} of 0"
 
 
+# For claims of a direction or a size, and for claims of equality.
 Rule = Above | Within
 
 

@@ -141,6 +141,7 @@ def connectivity(
         settings={
             "alphas": list(alphas),
             "repairs": list(repairs),
+            # They may be fewer than the experiment's.
             "seeds": list(seeds),
             "statistics": statistics,
         },

@@ -72,6 +72,7 @@ class Page(page.Page):
     def networks(self) -> Figure:
         """Draw a part of the first replicate's networks, and the mask that they share."""
         mask = self.pipeline.masks(*self.cell)[0]
+        # Two layers show what a mask does to a unit: connections into it, and out of it.
         names = list(mask)[:2]
         part = _part(mask, names)
         dense = self.pipeline.dense()

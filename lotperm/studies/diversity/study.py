@@ -112,6 +112,7 @@ def _compared(bench: Workbench, members: Sequence[Weights]) -> Plain:
     """Compare the predictions of networks on the test split."""
     test = bench.data.test
     targets = test.targets.cpu().numpy()
+    # Members × examples × classes.
     probs = np.stack(
         [probabilities(bench.network(weights), bench.batches(test).inputs()) for weights in members]
     )

@@ -84,6 +84,7 @@ def beside_early_matching(
     theirs = "paper, cifar10"
     rows: dict[tuple[str, str], dict[str, Number]] = {}
     for s, part in paper("early_matching_resnet20x1_cifar10").groupby("sparsity"):
+        # In the paper's table LTH and naive have no matching epoch.
         fixed = part[part["method"] != "permuted"].set_index("method")["test_acc_mean"]
         early = part[part["method"] == "permuted"].set_index("matching_epoch")["test_acc_mean"]
         rows[theirs, f"{s:g}"] = {
