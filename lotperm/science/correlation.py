@@ -21,6 +21,7 @@ from lotperm.parallel import distributed
 from lotperm.parallel.threads import keep_freed_memory, workers
 from lotperm.science.graphs import is_batched
 from lotperm.science.inputs import Batch, InputForm
+from lotperm.science.mixing import mixes_examples
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.types import Float, Float64
 
@@ -201,6 +202,9 @@ def correlate(
 ) -> dict[str, CorrelationAccumulator]:
     """Sum the moments of the activations of two networks at all points, in one pass.
 
+    Batches are cut into small chunks, unless the network mixes the examples of a batch, as a batch
+    norm without running statistics does: then they run whole.
+
     Several ranks (`lotperm.parallel.distributed`), up to 8, share the chunks that batches are cut
     into; all must call this with the same batches. Of `Divisible` batches each rank reads its own
     chunks only. For data that is spread otherwise: correlate the parts, then `merge` them group by
@@ -232,6 +236,7 @@ def correlate(
         spec.extractor({name: placed(t) for name, t in state.items()}, points, fold=True)
         for state in states
     ]
+    whole = place.type != "cpu" or mixes_examples(spec, states[0], points)
     ranks = distributed.world_size()
     own = range(distributed.rank(), LANES, ranks)
     lanes = [{group: CorrelationAccumulator() for group in points} for _ in own]
@@ -254,7 +259,7 @@ def correlate(
         if size == 0:
             return []
         # At least four, so that small batches keep a few threads busy.
-        parts = max(4, math.ceil(size / CHUNK)) if place.type == "cpu" else 1
+        parts = 1 if whole else max(4, math.ceil(size / CHUNK))
         sizes = [len(part) for part in torch.arange(size).tensor_split(min(parts, size))]
         found = zip(sizes, accumulate(sizes), numbers, strict=False)
         return [slice(end - length, end) for length, end, number in found if number % LANES in own]

@@ -79,7 +79,8 @@ def match_activations(
         Normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` gives; of
         a network that was traced with several inputs, tuples that begin with these, or dicts that
         hold them. A single tensor or dict is one batch. Order and batch size don't matter (beyond
-        rounding).
+        rounding), unless the network itself mixes the examples of a batch, as a batch norm without
+        running statistics does.
     spec : PermutationSpec
         The permutation symmetries of the architecture.
     points : Literal["last", "penultimate"] | Mapping[str, str], optional

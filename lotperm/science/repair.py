@@ -8,7 +8,8 @@ Interpolation Repair").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
@@ -36,15 +37,19 @@ def reset_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     model : nn.Module
         The network.
     inputs : Iterable[Tensor]
-        Batches of training inputs. Every batch counts the same: use batches of one size.
+        Batches of training inputs. Every batch counts the same: use batches of one size. One
+        example alone has no variance where a batch norm sees one value per unit: such a batch is
+        joined to the one before it.
 
     Raises
     ------
     ParameterError
-        If there are no batches; the statistics are as they were.
+        If there are no batches, or one example in all has no variance; the statistics are as they
+        were.
     """
-    batches = _some(inputs)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    batches = _with_variance(model, norms, _some(inputs))
+    first = next(batches)
     before = [norm.momentum for norm in norms]
     try:
         with evaluating(model) as device:
@@ -52,11 +57,49 @@ def reset_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:
                 norm.reset_running_stats()
                 norm.momentum = None  # torch's cumulative average
                 norm.train()
-            for x in batches:
+            for x in chain([first], batches):
                 model(x.to(device))
     finally:
         for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum
+
+
+def _with_variance(
+    model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterator[Tensor]
+) -> Iterator[Tensor]:
+    """Join batches of one example to others, if a norm would see a single value per unit."""
+    waiting = next(batches)
+    alone: bool | None = None
+    for x in batches:
+        if alone is None and min(len(waiting), len(x)) == 1:
+            alone = _one_value(model, norms, x[:1])
+        if alone and min(len(waiting), len(x)) == 1:
+            waiting = torch.cat([waiting, x])
+        else:
+            yield waiting
+            waiting = x
+    if len(waiting) == 1 and _one_value(model, norms, waiting):
+        raise ParameterError(
+            "got one example in all, which has no variance to reset a batch norm by; give more."
+        )
+    yield waiting
+
+
+def _one_value(model: nn.Module, norms: Sequence[_BatchNorm], example: Tensor) -> bool:
+    """Return whether a norm sees one value per unit when the network runs on one example."""
+    sizes: list[int] = []
+
+    def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        sizes.append(args[0].numel() // args[0].shape[1])
+
+    handles = [norm.register_forward_pre_hook(see) for norm in norms]
+    try:
+        with evaluating(model) as device:
+            model(example.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return 1 in sizes
 
 
 def _some(inputs: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -85,7 +128,8 @@ def preactivation_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> Stat
     dict
         Module name -> (mean, standard deviation), float64 `(n,)`, pooled over samples and
         positions, for the output of each convolution, linear layer and batch norm but the one that
-        is the network's output.
+        is the network's output. A module that runs several times in a pass has an entry for each
+        call: ``name``, ``name (call 2)``, and so on.
 
     Raises
     ------
@@ -94,15 +138,13 @@ def preactivation_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> Stat
     """
     batches = _some(inputs)
     first = next(batches)
-    pooled = {name: _Pooled() for name in _hidden_points(model, first[:2])}
+    pooled = {call: _Pooled() for call in _hidden_points(model, first[:2])}
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            pooled[name].add(_units_first(module, output))
+    def watch(call: str, module: nn.Module, output: Tensor) -> None:
+        if call in pooled:
+            pooled[call].add(_units_first(module, output))
 
-        return hook
-
-    with evaluating(model) as device, _hooks(model, {name: watch(name) for name in pooled}):
+    with evaluating(model) as device, _watched(model, watch):
         for x in chain([first], batches):
             model(x.to(device))
     return {name: moments.result() for name, moments in pooled.items()}
@@ -140,21 +182,19 @@ def repaired(model: nn.Module, target: Statistics, inputs: Iterable[Tensor]) -> 
     pooled = {name: _Pooled() for name in target}
     fixed: Statistics = {}
 
-    def correct(name: str) -> Callable[..., Tensor]:
-        target_mean, target_std = target[name]
+    def correct(call: str, module: nn.Module, output: Tensor) -> Tensor | None:
+        if call not in target:
+            return None
+        target_mean, target_std = target[call]
+        mean, std = fixed[call] if fixed else pooled[call].add(_units_first(module, output))
+        # A unit that is constant here has no spread to rescale: it is only moved to its mean.
+        scale = torch.where(std > 0, target_std / std, 0.0)
+        shift = target_mean - mean * scale
+        axis = _unit_axis(module, output)
+        shape = [-1 if i == axis else 1 for i in range(output.ndim)]
+        return output * scale.to(output.dtype).view(shape) + shift.to(output.dtype).view(shape)
 
-        def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
-            mean, std = fixed[name] if fixed else pooled[name].add(_units_first(module, output))
-            # A unit that is constant here has no spread to rescale: it is only moved to its mean.
-            scale = torch.where(std > 0, target_std / std, 0.0)
-            shift = target_mean - mean * scale
-            axis = _unit_axis(module, output)
-            shape = [-1 if i == axis else 1 for i in range(output.ndim)]
-            return output * scale.to(output.dtype).view(shape) + shift.to(output.dtype).view(shape)
-
-        return hook
-
-    with _hooks(model, {name: correct(name) for name in target}):
+    with _watched(model, correct):
         with evaluating(model) as device:
             for x in inputs:
                 model(x.to(device))
@@ -191,25 +231,18 @@ class _Pooled:
 
 
 def _hidden_points(model: nn.Module, inputs: Tensor) -> list[str]:
-    """Return the names of convolutions, linear layers and batch norms that run.
+    """Return the calls of convolutions, linear layers and batch norms in a pass.
 
     The one whose output is that of the network is left out: logits are not repaired.
     """
     seen: dict[str, Tensor] = {}
 
-    def record(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            seen[name] = output
+    def record(call: str, module: nn.Module, output: Tensor) -> None:
+        seen[call] = output
 
-        return hook
-
-    kinds = (_ConvNd, nn.Linear, _BatchNorm)
-    hooks = {
-        name: record(name) for name, module in model.named_modules() if isinstance(module, kinds)
-    }
-    with evaluating(model) as device, _hooks(model, hooks):
+    with evaluating(model) as device, _watched(model, record):
         last = model(inputs.to(device))
-    return [name for name, output in seen.items() if output is not last]
+    return [call for call, output in seen.items() if output is not last]
 
 
 def _unit_axis(module: nn.Module, output: Tensor) -> int:
@@ -223,10 +256,29 @@ def _units_first(module: nn.Module, output: Float[Tensor, "b ..."]) -> Float[Ten
 
 
 @contextmanager
-def _hooks(model: nn.Module, hooks: Mapping[str, Callable[..., Tensor | None]]) -> Iterator[None]:
-    """Register forward hooks, by module name, within a context."""
-    handles = [
-        model.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()
+def _watched(
+    model: nn.Module, see: Callable[[str, nn.Module, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Show the outputs of convolutions, linear layers and batch norms, within a context.
+
+    `see` gets the call, as `preactivation_statistics` names it, the module and its output; what it
+    returns takes the place of the output.
+    """
+    calls = Counter[str]()
+
+    def hook(name: str) -> Callable[..., Tensor | None]:
+        def shown(module: nn.Module, args: object, output: Tensor) -> Tensor | None:
+            calls[name] += 1
+            return see(name if calls[name] == 1 else f"{name} (call {calls[name]})", module, output)
+
+        return shown
+
+    # Calls are counted anew in each pass, also after one that failed.
+    handles = [model.register_forward_pre_hook(lambda *_: calls.clear())]
+    handles += [
+        module.register_forward_hook(hook(name))
+        for name, module in model.named_modules()
+        if isinstance(module, (_ConvNd, nn.Linear, _BatchNorm))
     ]
     try:
         yield

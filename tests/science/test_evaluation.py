@@ -428,3 +428,78 @@ def test_batch_norm_is_as_it_was_if_resetting_it_fails() -> None:
     with pytest.raises(RuntimeError):
         reset_batch_norm(model, [torch.randn(4, 5, 8, 8)])
     assert [norm.momentum for norm in norms] == [0.1] * len(norms)
+
+
+class _Shared(nn.Module):
+    """A hidden layer that runs several times, its norm too."""
+
+    def __init__(self, times: int, norm: bool) -> None:
+        super().__init__()
+        self.i, self.h, self.o = nn.Linear(20, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+        self.norm = nn.BatchNorm1d(16) if norm else nn.Identity()
+        self.times = times
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.i(x))
+        for _ in range(self.times):
+            x = torch.relu(self.norm(self.h(x)))
+        return self.o(x)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_repair_of_a_module_that_runs_several_times(times: int, norm: bool) -> None:
+    """The line from A to A has A's loss everywhere."""
+    torch.manual_seed(0)
+    model = _Shared(times, norm)
+    x = torch.randn(256, 20)
+    y = (x @ torch.randn(20, 5)).argmax(1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    a, data = model.state_dict(), {"train": list(zip(x.split(128), y.split(128), strict=True))}
+    plain, corrected = (
+        loss_barrier(model, a, a, data, (0.0, 0.5, 1.0), repair=repair).loss.to_numpy()  # type: ignore[arg-type]
+        for repair in ("none", "repair")
+    )
+    # Two batches: each is first corrected with its own statistics, which isn't quite exact.
+    np.testing.assert_allclose(corrected, plain, atol=0.02)
+    whole = {"train": [(x, y)]}
+    exact = loss_barrier(model, a, a, whole, (0.5,), repair="repair").loss
+    np.testing.assert_allclose(exact, loss_barrier(model, a, a, whole, (0.5,)).loss, rtol=1e-5)
+
+
+def _norm_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 8), nn.BatchNorm1d(8), nn.Linear(8, 5))
+
+
+@pytest.mark.parametrize("sizes", [[64, 1], [1, 64], [1, 1], [64, 1, 64, 1]])
+def test_a_batch_of_one_example_is_joined_to_another(sizes: list[int]) -> None:
+    x = torch.randn(sum(sizes), 20, generator=torch.Generator().manual_seed(0))
+    model, expected = _norm_network(), _norm_network()
+    reset_batch_norm(model, x.split(sizes))
+    joined = [x] if len(sizes) < 4 else x.split(65)
+    reset_batch_norm(expected, joined)
+    torch.testing.assert_close(model.state_dict(), expected.state_dict())
+    data = {"train": [(part, torch.zeros(len(part), dtype=torch.long)) for part in x.split(sizes)]}
+    assert (
+        loss_barrier(model, model.state_dict(), model.state_dict(), data, repair="bn")
+        .loss.notna()
+        .all()
+    )
+
+
+def test_one_example_in_all_resets_no_batch_norm() -> None:
+    model = _norm_network()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ParameterError, match="got one example in all"):
+        reset_batch_norm(model, [torch.randn(1, 20)])
+    torch.testing.assert_close(model.state_dict(), before)
+    images = small_network(0)  # whose norms see many positions of one example
+    reset_batch_norm(images, [torch.randn(1, 3, 8, 8)] * 3)
+    assert [
+        int(m.num_batches_tracked) for m in images.modules() if isinstance(m, nn.BatchNorm2d)
+    ] == [3] * sum(isinstance(m, nn.BatchNorm2d) for m in images.modules())

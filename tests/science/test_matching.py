@@ -24,6 +24,7 @@ from lotperm.science.assignment import assign
 from lotperm.science.correlation import CorrelationAccumulator, correlate
 from lotperm.science.folding import fold_batch_norms
 from lotperm.science.matching import Matching, match_activations, match_weights
+from lotperm.science.mixing import mixes_examples
 from lotperm.science.symmetry import PermutationSpec, permute
 
 SHAPES = {"mlp": (1, 20), "resnet8": (3, 12, 12), "vgg11": (1, 32)}
@@ -672,3 +673,61 @@ def test_matching_survives_pickle_and_is_a_permutation() -> None:
         {"layer": 0.1},
         None,
     )
+
+
+def mean_over_batch() -> nn.Module:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.i, self.h, self.o = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.i(x)
+            return self.o(torch.relu(self.h(torch.relu(h - h.mean(0, keepdim=True)))))
+
+    return Net()
+
+
+@pytest.mark.parametrize("what", ["norm", "norm of images", "mean"])
+@pytest.mark.parametrize("size", [4, 8, 64])
+def test_a_network_that_mixes_examples_gets_whole_batches(what: str, size: int) -> None:
+    def network(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        if what == "mean":
+            return mean_over_batch().eval()
+        if what == "norm":
+            own = nn.BatchNorm1d(16, track_running_stats=False)
+            return nn.Sequential(nn.Linear(6, 16), own, nn.ReLU(), nn.Linear(16, 5)).eval()
+        own2 = nn.BatchNorm2d(16, track_running_stats=False)
+        layers = [nn.Conv2d(2, 16, 3), own2, nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)]
+        return nn.Sequential(*layers).eval()
+
+    shape = (2, 4, 4) if what == "norm of images" else (6,)
+    a, b = network(0), network(1)
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(size, *shape, generator=generator) for _ in range(64 // size)]
+    spec = PermutationSpec.trace(a, batches[0])
+    found = match_activations(a, b, batches, spec, keep_correlations=True)
+    assert found.correlations
+    for group, correlations in found.correlations.items():
+        point = {group: spec.points[group][-1]}
+        x, y = (
+            torch.cat(
+                [spec.activations(net.state_dict(), batch, point)[group] for batch in batches]
+            )
+            .movedim(1, -1)
+            .flatten(0, -2)
+            .double()
+            for net in (a, b)
+        )
+        n = x.shape[1]
+        expected = torch.corrcoef(torch.cat([y, x], 1).T)[:n, n:].nan_to_num()
+        torch.testing.assert_close(correlations, expected, atol=1e-4, rtol=0)
+
+
+def test_usual_networks_are_cut_into_chunks(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    _, a, _, spec = pair
+    last = {group: nodes[-1] for group, nodes in spec.points.items() if nodes}
+    assert not mixes_examples(spec, a.state_dict(), last)
