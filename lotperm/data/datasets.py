@@ -83,7 +83,7 @@ def _load_folder(
     # The usual ratio for ImageNet.
     other = resize_size or round(size * 256 / 224)
     train, test = (
-        Split(ImageFiles(folder.root / part, names, size, other), targets)
+        Split(ImageFiles(folder.folders[part], names, size, other), targets)
         for part, (names, targets) in (("train", folder.train), ("val", folder.val))
     )
     # The folder's own statistics would need every image decoded first.

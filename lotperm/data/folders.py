@@ -30,6 +30,26 @@ FOLDER_VARIABLE = "LOTPERM_IMAGEFOLDER"
 
 _log = logging.getLogger(__name__)
 
+# How others call the folders of the splits; the first that is there is taken.
+_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
+
+# What file managers and data sets leave beside images; hidden files are passed over as well.
+_LITTER = {
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "labels.txt",
+    "classes.txt",
+    "readme",
+    "readme.md",
+    "readme.txt",
+    "license",
+    "license.txt",
+}
+_NOTES = (".txt", ".csv", ".json", ".md", ".xml", ".yaml", ".yml")
+
 
 @dataclass(frozen=True, eq=False)
 class Folder:
@@ -47,6 +67,8 @@ class Folder:
     content : str
         sha256 over the split, class, name and size of every file; it doesn't depend on where the
         folder is.
+    folders : dict
+        Split, ``"train"`` or ``"val"`` -> the folder of its classes.
     """
 
     root: Path
@@ -54,12 +76,15 @@ class Folder:
     val: tuple[np.ndarray[Any, Any], Tensor]
     classes: tuple[str, ...]
     content: str
+    folders: dict[str, Path]
 
 
 def list_folder(root: Path) -> Folder:
     """List the images of a folder and check its structure; no image is opened (see `check_images`).
 
-    Hidden files are skipped. Links are followed as long as they stay within the folder.
+    Hidden files, what file managers leave (``Thumbs.db``), labels and notes beside the classes are
+    skipped. Links are followed as long as they stay within the folder. The split ``val`` may
+    also be called ``valid``, ``validation`` or ``test``, and ``train`` ``training``.
 
     Raises
     ------
@@ -73,7 +98,8 @@ def list_folder(root: Path) -> Folder:
         # Links in the root's own path are followed here, so that those within it can be compared
         # with it.
         root = root.resolve(strict=True)
-        splits = {split: _list_split(root, split) for split in ("train", "val")}
+        folders = {split: _split_folder(root, split) for split in _SPLITS}
+        splits = {split: _list_split(root, folder) for split, folder in folders.items()}
     except OSError as error:
         raise StorageError(
             f"cannot list {error.filename or root}: {error.strerror or error}. "
@@ -103,13 +129,21 @@ def list_folder(root: Path) -> Folder:
         # After the hash, which is over the sorted listing.
         order = class_by_class(labels)
         listed.append((array[order.numpy()], labels[order]))
-    return Folder(root, listed[0], listed[1], tuple(classes["train"]), digest.hexdigest())
+    return Folder(root, listed[0], listed[1], tuple(classes["train"]), digest.hexdigest(), folders)
 
 
-def _list_split(root: Path, split: str) -> dict[str, list[tuple[str, int]]]:
+def _split_folder(root: Path, split: str) -> Path:
+    """Return the folder of a split, under the first of its names that is there."""
+    names = _SPLITS[split]
+    return next((root / name for name in names if (root / name).is_dir()), root / names[0])
+
+
+def _list_split(root: Path, folder: Path) -> dict[str, list[tuple[str, int]]]:
     """List the files of each class with their sizes in bytes, sorted by name."""
     found: dict[str, list[tuple[str, int]]] = {}
-    for entry in _entries(root / split, root):
+    for entry in _entries(folder, root):
+        if entry.is_file() and entry.name.lower().endswith(_NOTES):
+            continue
         if not entry.is_dir():
             raise IntegrityError(f"{entry.path} is not a folder; expected one for each class.")
         files = []
@@ -126,16 +160,19 @@ def _list_split(root: Path, split: str) -> dict[str, list[tuple[str, int]]]:
             raise IntegrityError(f"{entry.path} holds no image. Fill it or take it out.")
         found[entry.name] = files
     if not found:
-        raise IntegrityError(f"{root / split} holds no class folder.")
+        raise IntegrityError(f"{folder} holds no class folder.")
     return found
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
-    """List a folder by name, without hidden files; refuse links that leave the root."""
+    """List a folder by name, without hidden files and litter; refuse links that leave the root."""
     with os.scandir(folder) as entries:
         # The order of a directory is the file system's own, and ranks and machines must agree on
         # it.
-        found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        found = sorted(
+            (e for e in entries if e.name[0] != "." and e.name.lower() not in _LITTER),
+            key=lambda e: e.name,
+        )
     for entry in found:
         # A downloaded folder must not make this program read files elsewhere on the machine.
         if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
@@ -149,7 +186,7 @@ def check_image_folder(path: Path) -> Folder:
     """List a folder and decode every image in it; raises as `list_folder` and `check_images`."""
     folder = list_folder(path)
     for split, (names, _) in (("train", folder.train), ("val", folder.val)):
-        check_images(ImageFiles(folder.root / split, names))
+        check_images(ImageFiles(folder.folders[split], names))
     return folder
 
 

@@ -1,6 +1,6 @@
 """Images in folders, read from disk while they are used.
 
-The files are ``<root>/{train,val}/<class>/*.{jpg,jpeg,png}``.
+The files are ``<root>/{train,val}/<class>/*.{jpg,jpeg,png,webp,bmp,tif,tiff}``.
 
 ImageNet's pixels don't fit into memory, so a network sees them as a stream:
 `lotperm.data.folders.list_folder` looks at the names only, `ImageFiles` takes the place of other
@@ -30,7 +30,9 @@ from torch.utils.data import Dataset as TorchDataset
 from lotperm.config.seeds import derive_seed
 from lotperm.errors import IntegrityError, LotpermError, ParameterError, StorageError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 """Ranges of a random crop's share of the image's area, and of its width over its height.
@@ -40,6 +42,21 @@ They are torchvision's defaults.
 
 # What Pillow raises for files that are damaged, truncated, or aren't images.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB, of 16 bits the higher eight, as Pillow does where there are three channels.
+
+    Its `convert` clips 16-bit grey to white.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise ValueError(f"its pixels are {values.dtype} of more than 16 bits")
+        image = Image.fromarray((values.astype(np.int64) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("its pixels are floating point numbers, whose range isn't known")
+    return image.convert("RGB")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +118,8 @@ class ImageFiles:
         Raises
         ------
         IntegrityError
-            If the file is damaged, truncated, or neither JPEG nor PNG; the message names it.
+            If the file is damaged, truncated, or no JPEG, PNG, WebP, BMP or TIFF, or if its pixels
+            aren't of 8 or 16 bits a channel; the message names it.
         StorageError
             If it isn't there any more or can't be read.
         """
@@ -109,17 +127,18 @@ class ImageFiles:
         try:
             # The formats are named, since a file may hold any of the many that Pillow reads,
             # whatever its suffix.
-            with Image.open(path, formats=("JPEG", "PNG")) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 # Decoding happens here, while the file is open; some of ImageNet's files are grey
                 # or CMYK.
-                return image.convert("RGB")
+                return _rgb(image)
         except (FileNotFoundError, PermissionError) as error:
             raise StorageError(f"cannot read {path}: {error.strerror}.") from error
         except (*_DAMAGE, Image.DecompressionBombError) as error:
             # Some of Pillow's messages repeat the path.
             why = str(error).replace(repr(str(path)), "it")
             raise IntegrityError(
-                f"{path} is not a whole JPEG or PNG image: {why}. Replace it or take it out."
+                f"{path} is not a whole JPEG or PNG image, nor another known one: {why}. Replace it "
+                "or take it out."
             ) from error
 
     def read(self, rows: Tensor | None = None) -> Tensor:

@@ -603,3 +603,59 @@ def test_the_whole_method_runs_on_an_image_folder(own: data_sets.Dataset, tmp_pa
     assert not any("downsample" in name for name in pipeline.masks(0.5, 1)[0])
     lines = pipeline.connectivity([0.0, 0.5, 1.0], ["bn", "repair"], replicates=1, statistics=12)
     assert lines["accuracy"].between(0, 1).all() and len(lines) == 2 * 2 * 3
+
+
+def one_image(
+    folder: Path, image: Image.Image, name: str = "a.png", **options: object
+) -> np.ndarray:
+    """Return the pixels of an image of 32×32 after it was saved and read: (3, 32, 32)."""
+    (folder / "c").mkdir(parents=True, exist_ok=True)
+    image.save(folder / "c" / name, **options)  # type: ignore[arg-type]
+    names = np.array([f"c/{name}".encode()])
+    return ImageFiles(folder, names, 32, 32).read()[0].numpy()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("dtype", [np.uint16, ">u2"])
+def test_grey_of_16_bits_keeps_its_levels(tmp_path: Path, suffix: str, dtype: str) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 32).astype(dtype), (32, 1))
+    read = one_image(tmp_path, Image.fromarray(ramp), f"a.{suffix}")
+    assert np.array_equal(read, np.broadcast_to((ramp >> 8).astype(np.uint8), (3, 32, 32)))
+    assert len(np.unique(read)) == 32 and round(float(read.mean()), 1) == 127.5
+
+
+def test_pixels_of_an_unknown_range_are_refused(tmp_path: Path) -> None:
+    deep = np.full((32, 32), 70_000, np.int32)
+    with pytest.raises(IntegrityError, match="more than 16 bits"):
+        one_image(tmp_path, Image.fromarray(deep), "a.tif")
+    with pytest.raises(IntegrityError, match="whose range isn't known"):
+        one_image(tmp_path, Image.fromarray(deep.astype(np.float32)), "b.tif")
+    low = np.tile((np.arange(32) * 256).astype(np.int32), (32, 1))
+    assert one_image(tmp_path, Image.fromarray(low), "c.tif").max() == 31
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "tiff", "webp", "PNG"])
+def test_other_kinds_of_images(tmp_path: Path, suffix: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    options = {"lossless": True} if suffix == "webp" else {}
+    read = one_image(tmp_path, Image.fromarray(pixels), f"a.{suffix}", **options)
+    assert np.array_equal(read.transpose(1, 2, 0), pixels)
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "test"])
+def test_folders_as_people_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, val: str
+) -> None:
+    root = write_folder(tmp_path / "images", {"train": 2, "val": 2})
+    content = list_folder(root).content
+    for name in ("Thumbs.db", "train/desktop.ini", "train/class0/Thumbs.db", "val/labels.txt"):
+        (root / name).write_bytes(b"x")
+    for name in ("train/class1/labels.txt", "train/notes.csv", "val/README.md"):
+        (root / name).write_text("x")
+    (root / "train" / "__MACOSX").mkdir()
+    (root / "val").rename(root / val)
+    assert list_folder(root).content == content
+    monkeypatch.setenv("LOTPERM_IMAGEFOLDER", str(root))
+    images = load("imagefolder", image_size=32, resize_size=36).test.inputs
+    assert isinstance(images, ImageFiles) and images.read().shape == (12, 3, 32, 32)
+    assert folders.check_image_folder(root).folders["val"] == root.resolve() / val
