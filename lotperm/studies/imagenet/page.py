@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lotperm.config.experiment import Experiment
 from lotperm.data.datasets import info
-from lotperm.science.sparsity import round_sparsities
+from lotperm.science.sparsity import Mask, round_sparsities
 from lotperm.studies import charts
 from lotperm.studies.arms import page as arms
 from lotperm.studies.arms.arms import PAPER_ARMS
@@ -43,6 +44,12 @@ class Page(arms.Page, Lines):
             f"classes seen in each: {classes}"
         )
 
+    @cached_property
+    def mask(self) -> Mask:
+        """Ticket of the first replicate, at the first sparsity and rewind epoch."""
+        e = self.experiment
+        return self.pipeline.masks(e.sparsities[0], e.rewind_epochs[0])[0]
+
     def _groups(self) -> tuple[list[str], list[str]]:
         """Name the groups of residual streams, and those inside bottlenecks."""
         spec = self.pipeline.spec
@@ -53,6 +60,8 @@ class Page(arms.Page, Lines):
 
     def groups(self) -> pd.DataFrame:
         """Return the permutation groups of the network, by kind."""
+        # The ticket is pruned here, where progress may be shown: what the next cell says is checked.
+        _ = self.mask
         sizes, (streams, inner) = self.pipeline.spec.sizes, self._groups()
         # Units inside ResNet50's bottlenecks at width 1, stage by stage; a stream has four times as
         # many.
@@ -75,15 +84,14 @@ class Page(arms.Page, Lines):
 
     def groups_in_short(self) -> str:
         """Say how many groups there are, and what the mask prunes."""
-        e, (streams, inner) = self.experiment, self._groups()
-        mask = self.pipeline.masks(e.sparsities[0], e.rewind_epochs[0])[0]
-        kept = sum(int(m.sum()) for m in mask.values())
-        total = sum(m.numel() for m in mask.values())
+        streams, inner = self._groups()
+        kept = sum(int(m.sum()) for m in self.mask.values())
+        total = sum(m.numel() for m in self.mask.values())
         return "\n".join(
             [
                 f"permutation groups: {len(self.pipeline.spec.sizes)} streams: {len(streams)} "
                 f"inside bottlenecks: {len(inner)}",
-                f"downsample convolutions pruned: {any('downsample' in name for name in mask)}",
+                f"downsample convolutions pruned: {any('downsample' in name for name in self.mask)}",
                 f"sparsity of the mask: {1 - kept / total:.4f}",
             ]
         )
