@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -271,14 +273,25 @@ def operation_name(node: fx.Node) -> str:
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
+def node_place(node: fx.Node) -> tuple[str, str | None, int | None]:
+    """Return the module, file and line that a node comes from, where they are known.
+
+    Of a layer of PyTorch's it is the line that calls it.
+    """
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+    found = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    inside = os.path.dirname(torch.__file__)
+    found = [place for place in found if not place[0].startswith(inside)] or found
+    file, line = (found[-1][0], int(found[-1][1])) if found else (None, None)
+    return modules[-1] if modules else "", file, line
+
+
 def describe_node(node: fx.Node) -> str:
     """Say which operation a node is, and where it stands in the source of the network."""
-    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
-    trace = (node.meta.get("stack_trace") or "").splitlines()
-    lines = [line.strip() for line in trace if "File " in line]
-    where = f", in module {modules[-1]!r}" if modules else ""
-    where += f", {lines[-1]}" if lines else ""
-    return f"{node.target} (graph node {node.name!r}{where})"
+    module, file, line = node_place(node)
+    where = f" in module {module!r}" if module else ""
+    where += f" ({file}:{line})" if file else ""
+    return f"{node.target}{where}"
 
 
 def node_shape(node: fx.Node) -> torch.Size:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
-from lotperm.science.graphs import TracedNetwork, operation_name
-from lotperm.science.labels import FIXED, Labels, Place, thin
+from lotperm.science.graphs import TracedNetwork, node_place, operation_name
+from lotperm.science.labels import FIXED, NO_RULE, Cause, Labels, Place, thin
 from lotperm.science.rules.elementwise import NONLINEARITIES
-from lotperm.science.symmetry import Channels, PermutationSpec, Role
+from lotperm.science.symmetry import Channels, Fixed, PermutationSpec, Role
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,57 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
         roles={name: tuple(roles[first[name]]) for name in first if first[name] in roles},
         channels=channels,
         network=network,
+        fixed=tuple(_fixed(labels, groups)),
     )
+
+
+def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
+    """Find the units of layers that are in no group, and what keeps them."""
+    for place, ids in labels.produced.items():
+        roots = labels.find(ids).flatten()
+        blamed: dict[Cause | None, list[int]] = {}
+        for i in ((groups.group_of[roots] < 0) & (ids.flatten() != FIXED)).nonzero().flatten():
+            unit, root = int(ids.flatten()[i]), int(roots[i])
+            if root == FIXED:
+                cause = labels.fixed_by(unit)
+                if cause is None:  # it is nothing but an output
+                    continue
+            elif len(together := ids.flatten()[roots == root]) > 1:
+                joined = labels.joined_by(int(together[0]), int(together[-1]))
+                cause = Cause(joined.node, "uses several of them as one")
+            else:
+                cause = _telling_apart(labels, roots)
+            blamed.setdefault(cause, []).append(int(i))
+        layer = place.tensor.removesuffix(".weight")
+        for cause, units in blamed.items():
+            if cause is None:
+                reason = "no other unit is used as each of them is"
+                yield Fixed(layer, tuple(units), ids.numel(), "", reason)
+                continue
+            yield _fixed_units(layer, units, ids.numel(), cause)
+    for name, node in labels.unruled.items():
+        shape = labels.shapes[name]
+        total = shape[-1] if "embedding" in operation_name(node) else shape[0]
+        cause = Cause(node, NO_RULE)
+        yield _fixed_units(name.removesuffix(".weight"), range(total), total, cause)
+
+
+def _fixed_units(layer: str, units: Iterable[int], total: int, cause: Cause) -> Fixed:
+    """Note that an operation fixed units of a layer."""
+    node = cause.node
+    operation = "output" if node.op == "output" else str(node.target)
+    return Fixed(layer, tuple(units), total, operation, cause.reason, *node_place(node))
+
+
+def _telling_apart(labels: Labels, roots: Tensor) -> Cause | None:
+    """Return the first operation that uses some of these units more often than others."""
+    nodes = {cause.node.name: cause.node for cause in labels.causes}
+    for name, ids in labels.carried.items():
+        found = labels.find(thin(ids)).flatten()
+        counts = torch.bincount(found, minlength=len(labels))[roots]
+        if name in nodes and 0 < counts.max() != counts.min():
+            return Cause(nodes[name], "uses each of them in another way")
+    return None
 
 
 def _fingerprints(labels: Labels, occurrences: Iterable[Tensor]) -> list[int]:
@@ -91,7 +141,7 @@ def _group(labels: Labels, places: dict[Place, Tensor]) -> _Groups:
     seen = {FIXED}
     for place, ids in places.items():
         roots = dict.fromkeys(labels.find(ids).flatten().tolist())
-        new = [root for root in roots if root not in seen]
+        new = [root for root in roots if root not in seen and not labels.is_constant(root)]
         seen.update(new)
         for root in new:
             layer.setdefault(kinds[root], place.tensor.removesuffix(".weight"))

@@ -14,7 +14,8 @@ from lotperm.science.graphs import operation_name
 from lotperm.science.labels import Labels, fixed_outputs
 from lotperm.science.rules import MATRIX_ARGUMENT, RULES, Call, Matrix, unknown
 from lotperm.science.rules.elementwise import elementwise
-from lotperm.science.rules.registry import no_rule
+from lotperm.science.rules.layout import move
+from lotperm.science.rules.reductions import reduction, softmax
 
 
 class Labeller(fx.Interpreter):
@@ -46,8 +47,10 @@ class Labeller(fx.Interpreter):
             return fixed_outputs(n)  # beside tensors, inputs may be numbers or None
         if n.op == "get_attr":
             return self.parameter(n)
+        self.labels.begin(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.op == "output":
+            self.labels.because("is where they leave the network")
             for ids in pytree.tree_leaves(args):
                 if isinstance(ids, Tensor):
                     self.labels.fix(ids)
@@ -61,7 +64,13 @@ class Labeller(fx.Interpreter):
         """Label a parameter, buffer or constant."""
         if n in self.matrices:
             return Matrix(str(n.target))
-        if n.target not in self.labels.names or not n.meta["val"].is_floating_point():
+        value = n.meta.get("val")  # a part of the program has none
+        if n.target not in self.labels.names or value is None or not value.is_floating_point():
+            return fixed_outputs(n)
+        unruled = [user for user in n.users if not _has_rule(user)]
+        if value.dim() > 1 and unruled:
+            # Its values needn't be told apart, of which an embedding has many.
+            self.labels.unruled[str(n.target)] = unruled[0]
             return fixed_outputs(n)
         return self.labels.values_of(str(n.target))
 
@@ -74,14 +83,23 @@ class Labeller(fx.Interpreter):
             if callable(target) and (target is operator.getitem or not call.tensors):
                 # Arithmetic on sizes, or one of several outputs.
                 return target(*call.args, **call.kwargs)
-            raise no_rule(call.node)
+            return unknown(self.labels, call)
         rule = RULES.get(call.name)
         if rule is None:
             rule = elementwise if torch.Tag.pointwise in target.tags else unknown
-        return rule(self.labels, call)
+        result = rule(self.labels, call)
+        if rule in (elementwise, move, reduction, softmax):
+            return result
+        return pytree.tree_map_only(Tensor, self.labels.settle, result)
 
 
 def _takes_as_matrix(user: fx.Node, parameter: fx.Node) -> bool:
     """Return whether the rule of `user` labels this argument by its axes."""
     position = MATRIX_ARGUMENT.get(operation_name(user))
     return position is not None and user.args[position] is parameter
+
+
+def _has_rule(user: fx.Node) -> bool:
+    """Return whether units may pass an operation."""
+    pointwise = isinstance(user.target, OpOverload) and torch.Tag.pointwise in user.target.tags
+    return pointwise or operation_name(user) in RULES

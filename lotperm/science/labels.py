@@ -15,6 +15,10 @@ from lotperm.science.graphs import concrete_shape
 FIXED = 0
 
 
+# Values that no unit holds are told apart up to this many of them.
+LARGE = 2**20
+
+
 class Place(NamedTuple):
     """Part of a parameter or buffer along which ids lie: some axes of some rows.
 
@@ -33,6 +37,17 @@ class Place(NamedTuple):
     last: int
     start: int
     stop: int
+
+
+# Why an operation without a rule fixes units.
+NO_RULE = "has no rule, so it may use them by their position"
+
+
+class Cause(NamedTuple):
+    """Why units are fixed: an operation, and what it does to them."""
+
+    node: fx.Node
+    reason: str
 
 
 class Labels:
@@ -59,6 +74,12 @@ class Labels:
         Node name -> ids of its output.
     together : list of Tensor
         Ids that enter one statistic, and must stay in it.
+    produced : dict
+        `Place` -> new ids that a layer gave out there, not as they became.
+    unruled : dict
+        Tensor name -> an operation without a rule that takes it.
+    causes : list of Cause
+        The operations that made ids equal, in order of execution.
     """
 
     def __init__(self, shapes: dict[str, torch.Size], names: dict[str, str]) -> None:
@@ -67,7 +88,16 @@ class Labels:
         self.element_roles: dict[Place, Tensor] = {}
         self.carried: dict[str, Tensor] = {}
         self.together: list[Tensor] = []
+        self.produced: dict[Place, Tensor] = {}
+        self.unruled: dict[str, fx.Node] = {}
+        self.causes: list[Cause] = []
         self._parent = torch.zeros(1, dtype=torch.int64)
+        # Ids of values that no unit holds, but of which equal ids have equal values.
+        self._constant = torch.ones(1, dtype=torch.bool)
+        # Of an id that isn't a root any more: by which of the causes.
+        self._cause = torch.full((1,), -1)
+        self._consumed: list[Tensor] = []
+        self._inner: set[int] = set()
 
     def __len__(self) -> int:
         """Return how many ids were given out, `FIXED` included."""
@@ -75,11 +105,43 @@ class Labels:
 
     def fresh(self, n: int) -> Tensor:
         """Return new ids for n units; a single one has nothing to change places with."""
-        if n == 1:
-            return torch.zeros(1, dtype=torch.int64)
+        return self._new(n, constant=False) if n > 1 else torch.zeros(1, dtype=torch.int64)
+
+    def _new(self, n: int, *, constant: bool) -> Tensor:
         ids = torch.arange(len(self._parent), len(self._parent) + n)
         self._parent = torch.cat([self._parent, ids])
+        self._constant = torch.cat([self._constant, torch.full((n,), constant)])
+        self._cause = torch.cat([self._cause, torch.full((n,), -1)])
         return ids
+
+    def constants(self, ids: Tensor) -> Tensor:
+        """Return ids for values that no unit holds, a new one for each that isn't known apart.
+
+        Where such an id is repeated along a dimension, the value is the same for all units there,
+        and lets them move.
+        """
+        if self.may_move(ids) or self.find(ids).any() or ids.numel() > LARGE:
+            return ids
+        return self._new(ids.numel(), constant=True).view(ids.shape)
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return ids for a function of two values that no unit holds, position by position."""
+        a, b = torch.broadcast_tensors(self.constants(a), self.constants(b))
+        a, b = self.find(a), self.find(b)
+        if not (a.all() and b.all()) or a.numel() > LARGE:
+            return torch.zeros(a.shape, dtype=torch.int64)
+        pairs, inverse = (a * len(self) + b).unique(return_inverse=True)
+        return self._new(len(pairs), constant=True)[inverse]
+
+    def is_constant(self, root: int) -> bool:
+        """Return whether a root is that of values that no unit holds."""
+        return bool(self._constant[root])
+
+    def settle(self, ids: Tensor) -> Tensor:
+        """Return ids for values that may differ where constants didn't."""
+        roots = self.find(ids)
+        constant = self._constant[roots]
+        return torch.where(constant, FIXED, roots) if constant.any() and roots.any() else ids
 
     def find(self, ids: Tensor) -> Tensor:
         """Return the root of each id."""
@@ -99,8 +161,13 @@ class Labels:
             differ = a != b
             if not differ.any():
                 return
-            a, b = a[differ], b[differ]
-            self._parent.scatter_reduce_(0, torch.maximum(a, b), torch.minimum(a, b), "amin")
+            a, b = torch.maximum(a[differ], b[differ]), torch.minimum(a[differ], b[differ])
+            # A unit that meets a constant is fixed, and so is what was known of the constant.
+            fixed = self._constant[a] | self._constant[b]
+            b, low = torch.where(fixed, FIXED, b), b[fixed]
+            a, b = torch.cat([a, low]), torch.cat([b, torch.zeros_like(low)])
+            self._parent.scatter_reduce_(0, a, b, "amin")
+            self._cause[a[a > 0]] = len(self.causes) - 1
 
     def fix(self, ids: Tensor) -> None:
         """Let none of these units move."""
@@ -108,12 +175,17 @@ class Labels:
 
     def may_move(self, ids: Tensor) -> bool:
         """Return whether any of these units may move."""
-        return bool(self.find(ids).any())
+        return not bool(self._constant[thin(self.find(ids))].all())
 
     def varying(self, ids: Tensor) -> list[int]:
         """Return the dimensions along which the ids differ."""
         roots = thin(self.find(ids))
         return [d for d in range(ids.dim()) if bool((roots != roots.narrow(d, 0, 1)).any())]
+
+    def crosses(self, ids: Tensor, dim: int) -> bool:
+        """Return whether units lie along other dimensions than this one, which holds positions."""
+        varying = self.varying(ids) if self.may_move(ids) else []
+        return bool(varying) and dim % ids.dim() not in varying
 
     def along(self, ids: Tensor, dim: int) -> Tensor:
         """Return one id for each index of `dim`, made equal over all other dimensions."""
@@ -135,6 +207,53 @@ class Labels:
         place = Place(name, axis, axis, *(rows or (0, self.shapes[name][0])))
         self.unify(self.matrix_roles.setdefault(place, ids), ids)
         return self.find(ids)
+
+    def produce(
+        self, tensor: str, axis: int, n: int, rows: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Give out new ids for the units that an axis of a matrix makes; return their roots."""
+        ids = self.fresh(n)
+        name = self.names[tensor]
+        place = Place(name, axis, axis, *(rows or (0, self.shapes[name][0])))
+        roots = self.lie_on(tensor, axis, ids, rows)
+        if roots.any():  # else the layer is tied to one whose units are inputs
+            self.produced.setdefault(place, ids)
+        return roots
+
+    def consume(self, ids: Tensor) -> None:
+        """Note that a layer takes these units in."""
+        self._consumed.append(ids)
+
+    def begin(self, node: fx.Node) -> None:
+        """Note that what becomes equal from now on does so by this operation."""
+        if node.op == "output":
+            self._inner = {root for ids in self._consumed for root in self.find(ids).tolist()}
+        self.causes.append(Cause(node, "uses them by their position"))
+
+    def because(self, reason: str) -> None:
+        """Say why the current operation fixes units."""
+        if self.causes:
+            self.causes[-1] = Cause(self.causes[-1].node, reason)
+
+    def fixed_by(self, unit: int) -> Cause | None:
+        """Return what fixed a unit, or made it equal to others; None for a mere output."""
+        unit = self._path(unit)[-2]
+        cause = self.causes[int(self._cause[unit])]
+        return None if cause.node.op == "output" and unit not in self._inner else cause
+
+    def joined_by(self, one: int, other: int) -> Cause:
+        """Return what made two units equal."""
+        paths = [self._path(unit) for unit in (one, other)]
+        shared = set(paths[0]) & set(paths[1])
+        steps = [int(self._cause[unit]) for path in paths for unit in path if unit not in shared]
+        return self.causes[max(steps)]
+
+    def _path(self, unit: int) -> list[int]:
+        """Return a unit and all ids that it was made equal to, up to its root."""
+        path = [unit]
+        while (above := int(self._parent[path[-1]])) != path[-1]:
+            path.append(above)
+        return path
 
     def values_of(self, tensor: str) -> Tensor:
         """Return an id for each value of a parameter or buffer, the same ones at each use."""

@@ -11,8 +11,11 @@ allowed. The rule of each operation is in `lotperm.science.rules`.
 
 Where the rules have a choice they take the safe side: a unit too few moves, never one too many. So
 these symmetries are left out: exchanging whole blocks of a grouped convolution, or whole groups of
-a group norm. There is no rule for attention, nor for embeddings: such a network is refused. Every
-spec is checked once, by a forward pass with a random permutation.
+a group norm. An operation without a rule (attention, embeddings, LSTM) fixes the units that pass
+it, as an input or output does. Where units meet a product over another axis (token mixing), the
+units are free and the positions are fixed. `PermutationSpec.fixed` lists what is fixed and why.
+Every spec is checked once, by a forward pass with a random permutation; a network that is random
+in evaluation mode is refused.
 """
 
 from __future__ import annotations
@@ -99,6 +102,46 @@ class Channels(NamedTuple):
         return values.index_select(1, self.places.to(values.device))
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """Units of a layer that stay where they are, and why.
+
+    Attributes
+    ----------
+    layer : str
+        The layer that produces them.
+    units : tuple of int
+        Which they are, along the layer's output axis.
+    total : int
+        How many units the layer has there.
+    operation : str
+        The ATen operation that fixed them; ``"output"`` if they are an output of the network.
+        Empty where none is to blame: nothing else is used as the unit is.
+    reason : str
+        What it does to them.
+    module : str
+        Path of the module in which that happens, where known.
+    file, line : str, int or None
+        Where it stands in the source, if known.
+    """
+
+    layer: str
+    units: tuple[int, ...]
+    total: int
+    operation: str
+    reason: str
+    module: str = ""
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        what = f"{self.layer}: {len(self.units)} of {self.total} units fixed"
+        by = f" by {self.operation}, which {self.reason}" if self.operation else f": {self.reason}"
+        where = f", in module {self.module!r}" if self.module else ""
+        where += f", {self.file}:{self.line}" if self.file else ""
+        return what + by + where
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class PermutationSpec:
     """The permutation symmetries of one network; make it with `PermutationSpec.trace`.
@@ -127,6 +170,9 @@ class PermutationSpec:
         (Group name, one of its points) -> where its units lie in that output.
     network : TracedNetwork
         The graph that was traced.
+    fixed : tuple of Fixed
+        The hidden units that no permutation moves, and why. The last layer's, which nothing but
+        the output takes, aren't listed.
     """
 
     sizes: dict[str, int]
@@ -136,6 +182,7 @@ class PermutationSpec:
     roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
     channels: dict[tuple[str, str], Channels] = field(default_factory=dict)
     network: TracedNetwork = field(default_factory=TracedNetwork)
+    fixed: tuple[Fixed, ...] = ()
 
     @classmethod
     def trace(cls, model: nn.Module, example_input: Batch) -> PermutationSpec:
@@ -162,8 +209,13 @@ class PermutationSpec:
         Raises
         ------
         UnsupportedModelError
-            The network can't be exported, is random in evaluation mode, has an operation on units
-            for which there is no rule, or fails the final check f(permute(A)) == f(A).
+            The network can't be exported, is random in evaluation mode, or fails the final check
+            f(permute(A)) == f(A).
+
+        Warns
+        -----
+        UserWarning
+            All units of some layer are fixed, so that nothing moves there; it names them.
         """
         from lotperm.science.tracing import trace  # which makes specs, so it imports this module
 
@@ -300,7 +352,7 @@ class PermutationSpec:
         for group, n in self.sizes.items():
             more = f", ... ({len(places[group])} axes)" if len(places[group]) > 6 else ""
             lines.append(f"  {group}: {n} units on {', '.join(places[group][:6])}{more}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  ({fixed})" for fixed in self.fixed)])
 
 
 def permute(

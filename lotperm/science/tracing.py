@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,6 +68,14 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     Labeller(program, labels).run(enable_io_processing=False)
     spec = assemble_spec(labels, TracedNetwork(graph, constants, form))
     check_spec(spec, state, names, pytree.tree_leaves((args, kwargs)))
+    still = [fixed for fixed in spec.fixed if len(fixed.units) == fixed.total]
+    if still:
+        more = f" and {len(still) - 3} more layers" if len(still) > 3 else ""
+        warnings.warn(
+            f"no unit moves in {'; '.join(map(str, still[:3]))}{more}. There a permuted mask is "
+            "the mask as it was; spec.fixed lists all.",
+            stacklevel=3,
+        )
     return spec
 
 

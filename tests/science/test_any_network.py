@@ -213,3 +213,223 @@ def test_errors_name_the_cause(model: nn.Module, batch: Any, message: str) -> No
     with pytest.raises(ParameterError, match=message) as info:
         PermutationSpec.trace(model, batch)
     assert "\n" not in str(info.value)
+
+
+def hidden(body: Callable[[Tensor, Tensor], Tensor]) -> nn.Module:
+    """A layer of 8 units, a function of them and the input, and a classifier."""
+    return Net(lambda m, x: m.o(body(F.relu(m.i(x)), x)), i=nn.Linear(20, 8), o=nn.Linear(8, 5))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda h, x: h / h.norm(dim=1, keepdim=True),
+        lambda h, x: F.normalize(h, dim=1),
+        lambda h, x: h - h.mean(1, keepdim=True).repeat(1, 8),
+        lambda h, x: h * torch.stack([h.mean(1)] * 8, 1),
+        lambda h, x: h * torch.cat([x.mean(1, keepdim=True)] * 8, 1).sigmoid(),
+        lambda h, x: h * h.amax(1)[:, None].expand(-1, 8),
+        lambda h, x: h * h.mean(1, keepdim=True).repeat_interleave(8, 1),
+        lambda h, x: (
+            (h - h.mean(1, keepdim=True).expand_as(h))
+            / (h.std(1, keepdim=True) + 1e-3).expand_as(h).sqrt()
+        ),
+        lambda h, x: h * (h.mean(1, keepdim=True).expand_as(h) + x.mean(1, keepdim=True)),
+        lambda h, x: h - torch.std_mean(h, 1, keepdim=True)[1].expand_as(h),
+        lambda h, x: h - h.max(1, keepdim=True).values.expand_as(h),
+    ],
+)
+def test_broadcast_statistics_leave_units_free(body: Callable[[Tensor, Tensor], Tensor]) -> None:
+    spec = spec_of(hidden(body), X, lambda m: m(X))
+    assert spec.sizes == {"i": 8}
+    assert spec.fixed == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "operation", "count"),
+    [
+        (lambda h, x: h * x[:, :8], "aten.mul.Tensor", 8),
+        (lambda h, x: h + torch.arange(8.0), "aten.add.Tensor", 8),
+        (lambda h, x: h.cumsum(1), "aten.cumsum.default", 8),
+        (lambda h, x: h * h.argmax(1, keepdim=True), "aten.argmax.default", 8),
+        (lambda h, x: h + h[:, :1], "aten.add.Tensor", 8),
+        (lambda h, x: torch.cat([h[:, :1].exp(), h[:, 1:]], 1), "aten.slice.Tensor", 1),
+        (
+            lambda h, x: (
+                F.batch_norm(h.mean(1, keepdim=True).expand_as(h), x[0, :8], x[0, :8] ** 2) * h
+            ),
+            "aten.mul.Tensor",
+            8,
+        ),
+    ],
+)
+def test_what_is_fixed_is_said(
+    body: Callable[[Tensor, Tensor], Tensor], operation: str, count: int
+) -> None:
+    model = hidden(body)
+    if count == 8:
+        with pytest.warns(UserWarning, match=r"no unit moves in i: 8 of 8 units fixed by aten"):
+            spec = PermutationSpec.trace(model, X)
+        assert spec.sizes == {}
+    else:
+        spec = spec_of(model, X, lambda m: m(X))
+        assert spec.sizes == {"i": 8 - count}
+    (fixed,) = spec.fixed
+    assert (fixed.layer, len(fixed.units), fixed.total) == ("i", count, 8)
+    assert fixed.operation == operation
+    assert fixed.file == __file__
+    assert str(fixed) in repr(spec)
+
+
+def test_hidden_units_that_are_an_output_too_are_said() -> None:
+    model = Net(lambda m, x: (m.o(h := m.i(x)), h), i=nn.Linear(20, 8), o=nn.Linear(8, 5))
+    with pytest.warns(UserWarning, match="no unit moves in i: 8 of 8 units fixed by output"):
+        (fixed,) = PermutationSpec.trace(model, X).fixed
+    assert fixed.operation == "output"
+
+
+class Mixer(nn.Module):
+    """MLP-Mixer: tokens are mixed by linear layers over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pe, self.n1, self.n2 = nn.Conv2d(3, 12, 4, 4), nn.LayerNorm(12), nn.LayerNorm(12)
+        self.t1, self.t2 = nn.Linear(16, 10), nn.Linear(10, 16)
+        self.c1, self.c2, self.o = nn.Linear(12, 14), nn.Linear(14, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pe(x).flatten(2).transpose(1, 2)
+        x = x + self.t2(F.gelu(self.t1(self.n1(x).transpose(1, 2)))).transpose(1, 2)
+        x = x + self.c2(F.gelu(self.c1(self.n2(x))))
+        return self.o(x.mean(1))
+
+
+TIME = torch.randn(16, 6, 5, generator=GENERATOR)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "sizes"),
+    [
+        (Mixer(), IMAGE, {"pe": 12, "c1": 14}),
+        (
+            Net(
+                lambda m, x: m.o(F.relu(m.b(m.t(F.relu(m.i(x))))).mean(1)),
+                i=nn.Linear(5, 8),
+                t=nn.Conv1d(6, 6, 1),
+                b=nn.BatchNorm1d(6),
+                o=nn.Linear(8, 5),
+            ),
+            TIME,
+            {"i": 8},
+        ),
+        (
+            Net(
+                lambda m, x: m.o(m.w(F.relu(m.c(x))).mean((2, 3))),
+                c=nn.Conv2d(3, 8, 3),
+                w=nn.Linear(14, 7),
+                o=nn.Linear(8, 5),
+            ),
+            IMAGE,
+            {"c": 8},
+        ),
+        (
+            Net(
+                lambda m, x: m.o(F.relu(m.i(x)).cumsum(1).max(1).values),
+                i=nn.Linear(5, 8),
+                o=nn.Linear(8, 5),
+            ),
+            TIME,
+            {"i": 8},
+        ),
+    ],
+    ids=["mixer", "convolution over tokens", "linear over width", "cumsum over time"],
+)
+def test_mixing_over_other_axes_leaves_units_free(
+    model: nn.Module, x: Tensor, sizes: dict[str, int]
+) -> None:
+    assert spec_of(model, x, lambda m: m(x)).sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "sizes", "fixed"),
+    [
+        (nn.Sequential(nn.Linear(20, 8), nn.RMSNorm(8), nn.Linear(8, 5)), X, {"0": 8}, []),
+        (nn.Sequential(nn.Linear(20, 16), nn.GLU(), nn.Linear(8, 5)), X, {"0": 8}, []),
+        (
+            nn.Sequential(
+                nn.Conv2d(3, 8, 3),
+                nn.ReLU(),
+                nn.ConvTranspose2d(8, 8, 4, 2, groups=8),
+                nn.Conv2d(8, 3, 3),
+            ),
+            IMAGE,
+            {"0": 8},
+            [],
+        ),
+        (
+            nn.Sequential(
+                nn.Conv2d(3, 8, 3),
+                nn.ReLU(),
+                nn.ConvTranspose2d(8, 12, 4, 2, groups=2),
+                nn.ReLU(),
+                nn.Conv2d(12, 3, 3),
+            ),
+            IMAGE,
+            {"0/0": 4, "0/1": 4, "2/0": 6, "2/1": 6},
+            [],
+        ),
+        (
+            Net(
+                lambda m, x: m.o(torch.tanh(m.h(m.e(x.abs().long()).mean(1)))),
+                e=nn.Embedding(30, 8),
+                h=nn.Linear(8, 12),
+                o=nn.Linear(12, 5),
+            ),
+            X,
+            {"h": 12},
+            ["e"],
+        ),
+        (
+            Net(
+                lambda m, x: m.o(torch.tanh(m.h(m.l(x)[0][:, -1]))),
+                l=nn.LSTM(5, 8, batch_first=True),
+                h=nn.Linear(8, 12),
+                o=nn.Linear(12, 5),
+            ),
+            TIME,
+            {"h": 12},
+            ["l.weight_ih_l0", "l.weight_hh_l0"],
+        ),
+        (
+            Net(
+                lambda m, x: m.o(m.a(x).mean(1)),
+                a=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+                o=nn.Linear(8, 5),
+            ),
+            torch.randn(4, 3, 8),
+            {"a.linear1": 16},
+            ["a.self_attn.in_proj_weight", "a.self_attn.out_proj", "a.linear2"],
+        ),
+    ],
+    ids=[
+        "RMSNorm",
+        "GLU",
+        "depthwise transposed",
+        "grouped transposed",
+        "embedding",
+        "LSTM",
+        "ViT",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:no unit moves")
+def test_layers_without_a_rule_fix_their_own_units_alone(
+    model: nn.Module, x: Tensor, sizes: dict[str, int], fixed: list[str]
+) -> None:
+    spec = spec_of(model, x, lambda m: m(x))
+    assert spec.sizes == sizes
+    assert [part.layer for part in spec.fixed] == fixed
+
+
+def test_randomness_without_a_rule_is_named() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"it is random, by aten.randn_like"):
+        PermutationSpec.trace(hidden(lambda h, x: h + torch.randn_like(h)), X)

@@ -613,15 +613,21 @@ def test_the_model_is_left_alone() -> None:
         (lambda m, x: F.conv2d(x, m.w.flip(0)), "conv2d"),
     ],
 )
-def test_unknown_operations_are_refused(
+def test_unknown_operations_fix_the_units_that_pass_them(
     body: Callable[[nn.Module, Tensor], Tensor], operation: str
 ) -> None:
-    model = stem(body, w=nn.Parameter(torch.randn(8, 8, 1, 1)))
-    with pytest.raises(
-        UnsupportedModelError, match=f"no permutation rule .*{operation}.*test_symmetry.py"
-    ) as info:
-        PermutationSpec.trace(model, IMAGE)
-    assert "\n" not in str(info.value)
+    def before(m: nn.Module, x: Tensor) -> Tensor:
+        return body(m, m.second(m.free(x).relu()).relu())
+
+    layers = {"free": conv(8, 6), "second": conv(6, 8), "w": nn.Parameter(torch.randn(8, 8, 1, 1))}
+    with pytest.warns(UserWarning, match=f"no unit moves in second: 8 of 8 .*{operation}"):
+        spec = assert_symmetric(stem(before, **layers), IMAGE)
+    assert spec.sizes == {"stem": 8, "free": 6}
+    (fixed,) = (f for f in spec.fixed if f.layer == "second")
+    assert fixed.units == tuple(range(8))
+    assert operation in fixed.operation
+    assert fixed.file == __file__
+    assert "\n" not in str(fixed)
 
 
 def test_rules_are_for_operations_that_there_are_and_one_each() -> None:
@@ -637,8 +643,8 @@ def test_a_rule_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda m, x: m.out(m.e(x).mean(1).relu()), e=nn.Embedding(9, 6), out=nn.Linear(6, 5)
     )
     words = torch.randint(9, (4, 7), generator=torch.Generator().manual_seed(0))
-    with pytest.raises(UnsupportedModelError, match=r"no permutation rule .*embedding"):
-        PermutationSpec.trace(model, words)
+    with pytest.warns(UserWarning, match=r"no unit moves in e: 6 of 6 .*embedding"):
+        assert PermutationSpec.trace(model, words).sizes == {}
 
     def embedding(labels: Labels, call: Call) -> Tensor:
         weight = call.args[0]

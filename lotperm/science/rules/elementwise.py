@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -44,12 +46,21 @@ def elementwise(labels: Labels, call: Call) -> Tensor:
     return align(labels, call.tensors)
 
 
+@rule("glu")
+def gated(labels: Labels, call: Call) -> Tensor:
+    """Label one half of the values times a gate from the other."""
+    return align(labels, list(call.tensors[0].chunk(2, call.arguments["dim"])))
+
+
 def align(labels: Labels, tensors: list[Tensor]) -> Tensor:
     """Make operands hold the same unit at each position; return the ids of the result."""
     shape = torch.broadcast_shapes(*(t.shape for t in tensors))
     moving = [t for t in tensors if labels.may_move(t)]
     if not moving:
-        return torch.zeros(shape, dtype=torch.int64)
+        known = [t for t in tensors if t.numel() > 1]
+        if not any(bool(labels.find(t).any()) for t in known):
+            return torch.zeros(shape, dtype=torch.int64)
+        return functools.reduce(labels.combine, known).expand(shape)
     result = moving[0].expand(shape)
     for ids in moving[1:]:
         labels.unify(result, ids)
@@ -57,6 +68,12 @@ def align(labels: Labels, tensors: list[Tensor]) -> Tensor:
     for ids in tensors:
         # A value that is the same for all units (a mean, a gate, a scalar) lets them move; one for
         # each position does not.
-        if any(ids.shape[d] > 1 for d in varying if -d <= ids.dim()) and not labels.may_move(ids):
+        if labels.may_move(ids):
+            continue
+        alike = set(range(-ids.dim(), 0)) - {d - ids.dim() for d in labels.varying(ids)}
+        if not labels.find(ids).all():
+            alike = set()
+        if any(d not in alike and ids.shape[d] > 1 for d in varying if -d <= ids.dim()):
+            labels.because("combines them with values that differ by position")
             labels.fix(result)
     return result

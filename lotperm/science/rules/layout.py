@@ -6,25 +6,51 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from lotperm.science.labels import Labels, spread
-from lotperm.science.rules.registry import Call, no_rule, rule
+from lotperm.science.rules.registry import Call, rule, unknown
+
+_REPETITIONS = (
+    "broadcast_tensors",
+    "broadcast_to",
+    "expand",
+    "expand_as",
+    "repeat",
+    "repeat_interleave",
+    "tile",
+)
 
 
 @rule("flatten", "reshape", "reshape_as", "squeeze", "unflatten", "unsqueeze", "view", "view_as")
 @rule("mT", "movedim", "permute", "pixel_shuffle", "pixel_unshuffle", "swapaxes", "t", "transpose")
 @rule("cat", "concat", "hstack", "stack", "vstack")
 @rule("chunk", "narrow", "select", "slice", "split", "split_with_sizes", "tensor_split", "unbind")
-@rule("expand", "expand_as", "flip", "repeat", "roll", "tile")
+@rule("broadcast_tensors", "broadcast_to", "expand", "expand_as", "repeat", "repeat_interleave")
+@rule("flip", "roll", "tile")
 def move(labels: Labels, call: Call) -> Any:
     """Run the operation on the ids themselves."""
     # Ids may lie otherwise in memory than values, so that a view isn't possible.
     name = "reshape" if call.name == "view" else call.name
-    return getattr(torch.ops.aten, name)(*call.args, **call.kwargs)
+    args = call.args
+    if name in ("cat", "concat", "hstack", "stack", "vstack"):
+        # A value may be repeated by joining it with itself.
+        nodes = pytree.tree_leaves(call.node.args[0])
+        known = {
+            node: labels.constants(ids)
+            for node, ids in zip(nodes, args[0], strict=True)
+            if nodes.count(node) > 1
+        }
+        parts = [known.get(node, ids) for node, ids in zip(nodes, args[0], strict=True)]
+        args = (parts, *args[1:])
+    elif name in _REPETITIONS:
+        known_ids = pytree.tree_map_only(Tensor, labels.constants, args[0])
+        args = (known_ids, *args[1:])
+    return getattr(torch.ops.aten, name)(*args, **call.kwargs)
 
 
 @rule("pad", "constant_pad_nd")
-def pad(labels: Labels, call: Call) -> Tensor:
+def pad(labels: Labels, call: Call) -> Any:
     """Label padding of space, or of channels with a constant: new units without weights."""
     ids, widths = call.tensors[0], call.arguments["pad"]
     for i, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
@@ -34,7 +60,7 @@ def pad(labels: Labels, call: Call) -> Tensor:
             ids = ids.narrow(dim, 0, 1).expand(*ids.shape[:dim], size, *ids.shape[dim + 1 :])
             continue
         if call.arguments.get("mode", "constant") != "constant":
-            raise no_rule(call.node)
+            return unknown(labels, call)
         start, stop = max(-before, 0), ids.shape[dim] - max(-after, 0)
         parts = [ids.narrow(dim, start, stop - start)]
         if before > 0:

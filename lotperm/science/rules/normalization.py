@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lotperm.science.labels import Labels
@@ -32,7 +33,7 @@ def group_norm(labels: Labels, call: Call) -> Tensor:
     return call.tensors[0]
 
 
-@rule("layer_norm")
+@rule("layer_norm", "rms_norm")
 def layer_norm(labels: Labels, call: Call) -> Tensor:
     """Label a norm with statistics over the last dimensions, scale and shift of each value."""
     dims = list(range(-len(call.arguments["normalized_shape"]), 0))
@@ -43,6 +44,13 @@ def layer_norm(labels: Labels, call: Call) -> Tensor:
 def _per_channel(labels: Labels, call: Call) -> Tensor:
     """Let parameters belong to the channels, dimension 1; return the channels' ids."""
     x, *parameters = call.tensors
+    if labels.crosses(x, 1):  # the channels are positions of units that lie along another dimension
+        labels.because("has parameters by position, along another axis than the units")
+        if call.name != "prelu":
+            statistic(labels, x, [d for d in range(x.dim()) if d != 1])
+        for ids in parameters:
+            labels.fix(ids)
+        return torch.zeros(x.shape[1], dtype=torch.int64)
     channels = labels.along(x, 1)
     for ids in parameters:
         if ids.numel() > 1:  # PReLU may have one slope for all

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from lotperm.science.graphs import concrete_shape
 from lotperm.science.labels import FIXED, Labels, thin
-from lotperm.science.rules.registry import Call, rule
+from lotperm.science.rules.elementwise import align
+from lotperm.science.rules.registry import Call, rule, unknown
 
 
 @rule(
@@ -22,6 +28,47 @@ def softmax(labels: Labels, call: Call) -> Tensor:
     """Label values that are divided by their sum."""
     statistic(labels, call.tensors[0], _dims(call))
     return call.tensors[0]
+
+
+@rule("std_mean", "var_mean")
+def several_statistics(labels: Labels, call: Call) -> Any:
+    """Label two statistics of the same values."""
+    ids = statistic(labels, call.tensors[0], _dims(call))
+    return pytree.tree_map_only(
+        Tensor, lambda value: ids.reshape(concrete_shape(value)), call.node.meta["val"]
+    )
+
+
+@rule("argmax", "argmin", "cummax", "cummin", "cumprod", "cumsum", "diff", "kthvalue")
+@rule("logcumsumexp", "max", "median", "min", "mode", "nanmedian", "sort", "argsort", "topk")
+@rule("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "index_select")
+def along_positions(labels: Labels, call: Call) -> Any:
+    """Label an operation on values in their order along one dimension.
+
+    The units that lie along others stay free. Of units themselves it is a statistic if only the
+    value of one is taken, and not which.
+    """
+    ids, dim = call.tensors[0], call.arguments.get("dim")
+    values = call.node.meta["val"]
+    if len(call.tensors) > 1 and call.name in ("max", "min"):
+        return align(labels, call.tensors)
+    if not isinstance(dim, int) or not labels.crosses(ids, dim):
+        taken = {u.args[1] for u in call.node.users if u.target is operator.getitem and u.users}
+        value_alone = isinstance(values, Tensor) or 1 not in taken
+        if call.name in ("max", "min", "median", "nanmedian", "kthvalue") and value_alone:
+            whole = statistic(labels, ids, _dims(call))
+            return pytree.tree_map_only(
+                Tensor, lambda value: whole.reshape(concrete_shape(value)), values
+            )
+        return unknown(labels, call)
+    dim %= ids.dim()
+
+    def label(value: Tensor) -> Tensor:
+        kept = value.dim() == ids.dim()
+        row = ids.narrow(dim, 0, 1) if kept else ids.select(dim, 0)
+        return row.expand(concrete_shape(value))
+
+    return pytree.tree_map_only(Tensor, label, values)
 
 
 def _dims(call: Call) -> list[int]:

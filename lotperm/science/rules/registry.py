@@ -12,9 +12,8 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from lotperm.errors import UnsupportedModelError
-from lotperm.science.graphs import describe_node, node_shape, operation_name
-from lotperm.science.labels import Labels, fixed_outputs
+from lotperm.science.graphs import node_shape, operation_name
+from lotperm.science.labels import NO_RULE, Labels, fixed_outputs
 
 
 @dataclass(frozen=True)
@@ -108,16 +107,12 @@ def rule(*names: str, matrix: int | None = None) -> Callable[[Rule], Rule]:
 
 
 def unknown(labels: Labels, call: Call) -> Any:
-    """Label an operation without a rule: fine on what doesn't move anyway, else refused."""
-    if call.node.meta.get("val") is not None and any(labels.may_move(ids) for ids in call.tensors):
-        raise no_rule(call.node)
+    """Label an operation without a rule: the units that pass it stay where they are."""
+    labels.because(NO_RULE)
+    for leaf in pytree.tree_leaves((call.args, call.kwargs)):
+        if isinstance(leaf, Matrix):
+            for axis, size in enumerate(labels.shapes[leaf.name]):
+                labels.fix(labels.produce(leaf.name, axis, size))
+        elif isinstance(leaf, Tensor) and labels.may_move(leaf):
+            labels.fix(leaf)
     return fixed_outputs(call.node)
-
-
-def no_rule(node: fx.Node) -> UnsupportedModelError:
-    """Make the error for an operation on hidden units that no rule covers."""
-    return UnsupportedModelError(
-        f"no permutation rule for the operation on hidden units {describe_node(node)}; write it "
-        "with linear, convolution, normalization and pooling layers, value-by-value functions, "
-        "sums, products, reductions, concatenation, slicing and reshaping."
-    )
