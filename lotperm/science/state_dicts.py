@@ -32,13 +32,19 @@ _STANDS_FOR = (
 )
 
 
-def state_dicts(content: object, depth: int = 4) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def state_dicts(content: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Find the state dicts in a checkpoint: (dotted path, name -> tensor); the path may be empty.
 
     A state dict is a mapping from text to tensors, at least one; it isn't searched any further.
     """
-    if not isinstance(content, Mapping) or depth == 0:
+    yield from _search(content, 4, set())
+
+
+def _search(content: object, depth: int, seen: set[int]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    # A pickle can hold one mapping in very many places, itself among them.
+    if not isinstance(content, Mapping) or depth == 0 or id(content) in seen:
         return
+    seen.add(id(content))
     # torch.save keeps what `get_extra_state` returns under such names, which needn't be a tensor.
     entries = {n: v for n, v in content.items() if not str(n).endswith("_extra_state")}
     tensors = [isinstance(value, Tensor) for value in entries.values()]
@@ -46,7 +52,7 @@ def state_dicts(content: object, depth: int = 4) -> Iterator[tuple[str, Mapping[
         yield "", content
         return
     for name, value in content.items():
-        for path, found in state_dicts(value, depth - 1):
+        for path, found in _search(value, depth - 1, seen):
             yield f"{name}.{path}" if path else str(name), found
 
 

@@ -10,6 +10,7 @@ import pickle
 import re
 import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from conftest import ROOT, Warm
 
 from lotperm.errors import IntegrityError, ParameterError, StorageError
 from lotperm.store.convert import convert
-from lotperm.store.files import load_tensors
+from lotperm.store.files import load_tensors, save_tensors
 
 SECONDS, GROWTH = 1.0, 64 * 1024  # of a CPU; of memory, in KiB
 
@@ -279,6 +280,24 @@ def test_weights_are_converted(tmp_path, record):
     record("honest .pt files, converted (control)", len(shapes), "same tensors, with a checksum")
 
 
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"model": {"a": torch.ones(3)}, "lr_scheduler": {"milestones": Counter([10, 20])}}, None),
+        ({"model": {"a": torch.ones(3)}, "dtype": torch.float32, "on": torch.device("cpu")}, None),
+        ({"model": {"a": torch.ones(3)}, "frozen": {"b", "c"}}, None),
+        ({"a": torch.ones(1).expand(3)}, None),
+        ({"state": {"model": {"a": torch.ones(3)}}}, "state.model"),
+        ({"state": {"model": {"a": torch.ones(3)}, "ema": {"a": torch.zeros(3)}}}, "state.model"),
+        ({"model": {"a": torch.ones(3)}, "old": {"net": {"a": torch.zeros(3)}}}, None),
+    ],
+)
+def test_checkpoints_of_training_are_converted(tmp_path, content, key):
+    torch.save(content, tmp_path / "a.pt")
+    assert convert(tmp_path / "a.pt", tmp_path / "a.safetensors", key=key) == 1
+    assert torch.equal(load_tensors(tmp_path / "a.safetensors")[0]["a"], torch.ones(3))
+
+
 def test_what_cannot_be_converted_says_why(tmp_path):
     def made(content: Any) -> Path:
         torch.save(content, tmp_path / "a.pt")
@@ -289,6 +308,8 @@ def test_what_cannot_be_converted_says_why(tmp_path):
         (two, None, "2 of its entries.*'model', 'ema'.*--key"),
         (two, "modl", "Did you mean 'model'"),
         ({"model": {"layers": {"a": torch.ones(1)}}}, None, "no single state dict"),
+        ({"state": {"model": two["model"]}}, None, r"deeper: 'state\.model'.*--key"),
+        ({"state": {"model": two["model"]}}, "state.modl", r"Did you mean 'state\.model'"),
         ([1, 2], None, "no single"),
         ({"epoch": 1}, "model", "has no entries"),
         ({"w": torch.ones(2, 2).to_sparse()}, None, "sparse|no dense tensor|calls"),
@@ -296,6 +317,13 @@ def test_what_cannot_be_converted_says_why(tmp_path):
         with pytest.raises((ParameterError, IntegrityError), match=message):
             convert(made(content), tmp_path / "out.safetensors", key=key)
         assert not (tmp_path / "out.safetensors").exists()
+    save_tensors(tmp_path / "done.safetensors", {"a": torch.ones(1)})
+    with pytest.raises(ParameterError, match="safetensors file already"):
+        convert(tmp_path / "done.safetensors", tmp_path / "out.safetensors")
+    itself: dict[str, Any] = {}
+    itself.update({str(number): itself for number in range(1000)})
+    with pytest.raises(ParameterError, match="no single"):
+        convert(made(itself), tmp_path / "out.safetensors")
     with pytest.raises(StorageError):
         convert(tmp_path / "nowhere.pt", tmp_path / "out.safetensors")
 
