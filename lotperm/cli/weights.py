@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import rich
+import torch
 import typer
 from rich.table import Table
 from torch import Tensor, nn
 
 from lotperm.config.parameters import MODELS
 from lotperm.data import batches, datasets
+from lotperm.data.catalog import SPECS
 from lotperm.data.dataset import Dataset, first
 from lotperm.engine import models
 from lotperm.errors import IntegrityError, ParameterError, unknown_name
@@ -36,6 +38,10 @@ ModelOption = Annotated[
 DatasetOption = Annotated[str, typer.Option(help="Data set whose inputs the network takes.")]
 WidthOption = Annotated[float, typer.Option(help="Width of the model, if it is one of ours.")]
 HiddenOption = Annotated[str, typer.Option(help="Hidden widths of the mlp, as 128,128.")]
+ShapeOption = Annotated[
+    str | None,
+    typer.Option(help="Shape of an example, as 3,32,32, in place of the data set's; no data read."),
+]
 
 
 def match(
@@ -54,15 +60,20 @@ def match(
     samples: Annotated[
         int, typer.Option(min=2, help="Training examples to compare activations on.")
     ] = 2000,
+    input_shape: ShapeOption = None,
 ) -> None:
     """Find the permutation that aligns network A to network B, from two files of weights."""
     # Refused before the data set is loaded.
     if method not in ("activation", "weight"):
         raise unknown_name("method", method, ("activation", "weight"))
-    data = datasets.load(dataset)
-    network, spec = _network_and_spec(model, data, width, hidden)
+    data = datasets.load(dataset) if method == "activation" else None
+    if data is not None and input_shape is not None:
+        raise ParameterError(
+            "--input-shape is for --method weight; activations need a data set's inputs."
+        )
+    network, spec = _network_and_spec(model, dataset, data, input_shape, width, hidden)
     a, b = _load_weights(weights_a, network), _load_weights(weights_b, network)
-    if method == "weight":
+    if data is None:
         found = matching.match_weights(a, b, spec)
     else:
         found = matching.match_activations(a, b, _inputs(data, samples), spec)
@@ -89,10 +100,11 @@ def permute_file(
     dataset: DatasetOption = "cifar10",
     width: WidthOption = 1.0,
     hidden: HiddenOption = "128,128",
+    input_shape: ShapeOption = None,
 ) -> None:
     """Carry a mask or weights of A over to B with a permutation."""
     # The network's form is all that moving tensors needs.
-    _, spec = _network_and_spec(model, datasets.load(dataset), width, hidden)
+    _, spec = _network_and_spec(model, dataset, None, input_shape, width, hidden)
     given, notes = load_tensors(tensors)
     moved, _ = load_tensors(permutation)
     result = permute(given, spec, moved)
@@ -111,9 +123,13 @@ def prune(
     rule: Annotated[
         str, typer.Option(help="Which tensors: paper (not the shortcut convs) or all.")
     ] = "paper",
+    input_shape: ShapeOption = None,
 ) -> None:
     """Make a mask by global magnitude pruning, in one shot."""
-    network, _ = _network_and_spec(model, datasets.load(dataset), width, hidden)
+    if ":" in model:
+        network = _own_network(model)
+    else:
+        network = _network(model, *_form(dataset, None, input_shape), width, hidden)
     state = _load_weights(weights, network)
     # In one shot, from the dense network: rounds need training in between.
     full = full_mask(state, prunable_parameters(network, rule))
@@ -122,7 +138,7 @@ def prune(
     counts = count(network, mask)
     rich.print(
         f"Wrote {out}: {counts.kept:,} of {counts.prunable:,} prunable weights kept "
-        f"(sparsity {counts.sparsity:.4f}; {counts.sparsity_of_all:.4f} of all conv and linear "
+        f"(sparsity {counts.sparsity:.4f}; {counts.sparsity_of_all:.4f} of all "
         "weights)"
     )
 
@@ -144,7 +160,12 @@ def convert_file(
 
 
 def _network_and_spec(
-    model: str, data: Dataset, width: float, hidden: str
+    model: str,
+    dataset: str,
+    data: Dataset | None,
+    input_shape: str | None,
+    width: float,
+    hidden: str,
 ) -> tuple[nn.Module, PermutationSpec]:
     """Build the network that the files belong to, and trace its symmetries.
 
@@ -152,8 +173,13 @@ def _network_and_spec(
     ----------
     model : str
         A name of ours, or ``MODULE:FUNCTION`` of the user's own.
-    data : Dataset
-        Its first two training images are what the network is traced on.
+    dataset : str
+        Name of the data set.
+    data : Dataset | None
+        The data set, if it was loaded: its first two training images are what the network is
+        traced on. Otherwise random inputs of the same shape.
+    input_shape : str | None
+        Shape of an example, in place of the data set's.
     width : float
         Multiple of the published width; of our networks alone.
     hidden : str
@@ -164,35 +190,84 @@ def _network_and_spec(
     ParameterError
         If there is no such network, or a text can't be read.
     """
-    # No name of ours has a colon.
-    if ":" in model:
-        network = _own_network(model)
+    shape, classes = _form(dataset, data, input_shape)
+    network = _network(model, shape, classes, width, hidden)
+    if data is not None:
+        inputs = batches.normalize(data.train.inputs[:2], data)
     else:
-        try:
-            sizes = [int(n) for n in hidden.split(",")]
-        except ValueError:
-            raise ParameterError(
-                f"--hidden is {hidden!r}; expected whole numbers, as 128,128."
-            ) from None
-        network = models.build(
-            model, input_shape=data.input_shape, classes=data.classes, width=width, hidden=sizes
-        )
-    inputs = batches.normalize(data.train.inputs[:2], data)
+        inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     return network, PermutationSpec.trace(network, inputs)
 
 
+def _form(
+    dataset: str, data: Dataset | None, input_shape: str | None
+) -> tuple[tuple[int, ...], int]:
+    """Return the shape of an example and the number of classes; read no data for them."""
+    sizes = None if input_shape is None else _whole_numbers("--input-shape", input_shape, "3,32,32")
+    if data is None and dataset in SPECS:
+        return sizes or SPECS[dataset].shape, SPECS[dataset].classes
+    data = data or datasets.load(dataset)
+    return sizes or data.input_shape, data.classes
+
+
+def _whole_numbers(option: str, text: str, example: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(n) for n in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise ParameterError(f"{option} is {text!r}; expected whole numbers, as {example}.")
+    return sizes
+
+
+def _network(
+    model: str, shape: tuple[int, ...], classes: int, width: float, hidden: str
+) -> nn.Module:
+    """Build one of our networks, or the user's own."""
+    if ":" in model:
+        return _own_network(model)
+    sizes = _whole_numbers("--hidden", hidden, "128,128")
+    return models.build(model, input_shape=shape, classes=classes, width=width, hidden=sizes)
+
+
 def _own_network(name: str) -> nn.Module:
-    """Call the user's ``MODULE:FUNCTION``, which may be a file in the working directory."""
+    """Call the user's ``MODULE:FUNCTION``, which may be a file in the working directory.
+
+    A module in place of the function is taken as it is.
+    """
     module, _, function = name.partition(":")
-    # As `python -m` does: the user's file need not be installed.
     sys.path.insert(0, str(Path.cwd()))
     try:
-        factory: Callable[[], nn.Module] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        made = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ParameterError(
             f"--model {name}: {error}. Expected MODULE:FUNCTION that can be imported here."
         ) from None
-    return factory()
+    except Exception as error:  # whatever the user's file raises
+        raise ParameterError(f"--model {name}: {module} fails: {_first_line(error)}") from error
+    if not isinstance(made, nn.Module):
+        if not callable(made):
+            raise ParameterError(
+                f"--model {name}: {function} is a {type(made).__name__}; expected a function that "
+                "makes the network."
+            )
+        try:
+            made = made()
+        except Exception as error:  # as above
+            raise ParameterError(
+                f"--model {name}: {function}() fails: {_first_line(error)} It is called without "
+                "arguments."
+            ) from error
+    if not isinstance(made, nn.Module):
+        raise ParameterError(
+            f"--model {name}: {function}() gives a {type(made).__name__}; expected an nn.Module."
+        )
+    return made
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {text.rstrip('.')}."
 
 
 def _load_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:

@@ -172,6 +172,79 @@ def test_a_network_of_ones_own_by_name(command, tmp_path, monkeypatch):
     assert [p.tolist() for p in found.values()] == [list(range(9))]
 
 
+OWN = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 3))
+def boom():
+    raise RuntimeError("no such file\\nand more")
+def needs(classes):
+    return nn.Linear(classes, 2)
+def notmodule():
+    return {"a": 1}
+number = 3
+ready = make()
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Return the network of the file own.py in the working directory; no data set is here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    sys.modules.pop("own", None)
+    import own
+
+    yield own.make()
+    sys.modules.pop("own", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own:boom", "boom() fails: RuntimeError: no such file. It is called without arguments"),
+        ("own:needs", "needs() fails: TypeError: needs() missing 1 required positional argument"),
+        ("own:notmodule", "notmodule() gives a dict; expected an nn.Module"),
+        ("own:number", "number is a int; expected a function"),
+        ("own:nothing", "Expected MODULE:FUNCTION"),
+        ("broken:make", "broken fails: ZeroDivisionError: division by zero."),
+        (":make", "Expected MODULE:FUNCTION"),
+    ],
+)
+def test_what_is_wrong_with_ones_own_network(command, own, name, message):
+    for arguments in (["prune", "a", "0.5"], ["permute", "a", "b"]):
+        code, _, err = command(*arguments, "--model", name, "--dataset", "mnist1d")
+        assert code == 2 and re.match(r"lotperm: error: [^\n]+\n$", err), err
+        assert message in err
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_ones_own_network_without_a_data_set(command, own, tmp_path, wrapped):
+    a, shape = own.state_dict(), ["--input-shape", "3,8,8", "--model", "own:make"]
+    spec = PermutationSpec.trace(own, torch.randn(2, 3, 8, 8))
+    planted = spec.random(torch.Generator().manual_seed(0))
+    prefix = "module." if wrapped else ""
+    for name, state in (("a", a), ("b", permute(a, spec, planted))):
+        save_tensors(tmp_path / name, {prefix + n: t for n, t in state.items()})
+    code, _, err = command("match", "a", "b", "--method", "weight", "--out", "p", *shape)
+    assert code == 0, err
+    assert all(torch.equal(load_tensors(tmp_path / "p")[0][g], planted[g]) for g in planted)
+    code, _, err = command("prune", "a", "0.5", "--out", "m", "--model", "own:ready")
+    assert code == 0, err
+    code, _, err = command("permute", "m", "p", "--out", "n", *shape)
+    assert code == 0, err
+    expected = permute(load_mask(tmp_path / "m"), spec, planted)
+    assert all(torch.equal(t, expected[n]) for n, t in load_mask(tmp_path / "n").items())
+    for bad in ("3,x", "", "3,0"):
+        code, _, err = command("permute", "m", "p", "--model", "own:make", "--input-shape", bad)
+        assert code == 2 and "--input-shape is" in err
+    code, _, err = command("match", "a", "b", "--dataset", "mnist1d", *shape)
+    assert code == 2 and "--input-shape is for --method weight" in err
+
+
 def test_data_list_and_verify(command):
     load("mnist1d")
     code, out, _ = command("data", "list")
