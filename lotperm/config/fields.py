@@ -7,6 +7,7 @@ numbers pass as numbers; pydantic alone would also accept text and bools.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cached_property
@@ -64,7 +65,21 @@ def either(choices: Sequence[str]) -> str:
     return f"{', '.join(rest)} or {last}" if rest else last
 
 
+def _plain(value: Any) -> Any:
+    """Return NumPy's and PyTorch's numbers and arrays, ranges, and lists in text, as Python's."""
+    if isinstance(value, range):
+        return list(value[: MAX_ITEMS + 1])
+    if isinstance(value, str) and value.strip().startswith("["):
+        # `papermill -p` gives every list as text.
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _number(value: object) -> object:
+    value = _plain(value)
     # Pydantic would read numbers from text, and True as 1.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("not a number")
@@ -72,16 +87,19 @@ def _number(value: object) -> object:
 
 
 def _whole(value: object) -> object:
+    value = _plain(value)
     if isinstance(value, int | float) and abs(value) > _MAX_WHOLE:
         raise ValueError("out of range")
     return _number(value)
 
 
 def _listed(value: object) -> object:
+    value = _plain(value)
     return value if isinstance(value, list | tuple) else (value,)
 
 
 def _seeds(value: Any) -> object:
+    value = _plain(value)
     if isinstance(value, list | tuple):
         return value
     count = _number(value)

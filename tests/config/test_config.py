@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,3 +167,30 @@ def test_any_value_is_taken_or_refused_by_name(name, value):
     except ParameterError:  # the only error that may come
         return
     assert canonical_json(experiment.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seeds", np.array([0, 1])),
+        ("seeds", np.int64(2)),
+        ("seeds", range(2)),
+        ("seeds", (np.int32(0), 1)),
+        ("seeds", "[0, 1]"),
+        ("sparsity", np.array([0.8, 0.9])),
+        ("sparsity", [np.float64(0.8), 0.9]),
+        ("sparsity", "[0.8, 0.9]"),
+    ],
+)
+def test_numbers_of_numpy_ranges_and_lists_in_text(name, value):
+    plain = {"seeds": [0, 1], "sparsity": [0.8, 0.9]}
+    expected = Experiment.from_parameters(profile="smoke", **plain)
+    assert Experiment.from_parameters(profile="smoke", **plain | {name: value}) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["[0", "2", np.True_, range(10**12), np.zeros((1, 2), int), '["a"]', "[" * 10**5]
+)
+def test_what_is_no_list_of_seeds(value):
+    with pytest.raises(ParameterError, match="expected a count up to 1,000, or a list"):
+        Experiment.from_parameters(profile="smoke", seeds=value)
