@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import prune
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -107,6 +108,10 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
                 parameters = dict(steps.named_parameters(recurse=False))
                 found[leaf] = parameters.get("original1", next(iter(parameters.values())))
         for leaf, tensor in found.items():
+            if isinstance(tensor, UninitializedParameter):
+                raise UnsupportedModelError(
+                    f"{prefix or type(module).__name__} has no weights yet: run the network once."
+                )
             plain = leaf.removesuffix("_orig")
             if leaf.endswith("_g") and f"{leaf[:-1]}v" in found:
                 continue

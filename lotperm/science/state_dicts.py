@@ -52,8 +52,10 @@ def _search(content: object, depth: int, seen: set[int]) -> Iterator[tuple[str, 
         yield "", content
         return
     for name, value in content.items():
+        if not isinstance(name, str):
+            continue  # the optimizer's state of a parameter, by its number
         for path, found in _search(value, depth - 1, seen):
-            yield f"{name}.{path}" if path else str(name), found
+            yield f"{name}.{path}" if path else name, found
 
 
 def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
@@ -76,12 +78,19 @@ def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
     """
     if isinstance(weights, nn.Module):
         return dict_like(weights.state_dict(), weights.state_dict())
+    if not isinstance(weights, Mapping):
+        raise ParameterError(
+            f"expected a module or a state dict (name -> tensor), got a {type(weights).__name__}."
+        )
     modules = [value for value in weights.values() if isinstance(value, nn.Module)]
     if len(modules) == 1:
         return state_dict_of(modules[0])
-    found = list(state_dicts(weights))
     if not weights:
         return {}
+    found = list(state_dicts(weights))
+    # What lies deeper beside it belongs to something else, such as an optimizer.
+    least = min((path.count(".") for path, _ in found), default=0)
+    found = [(path, state) for path, state in found if path.count(".") == least]
     if len(found) != 1:
         paths = ", ".join(path for path, _ in found[:10]) or "none"
         raise ParameterError(

@@ -17,7 +17,7 @@ from lotperm import (
     prunable_parameters,
     save_mask,
 )
-from lotperm.errors import ParameterError
+from lotperm.errors import ParameterError, UnsupportedModelError
 from lotperm.science.barrier import loss_barrier
 from lotperm.science.sparsity import (
     apply_mask,
@@ -193,6 +193,22 @@ def test_checkpoints_are_matched_by_name(form, spec):
     if form != "with a loss":
         moved = permute(given_a, spec, p)
         assert equal(dict(zip(a.state_dict(), moved.values(), strict=True)), b.state_dict())
+
+
+def test_the_state_of_an_optimizer_is_no_state_dict(spec):
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(INPUTS).sum().backward()
+    optimizer.step()
+    checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 1}
+    checkpoint |= {"rng": torch.get_rng_state(), "extra": {"teacher": mlp(1).state_dict()}}
+    found = match_weights(checkpoint, model, spec)
+    assert all(torch.equal(found[g], torch.arange(n)) for g, n in spec.sizes.items())
+
+
+def test_a_network_that_never_ran_has_no_weights():
+    with pytest.raises(UnsupportedModelError, match="run the network once"):
+        prunable_parameters(nn.Sequential(nn.LazyLinear(3)))
 
 
 def test_plain_names_serve_a_network_that_was_wrapped(spec):
