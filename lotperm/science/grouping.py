@@ -62,6 +62,7 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
         roles={name: tuple(roles[first[name]]) for name in first if first[name] in roles},
         channels=channels,
         network=network,
+        tied={name: first[name] for name in first if first[name] != name},
         fixed=tuple(_fixed(labels, groups)),
     )
 

@@ -19,7 +19,6 @@ from lotperm.parallel import distributed
 from lotperm.science.assignment import assign, mean_matched
 from lotperm.science.correlation import CorrelationAccumulator, correlate
 from lotperm.science.inputs import Batch
-from lotperm.science.state_dicts import read_weights
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.types import Float64
 
@@ -183,8 +182,8 @@ def match_weights(
     ParameterError
         If A and B don't have the same parameters.
     """
-    a = _parameters(read_weights(weights_a, spec.shapes, "weights of A"))
-    b = _parameters(read_weights(weights_b, spec.shapes, "weights of B"))
+    a = _parameters(spec.read(weights_a, "weights of A"))
+    b = _parameters(spec.read(weights_b, "weights of B"))
     if odd := sorted(a.keys() ^ b.keys()):
         raise ParameterError(
             f"A and B aren't of one architecture: {', '.join(odd[:4])} is in one of them alone."

@@ -170,6 +170,8 @@ class PermutationSpec:
         (Group name, one of its points) -> where its units lie in that output.
     network : TracedNetwork
         The graph that was traced.
+    tied : dict
+        Name of a tensor -> the first name of the same tensor, where several modules share one.
     fixed : tuple of Fixed
         The hidden units that no permutation moves, and why. The last layer's, which nothing but
         the output takes, aren't listed.
@@ -182,6 +184,7 @@ class PermutationSpec:
     roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
     channels: dict[tuple[str, str], Channels] = field(default_factory=dict)
     network: TracedNetwork = field(default_factory=TracedNetwork)
+    tied: dict[str, str] = field(default_factory=dict)
     fixed: tuple[Fixed, ...] = ()
 
     @classmethod
@@ -266,7 +269,20 @@ class PermutationSpec:
 
         Weights are taken in any form that `read_weights` reads.
         """
-        return {**self.network.constants, **read_weights(weights, self.shapes)}
+        return {**self.network.constants, **self.read(weights)}
+
+    def read(
+        self, weights: Mapping[str, Any] | nn.Module, what: str = "the weights"
+    ) -> dict[str, Tensor]:
+        """Return weights in any form that `read_weights` reads, by the network's names.
+
+        Tied weights may be there under one of their names, as safetensors keeps them.
+        """
+        state = read_weights(weights, self.shapes, what)
+        for name, first in self.tied.items():
+            if name in state:
+                state.setdefault(first, state[name])
+        return state | {n: state[f] for n, f in self.tied.items() if n not in state and f in state}
 
     def extractor(
         self, tensors: Mapping[str, Tensor], points: Mapping[str, str], *, fold: bool = False

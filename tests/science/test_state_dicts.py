@@ -211,6 +211,31 @@ def test_a_network_that_never_ran_has_no_weights():
         prunable_parameters(nn.Sequential(nn.LazyLinear(3)))
 
 
+class _Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.i, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.o(self.b(self.a(self.i(x).tanh()).tanh()).tanh())
+
+
+@pytest.mark.parametrize("lost", ["a.weight", "b.weight"])
+def test_tied_weights_are_there_under_one_name(lost):
+    model, inputs = _Tied(), torch.randn(64, 6)
+    spec = PermutationSpec.trace(model, inputs)
+    p = planted(spec)
+    moved = permute(model, spec, p)
+    part = {n: t for n, t in moved.items() if n != lost}
+    assert equal(match_weights(part, moved, spec), spec.identity())
+    assert equal(match_weights(model, part, spec), match_weights(model, moved, spec))
+    found = match_activations(model, part, [inputs], spec)
+    assert equal(found, match_activations(model, moved, [inputs], spec))
+    assert all(torch.equal(found[group], p[group]) for group in p)
+
+
 def test_plain_names_serve_a_network_that_was_wrapped(spec):
     model = nn.Module()
     model.module = mlp()
