@@ -154,7 +154,10 @@ def export_graph(
         ) from error
     assert isinstance(program, fx.GraphModule)
     # Modules in the graph are checks of the input's shape, which would fix the batch size.
-    for node in [n for n in program.graph.nodes if n.op == "call_module"]:
+    checks = ("_assert_async", "_assert_scalar", "_assert_tensor_metadata")
+    for node in [
+        n for n in program.graph.nodes if n.op == "call_module" or operation_name(n) in checks
+    ]:
         program.graph.erase_node(node)
     return program
 

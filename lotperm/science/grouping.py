@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -84,18 +85,25 @@ def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
             else:
                 cause = _telling_apart(labels, roots)
             blamed.setdefault(cause, []).append(int(i))
-        layer = place.tensor.removesuffix(".weight")
+        layer = _layer(place.tensor)
         for cause, units in blamed.items():
             if cause is None:
                 reason = "no other unit is used as each of them is"
                 yield Fixed(layer, tuple(units), ids.numel(), "", reason)
                 continue
             yield _fixed_units(layer, units, ids.numel(), cause)
+    for place, ids in labels.element_roles.items():
+        shape = labels.shapes[place.tensor]
+        if len(shape) > 1 and shape[0] > 1 and not labels.may_move(ids):
+            cause = labels.fixed_by(int(ids[-1]))
+            if cause is not None:
+                layer = _layer(place.tensor)
+                yield _fixed_units(layer, range(shape[0]), shape[0], cause)
     for name, node in labels.unruled.items():
         shape = labels.shapes[name]
         total = shape[-1] if "embedding" in operation_name(node) else shape[0]
         cause = Cause(node, NO_RULE)
-        yield _fixed_units(name.removesuffix(".weight"), range(total), total, cause)
+        yield _fixed_units(_layer(name), range(total), total, cause)
 
 
 def _fixed_units(layer: str, units: Iterable[int], total: int, cause: Cause) -> Fixed:
@@ -131,6 +139,11 @@ def _fingerprints(labels: Labels, occurrences: Iterable[Tensor]) -> list[int]:
     return found.tolist()
 
 
+def _layer(tensor: str) -> str:
+    """Return the layer that a tensor is the weight of, also if it is computed from several."""
+    return re.sub(r"(\.parametrizations)?\.weight(_orig|_mask|_v|_g|\.original\d*)?$", "", tensor)
+
+
 def _group(labels: Labels, places: dict[Place, Tensor]) -> _Groups:
     """Gather units into groups, in order of execution.
 
@@ -145,7 +158,7 @@ def _group(labels: Labels, places: dict[Place, Tensor]) -> _Groups:
         new = [root for root in roots if root not in seen and not labels.is_constant(root)]
         seen.update(new)
         for root in new:
-            layer.setdefault(kinds[root], place.tensor.removesuffix(".weight"))
+            layer.setdefault(kinds[root], _layer(place.tensor))
             members.setdefault(kinds[root], []).append(root)
     # A unit without an equal has nothing to change places with.
     members = {kind: units for kind, units in members.items() if len(units) > 1}

@@ -16,6 +16,7 @@ from lotperm.science.rules import MATRIX_ARGUMENT, RULES, Call, Matrix, unknown
 from lotperm.science.rules.elementwise import elementwise
 from lotperm.science.rules.layout import move
 from lotperm.science.rules.reductions import reduction, softmax
+from lotperm.science.rules.weights import computed_weight, keeps_axes
 
 
 class Labeller(fx.Interpreter):
@@ -33,13 +34,18 @@ class Labeller(fx.Interpreter):
         super().__init__(program)
         self.extra_traceback = False
         self.labels = labels
-        self.matrices = {
-            node
-            for node in program.graph.nodes
-            if node.op == "get_attr"
-            and node.target in labels.names
-            and all(_takes_as_matrix(user, node) for user in node.users)
-        }
+        self.matrices: set[fx.Node] = set()
+        of_weights: set[fx.Node] = set()
+        for node in program.graph.nodes:
+            sources = node.all_input_nodes
+            computed = sources and of_weights.issuperset(sources) and keeps_axes(node)
+            if computed or (node.op == "get_attr" and node.target in labels.names):
+                of_weights.add(node)
+        for node in reversed(program.graph.nodes):
+            if node in of_weights and all(
+                _takes_as_matrix(user, node) or user in self.matrices for user in node.users
+            ):
+                self.matrices.add(node)
 
     def run_node(self, n: fx.Node) -> Any:
         """Label one node, and note the ids of its output."""
@@ -63,7 +69,7 @@ class Labeller(fx.Interpreter):
     def parameter(self, n: fx.Node) -> Matrix | Tensor:
         """Label a parameter, buffer or constant."""
         if n in self.matrices:
-            return Matrix(str(n.target))
+            return Matrix.of(str(n.target), self.labels.shapes[str(n.target)])
         value = n.meta.get("val")  # a part of the program has none
         if n.target not in self.labels.names or value is None or not value.is_floating_point():
             return fixed_outputs(n)
@@ -84,6 +90,8 @@ class Labeller(fx.Interpreter):
                 # Arithmetic on sizes, or one of several outputs.
                 return target(*call.args, **call.kwargs)
             return unknown(self.labels, call)
+        if call.node in self.matrices:
+            return computed_weight(self.labels, call)
         rule = RULES.get(call.name)
         if rule is None:
             rule = elementwise if torch.Tag.pointwise in target.tags else unknown
@@ -95,8 +103,9 @@ class Labeller(fx.Interpreter):
 
 def _takes_as_matrix(user: fx.Node, parameter: fx.Node) -> bool:
     """Return whether the rule of `user` labels this argument by its axes."""
-    position = MATRIX_ARGUMENT.get(operation_name(user))
-    return position is not None and user.args[position] is parameter
+    places = MATRIX_ARGUMENT.get(operation_name(user), ())
+    leaves = pytree.tree_leaves(user.args)
+    return any(leaves[i] is parameter for i in places) and user.all_input_nodes != [parameter]
 
 
 def _has_rule(user: fx.Node) -> bool:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 
 from lotperm.errors import ParameterError, UnsupportedModelError
 from lotperm.science.matching import match_activations, match_weights
@@ -433,3 +435,97 @@ def test_layers_without_a_rule_fix_their_own_units_alone(
 def test_randomness_without_a_rule_is_named() -> None:
     with pytest.raises(UnsupportedModelError, match=r"it is random, by aten.randn_like"):
         PermutationSpec.trace(hidden(lambda h, x: h + torch.randn_like(h)), X)
+
+
+class Masked(nn.Linear):
+    """A linear layer that keeps its mask in a buffer."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out)
+        self.register_buffer("mask", (torch.rand(n_out, n_in) < 0.5).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+class Standardized(nn.Conv2d):
+    """A convolution with weight standardization."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(
+            x, w / (w.std((1, 2, 3), keepdim=True) + 1e-5), self.bias, groups=self.groups
+        )
+
+
+def pruned() -> nn.Module:
+    model = mlp()
+    for i in (0, 2, 4):
+        prune.l1_unstructured(model[i], "weight", 0.5)
+    return model
+
+
+def matrices(body: Callable[[Any, Tensor], Tensor], w: tuple[int, int]) -> nn.Module:
+    return Net(
+        body,
+        w=nn.Parameter(torch.randn(w)),
+        v=nn.Parameter(torch.randn(5, 12)),
+        s=nn.Parameter(torch.rand(12) + 0.5),
+        o=nn.Linear(12, 5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "sizes"),
+    [
+        (lambda: nn.Sequential(Masked(20, 16), nn.ReLU(), Masked(16, 5)), [16]),
+        (lambda: nn.Sequential(weight_norm(nn.Linear(20, 16)), nn.Tanh(), nn.Linear(16, 5)), [16]),
+        (pruned, [16, 12]),
+        (
+            lambda: Net(lambda m, x: F.linear(F.relu(m.e(x)), m.e.weight.t()), e=nn.Linear(20, 12)),
+            [12],
+        ),
+        (lambda: matrices(lambda m, x: F.relu(x @ m.w.T) @ m.v.T, (12, 20)), [12]),
+        (lambda: matrices(lambda m, x: (m.v @ F.relu(m.w @ x.T)).T, (12, 20)), [12]),
+        (lambda: matrices(lambda m, x: m.o(F.relu(torch.mm(x, m.w))), (20, 12)), [12]),
+        (lambda: matrices(lambda m, x: m.o(F.relu(torch.addmm(m.s, x, m.w))), (20, 12)), [12]),
+        (
+            lambda: matrices(lambda m, x: m.o(F.relu(F.linear(x, m.w * m.s[:, None]))), (12, 20)),
+            [12],
+        ),
+        (
+            lambda: matrices(lambda m, x: m.o(F.relu(torch.einsum("bi,oi->bo", x, m.w))), (12, 20)),
+            [12],
+        ),
+        (
+            lambda: matrices(
+                lambda m, x: m.o(torch.einsum("io,bi->ob", m.w, x).T.relu()), (20, 12)
+            ),
+            [12],
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:no unit moves")
+def test_computed_weights(make: Callable[[], nn.Module], sizes: list[int]) -> None:
+    torch.manual_seed(0)
+    assert list(spec_of(make(), X, lambda m: m(X)).sizes.values()) == sizes
+
+
+def test_groups_are_named_after_layers() -> None:
+    assert PermutationSpec.trace(pruned(), X).sizes == {"0": 16, "2": 12}
+    normed = nn.Sequential(weight_norm(nn.Linear(20, 16)), nn.Linear(16, 5))
+    assert PermutationSpec.trace(normed, X).sizes == {"0": 16}
+
+
+def test_computed_kernels() -> None:
+    model = nn.Sequential(
+        Standardized(3, 8, 3),
+        nn.ReLU(),
+        Standardized(8, 12, 3, groups=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+    )
+    sizes = spec_of(model, IMAGE, lambda m: m(IMAGE)).sizes
+    assert list(sizes.values()) == [4, 4, 6, 6]

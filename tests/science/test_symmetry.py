@@ -648,12 +648,12 @@ def test_a_rule_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def embedding(labels: Labels, call: Call) -> Tensor:
         weight = call.args[0]
-        units = labels.lie_on(weight.name, 1, labels.fresh(labels.shapes[weight.name][1]))
+        units = weight.produce(labels, 1, weight.shape[1])
         return spread(units, call.shape, -1)
 
     # To be taken back afterwards, as `rule` has no way to.
     monkeypatch.setitem(RULES, "embedding", RULES["linear"])
-    monkeypatch.setitem(MATRIX_ARGUMENT, "embedding", 1)
+    monkeypatch.setitem(MATRIX_ARGUMENT, "embedding", (1,))
     del RULES["embedding"]
     rule("embedding", matrix=0)(embedding)
     spec = PermutationSpec.trace(model, words)

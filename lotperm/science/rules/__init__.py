@@ -1,12 +1,13 @@
 """One rule for every kind of operation: what it does to the ids of hidden units.
 
 ===================  ===========================================================
-`products`           linear, matmul, convolutions, transposed convolutions
+`products`           linear, matmul, einsum, convolutions, transposed convolutions
 `normalization`      batch, instance, group and layer norm; PReLU
 `elementwise`        sums, products, nonlinearities, dropout, copies
 `reductions`         mean, sum, max, norm, softmax
 `pooling`            max, average and adaptive pooling, upsampling
 `layout`             reshape, transpose, slice, concatenate, pad
+`weights`            weights that are computed from parameters: masks, norms, transposes
 `creation`           zeros, ones, full
 ===================  ===========================================================
 
@@ -16,7 +17,7 @@ imported here, and register it with the names of its operations::
     @rule("embedding", matrix=0)
     def embedding(labels: Labels, call: Call) -> Tensor:
         weight = call.args[0]
-        units = labels.lie_on(weight.name, 1, labels.fresh(labels.shapes[weight.name][1]))
+        units = weight.produce(labels, 1, weight.shape[1])
         return spread(units, call.shape, -1)
 
 A rule returns the ids of the output. It makes ids equal where the operation uses units alike
@@ -33,6 +34,7 @@ from lotperm.science.rules import (
     pooling,
     products,
     reductions,
+    weights,
 )
 from lotperm.science.rules.registry import MATRIX_ARGUMENT, RULES, Call, Matrix, rule, unknown
 
@@ -50,4 +52,5 @@ __all__ = [
     "reductions",
     "rule",
     "unknown",
+    "weights",
 ]

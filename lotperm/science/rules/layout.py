@@ -23,7 +23,19 @@ _REPETITIONS = (
 
 
 @rule("flatten", "reshape", "reshape_as", "squeeze", "unflatten", "unsqueeze", "view", "view_as")
-@rule("mT", "movedim", "permute", "pixel_shuffle", "pixel_unshuffle", "swapaxes", "t", "transpose")
+@rule(
+    "adjoint",
+    "matrix_H",
+    "mT",
+    "numpy_T",
+    "movedim",
+    "permute",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "swapaxes",
+    "t",
+    "transpose",
+)
 @rule("cat", "concat", "hstack", "stack", "vstack")
 @rule("chunk", "narrow", "select", "slice", "split", "split_with_sizes", "tensor_split", "unbind")
 @rule("broadcast_tensors", "broadcast_to", "expand", "expand_as", "repeat", "repeat_interleave")

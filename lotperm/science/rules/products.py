@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 
 from lotperm.science.labels import Labels, spread
+from lotperm.science.rules.elementwise import align
 from lotperm.science.rules.registry import Call, Matrix, rule, unknown
 
 
 class _Axes(NamedTuple):
-    """Output and input axis of the parameter, and the dimension of the activation's units."""
+    """Output and input axis of the parameter, and the dimension of the activation's units.
+
+    A kernel has an axis for each dimension of the activation.
+    """
 
     output: int
     input: int
     units: int
+    kernel: bool = False
 
 
 @rule("linear", matrix=1)
@@ -25,47 +30,91 @@ def linear(labels: Labels, call: Call) -> Any:
     return _product(labels, call, _Axes(output=0, input=1, units=-1))
 
 
-@rule("matmul", matrix=1)
+@rule("matmul", "mm", matrix=(0, 1))
 def matmul(labels: Labels, call: Call) -> Any:
-    """Label ``x @ w``, w a parameter of shape (in, out)."""
+    """Label ``x @ w`` or ``w @ x``, w of shape (in, out) or (out, in)."""
+    x, weight = call.args
+    if isinstance(x, Matrix):
+        if not isinstance(weight, Tensor) or weight.dim() < 2:
+            return unknown(labels, call)
+        return _multiply(labels, call, weight, x, _Axes(output=0, input=1, units=-2))
     return _product(labels, call, _Axes(output=1, input=0, units=-1))
+
+
+@rule("addmm", matrix=2)
+def addmm(labels: Labels, call: Call) -> Any:
+    """Label ``b + x @ w``, w of shape (in, out)."""
+    bias, x, weight = call.args
+    if not isinstance(weight, Matrix) or not isinstance(x, Tensor):
+        return unknown(labels, call)
+    return align(
+        labels, [_multiply(labels, call, x, weight, _Axes(output=1, input=0, units=-1)), bias]
+    )
+
+
+@rule("einsum", matrix=(1, 2))
+def einsum(labels: Labels, call: Call) -> Any:
+    """Label a product of activations and weights of two axes, in Einstein's notation."""
+    equation, operands = call.args[:2]
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    letters = terms.split(",")
+    if len(operands) == 2 and isinstance(operands[0], Matrix):
+        operands, letters = operands[::-1], letters[::-1]
+    if len(operands) != 2 or not arrow or "." in equation:
+        return unknown(labels, call)
+    (x, weight), (a, b) = operands, letters
+    summed, made = sorted(set(a) & set(b) - set(result)), sorted(set(b) & set(result) - set(a))
+    known = isinstance(x, Tensor) and isinstance(weight, Matrix)
+    if not known or sorted(b) != sorted([*summed, *made]) or len(summed) != 1 or len(made) != 1:
+        return unknown(labels, call)
+    source = result.replace(made[0], summed[0])
+    if sorted(source) != sorted(a) or len(set(a)) != len(a):
+        return unknown(labels, call)
+    # As if the output's axis took the place of the summed one.
+    moved = x.permute([a.index(letter) for letter in source])
+    axes = _Axes(b.index(made[0]), b.index(summed[0]), result.index(made[0]))
+    return _multiply(labels, call, moved, weight, axes)
 
 
 @rule("conv1d", "conv2d", "conv3d", matrix=1)
 def convolution(labels: Labels, call: Call) -> Any:
     """Label a convolution, kernel of shape ``(out, in / groups, *spatial)``."""
-    return _product(labels, call, _Axes(output=0, input=1, units=1))
+    return _product(labels, call, _Axes(output=0, input=1, units=1, kernel=True))
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", matrix=1)
 def transposed_convolution(labels: Labels, call: Call) -> Any:
     """Label a transposed convolution, kernel of shape ``(in, out / groups, *spatial)``."""
-    return _product(labels, call, _Axes(output=1, input=0, units=1))
+    return _product(labels, call, _Axes(output=1, input=0, units=1, kernel=True))
 
 
 def _product(labels: Labels, call: Call, axes: _Axes) -> Any:
     x, weight = call.args[:2]
     if not isinstance(weight, Matrix) or not isinstance(x, Tensor):
         return unknown(labels, call)
-    shape, groups = labels.shapes[weight.name], call.arguments.get("groups", 1)
-    dims = x.dim() if axes.units == 1 else 2
+    return _multiply(labels, call, x, weight, axes)
+
+
+def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes) -> Any:
+    shape, groups = weight.shape, call.arguments.get("groups", 1)
+    dims = x.dim() if axes.kernel else 2
     if len(shape) != dims:
         return unknown(labels, call)
-    if _mixes_positions(labels, call, x, axes):
-        return _mixed(labels, call, x, axes)
+    if _mixes_positions(labels, call, x, weight, axes):
+        return _mixed(labels, call, x, weight, axes)
     units = labels.along(x, axes.units)
     labels.consume(units)
     if groups > 1 and axes.output == 1:
-        out = _transposed_in_blocks(labels, weight.name, units, groups)
+        out = _transposed_in_blocks(labels, weight, units, groups)
     elif 1 < groups == len(units):  # depthwise: no new units
         repeated = units.repeat_interleave(shape[0] // groups)
-        out = labels.lie_on(weight.name, axes.output, repeated)
+        out = weight.lie_on(labels, axes.output, repeated)
     else:
         height = shape[axes.output] // groups
         for i, block in enumerate(units.chunk(groups)):
             rows = (i * height, (i + 1) * height) if groups > 1 else None
-            labels.lie_on(weight.name, axes.input, block, rows)
-        out = labels.produce(weight.name, axes.output, shape[axes.output])
+            weight.lie_on(labels, axes.input, block, rows)
+        out = weight.produce(labels, axes.output, shape[axes.output])
         # A unit that left its block would see other inputs.
         labels.keep_together(out.chunk(groups) if groups > 1 else ())
     if call.arguments.get("bias") is not None:
@@ -73,42 +122,42 @@ def _product(labels: Labels, call: Call, axes: _Axes) -> Any:
     return spread(out, call.shape, axes.units)
 
 
-def _transposed_in_blocks(labels: Labels, weight: str, units: Tensor, groups: int) -> Tensor:
+def _transposed_in_blocks(labels: Labels, weight: Matrix, units: Tensor, groups: int) -> Tensor:
     """Label a grouped transposed convolution, kernel of shape ``(in, out / groups, *spatial)``."""
-    labels.lie_on(weight, 0, units)
-    width, height = labels.shapes[weight][1], len(units) // groups
+    weight.lie_on(labels, 0, units)
+    width, height = weight.shape[1], len(units) // groups
     if height == 1:  # depthwise: no new units
         return units.repeat_interleave(width)
     labels.keep_together(units.chunk(groups))
     blocks = [
-        labels.produce(weight, 1, width, (i * height, (i + 1) * height)) for i in range(groups)
+        weight.produce(labels, 1, width, (i * height, (i + 1) * height)) for i in range(groups)
     ]
     labels.keep_together(blocks)
     return torch.cat(blocks)
 
 
-def _mixes_positions(labels: Labels, call: Call, x: Tensor, axes: _Axes) -> bool:
+def _mixes_positions(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes) -> bool:
     """Return whether a product is over positions of units that lie along another dimension."""
     if not labels.crosses(x, axes.units):
         return False
     # A kernel that has an extent along the units mixes them too.
-    spatial = [d - 2 for d in labels.varying(x) if d > 1] if axes.units == 1 else []
-    kernel = labels.shapes[call.args[1].name][2:]
+    spatial = [d - 2 for d in labels.varying(x) if d > 1] if axes.kernel else []
+    kernel = weight.shape[2:]
     same = x.shape[2:] == call.shape[2:]
     return all(kernel[d] == 1 and same for d in spatial)
 
 
-def _mixed(labels: Labels, call: Call, x: Tensor, axes: _Axes) -> Tensor:
+def _mixed(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes) -> Tensor:
     """Label a product over positions: the units stay free, the positions don't."""
     labels.because("mixes positions, along another axis than the units that pass it")
-    weight, dim = call.args[1].name, axes.units % x.dim()
-    shape, groups = labels.shapes[weight], call.arguments.get("groups", 1)
+    dim = axes.units % x.dim()
+    shape, groups = weight.shape, call.arguments.get("groups", 1)
     positions = torch.zeros(shape[axes.input], dtype=torch.int64)
     height = shape[0] // groups
     for i in range(groups if axes.input == 1 else 1):
         rows = (i * height, (i + 1) * height) if groups > 1 and axes.input == 1 else None
-        labels.lie_on(weight, axes.input, positions, rows)
-    out = labels.produce(weight, axes.output, shape[axes.output])
+        weight.lie_on(labels, axes.input, positions, rows)
+    out = weight.produce(labels, axes.output, shape[axes.output])
     labels.fix(out)
     if call.arguments.get("bias") is not None:
         labels.fix(call.arguments["bias"])

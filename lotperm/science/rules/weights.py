@@ -1,0 +1,59 @@
+"""Weights that are computed from parameters before they are used: masks, norms, transposes.
+
+A parameter that only such operations and products take is labelled by its axes all along.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+
+from lotperm.science.graphs import operation_name
+from lotperm.science.labels import Labels
+from lotperm.science.rules.registry import Call, Matrix, unknown
+
+_COPIES = ("alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as")
+_TRANSPOSES = ("mT", "numpy_T", "permute", "swapaxes", "t", "transpose")
+_RESHAPES = ("expand", "expand_as", "reshape", "squeeze", "unsqueeze", "view")
+_STATISTICS = ("amax", "amin", "linalg_vector_norm", "mean", "norm", "std", "sum", "var")
+
+
+def keeps_axes(node: fx.Node) -> bool:
+    """Return whether an operation may take weights by their axes, and give such."""
+    name, target = operation_name(node), node.target
+    if not isinstance(target, OpOverload) or target._schema.is_mutable:
+        return False
+    known = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_STATISTICS, "_weight_norm")
+    return name in known or torch.Tag.pointwise in target.tags
+
+
+def computed_weight(labels: Labels, call: Call) -> Any:
+    """Label an operation on nothing but parameters: a `Matrix`, if it keeps their axes."""
+    matrix = _computed(call)
+    if matrix is None or matrix.shape != tuple(call.shape):
+        return unknown(labels, call)
+    return matrix
+
+
+def _computed(call: Call) -> Matrix | None:
+    leaves = pytree.tree_leaves((call.args, call.kwargs))
+    operands = [leaf for leaf in leaves if isinstance(leaf, Matrix)]
+    if any(isinstance(leaf, Tensor) and leaf.numel() > 1 for leaf in leaves):
+        return None
+    first = operands[0]
+    if call.name in _TRANSPOSES:
+        # The transpose of a tensor that has as many values along an axis as its number, plus 1.
+        order = torch.empty([d + 1 for d in range(len(first.shape))], device="meta")
+        moved = getattr(torch.ops.aten, call.name)(order, *call.args[1:], **call.kwargs)
+        return first.rearranged([size - 1 for size in moved.shape])
+    if call.name in _RESHAPES:
+        return first.reshaped(tuple(call.shape))
+    if call.name in _STATISTICS:
+        dims = call.arguments.get("dim")
+        dims = [dims] if isinstance(dims, int) else dims or list(range(len(first.shape)))
+        return first.reduced([d % len(first.shape) for d in dims], tuple(call.shape))
+    return Matrix.together(operands, tuple(call.shape))
