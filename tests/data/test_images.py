@@ -118,7 +118,7 @@ def test_a_stage_depends_on_the_content_and_the_sizes_alone(
         experiment = Experiment.from_parameters(
             profile="smoke", dataset="imagefolder", model="resnet8", **sizes
         )
-        return Pipeline(experiment, Store(tmp_path / "store"))._base()["data"]
+        return Pipeline(experiment, Store(tmp_path / "store")).identity()["data"]
 
     here = base(folder)
     assert base(write_folder(tmp_path / "copy")) == here
@@ -453,7 +453,7 @@ def test_augmentation_must_fit_the_kind_of_data(own: data_sets.Dataset) -> None:
     for parameters, message in (
         ({"image_size": 32}, "image_size is 32; expected nothing: mnist1d"),
         ({"dataset": "imagefolder", "image_size": 64, "resize_size": 32}, "64 or more"),
-        ({"dataset": "imagefolder", "image_size": 2}, "8 to 4096 pixels"),
+        ({"dataset": "imagefolder", "image_size": 2}, "image_size is 2; expected 8 to 4,096"),
     ):
         with pytest.raises(ParameterError, match=message):
             Experiment.from_parameters(profile="smoke", **parameters)

@@ -587,4 +587,7 @@ CLAIMS: tuple[Claim, ...] = (
         needs="the three arms of VGG11 on CIFAR-10 at several rewind epochs",
     ),
 )
-"""All rows of the ledger, in the paper's order."""
+"""All rows of the ledger, in the paper's order.
+
+:meta hide-value:
+"""
