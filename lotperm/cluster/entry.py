@@ -13,7 +13,7 @@ from lotperm.engine.runtime import Runtime
 from lotperm.errors import StorageError
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain
-from lotperm.studies.registry import study
+from lotperm.studies.registry import studies, study
 from lotperm.studies.study import Options, Study
 from lotperm.studies.subject import Datasets
 from lotperm.studies.workbench import Workbench
@@ -118,6 +118,4 @@ ENTRY_KEYS = ("name", "kind", "figure", "widths", "keep", "compile", "members")
 
 def options_of_kinds() -> Mapping[str, tuple[str, ...]]:
     """Return the names of every question's options."""
-    from lotperm.studies.registry import studies
-
     return {name: known.Options.names() for name, known in studies().items()}

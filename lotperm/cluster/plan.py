@@ -199,6 +199,8 @@ class Estimator:
             raise unknown_name("device", device, DEVICES)
         self.name, self.device, self.members = device, DEVICES[device], members
         self.speeds = recorded_speeds() if speeds is None else speeds
+        # Looked up once: every look goes through the folders of the questions.
+        self.words = registry.stage_words()
 
     def speed(self, experiment: Experiment, members: int) -> Speed | None:
         """Return the measured speed with the nearest number of members; None without one."""
@@ -241,7 +243,7 @@ class Estimator:
         device_bytes += at_once * max(training, evaluating)
         return Line(
             _name(e),
-            registry.stage_words().get(task.name, task.name),
+            self.words.get(task.name, task.name),
             1,
             w.networks,
             w.networks * w.epochs,
@@ -425,7 +427,7 @@ def plan(
         lines[key] = lines[key] + line if key in lines else line
     # By network in order of appearance, then in the order in which stages are computed; what no
     # question names comes last.
-    places = {name: i for i, name in enumerate(registry.stage_words().values())}
+    places = {name: i for i, name in enumerate(estimator.words.values())}
     networks = list(dict.fromkeys(line.network for line in lines.values()))
     ordered = sorted(
         lines.values(), key=lambda x: (networks.index(x.network), places.get(x.group, 99))
