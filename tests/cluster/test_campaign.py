@@ -44,7 +44,7 @@ def write(path, *entries, **top):
     return path
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_campaign_of_the_repository_is_valid(path):
     campaign = Campaign.load(path)
     assert campaign.name == path.stem

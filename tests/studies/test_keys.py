@@ -24,7 +24,8 @@ from lotperm.store.tasks import Task, chain
 ROOT = Path(__file__).parents[2]
 REFERENCE = json.loads((ROOT / "tests" / "reference" / "keys.json").read_text())
 PROFILES = ("smoke", "live", "desktop", "paper")
-CAMPAIGNS = sorted((ROOT / "campaigns").glob("*.yaml"))
+FOLDER = ROOT / "campaigns"
+CAMPAIGNS = sorted(FOLDER.rglob("*.yaml"))
 
 # Of each name: how many stages, and the SHA-256 of their keys, one a line.
 Digest = dict[str, list[object]]
@@ -41,10 +42,15 @@ def digest(tasks: Iterable[Task]) -> Digest:
     }
 
 
+def label(path: Path) -> str:
+    """Name a campaign file by its place."""
+    return path.relative_to(FOLDER).with_suffix("").as_posix()
+
+
 def campaign_digests(path: Path, store: Store) -> Iterator[tuple[str, Digest]]:
     """Yield the label and the digest of each entry of a campaign file."""
     for entry in Campaign.load(path).entries:
-        yield f"campaign {path.stem}, {entry.name}", digest(entry.tasks(store))
+        yield f"campaign {label(path)}, {entry.name}", digest(entry.tasks(store))
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def test_every_figure_and_campaign_is_written_down() -> None:
     figures = {f"{figure}, {profile}" for figure in FIGURES for profile in PROFILES}
     entries = {
-        f"campaign {path.stem}, {entry.name}"
+        f"campaign {label(path)}, {entry.name}"
         for path in CAMPAIGNS
         for entry in Campaign.load(path).entries
     }
@@ -71,8 +77,19 @@ def test_a_figures_stages_keep_their_keys(figure: str, profile: str, store: Stor
     assert found == REFERENCE.get(f"{figure}, {profile}")
 
 
-@pytest.mark.parametrize("path", CAMPAIGNS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CAMPAIGNS, ids=label)
 def test_a_campaigns_stages_keep_their_keys(path: Path, store: Store) -> None:
     found = dict(campaign_digests(path, store))
     assert found
     assert found == {label: REFERENCE.get(label) for label in found}
+
+
+def test_a_table_of_all_seeds_has_the_stages_of_each(store: Store) -> None:
+    """So that what is computed seed by seed makes one record in the end."""
+    paper = FOLDER / "paper"
+    whole, *seeds = (
+        {task.key for task in Campaign.load(paper / f"{name}.yaml").tasks(store)}
+        for name in ("seeds", "seed0", "seed1", "seed2")
+    )
+    assert whole == set().union(*seeds)
+    assert all(len(seed) == len(whole) // 3 for seed in seeds)
