@@ -18,6 +18,8 @@ and a caller who had to hand the ranks down would pass them through every functi
 `correlation`    moments of the activations of two networks, in one pass
 `assignment`     the linear assignment behind both
 `sparsity`       masks, magnitude pruning, counts
+`scrambling`     controls: permutations and masks that are random in part
+`signs`          signs of weights, and what a ticket takes in bits
 `evaluation`     accuracy and loss
 `barrier`        loss on the line between two networks
 `repair`         batch norm reset and REPAIR

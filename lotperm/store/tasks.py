@@ -86,6 +86,11 @@ class Inputs:
         """Return True if the stage has an input of this role."""
         return self._sources.get(role) is not None
 
+    def files(self, role: str) -> tuple[str, ...]:
+        """Return the names of the declared files of an input; none if there is no such input."""
+        source = self._sources.get(role)
+        return source.files if source else ()
+
     def load(self, role: str, file: str) -> dict[str, Tensor]:
         """Load one declared file of an input.
 

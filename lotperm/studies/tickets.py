@@ -29,10 +29,10 @@ from lotperm.engine.training import Trained, train
 from lotperm.errors import IntegrityError, ParameterError
 from lotperm.parallel import distributed
 from lotperm.science.sparsity import Mask, prunable_parameters
-from lotperm.science.symmetry import Permutation, permute
+from lotperm.science.symmetry import Permutation
 from lotperm.store.files import load_tensors, save_tensors
 from lotperm.store.tasks import Task, chain
-from lotperm.studies.arms.arms import ARMS, PAPER_ARMS, Moved, arm_of, start
+from lotperm.studies.arms.arms import ARMS, FOUND, PAPER_ARMS, Parts, arm_of, start
 from lotperm.studies.stages import dense, matchings, ticket_masks
 from lotperm.studies.workbench import Workbench
 
@@ -94,17 +94,14 @@ class Ticket:
             "lth" (A, m), "permuted" (B, π(m)) or "naive" (B, m).
         """
 
-        def make_mask(moved: Moved) -> Mask:
-            # The control draws its masks in a stage of its own; no ticket has them.
-            if moved == "scattered":
-                raise ParameterError(
-                    "a ticket has no random mask: the arm 'random' can't start from it."
-                )
-            if moved == "permuted":
-                return permute(self.mask, self._bench.spec, self.permutation)
-            return self.mask
-
-        return start(arm_of(arm), self.weights_a, self.weights_b, make_mask)
+        parts = Parts(
+            seed=self.seed,
+            trace=lambda: self._bench.spec,
+            weights={"a": self.weights_a, "b": self.weights_b},
+            mask=self.mask,
+            permutations={FOUND: self.permutation},
+        )
+        return start(arm_of(arm), parts)
 
     def train(self, arms: Sequence[str] = PAPER_ARMS, runtime: Runtime | None = None) -> Trained:
         """Train arms as the experiment did: from epoch k, by its recipe, in its order of examples.

@@ -13,18 +13,14 @@ import pandas as pd
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import PARAMETERS
 from lotperm.errors import ParameterError
-from lotperm.science.sparsity import Mask
-from lotperm.science.symmetry import permute
-from lotperm.store.stages import StageResult
-from lotperm.store.tasks import Inputs, Plain, Source, Task, chain, epoch_file, provenance
-from lotperm.store.workspace import Workspace
+from lotperm.store.tasks import Plain, Task, chain, provenance
 from lotperm.studies import tickets
-from lotperm.studies.arms.arms import ARMS, PAPER_ARMS, Moved, start
+from lotperm.studies.arms.arms import ARMS, PAPER_ARMS
+from lotperm.studies.arms.training import train_arms
 from lotperm.studies.results import Results
-from lotperm.studies.stages import CURVE_POINTS, dense, halves, imp_rounds, match
+from lotperm.studies.stages import dense, imp_rounds
 from lotperm.studies.study import Options, Study, cells, option
-from lotperm.studies.subject import plain
-from lotperm.studies.workbench import Workbench, spaced_epochs
+from lotperm.studies.workbench import Workbench
 
 TICKET_BYTES = 2**23
 """Bytes that the tickets of a record may have in all; what is larger isn't published."""
@@ -32,63 +28,8 @@ TICKET_BYTES = 2**23
 
 def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     """Train the three arms of every replicate; weights and curves by arm, then by seed."""
-    experiment, a_and_b = bench.experiment, epoch_file(rewind_epoch)
-    # As the authors train their arms: a fresh optimizer, and the schedule anew over the epochs that
-    # are left after k.
-    recipe = experiment.sparse_recipe(rewind_epoch)
-    evaluate_at = spaced_epochs(recipe.epochs, CURVE_POINTS)
-    label = f"sparse arms, sparsity {sparsity:g}, k = {rewind_epoch}"
-
-    def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
-        weights = zip(*halves(inputs.replicates("dense", a_and_b)), strict=True)
-        masks = inputs.replicates("imp", "mask")
-        permutations = inputs.replicates("match", "permutation")
-        replicates = list(zip(weights, masks, permutations, strict=True))
-        starts = []
-        for name in PAPER_ARMS:
-            for (a, b), mask, permutation in replicates:
-
-                def make_mask(
-                    # Defaults tie the function to the replicate of this turn of the loop.
-                    moved: Moved,
-                    mask: Mask = mask,
-                    permutation: Mask = permutation,
-                ) -> Mask:
-                    return permute(mask, bench.spec, permutation) if moved == "permuted" else mask
-
-                # Batch norm, biases and shortcuts stay as they are: masks cover the prunable
-                # weights alone.
-                starts.append(start(ARMS[name], a, b, make_mask))
-        trained = bench.train(
-            workspace,
-            [weights for weights, _ in starts],
-            recipe,
-            # Permuted and naive follow one stream: they see the same examples in the same order.
-            [ARMS[name].stream for name in PAPER_ARMS],
-            label,
-            masks=[mask for _, mask in starts],
-            evaluate_at=evaluate_at,
-        )
-        return bench.result(trained)
-
-    return bench.task(
-        "sparse",
-        inputs={
-            # One file has A's and B's weights after an epoch.
-            "dense": Source(dense(bench).stage, (a_and_b,)),
-            "imp": Source(imp_rounds(bench, sparsity, rewind_epoch)[-1], ("mask",)),
-            "match": Source(match(bench), ("permutation",)),
-        },
-        settings={
-            "recipe": plain(recipe),
-            "rewind_epoch": rewind_epoch,
-            # Networks and results are ordered by arm, so the order is part of the key.
-            "arms": list(PAPER_ARMS),
-        },
-        label=label,
-        work=bench.work(len(PAPER_ARMS) * len(experiment.seeds), recipe, len(evaluate_at)),
-        compute=compute,
-    )
+    arms = [ARMS[name] for name in PAPER_ARMS]
+    return train_arms(bench, "sparse", arms, sparsity, rewind_epoch)
 
 
 def run(bench: Workbench) -> Results:

@@ -7,80 +7,26 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pandas as pd
-import torch
 
-from lotperm.science.sparsity import Mask
-from lotperm.store.stages import StageResult
-from lotperm.store.tasks import Inputs, Source, Task, epoch_file, pack
-from lotperm.store.workspace import Workspace
+from lotperm.store.tasks import Task
 from lotperm.studies.arms import study as arms
-from lotperm.studies.arms.arms import ARMS, Moved, start
-from lotperm.studies.stages import CURVE_POINTS, dense, halves, imp_rounds
+from lotperm.studies.arms.arms import ARMS
+from lotperm.studies.arms.training import train_arms
 from lotperm.studies.study import Options, Study, cells
-from lotperm.studies.subject import plain
-from lotperm.studies.workbench import Workbench, spaced_epochs
-
-
-def scatter(mask: Mask, generator: torch.Generator) -> Mask:
-    """Keep as many weights of every layer as a mask does, at random places.
-
-    Parameters
-    ----------
-    mask : Mask
-        Name -> bool tensor, True where the weight is kept.
-    generator : torch.Generator
-        On the CPU.
-    """
-    return {
-        # Shuffled, so that exactly as many weights are kept, layer by layer.
-        name: kept.flatten()[torch.randperm(kept.numel(), generator=generator)].view(kept.shape)
-        for name, kept in mask.items()
-    }
+from lotperm.studies.workbench import Workbench
 
 
 def control(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     """Train B of every replicate under a random mask, with the examples in naive's order."""
-    experiment, b_file, arm = bench.experiment, epoch_file(rewind_epoch), ARMS["random"]
-    # By the arms' recipe, with which it is compared.
-    recipe = experiment.sparse_recipe(rewind_epoch)
-    evaluate_at = spaced_epochs(recipe.epochs, CURVE_POINTS)
-    label = f"random masks, sparsity {sparsity:g}, k = {rewind_epoch}"
-
-    def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
-        # One generator for all replicates in their order: each gets a random mask of its own.
-        generator = torch.Generator().manual_seed(0)
-        pairs = zip(*halves(inputs.replicates("dense", b_file)), strict=True)
-        starts = []
-        for (a, b), mask in zip(pairs, inputs.replicates("imp", "mask"), strict=True):
-
-            def make_mask(moved: Moved, mask: Mask = mask) -> Mask:
-                return scatter(mask, generator)
-
-            starts.append(start(arm, a, b, make_mask))
-        masks = [mask for _, mask in starts]
-        trained = bench.train(
-            workspace,
-            [weights for weights, _ in starts],
-            recipe,
-            # B's stream, which naive follows too: the two differ in their masks alone.
-            (arm.stream,),
-            label,
-            masks=masks,
-            evaluate_at=evaluate_at,
-        )
-        # The random masks are kept: the page shows that they have the ticket's layer densities.
-        return bench.result(trained, files={"mask": pack(masks)})
-
-    return bench.task(
+    return train_arms(
+        bench,
         "control",
-        inputs={
-            "dense": Source(dense(bench).stage, (b_file,)),
-            "imp": Source(imp_rounds(bench, sparsity, rewind_epoch)[-1], ("mask",)),
-        },
-        settings={"recipe": plain(recipe), "rewind_epoch": rewind_epoch, "arms": [arm.name]},
-        label=label,
-        work=bench.work(len(experiment.seeds), recipe, len(evaluate_at)),
-        compute=compute,
+        [ARMS["random"]],
+        sparsity,
+        rewind_epoch,
+        words="random masks",
+        # The page shows that they have the ticket's layer densities.
+        keep_masks=True,
     )
 
 
