@@ -1,0 +1,1 @@
+"""Is misalignment the cause? Arms for which the right permutation is known, or spoiled by degrees."""

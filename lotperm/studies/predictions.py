@@ -1,0 +1,184 @@
+"""Predictions of a question, stated before its runs, and verdicts that its numbers decide.
+
+A question that asks something of its own keeps them in ``predictions.toml`` in its folder: the day
+on which they were stated, what was known on it, and for each prediction the words, the quantity
+and the rule. The rules are the ledger's (`lotperm.studies.claims.evidence`); the quantities are
+functions of the question's table, so live numbers and recorded ones are judged alike.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lotperm.errors import ParameterError, unknown_name
+from lotperm.studies.claims.evidence import Above, Effect, Rule, Within, mean_effect, verdict
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A quantity of a question's table, a number for each seed.
+
+    Attributes
+    ----------
+    what : str
+        The quantity in words, as "oracle − LTH".
+    of : callable
+        From the table of one network, sparsity and rewind epoch to a Series, index seed: in
+        percent or points, or plain numbers.
+    unit : str
+        "points", "%" or "".
+    """
+
+    what: str
+    of: Callable[[pd.DataFrame], pd.Series]
+    unit: str = "points"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A statement about numbers that weren't there yet.
+
+    Attributes
+    ----------
+    number : str
+        As "C 1".
+    words : str
+        What is expected.
+    measure : str
+        Name of the quantity.
+    at : str
+        "k = 0", "k > 0" or "any k": at which rewind epochs it is expected.
+    rule : Rule
+        When it holds.
+    """
+
+    number: str
+    words: str
+    measure: str
+    at: str
+    rule: Rule
+
+    def rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Select the rows that it speaks of."""
+        k = table["rewind_epoch"]
+        return table[{"k = 0": k == 0, "k > 0": k > 0, "any k": k >= 0}[self.at]]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """All predictions of a question.
+
+    Attributes
+    ----------
+    stated : str
+        The day, as "2026-11-29".
+    known : str
+        What had been seen on that day.
+    all : tuple of Prediction
+        In their order.
+    """
+
+    stated: str
+    known: str
+    all: tuple[Prediction, ...]
+
+
+def load_predictions(folder: Path, measures: Mapping[str, Measure]) -> Predictions:
+    """Read the ``predictions.toml`` of a question's folder.
+
+    Raises
+    ------
+    ParameterError
+        If a prediction names an unknown quantity, rule or kind of rewind epoch.
+    """
+    path = folder / "predictions.toml"
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    found = []
+    for entry in content["prediction"]:
+        if entry["measure"] not in measures:
+            raise unknown_name(f"{path}: measure", entry["measure"], measures)
+        if entry["at"] not in ("k = 0", "k > 0", "any k"):
+            raise ParameterError(f"{path}: at is {entry['at']!r}; expected k = 0, k > 0 or any k.")
+        rules = {"above": Above, "within": Within}
+        ((name, size),) = entry["rule"].items()
+        if name not in rules:
+            raise unknown_name(f"{path}: rule", name, rules)
+        found.append(
+            Prediction(
+                entry["number"], entry["words"], entry["measure"], entry["at"], rules[name](size)
+            )
+        )
+    return Predictions(str(content["stated"]), content["known"], tuple(found))
+
+
+def effects(
+    prediction: Prediction, measures: Mapping[str, Measure], table: pd.DataFrame, source: str
+) -> list[Effect]:
+    """Measure what a prediction speaks of: an effect for each sparsity and rewind epoch.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        The prediction.
+    measures : mapping
+        The question's quantities by name.
+    table : DataFrame
+        The question's table, live or recorded. Where it lacks the arms that the quantity is made
+        of, there is no effect.
+    source : str
+        Where it comes from.
+    """
+    measure = measures[prediction.measure]
+    found = []
+    for (s, k), rows in prediction.rows(table).groupby(["sparsity", "rewind_epoch"]):
+        try:
+            values = measure.of(rows).dropna()
+        except KeyError:
+            continue
+        if values.empty:
+            continue
+        effect = mean_effect(source, measure.what, values.to_numpy(), unit=measure.unit)
+        found.append(effect.noted(f"at S = {s:g}, k = {k:g}"))
+    return found
+
+
+def verdicts(
+    predictions: Predictions, measures: Mapping[str, Measure], tables: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """Judge all predictions by tables.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Of the question.
+    measures : mapping
+        Its quantities by name.
+    tables : mapping
+        Where a table comes from, in a few words -> the table.
+
+    Returns
+    -------
+    DataFrame
+        One row for each prediction: columns prediction, expected, measured, verdict.
+    """
+    rows = []
+    for p in predictions.all:
+        found = [e for source, t in tables.items() for e in effects(p, measures, t, source)]
+        rows.append(
+            {
+                "prediction": f"{p.number}: {p.words}",
+                "expected": f"{measures[p.measure].what} {p.rule.words(measures[p.measure].unit)}",
+                "measured": "; ".join(_measured(found)),
+                "verdict": verdict(found, p.rule) or "not run here",
+            }
+        )
+    return pd.DataFrame(rows).set_index("prediction")
+
+
+def _measured(found: Sequence[Effect]) -> list[str]:
+    return [f"{effect.text()} ({effect.note})" for effect in found]
