@@ -8,16 +8,20 @@
    are stored row by row. Examples go through the network in panels of 32: an activation is (n, 32), so that each
    kept weight is one multiplication of 32 numbers, and a pruned weight costs nothing.
 
-   In a Web Worker, the message {parameters} starts `run`; what it reports is posted back. */
+   In a Web Worker, the message {parameters} starts `run`, and afterwards {scramble} starts `dose` with what it found;
+   what they report is posted back. */
 (function (root, make) {
   "use strict";
   const api = make();
   if (typeof module === "object" && module.exports) module.exports = api;
   else root.lottery = api;
   if (typeof WorkerGlobalScope !== "undefined" && root instanceof WorkerGlobalScope) {
-    root.onmessage = (message) => {
+    let last = null;
+    const report = (event) => root.postMessage(event);
+    root.onmessage = ({ data: { parameters, scramble } }) => {
       try {
-        api.run(message.data.parameters, (event) => root.postMessage(event));
+        if (parameters) last = { parameters, found: api.run(parameters, report) };
+        else api.dose(last.parameters, last.found, scramble, report);
       } catch (error) {
         root.postMessage({ kind: "error", message: error.message });
       }
@@ -95,7 +99,11 @@
 
   /* torch.randperm(size) of a CPU generator with this seed. */
   function randperm(size, seed) {
-    const twister = new Twister(seed);
+    return shuffled(size, new Twister(seed));
+  }
+
+  /* torch.randperm(size) of a CPU generator, which goes on from here. */
+  function shuffled(size, twister) {
     const order = Int32Array.from({ length: size }, (_, i) => i);
     for (let i = 0; i < size - 1; i++) {
       const j = i + (twister.bits() % (size - i));
@@ -844,6 +852,18 @@
     return p;
   }
 
+  /* lotperm.science.scrambling.scramble: permutations of which a share of the units has changed places, none of them
+     where it was. The units that a smaller share moves are among those that a larger one moves. */
+  function scramble(permutations, share, seed) {
+    const twister = new Twister(seed);
+    return permutations.map((p) => {
+      const chosen = shuffled(p.length, twister).slice(0, roundHalfEven(share * p.length));
+      const moved = p.slice();
+      chosen.forEach((at, i) => (moved[at] = p[chosen[(i + chosen.length - 1) % chosen.length]]));
+      return moved;
+    });
+  }
+
   // The experiment
 
   /* Parameters by the names of the Python package, with the values of its profile `live`. */
@@ -1003,9 +1023,37 @@
     return found;
   }
 
+  /* Train the permuted arm of every seed once more, with a share of π's units scrambled; all else as in `run`.
+
+     parameters, found: those of a run, and what it returned. report(event) is called with
+     {kind: "dose", seed, share, accuracy, scores}, the mean correlation of the units that are matched now, and
+     {kind: "dosed", share, seconds} at the end. */
+  function dose(parameters, found, share, report = () => {}) {
+    const p = checked(parameters);
+    if (!(share >= 0 && share <= 1)) throw new Error(`scramble is ${JSON.stringify(share)}; expected 0 to 1.`);
+    const began = Date.now();
+    const data = makeData();
+    const sizes = [data.features, ...p.hidden, data.classes];
+    const network = new Network(sizes, p.arithmetic);
+    const recipe = { ...p, epochs: p.epochs - p.rewind_epoch, lr: p.sparse_lr };
+    const arm = ARMS.permuted;
+    const accuracies = found.map(({ seed, mask, permutations, correlations, runs }) => {
+      const moved = scramble(permutations, share, deriveSeed("scramble", seed));
+      const start = runs[`dense_${arm.weights}`].saved[p.rewind_epoch];
+      const order = deriveSeed(arm.stream, seed, "order");
+      const { test } = train(network, start, permute(mask, sizes, moved), data, recipe, order);
+      const scores = moved.map((to, l) => mean(Array.from(to, (j, i) => correlations[l][i * p.hidden[l] + j])));
+      const accuracy = test[recipe.epochs].accuracy;
+      report({ kind: "dose", seed, share, accuracy, scores });
+      return accuracy;
+    });
+    report({ kind: "dosed", share, seconds: (Date.now() - began) / 1000 });
+    return accuracies;
+  }
+
   return {
     Twister, randperm, sha256, deriveSeed, drawOrder, makeData, layout, initialize, fullMask, magnitudePrune,
     roundSparsities, permute, Network, train, correlate, assign, checked, interval, some,
-    run, DEFAULTS, ARMS,
+    scramble, run, dose, DEFAULTS, ARMS,
   };
 });

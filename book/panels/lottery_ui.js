@@ -69,6 +69,8 @@
     field.stop.disabled = !running;
     form.querySelector("[type=submit]").disabled = running;
     field.csv.disabled = running || !shown || shown.rows.length === 0;
+    // The worker keeps the networks of a run that has come to its end.
+    field.scramble.disabled = name !== "done";
   }
 
   function stop() {
@@ -91,9 +93,10 @@
     }
     shown = {
       parameters: chosen, rows: [], curves: {}, finished: [], matched: [], began: performance.now(),
-      rounds: engine.roundSparsities(chosen.sparsity, chosen.prune_fraction), round: 0,
+      rounds: engine.roundSparsities(chosen.sparsity, chosen.prune_fraction), round: 0, doses: {},
     };
     stop();
+    setDose(0);
     const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     try {
       worker = new Worker(url);
@@ -143,13 +146,39 @@
       shown.finished.push(event);
       table();
     }
+    if (event.kind === "dose") {
+      (shown.doses[event.share] ??= {})[event.seed] = event.accuracy;
+      bar.value = Object.keys(shown.doses[event.share]).length / shown.finished.length;
+    }
+    if (event.kind === "dosed") {
+      table();
+      const means = Object.entries(shown.doses)
+        .sort(([a], [b]) => a - b)
+        .map(([share, bySeed]) => `${percent(engine.interval(Object.values(bySeed))[0])} % at ${100 * share} %`);
+      state("done", `Permuted, with π scrambled: ${means.join(", ")}. ${verdict()}`);
+      field.scramble.focus();
+    }
     if (event.kind === "end") {
-      stop();
       bar.value = 1;
       shown.seconds = event.seconds;
       table();
       state("done", `Done in ${event.seconds.toFixed(1)} s (${shown.kernels}). ${verdict()}`);
     }
+  }
+
+  // Dose: the permuted arm again, with a part of π spoiled
+
+  function setDose(percentage) {
+    field.scramble.value = percentage;
+    find(".lottery-dose span").textContent = field.scramble.value;
+  }
+
+  function dose() {
+    const share = Number(field.scramble.value) / 100;
+    bar.value = 0;
+    shown.doses[share] = {};
+    state("running", `Training permuted with ${field.scramble.value} % of π scrambled`);
+    worker.postMessage({ scramble: share });
   }
 
   function stage(network) {
@@ -182,6 +211,14 @@
       const name = `<th scope="row">${WORDS[network]}</th>`;
       return `<tr data-network="${network}">${name}${cells([pair(list)])}${each}</tr>`;
     });
+    for (const [share, bySeed] of Object.entries(shown.doses).sort(([a], [b]) => a - b)) {
+      const list = seeds.map((seed) => bySeed[seed]);
+      // Stopped before its end, a dose has no number for every seed.
+      if (list.includes(undefined)) continue;
+      const words = `permuted, π ${100 * share} % scrambled`;
+      const each = several ? cells(list.map(percent)) : "";
+      rows.push(`<tr data-dose="${share}"><th scope="row">${words}</th>${cells([pair(list)])}${each}</tr>`);
+    }
     // As in Python: where LTH isn't above naive there is no gap to close.
     const gaps = shown.finished.map(({ accuracies: a }) =>
       a.lth > a.naive ? (a.permuted - a.naive) / (a.lth - a.naive) : null);
@@ -308,6 +345,8 @@
     for (const input of form.querySelectorAll("input")) input.removeAttribute("aria-invalid");
   });
   field.csv.addEventListener("click", download);
+  field.scramble.addEventListener("input", () => setDose(field.scramble.value));
+  field.scramble.addEventListener("change", dose);
   new ResizeObserver(draw).observe(svg);
   panel.hidden = false;
   state("ready", "Press Run: A and B are trained, A is pruned and matched to B, then three sparse networks are trained.");

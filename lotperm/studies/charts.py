@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from lotperm.science.statistics import interval
 
 METHODS = {
     "dense_a": ("dense A", "#555555"),
@@ -33,6 +38,29 @@ def use_style() -> None:
             "legend.frameon": False,
         },
     )
+
+
+def dots(ax: Axes, values: Mapping[str, npt.ArrayLike], colours: Mapping[str, str]) -> None:
+    """Draw a row for each label: a dot for every seed, and their mean with its 95 % interval.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    values : mapping of str to array_like of float
+        Label -> a number for each seed, in the unit of the axis. From top to bottom.
+    colours : mapping of str to str
+        Label -> colour.
+    """
+    for y, (label, seen) in enumerate(values.items()):
+        mean, half = interval(seen)
+        colour = colours[label]
+        # Seeds stand below their mean, whose interval stays visible.
+        ax.plot(seen, [y + 0.25] * len(np.asarray(seen)), "o", color=colour, alpha=0.5, ms=3.5)
+        ax.errorbar(mean, y, xerr=half, fmt="o", color=colour, capsize=3, linewidth=2, ms=6)
+    # The axis is turned over: labels run from top to bottom.
+    ax.set_ylim(len(values) - 0.4, -0.6)
+    ax.set_yticks(range(len(values)), list(values))
 
 
 def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:

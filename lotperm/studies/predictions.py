@@ -104,7 +104,7 @@ def load_predictions(folder: Path, measures: Mapping[str, Measure]) -> Predictio
             raise unknown_name(f"{path}: measure", entry["measure"], measures)
         if entry["at"] not in ("k = 0", "k > 0", "any k"):
             raise ParameterError(f"{path}: at is {entry['at']!r}; expected k = 0, k > 0 or any k.")
-        rules = {"above": Above, "within": Within}
+        rules: dict[str, Callable[[float], Rule]] = {"above": Above, "within": Within}
         ((name, size),) = entry["rule"].items()
         if name not in rules:
             raise unknown_name(f"{path}: rule", name, rules)

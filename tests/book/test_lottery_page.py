@@ -145,6 +145,34 @@ def test_the_table_is_what_node_computes(reader: Reader, node: str, tmp_path: Pa
     assert not reader.page.is_visible("figure img")
 
 
+def test_the_slider_trains_permuted_with_a_part_of_pi_scrambled(reader: Reader) -> None:
+    slider = f"{PANEL} [name=scramble]"
+    assert reader.page.is_disabled(slider)
+    reader.fill(TINY)
+    reader.page.click(RUN)
+    reader.wait("done")
+    before = reader.table()
+    reader.page.focus(slider)
+    # By the keyboard: to the end, then back to nothing.
+    for key, share in (("End", "100"), ("Home", "0")):
+        reader.page.keyboard.press(key)
+        reader.page.wait_for_selector(
+            f"{PANEL}[data-state=done] tr[data-dose='{float(share) / 100:g}']", timeout=90_000
+        )
+        assert reader.page.inner_text(f"{PANEL} .lottery-dose span") == share
+    rows = reader.page.locator(f"{PANEL} tr[data-dose]")
+    found = {
+        rows.nth(i).get_attribute("data-dose"): rows.nth(i).locator("td").all_inner_texts()
+        for i in range(2)
+    }
+    assert found["0"] == before["permuted"] != found["1"]
+    assert "with π scrambled" in reader.said() and "at 100 %" in reader.said()
+    # Another run begins without doses.
+    reader.page.click(RUN)
+    reader.wait("done")
+    assert rows.count() == 0 and reader.page.input_value(slider) == "0"
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_what_a_run_adds_to_the_start_page_is_accessible(
     site: Path, browser: Browser, theme: Any

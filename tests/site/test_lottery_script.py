@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -25,6 +26,7 @@ from lotperm.engine.schedule import draw_order
 from lotperm.engine.training import train
 from lotperm.science.assignment import assign
 from lotperm.science.matching import Matching, match_activations
+from lotperm.science.scrambling import scramble
 from lotperm.science.sparsity import (
     full_mask,
     magnitude_prune,
@@ -34,7 +36,8 @@ from lotperm.science.sparsity import (
 from lotperm.science.statistics import interval
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.store.stages import Store
-from lotperm.studies.arms.arms import PAPER_ARMS
+from lotperm.studies.arms.arms import ARMS, PAPER_ARMS
+from lotperm.studies.arms.training import train_arms
 from lotperm.studies.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -440,6 +443,44 @@ def test_a_whole_run_is_near_pythons_in_float32(js: Js, tmp_path: Path) -> None:
         assert {m: run["accuracies"][m] for m in METHODS} == pytest.approx(
             wanted[run["seed"]], abs=0.012
         )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.25, 0.5, 1.0])
+def test_scrambling_is_pythons(js: Js, share: float) -> None:
+    seed = derive_seed("scramble", 3)
+    generator = torch.Generator().manual_seed(1)
+    found = {f"g{n}": torch.randperm(n, generator=generator) for n in (1, 2, 30, 128)}
+    wanted = scramble(found, share, torch.Generator().manual_seed(seed))
+    assert js(
+        "L.scramble(permutations.map((p) => Int32Array.from(p)), share, BigInt(seed))",
+        permutations=[p.tolist() for p in found.values()],
+        share=share,
+        seed=str(seed),
+    ) == [p.tolist() for p in wanted.values()]
+
+
+def test_a_dose_is_pythons_arm_in_float64(js: Js, tmp_path: Path) -> None:
+    pipeline = Exact(Experiment.from_parameters(profile="live", **SMALL), Store(tmp_path))
+    arm = dataclasses.replace(ARMS["permuted"], name="half", scrambled=0.5)
+    evaluations = train_arms(pipeline, "dose", [arm], 0.8, 1).results["evaluations"]
+    code = """
+        const found = L.run(p), events = [];
+        const half = L.dose(p, found, 0.5, (event) => events.push(event));
+        const none = L.dose(p, found, 0);
+        const before = found.map(({ accuracies }) => accuracies.permuted);
+        return { half, none, before, events };
+    """
+    found = js(code, p={**SMALL, "arithmetic": "float64"})
+    assert found["half"] == pytest.approx(evaluations["3"]["accuracy"], abs=1e-6)
+    # Nothing scrambled is the arm itself, in every bit; half of it is another mask.
+    assert found["none"] == found["before"] != found["half"]
+    assert [e["kind"] for e in found["events"]] == ["dose", "dose", "dosed"]
+    assert [e["accuracy"] for e in found["events"][:2]] == found["half"]
+
+
+def test_a_dose_that_is_no_share_is_refused(js: Js) -> None:
+    code = "try { L.dose({}, [], 1.5); } catch (error) { return error.message; }"
+    assert js(code) == "scramble is 1.5; expected 0 to 1."
 
 
 def test_the_defaults_are_the_recorded_run(js: Js) -> None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lotperm.config.seeds import derive_seed
 from lotperm.engine.models import Weights
@@ -212,6 +213,10 @@ class Parts:
         # One stream for all shares: the units that a larger one moves include a smaller one's.
         return scramble(exact, arm.scrambled, self.generator("scramble"))
 
+    def moved(self, tensors: Mapping[str, Tensor], arm: Arm) -> dict[str, Tensor]:
+        """Move tensors of A as an arm moves what it permutes."""
+        return permute(tensors, self.spec, self.permutation(arm))
+
     def of(self, name: str) -> Weights:
         """Return the weights of a network by its name in `weights`, or "shuffled a".
 
@@ -242,14 +247,14 @@ def start(arm: Arm, parts: Parts) -> tuple[Weights, Mask]:
     if arm.mask == "scattered":
         mask = parts.scattered
     elif arm.mask == "permuted":
-        mask = permute(parts.mask, parts.spec, parts.permutation(arm))
+        mask = parts.moved(parts.mask, arm)
     else:
         mask = parts.mask
     if arm.signs_of is None:
         return weights, mask
     signs = {name: parts.of(arm.signs_of)[name] for name in mask}
     if arm.signs_moved == "permuted":
-        signs = permute(signs, parts.spec, parts.permutation(arm))
+        signs = parts.moved(signs, arm)
     if arm.signs == "random":
         signs = shuffle_signs(signs, mask, parts.generator("signs"))
     return with_signs(weights, signs, mask), mask

@@ -1,0 +1,143 @@
+"""Figures of the causal test."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lotperm.science.statistics import interval
+from lotperm.studies.causal.measures import by_arm, doses
+from lotperm.studies.causal.study import COPY_NAIVE, oracle
+from lotperm.studies.charts import METHODS, dots
+
+_COPY = "#cc79a7"
+
+# Kind of a permutation -> its words, colour and marker.
+_SOURCES = {
+    "activations": ("π from 16, 64, … examples", "#56b4e9", "o"),
+    "found": ("π from all examples", METHODS["permuted"][1], "D"),
+    "weights": ("π by weights", "#e69f00", "s"),
+    "epoch": ("π to B at epoch 0, and at k", "#8c6bb1", "^"),
+    "other-seed": ("π to another B", "#555555", "X"),
+    "scrambled": ("π, 10 to 100 % scrambled", "#999999", "v"),
+    "none": ("none: naive", METHODS["naive"][1], "P"),
+}
+
+
+def _cells(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the cells of the table with their titles."""
+    return [
+        (f"S = {s:g}, k = {k}", rows)
+        for (s, k), rows in table.groupby(["sparsity", "rewind_epoch"])
+    ]
+
+
+def known(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw what the mask gives to a copy of A whose permutation is known, a panel for each cell."""
+    shown = {
+        "lth": (METHODS["lth"][0], METHODS["lth"][1]),
+        oracle(0).name: ("shuffled copy of A, π known", _COPY),
+        COPY_NAIVE.name: ("shuffled copy of A, mask as found", "#b07aa1"),
+        "naive": (METHODS["naive"][0], METHODS["naive"][1]),
+    }
+    cells = _cells(table)
+    figure, axes = plt.subplots(
+        1, len(cells), figsize=(8, 2.6), layout="constrained", squeeze=False, sharey=True
+    )
+    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+        arms = by_arm(rows)
+        dots(ax, {label: arms[arm] for arm, (label, _) in shown.items()}, dict(shown.values()))
+        ax.set(title=words, xlabel="test accuracy (%)")
+    figure.suptitle(title)
+    return figure
+
+
+def dose_response(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw accuracy against the scrambled share, of the copy and of B, a panel for each cell."""
+    cells = _cells(table)
+    figure, axes = plt.subplots(
+        1, len(cells), figsize=(8, 3.4), layout="constrained", squeeze=False, sharey=True
+    )
+    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+        arms = by_arm(rows)
+        for method in ("lth", "naive"):
+            _level(ax, arms[method].to_numpy(), method)
+        for of, label, colour, marker in (
+            ("copy", "copy of A, π known", _COPY, "s"),
+            ("B", "B, π found", METHODS["permuted"][1], "o"),
+        ):
+            found = doses(rows, of)
+            means, halves = np.array([interval(found[share]) for share in found]).T
+            x = 100 * found.columns.to_numpy(float)
+            ax.errorbar(
+                x, means, halves, fmt=f"{marker}-", color=colour, label=label, capsize=3, ms=5
+            )
+        ax.set(title=words, xlabel="share of π's units that is scrambled (%)")
+    axes[0][0].set_ylabel("test accuracy (%)")
+    axes[0][-1].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def _level(ax: Axes, percent: np.ndarray, method: str) -> None:
+    """Draw an arm that doesn't depend on the dose: one level with its interval."""
+    mean, half = interval(percent)
+    words, colour = METHODS[method]
+    ax.axhline(mean, color=colour, linestyle="--", label=words, linewidth=1.2)
+    ax.axhspan(mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
+
+
+def kind(row: pd.Series) -> str:
+    """Return the kind of an arm's permutation, as the figure tells them apart."""
+    if not row["permutation"]:
+        return "none"
+    if row["share"]:
+        return "scrambled"
+    name = str(row["permutation"])
+    return name if name in _SOURCES else name.rpartition("-")[0]
+
+
+def gain_against_correlation(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw what every permutation gains over naive against the likeness of the units it joins."""
+    cells = _cells(table)
+    figure, axes = plt.subplots(
+        1, len(cells), figsize=(8, 3.8), layout="constrained", squeeze=False, sharey=True
+    )
+    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+        arms = by_arm(rows)
+        on_b = rows[(rows["test"] != "oracle") & (rows["arm"] != "lth")]
+        seen = set()
+        for arm, of_arm in on_b.groupby("arm", sort=False):
+            gain, half = interval(arms[arm] - arms["naive"])
+            what = kind(of_arm.iloc[0])
+            label, colour, marker = _SOURCES[what]
+            ax.errorbar(
+                of_arm["correlation"].mean(),
+                gain,
+                # Naive gains nothing over itself, without any spread.
+                half if arm != "naive" else None,
+                fmt=marker,
+                color=colour,
+                label=None if what in seen else label,
+                capsize=2,
+                linewidth=1,
+                ms=6,
+            )
+            seen.add(what)
+        ax.axhline(
+            (arms["lth"] - arms["naive"]).mean(),
+            color=METHODS["lth"][1],
+            linestyle="--",
+            linewidth=1.2,
+            label=METHODS["lth"][0],
+        )
+        ax.set(title=words, xlabel="correlation of the units that π joins")
+    axes[0][0].set_ylabel("gain over naive (points)")
+    figure.legend(
+        *axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+    )
+    figure.suptitle(title)
+    return figure

@@ -1,0 +1,110 @@
+"""The page of the causal test."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from lotperm.science.statistics import paired
+from lotperm.studies import page
+from lotperm.studies.causal import charts
+from lotperm.studies.causal.measures import MEASURES, by_arm
+from lotperm.studies.causal.study import COPY_NAIVE, STUDY, CausalOptions, oracle
+from lotperm.studies.predictions import Predictions, load_predictions, verdicts
+from lotperm.studies.study import Study
+from lotperm.studies.tables import with_interval
+
+COMPARISONS = {
+    "π known − LTH": (oracle(0).name, "lth"),
+    "π known − mask as found, on the copy": (oracle(0).name, COPY_NAIVE.name),
+    "copy, mask as found − naive": (COPY_NAIVE.name, "naive"),
+    "permuted − naive": ("permuted", "naive"),
+    "permuted − π all scrambled": ("permuted", "B, 100% scrambled"),
+    "π by weights − permuted": ("weights", "permuted"),
+    "π to B at epoch 0 − naive": ("epoch-0", "naive"),
+}
+"""A comparison in words -> the two arms that it compares."""
+
+
+class Page(page.Page):
+    """The page on which the permutation is known, spoiled and exchanged."""
+
+    study: ClassVar[Study[Any]] = STUDY
+    options: CausalOptions
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Every arm of every cell, as `lotperm.studies.causal.study.causal_table`."""
+        return STUDY.table(self.pipeline, self.options.completed(self.experiment))
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """What was stated before the runs."""
+        return load_predictions(Path(__file__).parent, MEASURES)
+
+    def known(self) -> Figure:
+        """Draw the arms of the copy whose permutation is known."""
+        return charts.known(self.table, title=f"A shuffled copy of A as B ({self.about})")
+
+    def exact(self) -> pd.DataFrame:
+        """Return by how much the copy, its permutation known, ends apart from LTH."""
+        rows = {}
+        for (s, k), cell in self.table.groupby(["sparsity", "rewind_epoch"]):
+            apart = (by_arm(cell)[oracle(0).name] - by_arm(cell)["lth"]).abs()
+            rows[f"S = {s:g}, k = {k}"] = {
+                "seeds that end with the same accuracy": f"{int((apart == 0).sum())} of {len(apart)}",
+                "largest difference (points)": f"{apart.max():.2f}",
+            }
+        return pd.DataFrame(rows).T
+
+    def dose(self) -> Figure:
+        """Draw accuracy against the share of π that is scrambled."""
+        return charts.dose_response(self.table, title=f"Dose and response ({self.about})")
+
+    def sources(self) -> Figure:
+        """Draw gain against likeness over all permutations."""
+        title = f"Other permutations ({self.about})"
+        return charts.gain_against_correlation(self.table, title=title)
+
+    def comparisons(self) -> pd.DataFrame:
+        """Return paired differences with their p-values, a column for each cell."""
+        columns = {}
+        for (s, k), cell in self.table.groupby(["sparsity", "rewind_epoch"]):
+            arms = by_arm(cell) / 100
+            column = {}
+            for words, (a, b) in COMPARISONS.items():
+                found = paired(arms[a], arms[b])
+                p = "" if pd.isna(found.p_value) else f", p = {found.p_value:.1g}"
+                column[words] = with_interval(found.mean, found.half_width) + p
+            columns[f"S = {s:g}, k = {k}"] = column
+        return pd.DataFrame(columns)
+
+    def verdicts(self) -> pd.DataFrame:
+        """Judge the predictions by what was computed here."""
+        return verdicts(self.predictions, MEASURES, {"live": self.table})
+
+    def data(self) -> HTML:
+        """Make a link that downloads every number of the page."""
+        return self.download(self.table)
+
+    def in_short(self) -> str:
+        """Say what is equal on every machine."""
+        last = self.table[self.table["rewind_epoch"] == self.table["rewind_epoch"].max()]
+        arms = by_arm(last).mean()
+        alike = last.groupby("arm")["correlation"].mean()
+        found = self.predictions
+        # Signs rather than numbers, which differ a little from machine to machine.
+        return "\n".join(
+            (
+                f"predictions stated on {found.stated}: {len(found.all)}",
+                f"the copy with π known ends above the copy with the mask as found: "
+                f"{bool(arms[oracle(0).name] > arms[COPY_NAIVE.name])}",
+                f"scrambling all of π leaves units less alike: "
+                f"{bool(alike['B, 100% scrambled'] < alike['permuted'])}",
+            )
+        )
