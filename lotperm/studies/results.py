@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lotperm.config.experiment import Experiment
-from lotperm.science.statistics import gap_closed, interval, paired
+from lotperm.science.statistics import interval, paired, ratio_of_means
 from lotperm.store.tasks import Plain
 from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.records import records, save_record
@@ -118,8 +118,9 @@ class Results:
         DataFrame
             One row per sparsity, rewind epoch and comparison: ``permuted - naive``, ``lth -
             permuted``, ``lth - naive`` (mean, half_width, p_value of a two-sided paired t-test)
-            and ``gap closed`` = (permuted - naive)/(lth - naive), mean of the seeds on which LTH
-            is above naive (no p-value). ``seeds`` says of how many.
+            and ``gap closed`` = (permuted - naive)/(lth - naive), a ratio of means with Fieller's
+            interval (no half width, no p-value; infinite ends where the gap may be 0). Columns low
+            and high are the ends of every interval; ``seeds`` says of how many.
         """
         rows = []
         for sparsity in self.experiment.sparsities:
@@ -132,27 +133,20 @@ class Results:
                 for a, b in (("permuted", "naive"), ("lth", "permuted"), ("lth", "naive")):
                     # Seeds are paired: arms of a replicate share weights, mask or the order of
                     # examples.
-                    difference = paired(arms[a], arms[b])
-                    rows.append(
-                        {
-                            **at,
-                            "comparison": f"{a} - {b}",
-                            **difference._asdict(),
-                            "seeds": len(arms[a]),
-                        }
-                    )
-                # A seed on which LTH isn't above naive has no gap to close, so fewer seeds may
-                # count here.
-                closed = gap_closed(arms["lth"], arms["naive"], arms["permuted"])
-                rows.append(
-                    {
-                        **at,
-                        "comparison": "gap closed",
-                        "mean": closed.mean,
-                        "half_width": closed.half_width,
-                        "seeds": int(np.isfinite(closed.per_seed).sum()),
+                    found = paired(arms[a], arms[b])
+                    ends = {
+                        "low": found.mean - found.half_width,
+                        "high": found.mean + found.half_width,
                     }
+                    row = {**at, "comparison": f"{a} - {b}", **found._asdict(), **ends}
+                    rows.append({**row, "seeds": len(arms[a])})
+                # A ratio of means: shares of single seeds scatter wildly where the gap is small.
+                closed = ratio_of_means(
+                    arms["permuted"] - arms["naive"], arms["lth"] - arms["naive"]
                 )
+                low, high = closed.bounds
+                row = {**at, "comparison": "gap closed", "mean": closed.ratio}
+                rows.append({**row, "low": low, "high": high, "seeds": len(arms["lth"])})
         return pd.DataFrame(rows)
 
     def markdown(self) -> str:
@@ -177,16 +171,16 @@ class Results:
         ]
         for row in self.comparisons().to_dict("records"):
             p = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}"
-            # The gap may be over fewer seeds than the rest, which its name then says.
-            words = comparison_words(row, len(e.seeds))
+            words, shown = comparison_words(row), comparison_text(row, 2)
             lines.append(
-                f"| {row['sparsity']:g} | {row['rewind_epoch']} | {words} | {_percent(row)} | {p} |"
+                f"| {row['sparsity']:g} | {row['rewind_epoch']} | {words} | {shown} | {p} |"
             )
         how = self.stages[-1]
         seconds = sum(stage["seconds"] for stage in self.stages)
         lines += [
             "",
-            "p: two-sided paired t-test over seeds. gap closed: (permuted − naive) / (lth − naive), mean over seeds.",
+            "p: two-sided paired t-test over seeds. gap closed: (permuted − naive) / (lth − naive), a ratio of means "
+            "with Fieller's 95 % interval.",
             f"Computed on {how['device']} with {how['threads']} threads, PyTorch {how['versions']['torch']}, in "
             f"{seconds:,.0f} s for the stages listed in results.json; source {how['source'][:12]}.",
         ]
@@ -206,21 +200,32 @@ class Results:
         save_record(folder, content, tables, {"summary.md": self.markdown()})
 
 
-def comparison_words(row: Mapping[Any, Any], seeds: int) -> str:
-    """Name a row of `Results.comparisons` in a table.
+def comparison_words(row: Mapping[Any, Any]) -> str:
+    """Name a row of `Results.comparisons` in a table."""
+    shared = str(row["comparison"])
+    return "gap closed (percent)" if shared == "gap closed" else shared
 
-    Parameters
-    ----------
-    row : mapping
-        The row.
-    seeds : int
-        Number of seeds of the experiment. If the gap is a mean over fewer, its name says so.
+
+def comparison_text(row: Mapping[Any, Any], digits: int) -> str:
+    """Format a row of `Results.comparisons`, in points or percent.
+
+    Returns
+    -------
+    str
+        As "1.3 ± 0.4", or "80.1 [76.2, 84.4]" for a ratio; without an interval where there is none;
+        "" if the gap is 0.
     """
+    mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
+    if not math.isfinite(mean):
+        return ""
+    shown = f"{mean:.{digits}f}"
     if row["comparison"] != "gap closed":
-        return str(row["comparison"])
-    return "gap closed (percent)" + (
-        "" if row["seeds"] == seeds else f", {row['seeds']} of {seeds} seeds"
-    )
+        half = 100 * row["half_width"]
+        return shown if math.isnan(half) else f"{shown} ± {half:.{digits}f}"
+    # The gap may be 0: then its share may be anything.
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{shown}, no interval"
+    return f"{shown} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _percent(row: Mapping[Any, Any]) -> str:

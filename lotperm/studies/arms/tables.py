@@ -9,8 +9,8 @@ import pandas as pd
 
 from lotperm.science.statistics import interval
 from lotperm.studies.arms.arms import PAPER_ARMS
-from lotperm.studies.results import Results, comparison_words
-from lotperm.studies.tables import by_width, joined, with_interval
+from lotperm.studies.results import Results, comparison_text, comparison_words
+from lotperm.studies.tables import by_width, with_interval
 
 
 def accuracies(results: Sequence[Results]) -> pd.DataFrame:
@@ -51,18 +51,16 @@ def comparisons(results: Sequence[Results]) -> pd.DataFrame:
     -------
     DataFrame
         Index (width, sparsity, rewind_epoch, comparison); columns ``difference (points)``, the
-        mean over seeds with the half width of its 95 % interval, and ``p (paired t-test)``; texts,
+        mean over seeds with its 95 % interval, and ``p (paired t-test)``; texts,
         "" where there is none.
     """
-    tables = [r.comparisons() for r in results]
-    for table, result in zip(tables, results, strict=True):
-        seeds = len(result.experiment.seeds)
-        table["comparison"] = [comparison_words(row, seeds) for row in table.to_dict("records")]
-    found = by_width([r.experiment for r in results], tables)
+    found = by_width([r.experiment for r in results], [r.comparisons() for r in results])
+    rows = found.to_dict("records")
+    found["comparison"] = [comparison_words(row) for row in rows]
     found = found.set_index(["width", "sparsity", "rewind_epoch", "comparison"])
     return pd.DataFrame(
         {
-            "difference (points)": joined(found["mean"], found["half_width"]),
+            "difference (points)": [comparison_text(row, 1) for row in rows],
             "p (paired t-test)": ["" if pd.isna(p) else f"{p:.1g}" for p in found["p_value"]],
         },
         index=found.index,

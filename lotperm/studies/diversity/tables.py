@@ -18,13 +18,13 @@ def diversity(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index method; accuracy of the members in percent (mean ± their standard deviation) and of
+        Index method; accuracy of the members in percent (mean ± half its 95 % interval over members) and of
         the ensemble, disagreement (a fraction), KL and JS (nats); texts.
     """
     small = {"disagreement": "disagreement", "KL": "kl", "JS": "js"}
     return pd.DataFrame(
         {
-            "test accuracy (%) ± standard deviation": joined(table["mean"], table["spread"]),
+            "test accuracy (%)": joined(table["mean"], table["half_width"]),
             "ensemble (%)": (100 * table["ensemble_accuracy"]).map("{:.1f}".format),
             **{words: table[name].map("{:.3f}".format) for words, name in small.items()},
         }
