@@ -21,6 +21,7 @@ from lotperm.studies.claims import (
     Run,
     Sources,
     Within,
+    agreeing_on_real_images,
     counts,
     ledger,
     ledger_sum,
@@ -158,6 +159,22 @@ def test_counts_add_up_and_the_sum_says_them(rows):
     assert f"{found['opposite']} the other way round" in text
     borne = [row.tables for row in rows if row.tables]
     assert f"bear on {len(borne)} of them, and bear out {borne.count('agrees')}." in text
+
+
+def test_real_images_and_three_seeds_count(sources):
+    rows = ledger(sources)
+    found = agreeing_on_real_images(rows)
+    assert "19" in found
+    # Two seeds are too few, and MNIST-1D isn't made of images.
+    few = [
+        dataclasses.replace(run, rows=run.rows[run.rows["seed"] < 2])
+        for run in sources.runs
+        if run.dataset == "cifar10" and run.kind == "table"
+    ]
+    toy = [run for run in sources.runs if run.dataset == "mnist1d"]
+    for runs in (few, toy):
+        left = ledger(dataclasses.replace(sources, runs=tuple(runs)))
+        assert {"15", "19", "23 a"}.isdisjoint(agreeing_on_real_images(left))
 
 
 def test_the_sum_follows_the_verdicts(rows):

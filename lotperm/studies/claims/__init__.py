@@ -5,7 +5,14 @@ the evidence, `evidence` has the rules, and `ledger` puts everything together.
 """
 
 from lotperm.studies.claims.evidence import VERDICTS, Above, Effect, Verdict, Within, verdict
-from lotperm.studies.claims.ledger import Row, counts, ledger, ledger_sum, ledger_table
+from lotperm.studies.claims.ledger import (
+    Row,
+    agreeing_on_real_images,
+    counts,
+    ledger,
+    ledger_sum,
+    ledger_table,
+)
 from lotperm.studies.claims.register import CLAIMS, Claim
 from lotperm.studies.claims.sources import Run, Sources
 
@@ -20,6 +27,7 @@ __all__ = [
     "Sources",
     "Verdict",
     "Within",
+    "agreeing_on_real_images",
     "counts",
     "ledger",
     "ledger_sum",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,12 +30,15 @@ class Members:
         Members of a method.
     images : int
         In the test set.
+    sparsity : float
+        Of all but the dense networks.
     """
 
     source: str
     table: pd.DataFrame
     size: int
     images: int
+    sparsity: float = 0.9
 
     def number(self, method: str, column: str) -> float:
         """Return one number of the table."""
@@ -60,11 +64,14 @@ def recorded(sources: Sources) -> list[Members]:
     """Return the recorded runs of diversity."""
     found = []
     for run in sources.of_kind("diversity"):
-        rows = run.rows.set_index("method").rename(columns={"ensemble_accuracy": "ensemble"})
-        # As the paper's table is: accuracies in percent, disagreement a fraction.
-        in_percent = 100 * rows[["mean", "spread", "ensemble"]]
-        table = in_percent.join(rows[["disagreement", "kl", "js"]])
-        found.append(Members(run.source, table, int(rows["members"].iloc[0]), run.test_images))
+        key: Any
+        for key, part in run.rows.groupby(["sparsity", "rewind_epoch"]):
+            rows = part.set_index("method").rename(columns={"ensemble_accuracy": "ensemble"})
+            # As the paper's table is: accuracies in percent, disagreement a fraction.
+            in_percent = 100 * rows[["mean", "spread", "ensemble"]]
+            table = in_percent.join(rows[["disagreement", "kl", "js"]])
+            size = int(rows["members"].iloc[0])
+            found.append(Members(run.source, table, size, run.test_images, float(key[0])))
     return found
 
 
@@ -72,16 +79,15 @@ def accuracy_difference(members: Members, a: str, b: str) -> Effect:
     """Return the mean accuracy of the members of a less that of b."""
     # Members aren't paired across methods: mean and spread are all that the paper prints.
     sides = ((members.number(m, "mean"), members.number(m, "spread")) for m in (a, b))
-    what = f"{_WORDS.get(a, a)} − {_WORDS.get(b, b)}, S = 0.9"
+    what = f"{_WORDS.get(a, a)} − {_WORDS.get(b, b)}, S = {members.sparsity:g}"
     return welch_effect(members.source, what, *sides, n=members.size)
 
 
 def more_diverse_than_lth(members: Members) -> Effect:
     """Return the disagreement of permuted members less that of LTH's."""
     sides = (members.number(method, "disagreement") for method in ("permuted", "lth"))
-    return count_effect(
-        members.source, "disagreement, permuted − LTH", *sides, images=members.images
-    )
+    what = f"disagreement, permuted − LTH, S = {members.sparsity:g}"
+    return count_effect(members.source, what, *sides, images=members.images)
 
 
 def as_diverse_as_imp(members: Members) -> Effect:
@@ -100,7 +106,7 @@ def as_diverse_as_imp(members: Members) -> Effect:
     )
     return Effect(
         members.source,
-        "disagreement, permuted relative to IMP",
+        f"disagreement, permuted relative to IMP, S = {members.sparsity:g}",
         value,
         low=value - half,
         high=value + half,
@@ -115,5 +121,5 @@ def as_diverse_as_imp(members: Members) -> Effect:
 def better_ensemble_than_lth(members: Members) -> Effect:
     """Return the accuracy of the ensemble of permuted members less that of LTH's."""
     sides = (members.number(method, "ensemble") / 100 for method in ("permuted", "lth"))
-    what = "ensemble of permuted − ensemble of LTH"
+    what = f"ensemble of permuted − ensemble of LTH, S = {members.sparsity:g}"
     return count_effect(members.source, what, *sides, images=members.images)
