@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,17 +196,11 @@ class PaperTable(_FromData):
 
     def figure(self, table: int, metric: str) -> nodes.raw:
         """Return the table's figure, carried in the page itself, with what it shows as its name."""
-        import matplotlib.pyplot as plt
-
         from lotperm.studies.charts import use_style
         from lotperm.studies.claims import charts, numbers
+        from lotperm.studies.html import picture
 
         use_style()
-        figure, file = charts.against_rewinding(table, metric=metric), io.BytesIO()
-        # Without a date and with fixed ids the page is the same in every build.
-        with plt.rc_context({"svg.hashsalt": "lotperm"}):
-            figure.savefig(file, format="svg", metadata={"Date": None})
-        plt.close(figure)
         arms = numbers.settings(numbers.cells())
         arms = arms[(arms["table"] == table) & (arms["metric"] == metric)]
         alt = (
@@ -215,9 +208,9 @@ class PaperTable(_FromData):
             f"sparsity. LTH is above permuted in {int((arms['lth'] > arms['permuted']).sum())} and "
             f"permuted above naive in {int((arms['gain'] > 0).sum())} of {len(arms)} settings."
         )
-        data = base64.b64encode(file.getvalue()).decode()
-        image = f'<img class="paper-figure" alt="{alt}" src="data:image/svg+xml;base64,{data}">'
-        return nodes.raw("", f"<p>{image}</p>", format="html")
+        return nodes.raw(
+            "", picture(charts.against_rewinding(table, metric=metric), alt), format="html"
+        )
 
     def table(self, title: str, part: pd.DataFrame) -> nodes.container:
         arms = ("naive", "permuted", "lth")
@@ -231,6 +224,40 @@ class PaperTable(_FromData):
         box += nodes.paragraph("", title, classes=["paper-table-title"])
         box += _table(["k", *(_WORDS[arm] for arm in arms)], body)
         return box
+
+
+class RecordedSeries(_FromData):
+    """What recorded runs show against rewind point, sparsity and width; for a data set and a network."""
+
+    required_arguments = 2
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.studies.arms import compare, series, words
+        from lotperm.studies.charts import use_style
+
+        self.depend()
+        for module in (compare, series, words):
+            self.env.note_dependency(str(module.__file__))
+        use_style()
+        found = series.of_records(*self.arguments)
+        by_factor = compare.curves(found)
+        caption = "Recorded. Each curve is a mean over the other settings; bands are 95 % intervals over seeds."
+        shown = words.curves(compare.side_by_side(by_factor), by_factor, caption)
+        return [nodes.raw("", shown + words.agreement(found), format="html")]
+
+
+class StatisticsExample(_FromData):
+    """A table of the page on statistics; the argument is its name."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.studies import lesson
+
+        self.depend()
+        self.env.note_dependency(str(lesson.__file__))
+        table = lesson.example(self.arguments[0])
+        return [_table(list(table.columns), table.to_numpy().tolist())]
 
 
 def _with_spread(mean: float, spread: float) -> str:
@@ -263,6 +290,8 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("ledger-overview", LedgerOverview)
     app.add_directive("ledger-download", LedgerDownload)
     app.add_directive("paper-table", PaperTable)
+    app.add_directive("recorded-series", RecordedSeries)
+    app.add_directive("statistics-example", StatisticsExample)
     app.add_css_file("claims.css")
     # After an edit of this file all pages are read again.
     version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
