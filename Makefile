@@ -12,7 +12,7 @@ READY    = $(VENV)/.ready
 PYTHON  ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
              $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help setup book pdf test coverage faults lint nbval slurm bench notebooks clean
+.PHONY: help setup book pdf test coverage faults evidence lint nbval slurm bench notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ coverage: $(READY)  ## the tests again, and which lines of the package they don'
 
 faults: $(READY)  ## try every fault often (kill -9 500 times): about a quarter of an hour, goes on where it was stopped
 	$(BIN)/python tests/faults/record.py
+
+evidence: $(READY)  ## what the live pages show, with their tests: minutes from an empty store; weekly and at release
+	$(BIN)/pytest -m evidence tests/evidence
 
 lint: $(READY)  ## ruff, mypy, and the order of imports
 	$(BIN)/ruff check

@@ -1,0 +1,84 @@
+"""What every live chapter of results shows, with its test: minutes, so weekly and at release.
+
+`make evidence` runs it, in the store of this clone; `make test` leaves it out. The thresholds stand in
+`lotperm.studies.arms.effects` and in the chapters' words.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lotperm.studies.arms import effects
+from lotperm.studies.early import series as early
+from lotperm.studies.page import open_page
+
+pytestmark = pytest.mark.evidence
+
+ROOT = Path(__file__).parents[2]
+
+SHOWN = ("resnet20_cifar10", "resnet20_cifar100", "svhn")
+"""Figures whose live run shows that permuting gains."""
+
+NOT_SHOWN = ("vgg11_cifar10",)
+"""Figures whose page says in its first lines that its live run doesn't show it."""
+
+
+@pytest.fixture(autouse=True)
+def _kept_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests compute is kept, and so is what the book has computed before."""
+    kept = os.environ.get("LOTPERM_EVIDENCE_HOME", ROOT / ".lotperm")
+    monkeypatch.setenv("LOTPERM_HOME", str(kept))
+
+
+def live(figure: str):
+    return open_page(figure, "live").live
+
+
+@pytest.mark.parametrize("figure", SHOWN)
+def test_permuting_gains(figure: str) -> None:
+    one = live(figure)
+    effect = effects.headline(one)
+    assert one.seeds >= 6
+    assert effect.value > 0 and effect.p < 0.01, effect.text()
+
+
+@pytest.mark.parametrize("figure", NOT_SHOWN)
+def test_a_twin_that_does_not_show_it_says_so_first(figure: str) -> None:
+    page = open_page(figure, "live")
+    effect = effects.headline(page.live)
+    assert not effects.shows("live", effect), f"move {figure} to SHOWN: {effect.text()}"
+    assert "live: not shown" in page.answer("?").data
+
+
+def test_permuting_closes_more_of_the_gap_in_wider_networks() -> None:
+    one = live("resnet20_cifar10")
+    shares = effects.against(one, "units")
+    trend = effects.width_trend(one)
+    assert len(shares) >= 5
+    assert shares["share"].iloc[-1] > shares["share"].iloc[0]
+    assert trend.value > 0 and trend.p < 0.05, f"{trend.text()}; {trend.note}"
+
+
+def test_permuting_gains_more_in_sparser_networks() -> None:
+    one = live("svhn")
+    gains = effects.against(one, "sparsity")["gain"]
+    assert gains.is_monotonic_increasing
+    (effect,) = [e for words, e, _ in effects.statements(one) if "sparser" in words]
+    assert effect.value > 0 and effect.p < 0.01, effect.text()
+
+
+def test_from_a_random_start_permuting_gains_less() -> None:
+    one = live("resnet20_cifar10")
+    (effect,) = [e for words, e, _ in effects.statements(one) if "less at k = 0" in words]
+    assert effect.value > 0 and effect.p < 0.01, effect.text()
+
+
+def test_an_early_match_gains() -> None:
+    one = open_page("early_matching", "live").live
+    assert one.seeds >= 6
+    for at in (early.early_epoch(one), one.table["matched"].max()):
+        effect = early.gain(one, at)
+        assert effect.value > 0 and effect.p < 0.01, effect.text()
