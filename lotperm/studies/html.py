@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from lotperm.config.experiment import Experiment
 from lotperm.store.provenance import source_hash
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Hashed when the page's process starts: the files may be edited before the page ends, but what
 # was imported is what runs.
@@ -69,3 +73,42 @@ def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) ->
         f"{experiment.data.name}, {experiment.model.name}; sources <code>{_SOURCE[:12]}</code>. "
         f"Again: <code>{html.escape(command)}</code></p>"
     )
+
+
+def picture(figure: Figure, alt: str, caption: str = "") -> str:
+    """Put a figure into the page as a vector image, with its words, and close it.
+
+    Parameters
+    ----------
+    figure : Figure
+        A figure of Matplotlib.
+    alt : str
+        What it shows, for those who don't see it: computed from the numbers that it draws.
+    caption : str, optional
+        HTML that stands below it.
+    """
+    import matplotlib.pyplot as plt
+
+    file = io.BytesIO()
+    # Without a date and with fixed ids the page is the same in every build.
+    with plt.rc_context({"svg.hashsalt": "lotperm"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    data = base64.b64encode(file.getvalue()).decode()
+    image = (
+        f'<img class="paper-figure" alt="{html.escape(alt)}" '
+        f'src="data:image/svg+xml;base64,{data}">'
+    )
+    below = f'<p class="shown-caption">{caption}</p>' if caption else ""
+    return f'<div class="shown">{image}{below}</div>'
+
+
+def folded(summary: str, content: str) -> str:
+    """Fold HTML away behind a line that opens it."""
+    return f'<details class="folded"><summary>{html.escape(summary)}</summary>{content}</details>'
+
+
+def badge(verdict: str, words: str = "") -> str:
+    """Return a verdict as the ledger shows it; `words` may stand in place of its own."""
+    slug = verdict.split()[0]
+    return f'<span class="verdict verdict-{slug}">{html.escape(words or verdict)}</span>'

@@ -6,7 +6,6 @@ mixed: each keeps a column, and the column's name says which kind it is.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from lotperm.config.experiment import Experiment
 from lotperm.errors import IntegrityError, unknown_name
 from lotperm.studies.clone import clone_folder
 from lotperm.studies.records import load_record
-from lotperm.studies.results import Results
 
 
 def book_folder() -> Path:
@@ -160,30 +158,3 @@ def recorded(
 def live_label(experiment: Experiment) -> str:
     """Return the heading of numbers that were computed while the page was built."""
     return f"live, {experiment.data.name}"
-
-
-def live_and_recorded(
-    results: Results, dataset: str | None = None, model: str | None = None
-) -> dict[str, Results | Recorded]:
-    """Collect what a page has just computed and what is recorded, each under its label.
-
-    Parameters
-    ----------
-    results : Results
-        What the page has just computed.
-    dataset, model : str, optional
-        Which recorded runs to take, as in `recorded`.
-
-    Returns
-    -------
-    dict of str to Results or Recorded
-        As `lotperm.studies.arms.beside.beside` takes it.
-    """
-    runs = recorded(dataset, model)
-    # Labels name data, network and profile. Runs that share all three are told apart by their own
-    # names.
-    shared = Counter(run.label for run in runs)
-    named = {
-        run.label if shared[run.label] == 1 else f"{run.label}, {run.name}": run for run in runs
-    }
-    return {live_label(results.experiment): results, **named}

@@ -109,27 +109,17 @@ def test_every_method_has_a_colour_of_its_own():
     assert len(set(colours)) == len(colours)
 
 
-def test_rewind_curves_and_sparsity_show_the_means(smoke):
+def test_rewind_curves_show_the_means(smoke):
     _, results = smoke
     e = results.experiment
     ax = arms_charts.rewind_curves([results], title="Title").axes[0]
-    other = arms_charts.accuracy_against_sparsity([results], title="Title").axes[0]
-    points = [[container[0] for container in axes.containers] for axes in (ax, other)]
-    for line, flat, arm in zip(*points, PAPER_ARMS, strict=True):
+    points = [container[0] for container in ax.containers]
+    for line, arm in zip(points, PAPER_ARMS, strict=True):
         mean = 100 * results.values(arm, e.sparsities[0], e.rewind_epochs[0]).mean()
         np.testing.assert_allclose(line.get_ydata(), [mean])
-        np.testing.assert_allclose(flat.get_ydata(), [mean])
         assert list(line.get_xdata()) == list(e.rewind_epochs)
-        assert list(flat.get_xdata()) == pytest.approx([100 * e.sparsities[0]])
     dense = np.mean([results.values(m, 0.0, None).mean() for m in ("dense_a", "dense_b")])
     assert ax.lines[-1].get_ydata()[0] == pytest.approx(100 * dense)
-
-
-def test_gap_against_width(smoke):
-    _, results = smoke
-    ax = arms_charts.gap_against_width([results], title="Title").axes[0]
-    table = results.comparisons().set_index("comparison")
-    assert ax.lines[0].get_ydata()[0] == pytest.approx(100 * table.loc["gap closed", "mean"])
 
 
 def test_early_matching_shows_accuracy_and_score(smoke):

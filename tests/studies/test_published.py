@@ -14,14 +14,15 @@ from scipy import stats
 from lotperm import Experiment
 from lotperm.errors import ParameterError, StorageError
 from lotperm.science.barrier import accuracy_barriers
-from lotperm.science.statistics import interval, paired
+from lotperm.science.statistics import paired
 from lotperm.store.provenance import source_hash
 from lotperm.studies import clone, html, published
-from lotperm.studies.arms import beside as arms_beside
+from lotperm.studies.arms import effects
+from lotperm.studies.arms import series as arms_series
 from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.connectivity import beside as connectivity_beside
 from lotperm.studies.diversity import beside as diversity_beside
-from lotperm.studies.early import beside as early_beside
+from lotperm.studies.early import series as early_series
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,15 +81,10 @@ def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     assert [round(share.min()), round(share.max())] == [20, 30]
     wider = (100 * (cells["lth"] - cells["naive"])).div(gap, level="sparsity")
     assert [round(wider.min(), 1), round(wider.max(), 1)] == [1.6, 4.0]
-    # Chapter 5, at the rewind point that is nearest to the paper's.
-    ours = {s: arms_beside.our_arms(run.rows(), s, 2) for s in theirs.index}
-    permuting = {s: arms["permuted − naive"] for s, arms in ours.items()}
-    gain = theirs["permuted"] - theirs["naive"]
-    gained = [number.value for number in permuting.values()]
-    assert [round(min(gained), 1), round(max(gained), 1)] == [0.6, 1.3]
-    assert [round(gain.min(), 1), round(gain.max(), 1)] == [0.6, 1.0]
-    assert all(abs(permuting[s].value - gain[s]) < permuting[s].half_width for s in gain.index)
-    assert sum(ours[s]["gap closed (%)"].value < share[s] for s in share.index) == 3
+    # Chapter 5's answer counts every seed once.
+    (one,) = arms_series.of_records("cifar10", "resnet")
+    assert effects.headline(one).value == pytest.approx(over_all.mean)
+    assert effects.headline(one).p == pytest.approx(over_all.p_value)
 
 
 def test_the_recorded_accuracies_are_what_the_book_says_of_them():
@@ -159,8 +155,8 @@ def test_the_recorded_early_matching_is_what_the_book_says_of_it():
     means = 100 * accuracy.mean(axis=1)
     assert [round(means.min(), 1), round(means.max(), 1)] == [49.2, 51.1]
     assert round(100 * (accuracy.max(axis=1) - accuracy.min(axis=1)).max()) == 3
-    arms = early_beside._recorded_arms(run, 0.9, 4)
-    assert [round(arms[name].value, 1) for name in ("naive", "LTH")] == [50.0, 55.6]
+    arms = early_series.recorded_arms(run).mean()
+    assert [round(100 * arms[name], 1) for name in ("naive", "lth")] == [50.0, 55.6]
 
 
 def test_the_recorded_diversity_is_what_the_book_says_of_it():
@@ -275,72 +271,6 @@ def test_recorded_runs_are_found_by_what_they_ran():
     )
 
 
-def test_beside_the_paper(smoke):
-    _, results = smoke
-    e = results.experiment
-    paper = pd.DataFrame(
-        [
-            {"sparsity": 0.8, "method": m, "rewind_epoch": k, "test_acc_mean": v + k}
-            for m, v in (("lth", 90.0), ("permuted", 86.0), ("naive", 80.0))
-            for k in (20, 50)
-        ]
-    )
-    table = arms_beside.beside({"live": results}, paper)
-    ours, theirs, difference = table.columns
-    assert (
-        ours == "live (k = 2 of 12)"
-        and theirs == "paper (k = 20 of 200)"
-        and difference == "live − paper"
-    )
-    arms = {arm: results.values(arm, 0.8, e.rewind_epochs[0]) for arm in PAPER_ARMS}
-    lth, half = (100 * x for x in interval(arms["lth"]))
-    assert table.loc[("0.8", "LTH"), ours] == f"{lth:.1f} ± {half:.1f}"
-    gain = paired(arms["permuted"], arms["naive"])
-    assert (
-        table.loc[("0.8", "permuted − naive"), ours]
-        == f"{100 * gain.mean:.1f} ± {100 * gain.half_width:.1f}"
-    )
-    gap = 100 * gain.mean / (arms["lth"].mean() - arms["naive"].mean())
-    assert table.loc[("0.8", "gap closed (%)"), ours] == f"{gap:.1f}"
-    assert table.loc[("0.8", "LTH"), theirs] == "110.0"  # at 20, not at 50
-    assert table.loc[("0.8", "permuted − naive"), theirs] == "6.0"
-    assert table.loc[("0.8", "gap closed (%)"), theirs] == "60.0"
-    assert table.loc[("0.8", "LTH"), difference] == f"{lth - 110:.1f} ± {half:.1f}"
-    assert table.index.get_level_values(1).to_list()[:5] == [
-        "LTH",
-        "permuted",
-        "naive",
-        "permuted − naive",
-        "gap closed (%)",
-    ]
-    assert table.index.get_level_values(0).to_list() == ["0.8"] * 5 + [
-        f"{s:g}" for s in e.sparsities[1:] for _ in range(5)
-    ]
-
-
-def test_beside_what_was_recorded_and_nothing_of_the_papers(smoke):
-    _, results = smoke
-    run = published.recorded("fashion_mnist", "mlp")[1]
-    table = arms_beside.beside({"live": results, "recorded": run})
-    mean, half = 100 * run.summary.set_index("method").loc["permuted", ["mean", "half_width"]]
-    assert table.loc[("0.9", "permuted"), "recorded (k = 4 of 20)"] == f"{mean:.1f} ± {half:.1f}"
-    assert table.loc[("0.8", "permuted"), "recorded (k = 4 of 20)"] == ""
-    assert (table["paper (k = 20 of 200)"] == "").all()
-
-
-def test_live_and_recorded_columns_say_which_they_are(smoke):
-    _, results = smoke
-    assert published.live_label(results.experiment) == "live, mnist1d"
-    columns = published.live_and_recorded(results, "fashion_mnist", "mlp")
-    both = "recorded, fashion_mnist, mlp×1, desktop"
-    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
-    assert list(columns) == ["live, mnist1d", *(f"{both}, {name}" for name in names)]
-    assert columns["live, mnist1d"] is results
-    alone = list(published.live_and_recorded(results, "cifar10", "resnet"))
-    assert alone == ["live, mnist1d", "recorded, cifar10, resnet8×0.5, desktop"]
-    assert list(published.live_and_recorded(results, "svhn")) == ["live, mnist1d"]
-
-
 @pytest.fixture
 def made_up(monkeypatch):
     """Puts a recorded run of a kind into the place of those that there are."""
@@ -358,7 +288,7 @@ def made_up(monkeypatch):
         def recorded(dataset=None, model=None, width=None, *, kind="table"):
             return [run] if kind == run.kind and dataset in (None, "cifar10") else []
 
-        for module in (published, diversity_beside, early_beside, connectivity_beside):
+        for module in (published, diversity_beside, connectivity_beside):
             monkeypatch.setattr(module, "recorded", recorded)
         return run
 
@@ -387,45 +317,7 @@ def test_diversity_beside_the_papers(smoke, made_up):
     )
 
 
-def test_early_matching_beside_the_papers(smoke, made_up):
-    _, results = smoke
-    rows = [
-        {"seed": s, "matching_epoch": t, "metric": m, "value": v + 0.01 * s}
-        for s in (0, 1)
-        for t, v in ((3, 0.5), (12, 0.6))
-        for m in ("test_accuracy", "score")
-    ]
-    table = pd.DataFrame(rows)
-    at_90 = table.assign(
-        sparsity=0.9, rewind_epoch=4, matching_epoch=table["matching_epoch"].replace({3: 2, 12: 20})
-    )
-    run = made_up("early", at_90)
-    found = early_beside.beside_early_matching(
-        table, results, 0.8, results.experiment.rewind_epochs[0]
-    )
-    assert list(found.columns) == [
-        "LTH",
-        "t = 2.5 % of T",
-        "t = 10 % of T",
-        "t = 25 % of T",
-        "t = 50 % of T",
-        "t = 100 % of T",
-        "naive",
-    ]
-    live, kept = found.loc[("live, mnist1d", "0.8")], found.loc[(f"{run.label}, k = 4", "0.9")]
-    assert live["t = 25 % of T"] == kept["t = 10 % of T"] == "50.5 ± 6.4"  # of 12 epochs, and of 20
-    assert live["t = 10 % of T"] == kept["LTH"] == ""
-    lth, half = (100 * x for x in interval(results.values("lth", 0.8, 2)))
-    assert live["LTH"] == f"{lth:.1f} ± {half:.1f}"
-    paper = published.paper("early_matching_resnet20x1_cifar10").set_index(["sparsity", "method"])[
-        "test_acc_mean"
-    ]
-    difference = found.loc[("live, mnist1d − paper", "0.8")]
-    assert difference["LTH"] == f"{lth - paper[0.8, 'lth'].item():.1f} ± {half:.1f}"
-    assert found.loc[("paper, cifar10", "0.95"), "naive"] == f"{paper[0.95, 'naive'].item():.1f}"
-
-
-def test_recorded_early_matching_stands_beside_the_arms_of_its_table(smoke, monkeypatch):
+def test_recorded_early_matching_stands_beside_the_arms_of_its_table(monkeypatch):
     """LTH and naive of the seeds that were matched early, from the recorded table of the same
     experiment.
     """
@@ -448,26 +340,20 @@ def test_recorded_early_matching_stands_beside_the_arms_of_its_table(smoke, monk
         for experiment in (e, {**e, "profile": "elsewhere"})
     ]
     monkeypatch.setattr(
-        early_beside,
+        early_series,
         "recorded",
         lambda *given, kind="table": early if kind == "early" else real(*given),
     )
-    _, results = smoke
-    live = pd.DataFrame(rows)
-    found = early_beside.beside_early_matching(
-        live, results, 0.8, results.experiment.rewind_epochs[0]
-    )
-    kept = found.loc[(f"{early[0].label}, k = 4", "0.9")]
+    # The second has no table of its own, so nothing to stand beside.
+    (one,) = early_series.of_records()
+    assert one.label == "recorded: ResNet8 on 10,000 images of CIFAR-10"
     every = pd.read_csv(ROOT / "book" / "results" / "desktop_resnet8_cifar10" / "results.csv")
     at = every.query(
         "sparsity == 0.9 and rewind_epoch == 4 and metric == 'test_accuracy' and seed in (0, 2)"
-    ).groupby("method")["value"]
-    assert (at.count() == 2).all()
-    means = [f"{100 * at.mean()[arm]:.1f}" for arm in ("lth", "naive")]
-    assert [text.split(" ± ")[0] for text in (kept["LTH"], kept["naive"])] == means
-    assert kept["t = 25 % of T"] == "50.0 ± 0.0"
-    other = found.loc[(f"{early[1].label}, k = 4", "0.9")]
-    assert other["LTH"] == other["naive"] == ""
+    ).pivot(index="seed", columns="method", values="value")
+    assert one.table["seed"].to_list() == [0, 2] and (one.table["matched"] == 25).all()
+    assert one.table["gain"].to_list() == pytest.approx((50 - 100 * at["naive"]).to_list())
+    assert one.table["gap"].to_list() == pytest.approx((100 * (at["lth"] - at["naive"])).to_list())
 
 
 def test_lines_beside_published_ones(smoke, made_up):
@@ -562,11 +448,3 @@ def test_the_recorded_faults_are_of_a_long_run():
     assert len(apart) == 5
     kills = sum(row["tried"] for row in rows if row["fault"].startswith("kill −9"))
     assert kills >= 500 or "crash" in report["missing"]
-
-
-def test_of_two_rewind_epochs_as_near_the_later_one_is_compared():
-    """The twin's are 0 and 3 of 15, as far from the paper's 20 of 200 either way; 0 is no
-    rewinding at all.
-    """
-    assert arms_beside._nearest(0.1, [0, 3], 15) == 3
-    assert arms_beside._nearest(0.1, [0, 1, 3], 15) == 1

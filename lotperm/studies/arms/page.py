@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import html
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
+from lotperm.science.barrier import accuracy_barriers
+from lotperm.science.statistics import interval
+from lotperm.store.provenance import source_hash
 from lotperm.studies import page
-from lotperm.studies.arms import charts, tables
-from lotperm.studies.arms.beside import beside
-from lotperm.studies.arms.study import STUDY, run
-from lotperm.studies.published import live_and_recorded
+from lotperm.studies.arms import charts, compare, effects, series, tables, words
+from lotperm.studies.arms.series import Series
+from lotperm.studies.arms.study import STUDY, barrier, run
+from lotperm.studies.claims import numbers
+from lotperm.studies.connectivity.study import connectivity_table
+from lotperm.studies.html import csv_link, folded, picture
+from lotperm.studies.published import paper
 from lotperm.studies.results import Results
+from lotperm.studies.stages import matchings
 from lotperm.studies.study import Study
+
+_FIGURES = {
+    "resnet20_cifar10": ("cifar10", "resnet"),
+    "resnet20_cifar100": ("cifar100", "resnet"),
+    "vgg11_cifar10": ("cifar10", "vgg"),
+    "svhn": ("svhn", "resnet"),
+    "resnet50_imagenet": ("imagefolder", "resnet50"),
+}
+"""Figure -> data set and network of the recorded runs that belong to it."""
 
 
 class Page(page.Page):
@@ -28,20 +46,137 @@ class Page(page.Page):
         """Results of every width; computed when first asked for."""
         return [run(pipeline) for pipeline in self.pipelines]
 
-    def against_rewind(self) -> Figure:
-        """Draw accuracy against the rewind epoch; rows are widths, columns sparsities."""
+    @cached_property
+    def live(self) -> Series:
+        """The arms that this page computed."""
+        return series.of_results(self.results)
+
+    def series(self, *more: tuple[str, str]) -> list[Series]:
+        """Return the paper's arms, recorded ones, and this page's.
+
+        Parameters
+        ----------
+        *more : tuple of str
+            Data set and network of further recorded runs.
+        """
+        found = [series.of_paper(self.figure)]
+        for dataset, model in (_FIGURES[self.figure], *more):
+            found += series.of_records(dataset, model)
+        return [*found, self.live]
+
+    def answer(self, question: str, *more: tuple[str, str], why: str = "") -> HTML:
+        """Answer the page's question from the paper, recorded runs and this page's.
+
+        Parameters
+        ----------
+        question : str
+            The question.
+        *more : tuple of str
+            As of `series`.
+        why : str, optional
+            Why this page's run doesn't show the effect, in case it doesn't.
+        """
+        smoke = self.experiment.profile == "smoke"
+        return HTML(words.answer(question, words.gains(self.series(*more), why), smoke=smoke))
+
+    def paper_figure(self) -> HTML:
+        """Draw the paper's own figure from its numbers; of several widths, the least and the largest."""
+        arms = series.of_paper(self.figure).table
+        if self.figure == "svhn":
+            raw = paper("svhn_resnet20x1")
+            table = raw.rename(columns={"test_acc_mean": "mean", "test_acc_spread": "std"})
+            shape = {"columns": "rewind_epoch", "rows": "width", "x": "sparsity"}
+            figure = compare.paper_panels(table.assign(width=1), **shape, xlabel="sparsity S")
+            where = "the authors' table of SVHN (Table 16 of their repository)"
+        else:
+            tidy = numbers.cells()
+            table = tidy[(tidy["figure"] == self.figure) & (tidy["metric"] == "top1")]
+            table = table[table["width"].isin([table["width"].min(), table["width"].max()])]
+            shape = {"columns": "sparsity", "rows": "width", "x": "rewind_epoch"}
+            figure = compare.paper_panels(table, **shape, xlabel="rewind epoch k, of 200")
+            where = numbers.both_numbers(self.figure)
+        above, below = (int((sign * arms["gain"] > 0).sum()) for sign in (1, -1))
+        text = (
+            f"Paper: {where}. Test accuracy, mean and reported spread. Permuted is above naive in "
+            f"{above} and below it in {below} of all {len(arms)} settings"
+        )
+        if arms["lth"].notna().all():
+            higher = int((arms["lth"] > arms["permuted"]).sum())
+            text += f", LTH above permuted in {higher}"
+        return HTML(picture(figure, f"{text}.", f"{html.escape(text)}."))
+
+    def side_by_side(self, *more: tuple[str, str]) -> HTML:
+        """Draw points gained and share of the gap, the paper's and ours on the same axes."""
+        found = compare.curves(self.series(*more))
+        below = (
+            f"Each curve is a mean over the other settings; bands are 95 % intervals over our seeds "
+            f"({words.STATISTICS}). Orange line: no better than naive; blue line: as good as LTH."
+        )
+        return HTML(words.curves(compare.side_by_side(found), found, below))
+
+    def agreement(self, *more: tuple[str, str]) -> HTML:
+        """Say which of the paper's statements our runs bear out, with the numbers folded away."""
+        shown = self.series(*more)
+        effects_of = words.statements(shown)
+        folds = folded("The effects, with intervals and tests", effects_of)
+        return HTML(words.agreement(shown) + folds)
+
+    def alignment(self) -> HTML:
+        """Draw how well the networks of every width align, beside the gap that permuting closes."""
+        if len(self.pipelines) == 1:
+            score = self._scores(0).mean()
+            return HTML(f"<p>The matched units of A and B correlate by {score:.2f} on average.</p>")
+        shares = effects.against(self.live, "units").set_index("x")
+        rows = []
+        for number, pipeline in enumerate(self.pipelines):
+            units = series.narrowest(self.experiments[number].to_dict()["model"])
+            lines = accuracy_barriers(connectivity_table(barrier(pipeline)))
+            height = 100 * lines.loc[lines["ends"] == "permuted", "barrier"].to_numpy()
+            rows.append(
+                {
+                    "units": units,
+                    **_with_half("correlation", self._scores(number)),
+                    **_with_half("barrier", height),
+                    **shares.loc[units, ["share", "share_low", "share_high"]],
+                }
+            )
+        table = pd.DataFrame(rows)
+        first, last = table.iloc[0], table.iloc[-1]
+        text = (
+            f"Live, from {first['units']:g} to {last['units']:g} units: the correlation of matched "
+            f"units goes from {first['correlation']:.2f} to {last['correlation']:.2f}, the barrier "
+            f"between permuted A and B from {first['barrier']:.1f} to {last['barrier']:.1f} points, the "
+            f"share of the gap that permuting closes from {first['share']:.0f} to "
+            f"{last['share']:.0f} %."
+        )
+        below = f"Bars are 95 % intervals over seeds ({words.STATISTICS}). {html.escape(text)}"
+        return HTML(picture(compare.alignment(table), text, below))
+
+    def _scores(self, number: int) -> np.ndarray:
+        """Return the mean correlation of matched units of every seed; all groups count alike."""
+        found = matchings(self.pipelines[number])
+        return np.array([sum(m.scores.values()) / len(m.scores) for m in found])
+
+    def details(self) -> HTML:
+        """Fold away the accuracies of every arm, their comparisons and the settings."""
         title = f"Accuracy against the rewind epoch ({self.about})"
-        return charts.rewind_curves(self.results, title=title)
+        drawn = charts.rewind_curves(self.results, title=title)
+        alt = f"Test accuracy of LTH, permuted and naive against the rewind epoch: {self.about}."
+        parts = [
+            folded("Accuracies of every arm, as curves", picture(drawn, alt)),
+            folded("Paired differences at every setting", self.comparisons().to_html(border=0)),
+            folded("Settings of this page's run", self.settings().to_html(border=0)),
+        ]
+        return HTML("".join(parts))
 
-    def against_sparsity(self) -> Figure:
-        """Draw accuracy against sparsity, one panel a width."""
-        title = f"Accuracy against sparsity ({self.about})"
-        return charts.accuracy_against_sparsity(self.results, title=title)
-
-    def gap_against_width(self) -> Figure:
-        """Draw the share of the gap that permuting closes, against width."""
-        title = f"Gap closed against width ({self.about})"
-        return charts.gap_against_width(self.results, title=title)
+    def downloads(self, *more: tuple[str, str]) -> HTML:
+        """Make links that download this page's numbers, and the paper's and recorded ones beside."""
+        e = self.experiment
+        name = f"{self.figure}_{e.profile}_{e.data.name}_{e.model.name}"
+        live = csv_link(series.download([self.live], source_hash()[:12]), f"{name}.csv")
+        others = [one for one in self.series(*more) if one.kind != "live"]
+        link = csv_link(series.download(others, ""), f"{self.figure}_paper_and_recorded.csv")
+        return HTML(f"<p>{live}<br>{link}</p>")
 
     def final(self) -> Figure:
         """Draw the arms' final accuracies at the first sparsity and rewind epoch."""
@@ -66,19 +201,7 @@ class Page(page.Page):
         """Make a link that downloads the results."""
         return self.download([results.table for results in self.results])
 
-    def beside(
-        self,
-        reference: pd.DataFrame | None = None,
-        dataset: str | None = None,
-        model: str | None = None,
-    ) -> pd.DataFrame:
-        """Put the arms, live and recorded, beside the paper's.
 
-        Parameters
-        ----------
-        reference : DataFrame, optional
-            The paper's numbers; None if there are none.
-        dataset, model : str, optional
-            Which recorded runs to take.
-        """
-        return beside(live_and_recorded(self.results[0], dataset, model), reference)
+def _with_half(name: str, values: np.ndarray) -> dict[str, float]:
+    mean, half = interval(values)
+    return {name: mean, f"{name}_half": half}

@@ -17,6 +17,7 @@ from lotperm.store.tasks import Plain, Task, chain, provenance
 from lotperm.studies import tickets
 from lotperm.studies.arms.arms import ARMS, PAPER_ARMS
 from lotperm.studies.arms.training import train_arms
+from lotperm.studies.connectivity.study import connectivity, line_positions
 from lotperm.studies.results import Results
 from lotperm.studies.stages import dense, imp_rounds
 from lotperm.studies.study import Options, Study, cells, option
@@ -30,6 +31,11 @@ def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     """Train the three arms of every replicate; weights and curves by arm, then by seed."""
     arms = [ARMS[name] for name in PAPER_ARMS]
     return train_arms(bench, "sparse", arms, sparsity, rewind_epoch)
+
+
+def barrier(bench: Workbench) -> Task:
+    """Evaluate ends and middle of the line from A to B, as trained and permuted, batch norm reset."""
+    return connectivity(bench, line_positions(3), ["bn"])
 
 
 def run(bench: Workbench) -> Results:
@@ -138,6 +144,11 @@ class Arms(Study[ArmsOptions]):
     def tasks(self, bench: Workbench, options: ArmsOptions) -> list[Task]:
         """List the arms of every sparsity and rewind epoch."""
         return [sparse(bench, *cell) for cell in cells(bench.experiment)]
+
+    def chapter(self, benches: Sequence[Workbench], options: ArmsOptions) -> list[Task]:
+        """List the arms at every width; a page that compares widths also asks how they align."""
+        asked = super().chapter(benches, options)
+        return [*asked, *map(barrier, benches)] if len(benches) > 1 else asked
 
     def table(self, bench: Workbench, options: ArmsOptions) -> pd.DataFrame:
         """Return the accuracies and losses, as `Results.table`."""

@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 
 import pandas as pd
 from IPython.display import HTML
-from matplotlib.figure import Figure
 
+from lotperm.store.provenance import source_hash
 from lotperm.studies import page
+from lotperm.studies.arms import compare, words
+from lotperm.studies.arms.series import Series, download
 from lotperm.studies.arms.study import run
-from lotperm.studies.early import charts, tables
-from lotperm.studies.early.beside import beside_early_matching
+from lotperm.studies.early import charts, series, tables
 from lotperm.studies.early.study import STUDY, EarlyOptions, early_table
+from lotperm.studies.html import badge, csv_link, folded, picture
 from lotperm.studies.results import Results
 from lotperm.studies.study import Study
 
@@ -40,15 +42,87 @@ class Page(page.Page):
         epochs = STUDY.page_epochs(self.pipeline, self.options)
         return early_table(self.pipeline, *self.cell, epochs)
 
-    def against_epoch(self) -> Figure:
-        """Draw accuracy and correlation against the matching epoch."""
+    @cached_property
+    def live(self) -> Series:
+        """What this page computed."""
+        return series.of_page(self.table, self.results, *self.cell)
+
+    def series(self) -> list[Series]:
+        """Return the paper's Table 15, recorded runs, and this page's."""
+        return [series.of_paper(), *series.of_records(), self.live]
+
+    def answer(self, question: str) -> HTML:
+        """Answer the page's question from the paper, recorded runs and this page's."""
+        lines = [self._line(one) for one in self.series()]
+        smoke = self.experiment.profile == "smoke"
+        return HTML(words.answer(question, lines, smoke=smoke))
+
+    def _line(self, one: Series) -> str:
+        at = series.early_epoch(one)
+        effect, kept = series.gain(one, at), series.kept(one)
+        rest = f"of what a match at the end gains, {kept.value:.0f} % are left"
+        if one.kind == "paper":
+            table = one.table[one.table["matched"] == at]
+            above = int((table["gain"] > 0).sum())
+            sign = badge(
+                "agrees" if above == len(table) else "weaker",
+                "paper: yes" if above == len(table) else "paper: mostly",
+            )
+            text = (
+                f"matched at {at:.3g} % of B's training, permuted is above naive at {above} of "
+                f"{len(table)} sparsities, by {effect.value:.1f} points on average"
+            )
+            return f"{sign} {words.of(one)}: {text}; {rest}."
+        text = f"matched at {at:.3g} % of B's training, permuted − naive = {effect.text()}"
+        if kept.low > -1e6 and kept.high < 1e6:
+            text += f"; {rest} [{kept.low:.0f}, {kept.high:.0f}]"
+        return f"{words.mark(one.kind, effect)} {words.of(one)}: {text} ({words.STATISTICS})."
+
+    def side_by_side(self) -> HTML:
+        """Draw points gained and share of the gap against t, the paper's and ours."""
+        found = {"matched": [(one, series.against_matching(one)) for one in self.series()]}
+        below = (
+            "The paper's are means over its four sparsities; bands are 95 % intervals over our seeds "
+            f"({words.STATISTICS}). Orange line: no better than naive; blue line: as good as LTH."
+        )
+        return HTML(words.curves(compare.side_by_side(found), found, below))
+
+    def quality(self) -> HTML:
+        """Draw accuracy and correlation of matched units against the matching epoch."""
         results, (s, k) = self.results, self.cell
         title = f"Matching at epoch t, sparsity {s:g}, k = {k} ({self.about})"
-        return charts.early_matching(self.table, results, s, k, title=title)
+        figure = charts.early_matching(self.table, results, s, k, title=title)
+        score = self.table[self.table["metric"] == "score"]
+        means = score.groupby("matching_epoch")["value"].mean()
+        best = means.idxmax()
+        text = (
+            f"Live: the matched units correlate by {means.iloc[0]:.2f} at t = {means.index[0]}, by "
+            f"{means.iloc[-1]:.2f} at the end, and most at t = {best} ({means.max():.2f})."
+        )
+        below = f"Left: accuracy of permuted between LTH and naive. Right: correlation. {text}"
+        return HTML(picture(figure, text, below))
 
-    def data(self) -> HTML:
-        """Make a link that downloads what the figure shows."""
-        return self.download(tables.early_data(self.table, self.results, *self.cell))
+    def agreement(self) -> HTML:
+        """Say which of the paper's statements our runs bear out, with the numbers folded away."""
+        table = words.statements(self.series(), series.statements)
+        said = words.agreement(self.series(), series.statements)
+        return HTML(said + folded("The effects, with intervals and tests", table))
+
+    def details(self) -> HTML:
+        """Fold away what matching early costs, and the settings."""
+        return HTML(
+            folded("What matching at epoch t costs", self.costs().to_html(border=0))
+            + folded("Settings of this page's run", self.settings().to_html(border=0))
+        )
+
+    def downloads(self) -> HTML:
+        """Make links that download this page's numbers, and the paper's and recorded ones beside."""
+        e = self.experiment
+        name = f"{self.figure}_{e.profile}_{e.data.name}_{e.model.name}.csv"
+        live = csv_link(download([self.live], source_hash()[:12]), name)
+        others = [one for one in self.series() if one.kind != "live"]
+        link = csv_link(download(others, ""), f"{self.figure}_paper_and_recorded.csv")
+        return HTML(f"<p>{live}<br>{link}</p>")
 
     def in_short(self) -> str:
         """Say what is equal on every machine."""
@@ -64,7 +138,3 @@ class Page(page.Page):
     def costs(self) -> pd.DataFrame:
         """Return what matching at epoch t costs and what it yields."""
         return tables.matching_costs(self.table, self.results, *self.cell)
-
-    def beside(self) -> pd.DataFrame:
-        """Put the accuracies, live and recorded, beside the paper's."""
-        return beside_early_matching(self.table, self.results, *self.cell)

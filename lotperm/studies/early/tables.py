@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lotperm.studies.early.beside import early_means
 from lotperm.studies.results import Results
 
 
-def early_data(
+def early_means(
     table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
-) -> pd.DataFrame:
-    """Join what the figure of early matching shows: permuted at every t, LTH and naive.
+) -> tuple[float, float, dict[int, float]]:
+    """Average test accuracies over seeds; parameters as for `matching_costs`.
 
-    Parameters are those of `matching_costs`.
+    Returns
+    -------
+    lth, naive : float
+        Fractions.
+    permuted : dict of int to float
+        Matching epoch -> fraction.
     """
-    arms = [
-        results.values(arm, sparsity, rewind_epoch)
-        .reset_index()
-        .assign(method=arm, metric="test_accuracy")
-        for arm in ("lth", "naive")
-    ]
-    return pd.concat([table.assign(method="permuted"), *arms], ignore_index=True)
+    lth, naive = (
+        float(results.values(arm, sparsity, rewind_epoch).mean()) for arm in ("lth", "naive")
+    )
+    permuted = table[table["metric"] == "test_accuracy"].groupby("matching_epoch")["value"].mean()
+    return lth, naive, dict(zip(permuted.index.tolist(), permuted.tolist(), strict=True))
 
 
 def matching_costs(
