@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from lotperm.errors import LotpermError, ParameterError, UnsupportedModelError
 from lotperm.science.inputs import InputForm, describe
+from lotperm.science.recurrence import unstack_recurrence
 
 # Operations whose success or result depends on how values lie in memory.
 _LAYOUT = (
@@ -138,21 +140,8 @@ def export_graph(
             f"{type(error).__name__}: {_first_line(error)} Give inputs that it runs on in "
             "evaluation mode."
         ) from error
-    batch = torch.export.Dim("batch")
-    dynamic = tuple({0: batch} if is_batched(leaf, size) else None for leaf in leaves)
-    try:
-        exported = torch.export.export(
-            _flat_copy(model, structure), tuple(leaves), dynamic_shapes=(dynamic,), strict=False
-        )
-        program = exported.module()
-    except Exception as error:  # whatever the exporter raises
-        raise UnsupportedModelError(
-            f"torch.export can't turn {type(model).__name__} into a graph for an input of shape "
-            f"{_shapes(leaves)} with a variable batch size: {_first_line(error)} Check "
-            "that its control flow doesn't depend on values, and that it reads the batch size as "
-            "x.shape[0] (len(x) fixes it)."
-        ) from error
-    assert isinstance(program, fx.GraphModule)
+    program = _export(model, leaves, structure, size)
+    unstack_recurrence(program.graph)
     # Modules in the graph are checks of the input's shape, which would fix the batch size.
     checks = ("_assert_async", "_assert_scalar", "_assert_tensor_metadata")
     for node in [
@@ -160,6 +149,44 @@ def export_graph(
     ]:
         program.graph.erase_node(node)
     return program
+
+
+def _export(
+    model: nn.Module, leaves: list[Any], structure: pytree.TreeSpec, size: int
+) -> fx.GraphModule:
+    """Export a network for batches of any size."""
+    first: Exception | None = None
+    for dim in (0, 1):  # recurrent layers may have time first, of which they unroll each step
+        variable = torch.export.Dim("batch")
+        dynamic = tuple(
+            {dim: variable} if is_batched(leaf, size) and leaf.dim() > dim else None
+            for leaf in leaves
+        )
+        if dim and not any(dynamic):
+            break
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The tensor attributes? .*assigned during export")
+                program = torch.export.export(
+                    _flat_copy(model, structure),
+                    tuple(leaves),
+                    dynamic_shapes=(dynamic,),
+                    strict=False,
+                ).module()
+        except Exception as error:  # whatever the exporter raises
+            first = first or error
+            if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+                break
+            continue
+        assert isinstance(program, fx.GraphModule)
+        return program
+    assert first is not None
+    raise UnsupportedModelError(
+        f"torch.export can't turn {type(model).__name__} into a graph for an input of shape "
+        f"{_shapes(leaves)} with a variable batch size: {_first_line(first)} Check "
+        "that its control flow doesn't depend on values, and that it reads the batch size as "
+        "x.shape[0] (len(x) fixes it)."
+    ) from first
 
 
 def is_batched(value: Any, size: int) -> bool:

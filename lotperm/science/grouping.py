@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from lotperm.science.blocks import Inside, undrawable
 from lotperm.science.graphs import TracedNetwork, node_place, operation_name
 from lotperm.science.labels import FIXED, NO_RULE, Cause, Labels, Place, thin
+from lotperm.science.relations import Belonging, refine, settle_relations
 from lotperm.science.rules.elementwise import NONLINEARITIES
 from lotperm.science.symmetry import Channels, Fixed, PermutationSpec, Role
 
@@ -26,12 +29,15 @@ class _Groups:
     group_of, unit_of : Tensor, int64
         For each root of the labels its group, by number (-1: it doesn't move), and its place in
         it.
+    inside : dict
+        As that of `PermutationSpec`.
     """
 
     labels: Labels
     sizes: dict[str, int]
     group_of: Tensor
     unit_of: Tensor
+    inside: dict[str, tuple[Inside, ...]]
 
     def positions(self, ids: Tensor) -> dict[str, Tensor]:
         """Return, group -> (n, k), where each of its units is in `ids`, taken as a vector."""
@@ -47,8 +53,18 @@ class _Groups:
 
 def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
     """Make the spec of a network from the labels of all its operations."""
-    places = {**labels.matrix_roles, **labels.element_roles}
-    groups = _group(labels, places)
+    labels.settle_places()
+    while True:
+        belonging = settle_relations(labels)
+        places = {**labels.matrix_roles, **labels.element_roles}
+        groups = _group(labels, places, belonging)
+        odd = undrawable(groups.sizes, groups.inside)
+        if odd is None:
+            break
+        # Blocks that can't change places after all.
+        for relation in belonging:
+            if (groups.group_of[relation.children] == list(groups.sizes).index(odd)).any():
+                labels.fix(relation.parents)
     roles, axes = _roles(labels, groups, places)
     points, channels = _points(labels, groups, network.graph)
     first = labels.names
@@ -65,6 +81,7 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
         network=network,
         tied={name: first[name] for name in first if first[name] != name},
         fixed=tuple(_fixed(labels, groups)),
+        inside=groups.inside,
     )
 
 
@@ -124,7 +141,7 @@ def _telling_apart(labels: Labels, roots: Tensor) -> Cause | None:
     return None
 
 
-def _fingerprints(labels: Labels, occurrences: Iterable[Tensor]) -> list[int]:
+def _fingerprints(labels: Labels, occurrences: Iterable[Tensor]) -> Tensor:
     """Return a 64-bit number for each id, equal where units occur in the same way.
 
     It is a sum of random numbers, one for each vector of ids that a unit occurs in; two different
@@ -136,20 +153,23 @@ def _fingerprints(labels: Labels, occurrences: Iterable[Tensor]) -> list[int]:
         roots = labels.find(thin(ids)).flatten()
         number = torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator)
         found.index_add_(0, roots, number.expand(len(roots)))
-    return found.tolist()
+    return found
 
 
 def _layer(tensor: str) -> str:
     """Return the layer that a tensor is the weight of, also if it is computed from several."""
+    tensor = re.sub(r"\.(in_proj_|[qkv]_proj_)weight$", "", tensor)  # nn.MultiheadAttention
+    tensor = re.sub(r"\.weight_[ih]h_(l\d+(_reverse)?)$", r".\1", tensor)  # nn.LSTM and its like
     return re.sub(r"(\.parametrizations)?\.weight(_orig|_mask|_v|_g|\.original\d*)?$", "", tensor)
 
 
-def _group(labels: Labels, places: dict[Place, Tensor]) -> _Groups:
+def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) -> _Groups:
     """Gather units into groups, in order of execution.
 
     The units of a group are in the order of the first axis that holds them.
     """
-    kinds = _fingerprints(labels, [*places.values(), *labels.carried.values(), *labels.together])
+    colors = _fingerprints(labels, [*places.values(), *labels.carried.values(), *labels.together])
+    kinds: list[int] = refine(colors, found).tolist()
     members: dict[int, list[int]] = {}
     layer: dict[int, str] = {}
     seen = {FIXED}
@@ -160,6 +180,7 @@ def _group(labels: Labels, places: dict[Place, Tensor]) -> _Groups:
         for root in new:
             layer.setdefault(kinds[root], _layer(place.tensor))
             members.setdefault(kinds[root], []).append(root)
+    suffixes = _add_blocks(kinds, members, layer, found)
     # A unit without an equal has nothing to change places with.
     members = {kind: units for kind, units in members.items() if len(units) > 1}
 
@@ -167,12 +188,79 @@ def _group(labels: Labels, places: dict[Place, Tensor]) -> _Groups:
     unit_of = torch.zeros(len(labels), dtype=torch.int64)
     sizes: dict[str, int] = {}
     for kind, units in members.items():
-        alike = [other for other in members if layer[other] == layer[kind]]
         group_of[units] = len(sizes)
         unit_of[units] = torch.arange(len(units))
-        name = layer[kind] if len(alike) == 1 else f"{layer[kind]}/{alike.index(kind)}"
-        sizes[name] = len(units)
-    return _Groups(labels, sizes, group_of, unit_of)
+        sizes[_name(kind, members, layer, suffixes)] = len(units)
+    names = list(sizes)
+    inside: dict[str, list[Inside]] = {}
+    for children, parents, _ in found:
+        for number in group_of[children].unique().tolist():
+            here = group_of[children] == number
+            above = int(group_of[parents[here]][0])
+            if number < 0 or above < 0:
+                continue
+            index = torch.empty(sizes[names[number]], dtype=torch.int64)
+            index[unit_of[children[here]]] = unit_of[parents[here]]
+            inside.setdefault(names[number], []).append(Inside(names[above], index))
+    return _Groups(
+        labels, sizes, group_of, unit_of, {name: tuple(above) for name, above in inside.items()}
+    )
+
+
+def _add_blocks(
+    kinds: list[int],
+    members: dict[int, list[int]],
+    layer: dict[int, str],
+    found: list[Belonging],
+) -> dict[int, str]:
+    """Add groups of whole blocks, such as heads, right before those of the units inside them.
+
+    Returns
+    -------
+    dict
+        Kind -> what its group is called, beside its layer, where others have the same layer.
+    """
+    suffixes: dict[int, str] = {}
+    while True:
+        new = []
+        for children, parents, what in found:
+            pairs = list(zip(children.tolist(), parents.tolist(), strict=True))
+            for child, parent in pairs:
+                kind, above = kinds[child], kinds[parent]
+                if kind not in members:
+                    continue
+                suffixes.setdefault(kind, {"inside": "qk", "weighed": "v"}.get(what, ""))
+                if above not in members and (above, kind) not in new:
+                    new.append((above, kind))
+        if not new:
+            return suffixes
+        for above, kind in new:
+            if above in members:
+                continue
+            units = {p for _, ps, _ in found for p in ps.tolist() if kinds[p] == above}
+            layer[above], suffixes[above] = layer[kind], "heads"
+            order = list(members.items())
+            at = list(members).index(kind)
+            order.insert(at, (above, sorted(units)))
+            members.clear()
+            members.update(order)
+
+
+def _name(
+    kind: int, members: dict[int, list[int]], layer: dict[int, str], suffixes: dict[int, str]
+) -> str:
+    """Name a group after its layer, and apart from others of that layer."""
+    alike = [other for other in members if layer[other] == layer[kind]]
+    own = suffixes.get(kind, "")
+    if own == "heads":
+        heads = [other for other in alike if suffixes.get(other) == "heads"]
+        return f"{layer[kind]}/heads" + (f"{heads.index(kind)}" if len(heads) > 1 else "")
+    alike = [other for other in alike if suffixes.get(other) != "heads"]
+    if len(alike) == 1:
+        return layer[kind]
+    if own and [suffixes.get(other) for other in alike].count(own) == 1:
+        return f"{layer[kind]}/{own}"
+    return f"{layer[kind]}/{alike.index(kind)}"
 
 
 def _roles(
@@ -201,7 +289,7 @@ def _points(
 ) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str, str], Channels]]:
     """Find the candidates for activation matching, and where the units lie there."""
     channels: dict[tuple[str, str], Channels] = {}
-    carriers: dict[str, list[tuple[str, bool, bool]]] = {group: [] for group in groups.sizes}
+    carriers: dict[str, list[tuple[str, bool, bool, bool]]] = {g: [] for g in groups.sizes}
     # What depends on the input: a function of weights alone says nothing of a unit.
     activations: set[fx.Node] = set()
     for node in graph.nodes:
@@ -211,18 +299,21 @@ def _points(
             continue
         ids = labels.carried[node.name]
         varying = labels.varying(ids)
-        if len(varying) != 1 or varying[0] == 0:  # dimension 0 is that of the samples
+        if not varying or varying[0] == 0:  # dimension 0 is that of the samples
             continue
-        (dim,) = varying
-        spatial = ids.numel() > ids.shape[0] * ids.shape[dim]
+        spatial = ids.numel() > ids.shape[0] * math.prod(ids.shape[d] for d in varying)
         nonlinear = operation_name(node) in NONLINEARITIES
-        along = thin(ids).movedim(dim, 0).flatten(1)[:, 0]
+        along = thin(ids).movedim(varying, list(range(len(varying)))).flatten(len(varying))
+        along = along.reshape(math.prod(along.shape[: len(varying)]), -1)[:, 0]
         for group, positions in groups.positions(along).items():
-            if positions.shape[1] == 1:
-                channels[group, node.name] = Channels(dim, positions.flatten())
-                carriers[group].append((node.name, spatial, nonlinear))
+            once = len(varying) == 1 and positions.shape[1] == 1
+            places = positions.flatten() if positions.shape[1] == 1 else positions
+            channels[group, node.name] = Channels(tuple(varying), places)
+            carriers[group].append((node.name, spatial, nonlinear, once))
     points = {}
-    for group, nodes in carriers.items():
+    for group, found in carriers.items():
+        # Where units have a dimension of their own, if there is such a node.
+        nodes = [node for node in found if node[3]] or found[-1:]
         outputs = [node for node in nodes if node[2]]
         best = [node for node in outputs or nodes if node[1]] or outputs or nodes
         points[group] = tuple(name for name, *_ in (best if outputs else best[-1:]))

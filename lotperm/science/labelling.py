@@ -105,7 +105,8 @@ def _takes_as_matrix(user: fx.Node, parameter: fx.Node) -> bool:
     """Return whether the rule of `user` labels this argument by its axes."""
     places = MATRIX_ARGUMENT.get(operation_name(user), ())
     leaves = pytree.tree_leaves(user.args)
-    return any(leaves[i] is parameter for i in places) and user.all_input_nodes != [parameter]
+    taken = any(leaves[i] is parameter for i in places if i < len(leaves))
+    return taken and user.all_input_nodes != [parameter]
 
 
 def _has_rule(user: fx.Node) -> bool:

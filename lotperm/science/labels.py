@@ -50,6 +50,31 @@ class Cause(NamedTuple):
     reason: str
 
 
+class Relation(NamedTuple):
+    """Units that belong to others, as those inside a head of attention to the head.
+
+    A permutation that moves a unit must move what it belongs to likewise.
+
+    Attributes
+    ----------
+    children, parents : Tensor, int64, shape (n,)
+        Id i of the one belongs to id i of the other.
+    node : fx.Node or None
+        The operation by which they do.
+    kind : str
+        "inside": the parent is a function of all its children. "weighed": it is a factor of each.
+        "copy": each child has the value of its parent.
+    pinned : bool
+        Whether the children of each parent were told to stay among themselves.
+    """
+
+    children: Tensor
+    parents: Tensor
+    node: fx.Node | None
+    kind: str
+    pinned: bool = False
+
+
 class Labels:
     """What is known of a network's units while its operations are labelled.
 
@@ -74,6 +99,8 @@ class Labels:
         Node name -> ids of its output.
     together : list of Tensor
         Ids that enter one statistic, and must stay in it.
+    relations : list of Relation
+        Which units belong to which others.
     produced : dict
         `Place` -> new ids that a layer gave out there, not as they became.
     unruled : dict
@@ -88,12 +115,15 @@ class Labels:
         self.element_roles: dict[Place, Tensor] = {}
         self.carried: dict[str, Tensor] = {}
         self.together: list[Tensor] = []
+        self.relations: list[Relation] = []
         self.produced: dict[Place, Tensor] = {}
         self.unruled: dict[str, fx.Node] = {}
         self.causes: list[Cause] = []
         self._parent = torch.zeros(1, dtype=torch.int64)
         # Ids of values that no unit holds, but of which equal ids have equal values.
         self._constant = torch.ones(1, dtype=torch.bool)
+        # Ids of units without weights, which all have one value.
+        self._blank = torch.zeros(1, dtype=torch.bool)
         # Of an id that isn't a root any more: by which of the causes.
         self._cause = torch.full((1,), -1)
         self._consumed: list[Tensor] = []
@@ -107,10 +137,21 @@ class Labels:
         """Return new ids for n units; a single one has nothing to change places with."""
         return self._new(n, constant=False) if n > 1 else torch.zeros(1, dtype=torch.int64)
 
+    def blank(self, n: int) -> Tensor:
+        """Return new ids for n units without weights, which all have one value."""
+        ids = self.fresh(n)
+        self._blank[ids[ids > 0]] = True
+        return ids
+
+    def is_blank(self, ids: Tensor) -> bool:
+        """Return whether all of these are units without weights."""
+        return bool(self._blank[thin(self.find(ids))].all())
+
     def _new(self, n: int, *, constant: bool) -> Tensor:
         ids = torch.arange(len(self._parent), len(self._parent) + n)
         self._parent = torch.cat([self._parent, ids])
         self._constant = torch.cat([self._constant, torch.full((n,), constant)])
+        self._blank = torch.cat([self._blank, torch.zeros(n, dtype=torch.bool)])
         self._cause = torch.cat([self._cause, torch.full((n,), -1)])
         return ids
 
@@ -132,6 +173,14 @@ class Labels:
             return torch.zeros(a.shape, dtype=torch.int64)
         pairs, inverse = (a * len(self) + b).unique(return_inverse=True)
         return self._new(len(pairs), constant=True)[inverse]
+
+    def constant(self, roots: Tensor) -> Tensor:
+        """Return which roots stay: `FIXED`, and those of values that no unit holds."""
+        return self._constant[roots]
+
+    def roots(self) -> int:
+        """Return how many ids are still apart."""
+        return int((self._parent == torch.arange(len(self))).sum())
 
     def is_constant(self, root: int) -> bool:
         """Return whether a root is that of values that no unit holds."""
@@ -163,6 +212,7 @@ class Labels:
                 return
             a, b = torch.maximum(a[differ], b[differ]), torch.minimum(a[differ], b[differ])
             # A unit that meets a constant is fixed, and so is what was known of the constant.
+            self._blank[b[~self._blank[a]]] = False
             fixed = self._constant[a] | self._constant[b]
             b, low = torch.where(fixed, FIXED, b), b[fixed]
             a, b = torch.cat([a, low]), torch.cat([b, torch.zeros_like(low)])
@@ -204,7 +254,15 @@ class Labels:
             Their roots. A matrix that is used twice makes the ids of both uses equal.
         """
         name = self.names[tensor]
-        place = Place(name, axis, axis, *(rows or (0, self.shapes[name][0])))
+        whole = (0, self.shapes[name][0])
+        if axis == 0 and rows not in (None, whole):
+            # Along the first axis itself, rows are a part of the units.
+            place = Place(name, 0, 0, *whole)
+            if place not in self.matrix_roles:
+                self.matrix_roles[place] = self._new(whole[1], constant=False)
+            self.unify(self.matrix_roles[place][slice(*rows)], ids)  # type: ignore[misc]
+            return self.find(ids)
+        place = Place(name, axis, axis, *(rows or whole))
         self.unify(self.matrix_roles.setdefault(place, ids), ids)
         return self.find(ids)
 
@@ -220,9 +278,18 @@ class Labels:
             self.produced.setdefault(place, ids)
         return roots
 
+    def settle_places(self) -> None:
+        """Fix what lies on some rows of a matrix, and otherwise on others that share a row."""
+        for place, ids in self.matrix_roles.items():
+            for other, more in self.matrix_roles.items():
+                same = place[:3] == other[:3] and place != other
+                if same and place.start < other.stop and other.start < place.stop:
+                    self.fix(ids)
+                    self.fix(more)
+
     def consume(self, ids: Tensor) -> None:
         """Note that a layer takes these units in."""
-        self._consumed.append(ids)
+        self._consumed.append(thin(ids).flatten())
 
     def begin(self, node: fx.Node) -> None:
         """Note that what becomes equal from now on does so by this operation."""
@@ -263,6 +330,68 @@ class Labels:
         if place not in self.element_roles:
             self.element_roles[place] = self.fresh(shape.numel())
         return self.element_roles[place].view(shape)
+
+    def relate(self, children: Tensor, parents: Tensor, kind: str) -> None:
+        """Note which units belong to which others, id by id."""
+        pairs = torch.stack([self.find(children).flatten(), self.find(parents).flatten()])
+        children, parents = pairs.unique(dim=1)
+        node = self.causes[-1].node if self.causes else None
+        self.relations.append(Relation(children, parents, node, kind))
+
+    def derive(self, sets: Tensor) -> Tensor:
+        """Return an id for a function of each set of units that doesn't depend on their order.
+
+        Parameters
+        ----------
+        sets : Tensor, shape (m, k)
+            Ids, a row for each set.
+
+        Returns
+        -------
+        Tensor, shape (m,)
+            A new id for each set, to which its units belong, so that whole sets may change places.
+            `FIXED`, and the units stay in their sets, where that can't be: there is but one set,
+            or some overlap or hold what doesn't move.
+        """
+        roots = self.find(sets)
+        units, inverse = roots.unique(return_inverse=True)
+        owner = torch.arange(len(roots))[:, None].expand_as(inverse).flatten()
+        low, high = (
+            torch.zeros(len(units), dtype=torch.int64).scatter_reduce_(
+                0, inverse.flatten(), owner, how, include_self=False
+            )
+            for how in ("amin", "amax")
+        )
+        apart = bool((low == high).all()) and not bool(self._constant[units].any())
+        if len(roots) < 2 or not apart:
+            self.keep_together(roots)
+            return torch.zeros(len(roots), dtype=torch.int64)
+        ids = self._new(len(roots), constant=False)
+        self.relate(roots, ids[:, None].expand_as(roots), "inside")
+        return ids
+
+    def pair(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return ids for a function of two units, a new one for each pair that meets."""
+        a, b = torch.broadcast_tensors(self.find(a), self.find(b))
+        codes, inverse = (a * len(self) + b).unique(return_inverse=True)
+        size, ids = len(self), self._new(len(codes), constant=False)
+        self.relate(ids, codes // size, "weighed")
+        self.relate(ids, codes % size, "weighed")
+        return ids[inverse]
+
+    def copies(self, ids: Tensor, count: int) -> Tensor:
+        """Return ids for `count` copies of each unit, along a new last dimension.
+
+        What doesn't move is not told apart.
+        """
+        thinned = thin(self.find(ids))
+        roots, inverse = thinned.unique(return_inverse=True)
+        new = roots[:, None].repeat(1, count)
+        moving = ~self._constant[roots]
+        if count > 1 and moving.any():
+            new[moving] = self._new(int(moving.sum()) * count, constant=False).view(-1, count)
+            self.relate(new[moving], roots[moving, None].expand(-1, count), "copy")
+        return new[inverse].expand(*ids.shape, count)
 
     def keep_together(self, groups: Iterable[Tensor]) -> None:
         """Note that the ids of each of these vectors must stay among themselves."""

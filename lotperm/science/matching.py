@@ -1,13 +1,14 @@
 """Match the units of network A to those of network B, by activations or by weights.
 
-Both ways end in one linear assignment per permutation group and return a `Matching`, a permutation
+Both ways end in one linear assignment per permutation group, or one of blocks and of the units
+inside each pair of them (`lotperm.science.blocks`), and return a `Matching`, a permutation
 together with the evidence for it. A permutation moves A onto B: ``permute(weights_a, spec,
 matching)`` is close to B.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.parallel import distributed
 from lotperm.science.assignment import assign, mean_matched
+from lotperm.science.blocks import assign_blocks, families
 from lotperm.science.correlation import CorrelationAccumulator, correlate
 from lotperm.science.inputs import Batch
 from lotperm.science.symmetry import PermutationSpec, permute
@@ -105,10 +107,11 @@ def match_activations(
     """
     chosen = _points(spec, points)
     moments = correlate(a, b, batches, spec, chosen, device=device, dtype=dtype)
-    return distributed.once(lambda: _assign_all(moments, chosen, keep_correlations))
+    return distributed.once(lambda: _assign_all(spec, moments, chosen, keep_correlations))
 
 
 def _assign_all(
+    spec: PermutationSpec,
     moments: Mapping[str, CorrelationAccumulator],
     chosen: Mapping[str, str],
     keep_correlations: bool,
@@ -122,13 +125,42 @@ def _assign_all(
             raise ParameterError(
                 f"permutation group {group!r} at {chosen[group]!r}: {error}"
             ) from None
-    permutation = {group: assign(matrix) for group, matrix in matrices.items()}
-    return Matching(
-        permutation,
-        {group: mean_matched(matrix, permutation[group]) for group, matrix in matrices.items()},
-        {group: matrix.diagonal().mean().item() for group, matrix in matrices.items()},
-        matrices if keep_correlations else None,
+    permutation: dict[str, Tensor] = {}
+    for family in families(spec.sizes, spec.inside):
+        known = {group: matrices[group] for group in family if group in matrices}
+        if known:
+            permutation |= _assign_family(spec, family, known)
+    scores, identity = (
+        {group: mean_matched(matrix, p[group]) for group, matrix in matrices.items()}
+        for p in (permutation, spec.identity())
     )
+    for found in (scores, identity):
+        _score_blocks(spec, [group for group in permutation if group not in found], found)
+    return Matching(permutation, scores, identity, matrices if keep_correlations else None)
+
+
+def _assign_family(
+    spec: PermutationSpec, family: Sequence[str], known: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Assign groups whose units belong to each other; of most families there is but one."""
+    if len(family) == 1:
+        return {group: assign(matrix) for group, matrix in known.items()}
+    zeros = {
+        group: torch.zeros(spec.sizes[group], spec.sizes[group], dtype=torch.float64)
+        for group in family
+    }
+    return assign_blocks({**zeros, **known}, spec.inside)
+
+
+def _score_blocks(spec: PermutationSpec, blocks: Iterable[str], scores: dict[str, float]) -> None:
+    """Give groups of mere blocks, which have no weights or activations, the score of their units."""
+    for group in blocks:
+        inside = [
+            scores[child]
+            for child, above in spec.inside.items()
+            if child in scores and any(parent.group == group for parent in above)
+        ]
+        scores[group] = sum(inside) / len(inside) if inside else 0.0
 
 
 def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str, str]:
@@ -189,28 +221,30 @@ def match_weights(
             f"A and B aren't of one architecture: {', '.join(odd[:4])} is in one of them alone."
         )
     a = {name: a[name] for name in b}  # in one order: tensors are compared one by one
-    for group in spec.sizes:
-        if not any(True for _ in spec.unit_weights(b, group)):
+    names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
+    for group, found in names.items():
+        if not found and any(group in role.positions for r in spec.roles.values() for role in r):
             raise ParameterError(
                 f"the weights of A and B lack all that group {group!r} permutes; give full state "
                 "dicts."
             )
-    names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
     moved, permutation = dict(a), spec.identity()
-    groups, generator = list(spec.sizes), np.random.default_rng(seed)
+    together, generator = families(spec.sizes, spec.inside), np.random.default_rng(seed)
     for _ in range(max_sweeps):
         improved = False
-        for index in generator.permutation(len(groups)):
-            group = groups[index]
-            step = assign(_similarity(spec, moved, b, group))
-            trial = permute({name: moved[name] for name in names[group]}, spec, {group: step})
+        for index in generator.permutation(len(together)):
+            family = together[index]
+            similar = {g: _similarity(spec, moved, b, g) for g in family}
+            step = _assign_family(spec, family, similar)
+            touched = {name: moved[name] for group in family for name in names[group]}
+            trial = permute(touched, spec, step)
             # Measured, not read off the assignment: where a group sits on two axes of one tensor,
             # the assignment is only the linear part of the gain.
             gain = sum(((new - moved[name]) * b[name]).sum().item() for name, new in trial.items())
             size = sum((new.norm() * b[name].norm()).item() for name, new in trial.items())
             if gain > 1e-12 * size:
                 moved |= trial
-                permutation[group] = permutation[group][step]
+                permutation |= {group: permutation[group][step[group]] for group in family}
                 improved = True
         if not improved:
             break
@@ -243,11 +277,11 @@ def _cosines(
     spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """Return each group's mean cosine between A and B as they are; all-zero weights give 0."""
-    scores = {}
+    scores: dict[str, float] = {}
     for group in spec.sizes:
-        x, y = (
-            torch.cat([values for _, values in spec.unit_weights(weights, group)], 1)
-            for weights in (a, b)
-        )
-        scores[group] = torch.nn.functional.cosine_similarity(x, y, dim=1).mean().item()
+        x, y = ([values for _, values in spec.unit_weights(w, group)] for w in (a, b))
+        if x:
+            cosines = torch.nn.functional.cosine_similarity(torch.cat(x, 1), torch.cat(y, 1), dim=1)
+            scores[group] = cosines.mean().item()
+    _score_blocks(spec, [group for group in spec.sizes if group not in scores], scores)
     return scores

@@ -9,9 +9,16 @@ operations that only move values around (reshape, concatenate, slice) are run on
 Units that occur in the same way everywhere form one group, and any permutation inside a group is
 allowed. The rule of each operation is in `lotperm.science.rules`.
 
+Attention has units in blocks: heads change places as a whole, and units inside each head, those of
+queries with those of keys, those of values with the inputs of the output projection. Its other
+symmetries aren't permutations: any invertible matrix M between queries and keys, ``q M`` and
+``k M^-T``, or between values and the output projection, leaves the function as it is. A mask can't
+follow those, as they make each new weight from all old ones of a head: where some were zero, none
+is. Permutations (and signs, which leave masks where they are) alone take zeros to zeros.
+
 Where the rules have a choice they take the safe side: a unit too few moves, never one too many. So
 these symmetries are left out: exchanging whole blocks of a grouped convolution, or whole groups of
-a group norm. An operation without a rule (attention, embeddings, LSTM) fixes the units that pass
+a group norm. An operation without a rule fixes the units that pass
 it, as an input or output does. Where units meet a product over another axis (token mixing), the
 units are free and the positions are fixed. `PermutationSpec.fixed` lists what is fixed and why.
 Every spec is checked once, by a forward pass with a random permutation; a network that is random
@@ -29,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from lotperm.errors import ParameterError, unknown_name
+from lotperm.science.blocks import Inside, complete, draw
 from lotperm.science.folding import fold_batch_norms
 from lotperm.science.graphs import TracedNetwork, compile_graph, cut_graph
 from lotperm.science.inputs import Batch
@@ -85,21 +93,23 @@ class Channels(NamedTuple):
 
     Attributes
     ----------
-    dim : int
-        The dimension, which is not that of the samples.
-    places : Tensor, int64, shape (n,)
-        The place of each unit along it.
+    dims : tuple of int
+        The dimensions, taken as one, without that of the samples.
+    places : Tensor, int64, shape (n,) or (n, k)
+        The place of each unit along them, or its k places.
     """
 
-    dim: int
+    dims: tuple[int, ...]
     places: Tensor
 
     def select(self, output: Tensor) -> Tensor:
         """Return the activations of the group, shape ``(B, n, *spatial)``."""
-        values = output.movedim(self.dim, 1)
+        count = len(self.dims)
+        values = output.movedim(self.dims, tuple(range(1, count + 1))).flatten(1, count)
         if torch.equal(self.places, torch.arange(values.shape[1])):
             return values
-        return values.index_select(1, self.places.to(values.device))
+        chosen = values.index_select(1, self.places.flatten().to(values.device))
+        return chosen.unflatten(1, self.places.shape) if self.places.dim() > 1 else chosen
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,11 @@ class PermutationSpec:
     fixed : tuple of Fixed
         The hidden units that no permutation moves, and why. The last layer's, which nothing but
         the output takes, aren't listed.
+    inside : dict
+        Group name -> to which units of which other groups its units belong, for those in blocks.
+        A permutation of the group takes each unit to where the permutation of the other group
+        takes what it belongs to. The units of ``attn/qk`` and ``attn/v`` belong to the heads,
+        ``attn/heads``. `random` and the matching functions heed that, `permute` checks it.
     """
 
     sizes: dict[str, int]
@@ -186,6 +201,7 @@ class PermutationSpec:
     network: TracedNetwork = field(default_factory=TracedNetwork)
     tied: dict[str, str] = field(default_factory=dict)
     fixed: tuple[Fixed, ...] = ()
+    inside: dict[str, tuple[Inside, ...]] = field(default_factory=dict)
 
     @classmethod
     def trace(cls, model: nn.Module, example_input: Batch) -> PermutationSpec:
@@ -230,7 +246,7 @@ class PermutationSpec:
 
     def random(self, generator: torch.Generator) -> Permutation:
         """Draw a uniformly random permutation of every group, from a generator on the CPU."""
-        return {group: torch.randperm(n, generator=generator) for group, n in self.sizes.items()}
+        return draw(self.sizes, self.inside, generator)
 
     @torch.no_grad()
     def activations(
@@ -367,7 +383,10 @@ class PermutationSpec:
                     places[group].append(f"{name}[{axis}]")
         for group, n in self.sizes.items():
             more = f", ... ({len(places[group])} axes)" if len(places[group]) > 6 else ""
-            lines.append(f"  {group}: {n} units on {', '.join(places[group][:6])}{more}")
+            within = " and of ".join(above.group for above in self.inside.get(group, ()))
+            within = f", in blocks of {within}" if within else ""
+            on = f" on {', '.join(places[group][:6])}{more}" if places[group] else ""
+            lines.append(f"  {group}: {n} units{on}{within}")
         return "\n".join([*lines, *(f"  ({fixed})" for fixed in self.fixed)])
 
 
@@ -388,7 +407,7 @@ def permute(
         Of the network that the tensors belong to.
     permutation : mapping
         Group name -> int64 Tensor of shape (n,); ``p[i]`` is the unit that moves to position i.
-        Groups that are not named stay as they are.
+        Groups that are not named stay as they are, but for blocks that a named one moves.
 
     Returns
     -------
@@ -399,10 +418,11 @@ def permute(
     Raises
     ------
     ParameterError
-        An unknown group or tensor, a tensor of another shape, or a p that is no permutation of
-        0..n-1.
+        An unknown group or tensor, a tensor of another shape, a p that is no permutation of
+        0..n-1, or one that tears blocks apart (`PermutationSpec.inside`).
     """
     moves = {group: _validated(spec, group, p) for group, p in permutation.items()}
+    moves = complete(moves, spec.sizes, spec.inside)
     moves = {group: p for group, p in moves.items() if not torch.equal(p, torch.arange(len(p)))}
     state = state_dict_of(tensors)
     names = match_names(state, spec.shapes)

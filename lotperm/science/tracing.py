@@ -66,8 +66,17 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     labels = Labels({name: tensor.shape for name, tensor in state.items()}, names)
     # Inputs and outputs of any form are flat in the graph.
     Labeller(program, labels).run(enable_io_processing=False)
-    spec = assemble_spec(labels, TracedNetwork(graph, constants, form))
-    check_spec(spec, state, names, pytree.tree_leaves((args, kwargs)))
+    network, leaves = TracedNetwork(graph, constants, form), pytree.tree_leaves((args, kwargs))
+    spec = assemble_spec(labels, network)
+    try:
+        check_spec(spec, state, names, leaves)
+    except UnsupportedModelError:
+        if not spec.inside:
+            raise
+        for relation in labels.relations:  # without blocks, whose order may matter after all
+            labels.fix(relation.parents)
+        spec = assemble_spec(labels, network)
+        check_spec(spec, state, names, leaves)
     still = [fixed for fixed in spec.fixed if len(fixed.units) == fixed.total]
     if still:
         more = f" and {len(still) - 3} more layers" if len(still) > 3 else ""

@@ -4,6 +4,8 @@
 `products`           linear, matmul, einsum, convolutions, transposed convolutions
 `normalization`      batch, instance, group and layer norm; PReLU
 `elementwise`        sums, products, nonlinearities, dropout, copies
+`attention`          scaled dot products, embeddings, biases by relative position
+`recurrent`          LSTM, GRU and plain recurrent layers
 `reductions`         mean, sum, max, norm, softmax
 `pooling`            max, average and adaptive pooling, upsampling
 `layout`             reshape, transpose, slice, concatenate, pad
@@ -14,25 +16,28 @@
 To add a rule, write a function of `Labels` and a `Call` beside its kin, or in a new module that is
 imported here, and register it with the names of its operations::
 
-    @rule("embedding", matrix=0)
-    def embedding(labels: Labels, call: Call) -> Tensor:
-        weight = call.args[0]
-        units = weight.produce(labels, 1, weight.shape[1])
+    @rule("outer", matrix=1)
+    def outer(labels: Labels, call: Call) -> Tensor:
+        weight = call.args[1]
+        units = weight.produce(labels, 0, weight.shape[0])
         return spread(units, call.shape, -1)
 
 A rule returns the ids of the output. It makes ids equal where the operation uses units alike
 (`Labels.unify`), keeps apart what is treated apart (`Labels.keep_together`), and fixes what must
-not move (`Labels.fix`). In doubt it fixes: a unit too few moves, never one too many. An operation
+not move (`Labels.fix`). A value of several units together is an id of its own
+(`Labels.derive`), so that blocks of units, such as heads, may change places. In doubt it fixes: a unit too few moves, never one too many. An operation
 without a rule is value by value if PyTorch tags it so, else `registry.unknown` decides.
 """
 
 from lotperm.science.rules import (
+    attention,
     creation,
     elementwise,
     layout,
     normalization,
     pooling,
     products,
+    recurrent,
     reductions,
     weights,
 )
@@ -43,12 +48,14 @@ __all__ = [
     "RULES",
     "Call",
     "Matrix",
+    "attention",
     "creation",
     "elementwise",
     "layout",
     "normalization",
     "pooling",
     "products",
+    "recurrent",
     "reductions",
     "rule",
     "unknown",

@@ -13,5 +13,5 @@ from lotperm.science.rules.registry import Call, rule
 def creation(labels: Labels, call: Call) -> Any:
     """Label equal values: new units without weights, which may be added to or follow others."""
     if len(call.shape) > 1:
-        return spread(labels.fresh(call.shape[1]), call.shape, 1)
+        return spread(labels.blank(call.shape[1]), call.shape, 1)
     return fixed_outputs(call.node)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
-from lotperm.science.labels import Labels
+from lotperm.science.graphs import operation_name
+from lotperm.science.labels import LARGE, Labels
 from lotperm.science.rules.registry import Call, rule
 
 # Their outputs are where activations are matched.
@@ -43,7 +46,27 @@ NONLINEARITIES = frozenset(
 @rule("fill", "floor_divide", "rsub", "true_divide", "where", "zero")
 def elementwise(labels: Labels, call: Call) -> Tensor:
     """Label an operation whose output at a position depends on the operands there alone."""
-    return align(labels, call.tensors)
+    nodes = [n for n in pytree.tree_leaves((call.node.args, call.node.kwargs)) if _is_tensor(n)]
+    return align(
+        labels,
+        [
+            _before_expansion(labels, node, ids)
+            for node, ids in zip(nodes, call.tensors, strict=True)
+        ],
+    )
+
+
+def _is_tensor(node: object) -> bool:
+    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)
+
+
+def _before_expansion(labels: Labels, node: fx.Node, ids: Tensor) -> Tensor:
+    """Return the ids of what was expanded, which say along which dimensions values are equal."""
+    if operation_name(node) in ("broadcast_to", "expand", "expand_as"):
+        source = labels.carried.get(node.all_input_nodes[0].name)
+        if source is not None and labels.may_move(source):
+            return source
+    return ids
 
 
 @rule("glu")
@@ -56,24 +79,88 @@ def align(labels: Labels, tensors: list[Tensor]) -> Tensor:
     """Make operands hold the same unit at each position; return the ids of the result."""
     shape = torch.broadcast_shapes(*(t.shape for t in tensors))
     moving = [t for t in tensors if labels.may_move(t)]
+    units = [t for t in moving if not labels.is_blank(t)]
+    along = {d - t.dim() for t in units for d in labels.varying(t)}
+    for ids in moving:
+        # Zeros that aren't in the place of units, but of positions.
+        if units and labels.is_blank(ids) and {d - ids.dim() for d in labels.varying(ids)} - along:
+            labels.fix(ids)
+    moving = [t for t in moving if labels.may_move(t)]
     if not moving:
         known = [t for t in tensors if t.numel() > 1]
         if not any(bool(labels.find(t).any()) for t in known):
             return torch.zeros(shape, dtype=torch.int64)
         return functools.reduce(labels.combine, known).expand(shape)
-    result = moving[0].expand(shape)
-    for ids in moving[1:]:
-        labels.unify(result, ids)
-    varying = {d - len(shape) for d in labels.varying(result)}
+    result = functools.reduce(lambda a, b: _meet(labels, a, b), moving).expand(shape)
     for ids in tensors:
         # A value that is the same for all units (a mean, a gate, a scalar) lets them move; one for
         # each position does not.
-        if labels.may_move(ids):
-            continue
-        alike = set(range(-ids.dim(), 0)) - {d - ids.dim() for d in labels.varying(ids)}
-        if not labels.find(ids).all():
-            alike = set()
-        if any(d not in alike and ids.shape[d] > 1 for d in varying if -d <= ids.dim()):
-            labels.because("combines them with values that differ by position")
-            labels.fix(result)
+        if not labels.may_move(ids):
+            _tell_apart(labels, result, ids)
     return result
+
+
+def _meet(labels: Labels, a: Tensor, b: Tensor) -> Tensor:
+    """Label a function of two values that units hold, position by position.
+
+    Mostly the units at a position become one. Where one of them is the same for several of the
+    other, these belong to it, as the units of a head to the head.
+    """
+    dims = max(a.dim(), b.dim())
+    a, b = (t[(None,) * (dims - t.dim())] for t in (a, b))
+    along = [set(labels.varying(t)) for t in (a, b)]
+    if along[0] != along[1]:
+        for ids, other, extra in ((a, b, along[0] - along[1]), (b, a, along[1] - along[0])):
+            for dim in extra:
+                # The other is one unit, but with a value for each position.
+                if other.shape[dim] > 1:
+                    labels.unify(ids, ids.narrow(dim, 0, 1))
+        along = [set(labels.varying(t)) for t in (a, b)]
+    for ids, other, mine in ((a, b, along[0]), (b, a, along[1])):
+        if not mine and all(ids.shape[dim] == 1 for dim in labels.varying(other)):
+            labels.fix(ids)  # a single unit, which the others let where it is
+            return other
+    if along[0] == along[1]:
+        labels.unify(a, b)
+        return a
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    x, y = (_once(t.expand(shape), along[0] | along[1]) for t in (a, b))
+    if not (along[0] < along[1] or along[1] < along[0]):
+        if x.numel() > LARGE:
+            labels.fix(a)
+            labels.fix(b)
+            return a
+        return labels.pair(x, y).expand(shape)
+    child, parent = (x, y) if along[1] < along[0] else (y, x)
+    pairs = torch.stack([labels.find(child).flatten(), labels.find(parent).flatten()])
+    if len(pairs.unique(dim=1)[0]) > len(pairs[0].unique()):
+        labels.unify(a, b)
+    else:
+        labels.relate(child, parent, "weighed")
+    return child.expand(shape)
+
+
+def _once(ids: Tensor, dims: set[int]) -> Tensor:
+    """Return ids at the first index of all dimensions but these."""
+    return ids[tuple(slice(None) if d in dims else slice(1) for d in range(ids.dim()))]
+
+
+def _tell_apart(labels: Labels, result: Tensor, ids: Tensor) -> None:
+    """Keep units apart that meet values which differ by position."""
+    alike = set(range(-ids.dim(), 0)) - {d - ids.dim() for d in labels.varying(ids)}
+    if not labels.find(ids).all():
+        alike = set()
+    varying = [d - result.dim() for d in labels.varying(result)]
+    differ = [d for d in varying if d not in alike and -d <= ids.dim() and ids.shape[d] > 1]
+    if not differ:
+        return
+    rest = [d for d in varying if d not in differ]
+    rows = _once(result, {d + result.dim() for d in varying})
+    rows = rows.permute([d for d in range(result.dim()) if d - result.dim() not in varying]
+                        + [d + result.dim() for d in (*differ, *rest)])
+    rows = labels.find(rows).reshape(math.prod(result.shape[d] for d in differ), -1)
+    if rows.shape[1] == 1 or bool((rows == rows[:, :1]).all()):
+        labels.because("combines them with values that differ by position")
+        labels.fix(result)
+    else:
+        labels.keep_together(rows.unique(dim=0))

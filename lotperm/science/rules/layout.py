@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from lotperm.science.graphs import operation_name
 from lotperm.science.labels import Labels, spread
 from lotperm.science.rules.registry import Call, rule, unknown
 
@@ -45,6 +46,9 @@ def move(labels: Labels, call: Call) -> Any:
     # Ids may lie otherwise in memory than values, so that a view isn't possible.
     name = "reshape" if call.name == "view" else call.name
     args = call.args
+    copied = _copies(labels, call)
+    if copied is not None:
+        return copied
     if name in ("cat", "concat", "hstack", "stack", "vstack"):
         # A value may be repeated by joining it with itself.
         nodes = pytree.tree_leaves(call.node.args[0])
@@ -59,6 +63,42 @@ def move(labels: Labels, call: Call) -> Any:
         known_ids = pytree.tree_map_only(Tensor, labels.constants, args[0])
         args = (known_ids, *args[1:])
     return getattr(torch.ops.aten, name)(*args, **call.kwargs)
+
+
+def _copies(labels: Labels, call: Call) -> Tensor | None:
+    """Label units in blocks of which each block is repeated, as keys for several queries.
+
+    None if the operation does something else.
+    """
+    if call.name == "repeat_interleave":
+        ids, count, dim = call.args[0], call.args[1], call.arguments.get("dim")
+        if not isinstance(count, int) or dim is None or not isinstance(ids, Tensor):
+            return None
+        dim %= ids.dim()
+        if not _in_blocks(labels, ids, dim):
+            return None
+        return labels.copies(ids, count).movedim(-1, dim + 1).flatten(dim, dim + 1)
+    if call.name not in ("flatten", "reshape", "view", "_unsafe_view"):
+        return None
+    node = call.node.all_input_nodes[0]
+    while operation_name(node) in ("clone", "contiguous"):
+        node = node.all_input_nodes[0]
+    if operation_name(node) != "expand" or node.all_input_nodes[0].name not in labels.carried:
+        return None
+    ids, shape = labels.carried[node.all_input_nodes[0].name], call.args[0].shape
+    new = [d for d in range(len(shape)) if ids.dim() == len(shape) and ids.shape[d] != shape[d]]
+    if len(new) != 1 or new[0] < 2 or not _in_blocks(labels, ids, new[0] - 1):
+        return None
+    (dim,) = new
+    if call.shape != (*shape[: dim - 1], shape[dim - 1] * shape[dim], *shape[dim + 1 :]):
+        return None
+    return labels.copies(ids.squeeze(dim), shape[dim]).movedim(-1, dim).flatten(dim - 1, dim)
+
+
+def _in_blocks(labels: Labels, ids: Tensor, dim: int) -> bool:
+    """Return whether blocks of units lie along a dimension, and single ones along another."""
+    varying = labels.varying(ids)
+    return labels.may_move(ids) and dim in varying and len(varying) > 1
 
 
 @rule("pad", "constant_pad_nd")

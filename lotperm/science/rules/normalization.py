@@ -37,8 +37,9 @@ def group_norm(labels: Labels, call: Call) -> Tensor:
 def layer_norm(labels: Labels, call: Call) -> Tensor:
     """Label a norm with statistics over the last dimensions, scale and shift of each value."""
     dims = list(range(-len(call.arguments["normalized_shape"]), 0))
+    out = align(labels, call.tensors)
     statistic(labels, call.tensors[0], dims)
-    return align(labels, call.tensors)
+    return out
 
 
 def _per_channel(labels: Labels, call: Call) -> Tensor:

@@ -83,17 +83,18 @@ def statistic(labels: Labels, ids: Tensor, dims: list[int]) -> Tensor:
     Returns
     -------
     Tensor
-        Ids of the statistic, with `dims` kept at size 1: that of the unit, or `FIXED` if it is
-        over several units.
+        Ids of the statistic, with `dims` kept at size 1: that of the unit, or that of the set of
+        units that it is over (`Labels.derive`).
     """
     dims = [d % ids.dim() for d in dims]
     roots = thin(labels.find(ids))
     kept = [d for d in range(ids.dim()) if d not in dims]
     rows = roots.permute(kept + dims).reshape(*(roots.shape[d] for d in kept), -1)
     of_one = (rows == rows[..., :1]).all(-1)
-    if not of_one.all():
-        labels.keep_together(rows[~of_one].unique(dim=0))
     out = torch.where(of_one, rows[..., 0], FIXED)
+    if not of_one.all():
+        sets, inverse = rows[~of_one].sort(-1).values.unique(dim=0, return_inverse=True)
+        out[~of_one] = labels.derive(sets)[inverse]
     for d in sorted(dims):
         out = out.unsqueeze(d)
     return out.expand([1 if d in dims else ids.shape[d] for d in range(ids.dim())])

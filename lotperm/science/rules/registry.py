@@ -27,10 +27,13 @@ class Matrix:
         each axis of the weights; None where the parameter is one and the same along it.
     shape : tuple of int
         Of the weights.
+    part : tuple of int or None
+        Which rows of the parameters' first axis they are computed from, if not all.
     """
 
     parts: tuple[tuple[str, tuple[int | None, ...]], ...]
     shape: tuple[int, ...]
+    part: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, name: str, shape: Sequence[int]) -> Matrix:
@@ -39,14 +42,16 @@ class Matrix:
         return cls(((name, axes),), tuple(shape))
 
     @classmethod
-    def together(cls, operands: Sequence[Matrix], shape: tuple[int, ...]) -> Matrix:
-        """Combine weights value by value, with broadcasting."""
+    def together(cls, operands: Sequence[Matrix], shape: tuple[int, ...]) -> Matrix | None:
+        """Combine weights value by value, with broadcasting; None if they are other rows."""
+        if len({operand.part for operand in operands}) > 1:
+            return None
         parts = [
             (name, (*[None] * (len(shape) - len(axes)), *axes))
             for operand in operands
             for name, axes in operand.parts
         ]
-        return cls(tuple(dict.fromkeys(parts)), shape)
+        return cls(tuple(dict.fromkeys(parts)), shape, operands[0].part)
 
     @property
     def name(self) -> str:
@@ -57,9 +62,15 @@ class Matrix:
         self, labels: Labels, axis: int, ids: Tensor, rows: tuple[int, int] | None = None
     ) -> Tensor:
         """Note that ids lie along an axis, as `Labels.lie_on`."""
+        if self.part is not None and rows is not None:
+            labels.fix(ids)  # blocks of a part
+            rows = None
+        rows = rows or self.part
         for name, axes in self.parts:
             own = axes[axis]
-            if own is not None:
+            if own is not None and self.part is not None:
+                labels.lie_on(name, own, ids, rows)
+            elif own is not None:
                 blocked = rows if axes[0] == 0 else None
                 if blocked is None and rows is not None and own == axes[0]:
                     labels.fix(ids)  # blocks of rows that don't lie along the first axis
@@ -74,13 +85,23 @@ class Matrix:
         for name, axes in self.parts:
             own = axes[axis]
             if own is not None and (rows is None or axes[0] == 0):
-                return self.lie_on(labels, axis, labels.produce(name, own, n, rows), rows)
+                ids = labels.produce(name, own, n, rows or self.part)
+                return self.lie_on(labels, axis, ids, rows)
         return self.lie_on(labels, axis, torch.zeros(n, dtype=torch.int64), rows)
 
     def rearranged(self, order: Sequence[int]) -> Matrix:
         """Return the weights with their axes in another order."""
         parts = tuple((name, tuple(axes[d] for d in order)) for name, axes in self.parts)
-        return Matrix(parts, tuple(self.shape[d] for d in order))
+        return Matrix(parts, tuple(self.shape[d] for d in order), self.part)
+
+    def sliced(self, dim: int, start: int, stop: int) -> Matrix | None:
+        """Return weights in some rows of the parameters' first axis; None for another axis."""
+        dim %= len(self.shape)
+        if any(axes[dim] != 0 for _, axes in self.parts):
+            return None
+        first = self.part[0] if self.part else 0
+        shape = (*self.shape[:dim], stop - start, *self.shape[dim + 1 :])
+        return Matrix(self.parts, shape, (first + start, first + stop))
 
     def reshaped(self, shape: tuple[int, ...]) -> Matrix | None:
         """Return the weights with axes of size 1 added, removed or expanded; None if by more."""
@@ -104,7 +125,7 @@ class Matrix:
             (name, tuple(None if d is None else axes[d] for d in source))
             for name, axes in self.parts
         )
-        return Matrix(parts, shape)
+        return Matrix(parts, shape, self.part)
 
     def reduced(self, dims: Sequence[int], shape: tuple[int, ...]) -> Matrix:
         """Return a statistic of the weights over axes, which are kept at size 1 or dropped."""
@@ -118,7 +139,7 @@ class Matrix:
             )
             for name, axes in self.parts
         )
-        return Matrix(parts, shape)
+        return Matrix(parts, shape, self.part)
 
 
 def _expands(shape: Sequence[int], source: Sequence[int | None]) -> bool:

@@ -5,6 +5,7 @@ A parameter that only such operations and products take is labelled by its axes 
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -19,24 +20,47 @@ from lotperm.science.rules.registry import Call, Matrix, unknown
 _COPIES = ("alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as")
 _TRANSPOSES = ("mT", "numpy_T", "permute", "swapaxes", "t", "transpose")
 _RESHAPES = ("expand", "expand_as", "reshape", "squeeze", "unsqueeze", "view")
+_SLICES = ("chunk", "narrow", "slice", "split", "split_with_sizes", "tensor_split")
 _STATISTICS = ("amax", "amin", "linalg_vector_norm", "mean", "norm", "std", "sum", "var")
 
 
 def keeps_axes(node: fx.Node) -> bool:
     """Return whether an operation may take weights by their axes, and give such."""
     name, target = operation_name(node), node.target
+    if target is operator.getitem:
+        return operation_name(node.all_input_nodes[0]) in _SLICES
     if not isinstance(target, OpOverload) or target._schema.is_mutable:
         return False
-    known = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_STATISTICS, "_weight_norm")
+    known = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_SLICES, *_STATISTICS, "_weight_norm")
     return name in known or torch.Tag.pointwise in target.tags
 
 
 def computed_weight(labels: Labels, call: Call) -> Any:
     """Label an operation on nothing but parameters: a `Matrix`, if it keeps their axes."""
+    if call.name in _SLICES:
+        return _sliced(labels, call)
     matrix = _computed(call)
     if matrix is None or matrix.shape != tuple(call.shape):
         return unknown(labels, call)
     return matrix
+
+
+def _sliced(labels: Labels, call: Call) -> Any:
+    """Label some rows of weights, or all of them in parts."""
+    whole, dim = call.args[0], call.arguments["dim"]
+    # The operation itself says which rows, when it is run on their numbers.
+    numbers = torch.arange(whole.shape[dim]).view([-1 if d == dim % len(whole.shape) else 1
+                                                   for d in range(len(whole.shape))])
+    rows = getattr(torch.ops.aten, call.name)(numbers, *call.args[1:], **call.kwargs)
+    parts = []
+    for part in rows if isinstance(rows, (list, tuple)) else [rows]:
+        found = part.flatten().tolist()
+        if not found or found != list(range(found[0], found[-1] + 1)):
+            return unknown(labels, call)
+        parts.append(whole.sliced(dim, found[0], found[-1] + 1))
+    if any(part is None for part in parts):
+        return unknown(labels, call)
+    return parts if isinstance(rows, (list, tuple)) else parts[0]
 
 
 def _computed(call: Call) -> Matrix | None:

@@ -1,0 +1,362 @@
+"""Units in blocks, as those inside the heads of attention: which permutations respect them.
+
+A unit belongs to a unit of another group, its block, and goes where the block goes: permutations
+of the two groups must agree. Inside a block, and of the blocks themselves, every order is allowed.
+A unit may belong to two others, as a query to its head and to a unit of the keys; then it has no
+choice of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lotperm.errors import ParameterError
+from lotperm.science.assignment import assign
+from lotperm.types import Int64
+
+
+class Inside(NamedTuple):
+    """To which units of another group those of a group belong.
+
+    Attributes
+    ----------
+    group : str
+        The other group.
+    unit : Tensor, int64, shape (n,)
+        For each unit of the group its unit of the other.
+    """
+
+    group: str
+    unit: Tensor
+
+
+Blocks = Mapping[str, Sequence[Inside]]
+
+
+def parents_first(sizes: Mapping[str, int], inside: Blocks) -> list[str]:
+    """Return the groups in their order, but each behind those that it is inside of.
+
+    Raises
+    ------
+    ValueError
+        If some group is inside of itself.
+    """
+    order: dict[str, None] = {}
+
+    def add(group: str, below: tuple[str, ...]) -> None:
+        if group in below:
+            raise ValueError(f"group {group!r} is inside of itself")
+        for above in inside.get(group, ()):
+            add(above.group, (*below, group))
+        order[group] = None
+
+    for group in sizes:
+        add(group, ())
+    return list(order)
+
+
+def draw(
+    sizes: Mapping[str, int], inside: Blocks, generator: torch.Generator
+) -> dict[str, Int64[Tensor, " _"]]:
+    """Draw a uniformly random permutation of every group, such that blocks stay together.
+
+    Raises
+    ------
+    ValueError
+        If blocks of different sizes would have to change places.
+    """
+    found: dict[str, Tensor] = {}
+    for group in parents_first(sizes, inside):
+        shuffled = torch.randperm(sizes[group], generator=generator)
+        found[group] = shuffled
+        if inside.get(group):
+            own, wanted = _keys(inside[group], found)
+            source = shuffled[own[shuffled].argsort(stable=True)]
+            target = wanted.argsort(stable=True)
+            if not torch.equal(own[source], wanted[target]):
+                raise ValueError(f"blocks of group {group!r} differ in size")
+            found[group] = torch.empty_like(source)
+            found[group][target] = source
+    return {group: found[group] for group in sizes}
+
+
+def undrawable(sizes: Mapping[str, int], inside: Blocks) -> str | None:
+    """Return a group whose blocks can't change places as they should, or None."""
+    for group in inside:
+        above: dict[str, None] = {group: None}
+        for name in above.copy():
+            _ancestors(name, inside, above)
+        part = {name: sizes[name] for name in sizes if name in above}
+        for seed in range(3):
+            try:
+                draw(part, inside, torch.Generator().manual_seed(seed))
+            except (ValueError, RecursionError):
+                return group
+    return None
+
+
+def _ancestors(group: str, inside: Blocks, found: dict[str, None]) -> None:
+    for above in inside.get(group, ()):
+        if above.group not in found:
+            found[above.group] = None
+            _ancestors(above.group, inside, found)
+
+
+def _keys(
+    above: Sequence[Inside], permutation: Mapping[str, Tensor]
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+    """Return a number for what each unit belongs to, and for what the unit that comes there must."""
+    own = torch.zeros(len(above[0].unit), dtype=torch.int64)
+    wanted = own
+    for group, unit in above:
+        p = permutation[group]
+        own, wanted = own * len(p) + unit, wanted * len(p) + p[unit]
+    return own, wanted
+
+
+def complete(
+    permutation: Mapping[str, Tensor], sizes: Mapping[str, int], inside: Blocks
+) -> dict[str, Tensor]:
+    """Check that permutations agree on blocks, and add those of blocks that aren't named.
+
+    Parameters
+    ----------
+    permutation : Mapping[str, Tensor]
+        Group -> permutation; any other stays as it is, unless blocks must move.
+    sizes : Mapping[str, int]
+        Group -> number of its units.
+    inside : Mapping[str, Sequence[Inside]]
+        Group -> what its units belong to.
+
+    Returns
+    -------
+    dict
+        The given permutations, and those of blocks that follow from them.
+
+    Raises
+    ------
+    ParameterError
+        If units would leave their block, or not go with it.
+    """
+    found = dict(permutation)
+    for group in reversed(parents_first(sizes, inside)):
+        for above, unit in inside.get(group, ()):
+            if group in found and above not in found:
+                moved = torch.arange(sizes[above])
+                moved[unit] = unit[found[group]]
+                if not torch.equal(moved.sort().values, torch.arange(sizes[above])):
+                    raise _torn(group, above)
+                found[above] = moved
+    for group, belongs in inside.items():
+        for above, unit in belongs:
+            if group not in found and above not in found:
+                continue
+            p = found.get(group, torch.arange(sizes[group]))
+            q = found.get(above, torch.arange(sizes[above]))
+            if not torch.equal(unit[p], q[unit]):
+                raise _torn(group, above)
+    return found
+
+
+def _torn(group: str, above: str) -> ParameterError:
+    return ParameterError(
+        f"the permutation of {group!r} takes units out of their blocks, or doesn't move whole "
+        f"blocks as {above!r} says; move the units inside of each block, and blocks as a whole "
+        f"(spec.inside[{group!r}])."
+    )
+
+
+def families(sizes: Mapping[str, int], inside: Blocks) -> list[list[str]]:
+    """Return the groups that must be matched together, in order; most groups are alone."""
+    family = {group: {group} for group in sizes}
+    for group, belongs in inside.items():
+        for above, _ in belongs:
+            joined = family[group] | family[above]
+            for member in joined:
+                family[member] = joined
+    result: dict[int, list[str]] = {}
+    for group in sizes:
+        result.setdefault(id(family[group]), []).append(group)
+    return list(result.values())
+
+
+def assign_blocks(
+    similarities: Mapping[str, Tensor], inside: Blocks
+) -> dict[str, Int64[Tensor, " _"]]:
+    """Find the permutations of a family of groups that maximize the sum of their similarities.
+
+    Which block goes where is decided by what the best order inside of it would reach: the entry of
+    a pair of blocks is its own similarity and the optimum of the assignment of the units inside,
+    and so on for blocks of blocks. That is exact, but for units that belong to two others, where
+    the two are improved in turn.
+
+    Parameters
+    ----------
+    similarities : Mapping[str, Tensor]
+        Group -> float64 (n, n), unit of B (row) by unit of A, zeros where nothing is known.
+    inside : Mapping[str, Sequence[Inside]]
+        Group -> what its units belong to.
+
+    Returns
+    -------
+    dict
+        Group -> permutation.
+    """
+    everything = {group: torch.arange(len(matrix)) for group, matrix in similarities.items()}
+    order = parents_first({group: len(m) for group, m in similarities.items()}, inside)
+    solver = _Solver(similarities, {g: tuple(inside.get(g, ())) for g in order}, order)
+    found = solver.solve(order, everything, everything)[1]
+    return {group: found[group] for group in similarities}
+
+
+class _Solver:
+    """Assignments of units in blocks, from the outermost blocks to what is inside."""
+
+    def __init__(
+        self,
+        similarities: Mapping[str, Tensor],
+        inside: Mapping[str, tuple[Inside, ...]],
+        order: list[str],
+    ) -> None:
+        self.similarities, self.inside = similarities, inside
+        # Group -> each group that it is inside of, at any depth -> unit by unit.
+        self.above: dict[str, dict[str, Tensor]] = {}
+        for group in order:
+            self.above[group] = {}
+            for parent, unit in inside[group]:
+                self.above[group][parent] = unit
+                for further, deeper in self.above[parent].items():
+                    self.above[group].setdefault(further, deeper[unit])
+
+    def solve(
+        self, groups: list[str], rows: Mapping[str, Tensor], columns: Mapping[str, Tensor]
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Assign those columns of each group to its rows.
+
+        Returns
+        -------
+        float
+            The sum of the similarities.
+        dict
+            Group -> a tensor of its size, the column of each of the rows, -1 elsewhere.
+        """
+        roots = [g for g in groups if not any(a in groups for a in self.above[g])]
+        owners = {g: [r for r in roots if r == g or r in self.above[g]] for g in groups}
+        shared = [g for g in groups if len(owners[g]) > 1]
+        own = {r: [g for g in groups if owners[g] == [r] and g != r] for r in roots}
+        trees = {r: self._tree(r, own[r], rows, columns) for r in roots}
+        found: dict[str, Tensor] = {}
+        for turn in range(4 if shared else 1):
+            before = {g: p.clone() for g, p in found.items()}
+            # First those that show themselves.
+            for root in sorted(roots, key=lambda r: not self.similarities[r].any()):
+                matrix, inner = trees[root]
+                matrix = matrix + self._extra(root, shared, rows, columns, found, matrix)
+                p = assign(matrix)
+                found |= self._read(root, own[root], p, inner, rows, columns)
+            if turn and all(torch.equal(before[g], found[g]) for g in before):
+                break
+        for group in shared:
+            found[group] = self._determined(group, rows[group], columns[group], found)
+        value = 0.0
+        for group in groups:
+            here = rows[group]
+            value += float(self.similarities[group][here, found[group][here]].sum())
+        return value, found
+
+    def _tree(
+        self, root: str, groups: list[str], rows: Mapping[str, Tensor], columns: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[tuple[int, int], dict[str, Tensor]]]:
+        """Return the best sum for each pair of units of a root, with all that is inside them."""
+        matrix = self.similarities[root][rows[root]][:, columns[root]]
+        if not groups:
+            return matrix, {}
+        matrix, inner = matrix.clone(), {}
+        parts = [
+            [{g: u[g][self.above[g][root][u[g]] == unit] for g in groups} for unit in u[root]]
+            for u in (rows, columns)
+        ]
+        for i, mine in enumerate(parts[0]):
+            for j, theirs in enumerate(parts[1]):
+                value, inner[i, j] = self.solve(groups, mine, theirs)
+                matrix[i, j] += value
+        return matrix, inner
+
+    def _read(
+        self,
+        root: str,
+        groups: list[str],
+        p: Tensor,
+        inner: Mapping[tuple[int, int], dict[str, Tensor]],
+        rows: Mapping[str, Tensor],
+        columns: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Return the assignment of a root and of all inside it."""
+        found = {g: torch.full((len(self.similarities[g]),), -1) for g in (root, *groups)}
+        found[root][rows[root]] = columns[root][p]
+        for i, j in enumerate(p.tolist()):
+            for group, inside in inner.get((i, j), {}).items():
+                found[group] = torch.maximum(found[group], inside)
+        return found
+
+    def _extra(
+        self,
+        root: str,
+        shared: list[str],
+        rows: Mapping[str, Tensor],
+        columns: Mapping[str, Tensor],
+        found: Mapping[str, Tensor],
+        like: Tensor,
+    ) -> Tensor:
+        """Return what units add that belong to a root's and to others that are assigned already."""
+        extra = torch.zeros_like(like)
+        place = torch.full((len(self.similarities[root]),), -1)
+        place[rows[root]] = torch.arange(len(rows[root]))
+        for group in shared:
+            above = self.inside[group]
+            others = [a for a in above if a.group != root]
+            if len(others) == len(above) or any(a.group not in found for a in others):
+                continue
+            sizes = [len(self.similarities[a.group]) for a in above]
+            table = torch.full((int(torch.tensor(sizes).prod()),), -1)
+            table[_code([a.unit for a in above], sizes)] = torch.arange(len(above[0].unit))
+            here, there = rows[group], columns[root]
+            for j, column in enumerate(there.tolist()):
+                units = [
+                    torch.full_like(here, column)
+                    if a.group == root
+                    else found[a.group][a.unit[here]]
+                    for a in above
+                ]
+                source = table[_code(units, sizes)]
+                values = self.similarities[group][here, source.clamp_min(0)]
+                values = torch.where(source < 0, torch.zeros_like(values), values)
+                mine = next(a.unit for a in above if a.group == root)[here]
+                extra[:, j].index_add_(0, place[mine], values)
+        return extra
+
+    def _determined(
+        self, group: str, rows: Tensor, columns: Tensor, found: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Assign units that belong to two others, which are assigned already."""
+        above = self.inside[group]
+        sizes = [len(self.similarities[a.group]) for a in above]
+        wanted = _code([found[a.group][a.unit[rows]] for a in above], sizes)
+        given = _code([a.unit[columns] for a in above], sizes)
+        result = torch.full((len(self.similarities[group]),), -1)
+        for key in wanted.unique():
+            i, j = rows[wanted == key], columns[given == key]
+            result[i] = j[assign(self.similarities[group][i][:, j])]
+        return result
+
+
+def _code(units: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Return one number for several."""
+    code = torch.zeros_like(units[0])
+    for unit, size in zip(units, sizes, strict=True):
+        code = code * size + unit
+    return code

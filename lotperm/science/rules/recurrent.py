@@ -1,0 +1,72 @@
+"""Recurrent layers: the gates of a unit move with it, and its state across time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lotperm.science.graphs import concrete_shape
+from lotperm.science.labels import Labels, spread
+from lotperm.science.rules.registry import Call, Matrix, rule, unknown
+
+_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+@rule(*_GATES, matrix=tuple(range(1, 64)))
+def recurrent(labels: Labels, call: Call) -> Any:
+    """Label a recurrent layer of one or two directions.
+
+    Each unit has a row in every gate, and a column in what the gates take from the time before.
+    An LSTM with projections has cells and, apart from these, projected units.
+    """
+    arguments = call.arguments
+    x, params = arguments.get("input"), arguments.get("params")
+    if not isinstance(x, Tensor) or params is None or arguments.get("num_layers") != 1:
+        return unknown(labels, call)
+    state = [arguments["hx"]] if isinstance(arguments["hx"], Tensor) else arguments["hx"]
+    directions = 2 if arguments["bidirectional"] else 1
+    per = len(params) // directions
+    units: list[Tensor] = []
+    cells: list[Tensor] = []
+    inputs = labels.along(x, -1)
+    labels.consume(inputs)
+    for direction in range(directions):
+        own = params[direction * per : (direction + 1) * per]
+        if not all(isinstance(w, Matrix) for w in own):
+            return unknown(labels, call)
+        w_ih, w_hh, *rest = own
+        size = w_ih.shape[0] // _GATES[call.name]
+        cell = _gates(labels, w_ih.produce(labels, 0, w_ih.shape[0]), size)
+        w_hh.lie_on(labels, 0, cell.repeat(_GATES[call.name]))
+        w_ih.lie_on(labels, 1, inputs)
+        hidden = cell
+        if len(rest) % 2:  # the projection
+            rest[-1].lie_on(labels, 1, cell)
+            hidden = rest.pop().produce(labels, 0, w_hh.shape[1])
+        w_hh.lie_on(labels, 1, hidden)
+        labels.consume(hidden)
+        for bias in rest:
+            bias.lie_on(labels, 0, cell.repeat(_GATES[call.name]))
+        units.append(hidden)
+        cells.append(cell)
+    for initial, ids in zip(state, (units, cells), strict=False):
+        for number, unit in enumerate(ids):
+            if not labels.is_blank(initial[number]):  # zeros are alike for all units
+                labels.unify(initial[number], unit)
+    values = pytree.tree_leaves(call.node.meta["val"])
+    output = spread(labels.find(torch.cat(units)), concrete_shape(values[0]), -1)
+    last = [
+        labels.find(torch.stack(ids))[:, None].expand(concrete_shape(value))
+        for ids, value in zip((units, cells), values[1:], strict=False)
+    ]
+    return (output, *last)
+
+
+def _gates(labels: Labels, rows: Tensor, size: int) -> Tensor:
+    """Make the rows of all gates of a unit one."""
+    rows = rows.view(-1, size)
+    labels.unify(rows, rows[:1])
+    return labels.find(rows[0])
