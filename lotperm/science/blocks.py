@@ -269,7 +269,11 @@ class _Solver:
         return value, found
 
     def _tree(
-        self, root: str, groups: list[str], rows: Mapping[str, Tensor], columns: Mapping[str, Tensor]
+        self,
+        root: str,
+        groups: list[str],
+        rows: Mapping[str, Tensor],
+        columns: Mapping[str, Tensor],
     ) -> tuple[Tensor, dict[tuple[int, int], dict[str, Tensor]]]:
         """Return the best sum for each pair of units of a root, with all that is inside them."""
         matrix = self.similarities[root][rows[root]][:, columns[root]]

@@ -17,6 +17,9 @@ from lotperm.science.relations import Belonging, refine, settle_relations
 from lotperm.science.rules.elementwise import NONLINEARITIES
 from lotperm.science.symmetry import Channels, Fixed, PermutationSpec, Role
 
+# What groups of whole blocks are called, beside their layer.
+_BLOCKS = ("heads", "blocks")
+
 
 @dataclass(frozen=True)
 class _Groups:
@@ -221,29 +224,33 @@ def _add_blocks(
         Kind -> what its group is called, beside its layer, where others have the same layer.
     """
     suffixes: dict[int, str] = {}
+    done: set[tuple[int, int]] = set()
     while True:
-        new = []
+        before = len(done)
         for children, parents, what in found:
-            pairs = list(zip(children.tolist(), parents.tolist(), strict=True))
-            for child, parent in pairs:
+            for child, parent in zip(children.tolist(), parents.tolist(), strict=True):
                 kind, above = kinds[child], kinds[parent]
-                if kind not in members:
+                if kind not in members or (kind, above) in done:
                     continue
-                suffixes.setdefault(kind, {"inside": "qk", "weighed": "v"}.get(what, ""))
-                if above not in members and (above, kind) not in new:
-                    new.append((above, kind))
-        if not new:
+                done.add((kind, above))
+                suffixes.setdefault(kind, {"scores": "qk", "weighed": "v"}.get(what, ""))
+                if above not in members:
+                    members[above] = sorted(
+                        {p for _, ps, _ in found for p in ps.tolist() if kinds[p] == above}
+                    )
+                elif what not in ("inside", "scores"):
+                    continue
+                if suffixes.get(above) not in _BLOCKS:
+                    suffixes[above] = "blocks" if what == "inside" else "heads"
+                    layer[above] = layer[kind]
+                    order = {k: units for k, units in members.items() if k != above}
+                    at = list(order).index(kind)
+                    items = list(order.items())
+                    items.insert(at, (above, members[above]))
+                    members.clear()
+                    members.update(items)
+        if len(done) == before:
             return suffixes
-        for above, kind in new:
-            if above in members:
-                continue
-            units = {p for _, ps, _ in found for p in ps.tolist() if kinds[p] == above}
-            layer[above], suffixes[above] = layer[kind], "heads"
-            order = list(members.items())
-            at = list(members).index(kind)
-            order.insert(at, (above, sorted(units)))
-            members.clear()
-            members.update(order)
 
 
 def _name(
@@ -252,10 +259,10 @@ def _name(
     """Name a group after its layer, and apart from others of that layer."""
     alike = [other for other in members if layer[other] == layer[kind]]
     own = suffixes.get(kind, "")
-    if own == "heads":
-        heads = [other for other in alike if suffixes.get(other) == "heads"]
-        return f"{layer[kind]}/heads" + (f"{heads.index(kind)}" if len(heads) > 1 else "")
-    alike = [other for other in alike if suffixes.get(other) != "heads"]
+    if own in _BLOCKS:
+        same = [other for other in alike if suffixes.get(other) == own]
+        return f"{layer[kind]}/{own}" + (f"{same.index(kind)}" if len(same) > 1 else "")
+    alike = [other for other in alike if suffixes.get(other) not in _BLOCKS]
     if len(alike) == 1:
         return layer[kind]
     if own and [suffixes.get(other) for other in alike].count(own) == 1:

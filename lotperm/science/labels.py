@@ -62,8 +62,8 @@ class Relation(NamedTuple):
     node : fx.Node or None
         The operation by which they do.
     kind : str
-        "inside": the parent is a function of all its children. "weighed": it is a factor of each.
-        "copy": each child has the value of its parent.
+        "inside": the parent is a function of all its children; "scores": a sum of their products.
+        "weighed": it is a factor of each. "copy": each child has its value.
     pinned : bool
         Whether the children of each parent were told to stay among themselves.
     """
@@ -338,13 +338,15 @@ class Labels:
         node = self.causes[-1].node if self.causes else None
         self.relations.append(Relation(children, parents, node, kind))
 
-    def derive(self, sets: Tensor) -> Tensor:
+    def derive(self, sets: Tensor, kind: str = "inside") -> Tensor:
         """Return an id for a function of each set of units that doesn't depend on their order.
 
         Parameters
         ----------
         sets : Tensor, shape (m, k)
             Ids, a row for each set.
+        kind : str
+            Of the `Relation`.
 
         Returns
         -------
@@ -367,7 +369,7 @@ class Labels:
             self.keep_together(roots)
             return torch.zeros(len(roots), dtype=torch.int64)
         ids = self._new(len(roots), constant=False)
-        self.relate(roots, ids[:, None].expand_as(roots), "inside")
+        self.relate(roots, ids[:, None].expand_as(roots), kind)
         return ids
 
     def pair(self, a: Tensor, b: Tensor) -> Tensor:

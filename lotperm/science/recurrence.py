@@ -50,8 +50,13 @@ def _unstack(graph: fx.Graph, node: fx.Node) -> None:
         x = call(operator.getitem, (result, 0), values[0])
         for number, found in enumerate(lasts, 1):
             found.append(call(operator.getitem, (result, number), values[number]))
-    joined = [x, *(call(torch.ops.aten.cat.default, (parts, 0), value)
-                   for parts, value in zip(lasts, outer[1:], strict=True))]
+    joined = [
+        x,
+        *(
+            call(torch.ops.aten.cat.default, (parts, 0), value)
+            for parts, value in zip(lasts, outer[1:], strict=True)
+        ),
+    ]
     for user in list(node.users):  # each takes one of the outputs
         user.replace_all_uses_with(joined[user.args[1]])
         graph.erase_node(user)

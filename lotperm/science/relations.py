@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lotperm.science.labels import Cause, Labels, Relation
+from lotperm.science.labels import Cause, Labels
 
 
 class Belonging(NamedTuple):
@@ -74,6 +74,8 @@ def _now(labels: Labels, index: int) -> Belonging | None:
             labels.relations[index] = relation._replace(pinned=True)
         return None
     children, parents = pairs
+    if torch.equal(children, parents):
+        return None  # they have become one
     if len(parents.unique()) == 1:
         if not relation.pinned:
             labels.keep_together([children, parents[:1]])
@@ -91,6 +93,7 @@ def _several_parents(
         by_children.setdefault(belonging.children.numpy().tobytes(), []).append(belonging)
     result = []
     for same in by_children.values():
+        same.sort(key=lambda belonging: belonging.kind == "scores")  # the last of equals is kept
         left = list({belonging.parents.numpy().tobytes(): belonging for belonging in same}.values())
         for one, other in combinations(left, 2):
             pairs = torch.stack([one.parents, other.parents]).unique(dim=1)
@@ -108,8 +111,8 @@ def _several_parents(
                 if key not in done:
                     done.add(key)
                     whole = labels.fresh(int(parts.max()) + 1)[parts]
-                    labels.relate(pairs[0], whole, "inside")
-                    labels.relate(pairs[1], whole, "inside")
+                    labels.relate(pairs[0], whole, "scores")
+                    labels.relate(pairs[1], whole, "scores")
         result += left
     return result
 
@@ -172,4 +175,3 @@ def _mixed(numbers: Tensor) -> Tensor:
     numbers = numbers ^ (numbers >> 31)
     numbers = numbers * 0x3C6EF372FE94F82B
     return numbers ^ (numbers >> 29)
-

@@ -24,9 +24,10 @@ imported here, and register it with the names of its operations::
 
 A rule returns the ids of the output. It makes ids equal where the operation uses units alike
 (`Labels.unify`), keeps apart what is treated apart (`Labels.keep_together`), and fixes what must
-not move (`Labels.fix`). A value of several units together is an id of its own
-(`Labels.derive`), so that blocks of units, such as heads, may change places. In doubt it fixes: a unit too few moves, never one too many. An operation
-without a rule is value by value if PyTorch tags it so, else `registry.unknown` decides.
+not move (`Labels.fix`). A value of several units together gets an id of its own (`Labels.derive`),
+so that blocks of units, such as heads, may change places. In doubt a rule fixes: a unit too few
+moves, never one too many. An operation without a rule is value by value if PyTorch tags it so, else
+`registry.unknown` decides.
 """
 
 from lotperm.science.rules import (

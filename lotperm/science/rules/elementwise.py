@@ -156,8 +156,10 @@ def _tell_apart(labels: Labels, result: Tensor, ids: Tensor) -> None:
         return
     rest = [d for d in varying if d not in differ]
     rows = _once(result, {d + result.dim() for d in varying})
-    rows = rows.permute([d for d in range(result.dim()) if d - result.dim() not in varying]
-                        + [d + result.dim() for d in (*differ, *rest)])
+    rows = rows.permute(
+        [d for d in range(result.dim()) if d - result.dim() not in varying]
+        + [d + result.dim() for d in (*differ, *rest)]
+    )
     rows = labels.find(rows).reshape(math.prod(result.shape[d] for d in differ), -1)
     if rows.shape[1] == 1 or bool((rows == rows[:, :1]).all()):
         labels.because("combines them with values that differ by position")

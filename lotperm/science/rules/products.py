@@ -71,7 +71,7 @@ def contract(labels: Labels, x: Tensor, y: Tensor) -> Tensor:
         if labels.may_move(ids):
             labels.consume(ids)
     products = align(labels, [x.unsqueeze(-1), y.unsqueeze(-3)])
-    return statistic(labels, products, [-2]).squeeze(-2)
+    return statistic(labels, products, [-2], "scores").squeeze(-2)
 
 
 @rule("addmm", matrix=2)
@@ -128,7 +128,7 @@ def _contract_letters(
     products = align(labels, aligned)
     summed = [d for d, letter in enumerate(every) if letter not in result]
     if summed:
-        products = statistic(labels, products, summed)
+        products = statistic(labels, products, summed, "scores")
         products = products[tuple(0 if d in summed else slice(None) for d in range(len(every)))]
     kept = [letter for letter in every if letter in result]
     return products.permute([kept.index(letter) for letter in result])

@@ -77,7 +77,7 @@ def _dims(call: Call) -> list[int]:
     return [dims] if isinstance(dims, int) else dims or list(range(call.tensors[0].dim()))
 
 
-def statistic(labels: Labels, ids: Tensor, dims: list[int]) -> Tensor:
+def statistic(labels: Labels, ids: Tensor, dims: list[int], kind: str = "inside") -> Tensor:
     """Keep together what enters a statistic over `dims`.
 
     Returns
@@ -94,7 +94,7 @@ def statistic(labels: Labels, ids: Tensor, dims: list[int]) -> Tensor:
     out = torch.where(of_one, rows[..., 0], FIXED)
     if not of_one.all():
         sets, inverse = rows[~of_one].sort(-1).values.unique(dim=0, return_inverse=True)
-        out[~of_one] = labels.derive(sets)[inverse]
+        out[~of_one] = labels.derive(sets, kind)[inverse]
     for d in sorted(dims):
         out = out.unsqueeze(d)
     return out.expand([1 if d in dims else ids.shape[d] for d in range(ids.dim())])

@@ -49,8 +49,9 @@ def _sliced(labels: Labels, call: Call) -> Any:
     """Label some rows of weights, or all of them in parts."""
     whole, dim = call.args[0], call.arguments["dim"]
     # The operation itself says which rows, when it is run on their numbers.
-    numbers = torch.arange(whole.shape[dim]).view([-1 if d == dim % len(whole.shape) else 1
-                                                   for d in range(len(whole.shape))])
+    numbers = torch.arange(whole.shape[dim]).view(
+        [-1 if d == dim % len(whole.shape) else 1 for d in range(len(whole.shape))]
+    )
     rows = getattr(torch.ops.aten, call.name)(numbers, *call.args[1:], **call.kwargs)
     parts = []
     for part in rows if isinstance(rows, (list, tuple)) else [rows]:
