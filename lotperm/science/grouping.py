@@ -69,7 +69,7 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
             if (groups.group_of[relation.children] == list(groups.sizes).index(odd)).any():
                 labels.fix(relation.parents)
     roles, axes = _roles(labels, groups, places)
-    points, channels = _points(labels, groups, network.graph)
+    points, channels = _points(labels, groups, belonging, network.graph)
     first = labels.names
     return PermutationSpec(
         sizes=groups.sizes,
@@ -172,7 +172,8 @@ def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) 
     The units of a group are in the order of the first axis that holds them.
     """
     colors = _fingerprints(labels, [*places.values(), *labels.carried.values(), *labels.together])
-    kinds: list[int] = refine(colors, found).tolist()
+    colors = refine(colors, found)
+    kinds: list[int] = colors.tolist()
     members: dict[int, list[int]] = {}
     layer: dict[int, str] = {}
     seen = {FIXED}
@@ -183,7 +184,7 @@ def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) 
         for root in new:
             layer.setdefault(kinds[root], _layer(place.tensor))
             members.setdefault(kinds[root], []).append(root)
-    suffixes = _add_blocks(kinds, members, layer, found)
+    suffixes = _add_blocks(colors, members, layer, found)
     # A unit without an equal has nothing to change places with.
     members = {kind: units for kind, units in members.items() if len(units) > 1}
 
@@ -211,7 +212,7 @@ def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) 
 
 
 def _add_blocks(
-    kinds: list[int],
+    kinds: Tensor,
     members: dict[int, list[int]],
     layer: dict[int, str],
     found: list[Belonging],
@@ -228,16 +229,15 @@ def _add_blocks(
     while True:
         before = len(done)
         for children, parents, what in found:
-            for child, parent in zip(children.tolist(), parents.tolist(), strict=True):
-                kind, above = kinds[child], kinds[parent]
+            pairs = torch.stack([kinds[children], kinds[parents]]).unique(dim=1)
+            for kind, above in pairs.T.tolist():
                 if kind not in members or (kind, above) in done:
                     continue
                 done.add((kind, above))
                 suffixes.setdefault(kind, {"scores": "qk", "weighed": "v"}.get(what, ""))
                 if above not in members:
-                    members[above] = sorted(
-                        {p for _, ps, _ in found for p in ps.tolist() if kinds[p] == above}
-                    )
+                    every = torch.cat([belonging.parents for belonging in found])
+                    members[above] = every[kinds[every] == above].unique().tolist()
                 elif what not in ("inside", "scores"):
                     continue
                 if suffixes.get(above) not in _BLOCKS:
@@ -292,7 +292,7 @@ def _roles(
 
 
 def _points(
-    labels: Labels, groups: _Groups, graph: fx.Graph
+    labels: Labels, groups: _Groups, belonging: list[Belonging], graph: fx.Graph
 ) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str, str], Channels]]:
     """Find the candidates for activation matching, and where the units lie there."""
     channels: dict[tuple[str, str], Channels] = {}
@@ -304,19 +304,21 @@ def _points(
             activations.add(node)
         if node not in activations or node.name not in labels.carried:
             continue
-        ids = labels.carried[node.name]
-        varying = labels.varying(ids)
-        if not varying or varying[0] == 0:  # dimension 0 is that of the samples
-            continue
-        spatial = ids.numel() > ids.shape[0] * math.prod(ids.shape[d] for d in varying)
         nonlinear = operation_name(node) in NONLINEARITIES
-        along = thin(ids).movedim(varying, list(range(len(varying)))).flatten(len(varying))
-        along = along.reshape(math.prod(along.shape[: len(varying)]), -1)[:, 0]
-        for group, positions in groups.positions(along).items():
-            once = len(varying) == 1 and positions.shape[1] == 1
-            places = positions.flatten() if positions.shape[1] == 1 else positions
-            channels[group, node.name] = Channels(tuple(varying), places)
-            carriers[group].append((node.name, spatial, nonlinear, once))
+        whole = labels.carried[node.name]
+        for ids in _views(labels, belonging, whole):
+            varying = labels.varying(ids)
+            if not varying or varying[0] == 0:  # dimension 0 is that of the samples
+                continue
+            spatial = ids.numel() > ids.shape[0] * math.prod(ids.shape[d] for d in varying)
+            along = thin(ids).movedim(varying, list(range(len(varying)))).flatten(len(varying))
+            along = along.reshape(math.prod(along.shape[: len(varying)]), -1)[:, 0]
+            for group, positions in groups.positions(along).items():
+                others = tuple(d for d in labels.varying(whole) if d not in varying)
+                once = len(varying) == 1 and positions.shape[1] == 1 and not others
+                places = positions.flatten() if positions.shape[1] == 1 else positions
+                channels[group, node.name] = Channels(tuple(varying), places, others)
+                carriers[group].append((node.name, spatial, nonlinear, once))
     points = {}
     for group, found in carriers.items():
         # Where units have a dimension of their own, if there is such a node.
@@ -325,3 +327,17 @@ def _points(
         best = [node for node in outputs or nodes if node[1]] or outputs or nodes
         points[group] = tuple(name for name, *_ in (best if outputs else best[-1:]))
     return points, {key: value for key, value in channels.items() if key[1] in points[key[0]]}
+
+
+def _views(labels: Labels, found: list[Belonging], ids: Tensor) -> list[Tensor]:
+    """Return ids as they are; of units at mixtures of positions, units and mixtures instead."""
+    if not labels.is_mixed(ids):
+        return [ids]
+    roots = labels.find(ids)
+    views = []
+    for children, parents, _ in found:
+        above = torch.full((len(labels),), -1)
+        above[children] = parents
+        if (view := above[roots]).min() >= 0:
+            views.append(view)
+    return views

@@ -63,7 +63,8 @@ class Relation(NamedTuple):
         The operation by which they do.
     kind : str
         "inside": the parent is a function of all its children; "scores": a sum of their products.
-        "weighed": it is a factor of each. "copy": each child has its value.
+        "weighed": it is a factor of each. "copy": each child has its value. "mixed": the child is
+        a unit at a mixture of positions, with the unit and the mixture for parents.
     pinned : bool
         Whether the children of each parent were told to stay among themselves.
     """
@@ -124,6 +125,8 @@ class Labels:
         self._constant = torch.ones(1, dtype=torch.bool)
         # Ids of units without weights, which all have one value.
         self._blank = torch.zeros(1, dtype=torch.bool)
+        # Ids of pairs of a unit and a mixture of positions.
+        self._mixed = torch.zeros(1, dtype=torch.bool)
         # Of an id that isn't a root any more: by which of the causes.
         self._cause = torch.full((1,), -1)
         self._consumed: list[Tensor] = []
@@ -151,7 +154,8 @@ class Labels:
         ids = torch.arange(len(self._parent), len(self._parent) + n)
         self._parent = torch.cat([self._parent, ids])
         self._constant = torch.cat([self._constant, torch.full((n,), constant)])
-        self._blank = torch.cat([self._blank, torch.zeros(n, dtype=torch.bool)])
+        none = torch.zeros(n, dtype=torch.bool)
+        self._blank, self._mixed = torch.cat([self._blank, none]), torch.cat([self._mixed, none])
         self._cause = torch.cat([self._cause, torch.full((n,), -1)])
         return ids
 
@@ -260,7 +264,7 @@ class Labels:
             place = Place(name, 0, 0, *whole)
             if place not in self.matrix_roles:
                 self.matrix_roles[place] = self._new(whole[1], constant=False)
-            self.unify(self.matrix_roles[place][slice(*rows)], ids)  # type: ignore[misc]
+            self.unify(self.matrix_roles[place][slice(*rows)], ids)
             return self.find(ids)
         place = Place(name, axis, axis, *(rows or whole))
         self.unify(self.matrix_roles.setdefault(place, ids), ids)
@@ -372,14 +376,19 @@ class Labels:
         self.relate(roots, ids[:, None].expand_as(roots), kind)
         return ids
 
-    def pair(self, a: Tensor, b: Tensor) -> Tensor:
+    def pair(self, a: Tensor, b: Tensor, kind: str = "weighed") -> Tensor:
         """Return ids for a function of two units, a new one for each pair that meets."""
         a, b = torch.broadcast_tensors(self.find(a), self.find(b))
         codes, inverse = (a * len(self) + b).unique(return_inverse=True)
         size, ids = len(self), self._new(len(codes), constant=False)
-        self.relate(ids, codes // size, "weighed")
-        self.relate(ids, codes % size, "weighed")
+        self.relate(ids, codes // size, kind)
+        self.relate(ids, codes % size, kind)
+        self._mixed[ids] = kind == "mixed"
         return ids[inverse]
+
+    def is_mixed(self, ids: Tensor) -> bool:
+        """Return whether each of these is a unit at a mixture of positions, which may move too."""
+        return bool(self._mixed[thin(self.find(ids))].all())
 
     def copies(self, ids: Tensor, count: int) -> Tensor:
         """Return ids for `count` copies of each unit, along a new last dimension.

@@ -18,13 +18,20 @@ def unstack_recurrence(graph: fx.Graph) -> None:
         if not isinstance(node.target, OpOverload):
             continue
         kind, _, overload = str(node.target).removeprefix("aten.").partition(".")
-        if kind in _KINDS and overload == "input" and node.args[4] > 1:
+        if kind in _KINDS and overload == "input" and _layers(node) > 1:
             with graph.inserting_before(node):
                 _unstack(graph, node)
 
 
+def _layers(node: fx.Node) -> int:
+    layers = node.args[4]
+    assert isinstance(layers, int)
+    return layers
+
+
 def _unstack(graph: fx.Graph, node: fx.Node) -> None:
-    x, state, params, biases, layers, _, train, both, batch_first = node.args
+    arguments: Any = node.args
+    x, state, params, biases, layers, _, train, both, batch_first = arguments
     states = list(state) if isinstance(state, (list, tuple)) else [state]
     directions = 2 if both else 1
     per = len(params) // layers
@@ -57,7 +64,9 @@ def _unstack(graph: fx.Graph, node: fx.Node) -> None:
             for parts, value in zip(lasts, outer[1:], strict=True)
         ),
     ]
-    for user in list(node.users):  # each takes one of the outputs
-        user.replace_all_uses_with(joined[user.args[1]])
+    for user in list(node.users):
+        _, number = user.args
+        assert isinstance(number, int)  # each takes one of the outputs
+        user.replace_all_uses_with(joined[number])
         graph.erase_node(user)
     graph.erase_node(node)

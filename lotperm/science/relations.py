@@ -10,6 +10,12 @@ from torch import Tensor
 
 from lotperm.science.labels import Cause, Labels
 
+# Why blocks stay, by the kind of the relation.
+_REASONS = {
+    "": "uses it together with units that stay, or in several ways",
+    "mixed": "mixes positions, along another axis than the units that pass it",
+}
+
 
 class Belonging(NamedTuple):
     """What is left of a relation: for each child, one parent.
@@ -65,7 +71,7 @@ def _now(labels: Labels, index: int) -> Belonging | None:
     if merged or several:
         if labels.may_move(parents):
             if relation.node is not None:
-                reason = "uses it together with units that stay, or in several ways"
+                reason = _REASONS.get(relation.kind, _REASONS[""])
                 labels.causes.append(Cause(relation.node, reason))
             labels.fix(parents)
         if not relation.pinned:

@@ -97,14 +97,19 @@ class Channels(NamedTuple):
         The dimensions, taken as one, without that of the samples.
     places : Tensor, int64, shape (n,) or (n, k)
         The place of each unit along them, or its k places.
+    averaged : tuple of int
+        Dimensions along which other units lie, whose order is another one in another network.
     """
 
     dims: tuple[int, ...]
     places: Tensor
+    averaged: tuple[int, ...] = ()
 
     def select(self, output: Tensor) -> Tensor:
         """Return the activations of the group, shape ``(B, n, *spatial)``."""
         count = len(self.dims)
+        if self.averaged:
+            output = output.mean(self.averaged, keepdim=True)
         values = output.movedim(self.dims, tuple(range(1, count + 1))).flatten(1, count)
         if torch.equal(self.places, torch.arange(values.shape[1])):
             return values

@@ -312,7 +312,7 @@ TIME = torch.randn(16, 6, 5, generator=GENERATOR)
 @pytest.mark.parametrize(
     ("model", "x", "sizes"),
     [
-        (Mixer(), IMAGE, {"pe": 12, "c1": 14}),
+        (Mixer(), IMAGE, {"pe": 12, "t1": 10, "c1": 14}),
         (
             Net(
                 lambda m, x: m.o(F.relu(m.b(m.t(F.relu(m.i(x))))).mean(1)),

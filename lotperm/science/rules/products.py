@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lotperm.science.labels import Labels, spread
+from lotperm.science.labels import LARGE, Labels, spread
 from lotperm.science.rules.elementwise import align
 from lotperm.science.rules.reductions import statistic
 from lotperm.science.rules.registry import Call, Matrix, rule, unknown
@@ -158,7 +158,7 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
     dims = x.dim() if axes.kernel else 2
     if len(shape) != dims:
         return unknown(labels, call)
-    if _mixes_positions(labels, call, x, weight, axes):
+    if _mixes_positions(labels, call, x, weight, axes) or labels.is_mixed(x):
         return _mixed(labels, call, x, weight, axes)
     units = labels.along(x, axes.units)
     labels.consume(units)
@@ -206,17 +206,35 @@ def _mixes_positions(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes
 
 
 def _mixed(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes) -> Tensor:
-    """Label a product over positions: the units stay free, the positions don't."""
-    labels.because("mixes positions, along another axis than the units that pass it")
+    """Label a product over positions: the units stay free, and each output is a mixture of its own.
+
+    Positions of the input don't move, but mixtures may, until they meet positions again.
+    """
     dim = axes.units % x.dim()
     shape, groups = weight.shape, call.arguments.get("groups", 1)
-    positions = torch.zeros(shape[axes.input], dtype=torch.int64)
-    height = shape[0] // groups
-    for i in range(groups if axes.input == 1 else 1):
-        rows = (i * height, (i + 1) * height) if groups > 1 and axes.input == 1 else None
-        weight.lie_on(labels, axes.input, positions, rows)
+    if labels.is_mixed(x) and groups == 1 and dim in labels.varying(x):
+        mixtures = labels.fresh(shape[axes.input])
+        weight.lie_on(labels, axes.input, mixtures)
+        labels.consume(mixtures)
+        aligned = mixtures.view([-1 if d == dim else 1 for d in range(x.dim())])
+        units = statistic(labels, align(labels, [x, aligned]), [dim], "scores")
+    else:
+        positions = torch.zeros(shape[axes.input], dtype=torch.int64)
+        height = shape[0] // groups
+        for i in range(groups if axes.input == 1 else 1):
+            rows = (i * height, (i + 1) * height) if groups > 1 and axes.input == 1 else None
+            weight.lie_on(labels, axes.input, positions, rows)
+        if labels.is_mixed(x):
+            labels.fix(x)
+        units = x.narrow(dim, 0, 1)
+    labels.because("mixes positions, along another axis than the units that pass it")
     out = weight.produce(labels, axes.output, shape[axes.output])
-    labels.fix(out)
     if call.arguments.get("bias") is not None:
-        labels.fix(call.arguments["bias"])
-    return x.narrow(dim, 0, 1).expand(call.shape)
+        labels.unify(call.arguments["bias"], out)
+    once = tuple(slice(None) if d in labels.varying(units) else slice(1) for d in range(x.dim()))
+    few = units[once].numel() * len(out) <= LARGE
+    if groups > 1 or not few or not labels.may_move(units) or not labels.may_move(out):
+        labels.fix(out)
+        return units.expand(call.shape)
+    mixture = out.view([-1 if d == dim else 1 for d in range(x.dim())])
+    return labels.pair(units[once], mixture, "mixed").expand(call.shape)
