@@ -13,10 +13,19 @@ from torch.utils import _pytree as pytree
 from lotperm.science.graphs import operation_name
 from lotperm.science.labels import Labels, fixed_outputs
 from lotperm.science.rules import MATRIX_ARGUMENT, RULES, Call, Matrix, unknown
-from lotperm.science.rules.elementwise import elementwise
+from lotperm.science.rules.attention import attention
+from lotperm.science.rules.elementwise import elementwise, gated
 from lotperm.science.rules.layout import move
+from lotperm.science.rules.normalization import batch_norm, layer_norm
+from lotperm.science.rules.products import batched_matmul, convolution, linear, matmul
 from lotperm.science.rules.reductions import reduction, softmax
 from lotperm.science.rules.weights import computed_weight, keeps_axes
+
+# Rules that know units at mixtures of positions, which lie along two dimensions.
+_WITH_MIXTURES = (
+    *(elementwise, move, reduction, softmax, batch_norm, layer_norm, gated),
+    *(linear, matmul, batched_matmul, convolution, attention),
+)
 
 
 class Labeller(fx.Interpreter):
@@ -95,6 +104,10 @@ class Labeller(fx.Interpreter):
         rule = RULES.get(call.name)
         if rule is None:
             rule = elementwise if torch.Tag.pointwise in target.tags else unknown
+        if rule not in _WITH_MIXTURES:
+            for ids in call.tensors:
+                if self.labels.is_mixed(ids):
+                    self.labels.unmix(ids)
         result = rule(self.labels, call)
         if rule in (elementwise, move, reduction, softmax):
             return result

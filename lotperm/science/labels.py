@@ -129,6 +129,7 @@ class Labels:
         self._mixed = torch.zeros(1, dtype=torch.bool)
         # Of an id that isn't a root any more: by which of the causes.
         self._cause = torch.full((1,), -1)
+        self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._consumed: list[Tensor] = []
         self._inner: set[int] = set()
 
@@ -383,8 +384,20 @@ class Labels:
         size, ids = len(self), self._new(len(codes), constant=False)
         self.relate(ids, codes // size, kind)
         self.relate(ids, codes % size, kind)
-        self._mixed[ids] = kind == "mixed"
+        if kind == "mixed":
+            self._mixed[ids] = True
+            self._pairs.append((ids, codes // size, codes % size))
         return ids[inverse]
+
+    def unmix(self, ids: Tensor) -> None:
+        """Fix mixtures of positions, so that the units there are as they are elsewhere."""
+        roots = self.find(thin(ids)).unique()
+        for mixed, units, mixtures in self._pairs:
+            here = torch.isin(self.find(mixed), roots)
+            if here.any():
+                self.because("mixes positions, or uses mixtures of them by their position")
+                self.fix(mixtures)
+                self.unify(mixed, units)
 
     def is_mixed(self, ids: Tensor) -> bool:
         """Return whether each of these is a unit at a mixture of positions, which may move too."""

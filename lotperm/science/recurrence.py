@@ -65,8 +65,7 @@ def _unstack(graph: fx.Graph, node: fx.Node) -> None:
         ),
     ]
     for user in list(node.users):
-        _, number = user.args
-        assert isinstance(number, int)  # each takes one of the outputs
-        user.replace_all_uses_with(joined[number])
+        position: Any = user.args[1]
+        user.replace_all_uses_with(joined[position])  # each takes one of the outputs
         graph.erase_node(user)
     graph.erase_node(node)

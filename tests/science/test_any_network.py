@@ -322,7 +322,7 @@ TIME = torch.randn(16, 6, 5, generator=GENERATOR)
                 o=nn.Linear(8, 5),
             ),
             TIME,
-            {"i": 8},
+            {"i": 8, "t": 6},
         ),
         (
             Net(
@@ -332,7 +332,7 @@ TIME = torch.randn(16, 6, 5, generator=GENERATOR)
                 o=nn.Linear(8, 5),
             ),
             IMAGE,
-            {"c": 8},
+            {"c": 8, "w": 7},
         ),
         (
             Net(

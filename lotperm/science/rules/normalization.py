@@ -45,6 +45,11 @@ def layer_norm(labels: Labels, call: Call) -> Tensor:
 def _per_channel(labels: Labels, call: Call) -> Tensor:
     """Let parameters belong to the channels, dimension 1; return the channels' ids."""
     x, *parameters = call.tensors
+    if labels.is_mixed(x) and call.name == "batch_norm" and 1 in labels.varying(x):
+        for ids in parameters:
+            align(labels, [x, ids.view(-1, *[1] * (x.dim() - 2))])
+        statistic(labels, x, [d for d in range(x.dim()) if d != 1])
+        return torch.zeros(x.shape[1], dtype=torch.int64)
     if labels.crosses(x, 1):  # the channels are positions of units that lie along another dimension
         labels.because("has parameters by position, along another axis than the units")
         if call.name != "prelu":

@@ -158,7 +158,11 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
     dims = x.dim() if axes.kernel else 2
     if len(shape) != dims:
         return unknown(labels, call)
-    if _mixes_positions(labels, call, x, weight, axes) or labels.is_mixed(x):
+    if labels.is_mixed(x) and axes.kernel and set(shape[2:]) != {1}:
+        labels.unmix(x)
+    varying = labels.varying(x)
+    several = labels.is_mixed(x) and len(varying) > 1 and axes.units % x.dim() in varying
+    if several or _mixes_positions(labels, call, x, weight, axes):
         return _mixed(labels, call, x, weight, axes)
     units = labels.along(x, axes.units)
     labels.consume(units)
