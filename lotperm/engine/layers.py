@@ -16,8 +16,17 @@ tensor core's tile.
 """
 
 
+def nested(root: nn.Module, path: str) -> nn.Module:
+    """Return the submodule at a dotted path; what isn't there is made, as plain modules."""
+    for part in path.split(".") if path else ():
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    return root
+
+
 class StackedLinear(nn.Module):
-    """M linear layers: (M, B, n_in) -> (M, B, n_out)."""
+    """M linear layers: (M, B, ..., n_in) -> (M, B, ..., n_out)."""
 
     def __init__(self, layer: nn.Linear, members: int) -> None:
         super().__init__()
@@ -30,7 +39,10 @@ class StackedLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (M, B, n_in) to (M, B, n_out)."""
+        """Map (M, B, ..., n_in) to (M, B, ..., n_out)."""
+        if x.dim() > 3:
+            # Examples and positions alike are rows to a linear layer.
+            return self(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])  # type: ignore[no-any-return]
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         units = weight.shape[1]
@@ -90,7 +102,7 @@ class StackedConv(nn.Module):
 class StackedBatchNorm(nn.Module):
     """M batch norms as one.
 
-    It runs over the M·C channels of (B, M·C, ...), or of (M, B, C) after a linear layer.
+    It runs over the M·C channels of (B, M·C, ...), or of (M, B, C, ...) by member.
 
     With several ranks the statistics are those of all ranks' examples, as in SyncBatchNorm, but by
     the same rule on every device (`_synchronized`).
@@ -119,9 +131,9 @@ class StackedBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize activations; the result has the layout of x."""
-        # (M, B, C) -> (B, M·C): to `batch_norm` the members' channels are one long row of channels.
+        # (M, B, C, ...) -> (B, M·C, ...): to `batch_norm` the members' channels are one long row.
         if not self.folded:
-            x = x.transpose(0, 1).flatten(1)
+            x = x.transpose(0, 1).flatten(1, 2)
         if self.training:
             self.num_batches_tracked.add_(1)
         if self.training and distributed.world_size() > 1:

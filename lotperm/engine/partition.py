@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import nn
 
 from lotperm.config.parameters import Precision
 from lotperm.engine.runtime import Runtime
+from lotperm.engine.ways import STACKED, Way
 from lotperm.parallel import distributed
 
 _STREAMS = 16
@@ -79,6 +81,7 @@ def partition(
     *,
     precision: Precision,
     runtime: Runtime,
+    way: Way = STACKED,
     steps: Sequence[int] | None = None,
 ) -> Partition:
     """Divide the members of a training into parts of about equal size.
@@ -98,16 +101,23 @@ def partition(
     precision : "float32" or "bfloat16"
     runtime : Runtime
         As in `networks_at_once`; `Runtime.members` limits the size of a part.
+    way : Way, optional
+        Whether networks can be computed together.
     steps : Sequence[int] | None, optional
         Step of the epoch at which a checkpoint left each member; members at different steps stay
         apart.
     """
-    at_once = networks_at_once(model, shape, precision, runtime)
+    if way.name == "single":
+        at_once = 1
+        runtime = dataclasses.replace(runtime, members=1)
+    else:
+        at_once = networks_at_once(model, shape, precision, runtime)
     # The caller's limit overrides the measured one.
     parts = math.ceil(count / (runtime.members or at_once or count))
     # Gradients are exchanged in the order in which backward passes call for it: two parts at a time
     # would meet in another order on each rank.
-    if distributed.world_size() > 1:
+    # And the numbers that one of two threads draws would depend on the other.
+    if distributed.world_size() > 1 or way.random:
         threads = 1
     elif torch.device(runtime.device).type == "cuda":
         threads = min(parts, _STREAMS)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lotperm.config.experiment import Recipe
-from lotperm.config.seeds import Seeds
+from lotperm.config.seeds import Seeds, derive_seed
 from lotperm.data.dataset import Dataset
 from lotperm.engine.compiled import compiled_step
 from lotperm.engine.evaluation import evaluate_stack
@@ -22,6 +23,7 @@ from lotperm.engine.schedule import learning_rate
 from lotperm.engine.shared import check_shared, shared_update
 from lotperm.engine.state import TrainingState
 from lotperm.engine.step import Rule, plain_update
+from lotperm.engine.ways import STACKED, Way
 from lotperm.errors import DivergedError
 from lotperm.parallel import distributed
 
@@ -44,6 +46,8 @@ class Run:
     masks : Sequence[Mapping[str, Tensor] | None]
     runtime : Runtime
         As in `lotperm.engine.training.train`, for these members; the data are on the device.
+    way : Way, optional
+        How the members are computed.
 
     Attributes
     ----------
@@ -65,9 +69,12 @@ class Run:
         seeds: Sequence[Seeds],
         masks: Sequence[Mapping[str, Tensor] | None],
         runtime: Runtime,
+        way: Way = STACKED,
     ) -> None:
         self.data, self.recipe, self.runtime = data, recipe, runtime
-        self.state = TrainingState(model, weights, masks, runtime.device)
+        self.seeds, self.random = seeds, way.random
+        stacked = way.name == "stacked"
+        self.state = TrainingState(model, weights, masks, runtime.device, stacked=stacked)
         flat = self.state.networks.flat
         self.feed = Feed(
             data, recipe, seeds, device=flat.device, dtype=flat.dtype, readers=runtime.readers
@@ -104,7 +111,8 @@ class Run:
         threads : int
             Number of runs that are trained at the same time.
         """
-        if not self.runtime.compile:
+        # A compiled program would draw a random network's numbers from streams of its own.
+        if not self.runtime.compile or self.random:
             return
         # Batch norm is traced as it is in training.
         self.state.networks.module.train()
@@ -136,7 +144,8 @@ class Run:
             self.state.lr.fill_(learning_rate(self.recipe, epoch))
             for inputs, targets in self.feed.batches(epoch, self.step):
                 # The losses stay on the device: to read one would make the CPU wait at every step.
-                self.losses[self.step] = self.update(inputs, targets)
+                with self._draws(epoch):
+                    self.losses[self.step] = self.update(inputs, targets)
                 self.step += 1
                 if bar is not None:
                     # This rank sees its own share; the bar counts the whole batch.
@@ -144,6 +153,20 @@ class Run:
                 # After the step: a run that is asked to stop every time still makes progress.
                 if self.step % ask_every == 0 and pause():
                     return
+
+    @contextlib.contextmanager
+    def _draws(self, epoch: int) -> Iterator[None]:
+        """Let a random network draw from a stream of its own for each step."""
+        if not self.random:
+            yield
+            return
+        device = self.state.device
+        # Such networks are alone in their part (`lotperm.engine.ways`). By step, so that a resumed
+        # run draws the same; by rank, whose examples are others.
+        names = (self.seeds[0].augment, epoch, self.step, distributed.rank())
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(derive_seed("layers", *names))
+            yield
 
     def join(self) -> None:
         """Make all work that is queued from here on wait for this run's work on the device."""

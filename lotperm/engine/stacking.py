@@ -2,8 +2,9 @@
 
 `stack` rewrites any feed-forward network: linear layers become batched matrix products (M, B, ·),
 convolutions become grouped ones over M·C channels, and batch norm over M·C channels is each
-network's own (`lotperm.engine.layers`). `StackedNetworks` holds such a stack with all parameters in
-one flat buffer, for `lotperm.engine.training`.
+network's own (`lotperm.engine.layers`). `StackedNetworks` holds such a stack, or one of networks
+without such rules (`lotperm.engine.mapped`), with all parameters in one flat buffer, for
+`lotperm.engine.training`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from lotperm.engine.layers import (
     StackedBatchNorm,
     StackedConv,
     StackedLinear,
     fold,
+    nested,
     plain_norm,
     pool_in_2d,
 )
+from lotperm.engine.mapped import MappedStack
 from lotperm.engine.models import Weights
 from lotperm.errors import ParameterError, UnsupportedModelError, unknown_name
 
@@ -91,7 +95,7 @@ class _Rewriting:
     """The rewriting of one network: its traced graph, and the stacked layers made so far.
 
     Activations are in one of three layouts: "input" (B, M, C, ...), "folded" (B, M·C, H, W) with
-    H = 1 for signals, "split" (M, B, F).
+    H = 1 for signals, "split" (M, B, ...).
     """
 
     def __init__(self, model: nn.Module, members: int) -> None:
@@ -148,19 +152,25 @@ class _Rewriting:
 
     def _stacked(self, node: fx.Node, layer: nn.Module, layout: str) -> tuple[nn.Module, str]:
         """Make the stacked form of a layer; return it with the layout that it takes and gives."""
+        # Parametrizations, pruning and spectral norm compute a weight when the layer is called.
+        if is_parametrized(layer) or layer._forward_pre_hooks or layer._forward_hooks:
+            raise self._refusal(
+                node, f"layer {type(layer).__name__} with a hook or parametrization"
+            )
         if isinstance(layer, nn.Linear):
+            if layout == "folded":
+                raise self._refusal(node, "a linear layer along the last axis of an image")
             return StackedLinear(layer, self.members), "split"
         if isinstance(layer, nn.Conv1d | nn.Conv2d):
             if layer.padding_mode != "zeros":
                 raise self._refusal(node, f"{layer.padding_mode} padding")
             return StackedConv(layer, self.members), "folded"
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and plain_norm(layer):
-            # A norm needs one axis of M·C channels, which raw inputs don't have.
-            layout = "folded" if layout == "input" else layout
+            layout = "split" if layout == "input" else layout
             return StackedBatchNorm(layer, self.members, folded=layout == "folded"), layout
         if isinstance(layer, nn.Flatten) and layer.start_dim == 1 and layer.end_dim == -1:
-            # The change of layout flattens already.
-            return nn.Identity(), "split"
+            # From images the change of layout flattens already; the rest is done by `flatten`.
+            return nn.Flatten(2), "split"
         if isinstance(layer, _ALIKE):
             # A pooling must see height and width; elementwise layers take any layout.
             if "Pool" in type(layer).__name__:
@@ -177,19 +187,12 @@ class _Rewriting:
             if id(parameter) in self.owned:
                 shared = f"layer {node.target}, which shares a parameter with another one,"
                 raise self._refusal(node, shared)
-            if not parameter.requires_grad:
-                raise self._refusal(node, f"layer {node.target}, which is frozen,")
             self.owned.add(id(parameter))
 
     def _put(self, name: str, module: nn.Module) -> None:
         """Add a module to the result under the name that it has in the network."""
-        *path, last = name.split(".")
-        parent = self.root
-        for part in path:
-            if not hasattr(parent, part):
-                parent.add_module(part, nn.Module())
-            parent = getattr(parent, part)
-        parent.add_module(last, module)
+        path, _, last = name.rpartition(".")
+        nested(self.root, path).add_module(last, module)
 
     def _check_call(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
         """Leave a call alone if it works on stacked activations; refuse others."""
@@ -198,7 +201,11 @@ class _Rewriting:
         # Only all axes but the batch's: any other flattening would mix members or examples.
         if name in _FLATTEN_CALLS and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
             # In stacked activations axis 1 holds members, so the call itself can't stay.
-            node.replace_all_uses_with(self._converted(node, sources[0], "split"))
+            rows = self._converted(node, sources[0], "split")
+            with self.graph.inserting_before(node):
+                flat = self.graph.call_method("flatten", (rows, 2))
+            self.layout[flat] = "split"
+            node.replace_all_uses_with(flat)
             self.graph.erase_node(node)
         # Two operands in different layouts could be broadcast against each other without an error.
         elif name in _ALIKE_CALLS and len({self.layout[s] for s in sources}) == 1:
@@ -212,17 +219,14 @@ class _Rewriting:
         if have == wanted:
             return argument
         with self.graph.inserting_before(node):
-            if (have, wanted) == ("input", "folded"):
-                new = self.graph.call_function(fold, (argument,))
-            elif (have, wanted) == ("input", "split"):
-                flat = self.graph.call_method("flatten", (argument, 2))
-                new = self.graph.call_method("transpose", (flat, 0, 1))
-            elif (have, wanted) == ("folded", "split"):
+            if have == "folded":
                 rows = self.graph.call_method("flatten", (argument, 1))
-                apart = self.graph.call_method("unflatten", (rows, 1, (self.members, -1)))
-                new = self.graph.call_method("transpose", (apart, 0, 1))
-            else:
-                raise self._refusal(node, f"a step from {have} to {wanted} activations")
+                argument = self.graph.call_method("unflatten", (rows, 1, (self.members, -1)))
+            # By member first, or by example first: (M, B, ...) and (B, M, ...) are a transpose
+            # apart.
+            if "split" in (have, wanted):
+                argument = self.graph.call_method("transpose", (argument, 0, 1))
+            new = self.graph.call_function(fold, (argument,)) if wanted == "folded" else argument
         self.layout[new] = wanted
         return new
 
@@ -244,22 +248,33 @@ class StackedNetworks:
         M complete state dicts.
     device : torch.device | str, optional
         Where they live.
+    stacked : bool | None, optional
+        True: by `stack`'s rules; False: a `lotperm.engine.mapped.MappedStack`; None: by the rules
+        if they are enough. `lotperm.engine.ways.choose` also looks at the data.
 
     Attributes
     ----------
     members : int
         M.
-    module : fx.GraphModule
+    module : nn.Module
         The stack; maps ``(B, M, C, *spatial)`` to (M, B, classes).
     flat : Tensor
         float32 (P·M,), every parameter of every member; the module's parameters are views of it.
+    frozen : frozenset[str]
+        Names of the parameters that don't require gradients in the model, so aren't to be trained.
     """
 
     def __init__(
-        self, model: nn.Module, weights: Sequence[Weights], device: torch.device | str = "cpu"
+        self,
+        model: nn.Module,
+        weights: Sequence[Weights],
+        device: torch.device | str = "cpu",
+        *,
+        stacked: bool | None = None,
     ) -> None:
         self.members = len(weights)
-        self.module = stack(model, self.members).to(device)
+        self.module = self._made(model, stacked).to(device)
+        self.frozen = frozenset(n for n, p in model.named_parameters() if not p.requires_grad)
         # Parameter by parameter, and within each member by member: so each stacked parameter is
         # contiguous in the buffer, and may be a view of it.
         self.flat = torch.cat([p.detach().flatten() for p in self.module.parameters()])
@@ -278,6 +293,15 @@ class StackedNetworks:
                 for member, state in enumerate(weights):
                     self._fits(f"weight {name} of member {member}", state[name], tensor)
                 tensor.copy_(torch.stack([state[name] for state in weights]))
+
+    def _made(self, model: nn.Module, stacked: bool | None) -> nn.Module:
+        if stacked is not False:
+            try:
+                return stack(model, self.members)
+            except UnsupportedModelError:
+                if stacked:
+                    raise
+        return MappedStack(model, self.members)
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Cut a buffer (P·M,) that is laid out like `flat` into views of the parameters' shapes."""
@@ -329,10 +353,12 @@ class StackedNetworks:
     def form(self) -> Hashable | None:
         """Return everything that a forward pass depends on, except for its tensors.
 
-        Stacks of the same form compute the same from the same tensors. None if a layer has hooks,
-        where that can't be told. (All layers are PyTorch's or from `lotperm.engine.layers`; a
-        network's own were traced through.)
+        Stacks of the same form compute the same from the same tensors. None where that can't be
+        told: of mapped networks, and if a layer has hooks. (All layers are PyTorch's or from
+        `lotperm.engine.layers`; a network's own were traced through.)
         """
+        if not isinstance(self.module, fx.GraphModule):
+            return None
         layers = []
         for name, layer in self.module.named_modules():
             # The graph itself is described by its nodes below.

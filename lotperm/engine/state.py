@@ -24,13 +24,16 @@ class TrainingState:
         M masks, as in `lotperm.engine.training.train`.
     device : torch.device | str
         Where the tensors live.
+    stacked : bool | None, optional
+        As in `StackedNetworks`.
 
     Attributes
     ----------
     networks : StackedNetworks
         The weights, in one flat buffer.
     mask, velocity : Tensor
-        Laid out like `networks.flat`; the mask is 1 where a weight is kept.
+        Laid out like `networks.flat`; the mask is 1 where a weight is trained: kept, and not
+        frozen.
     lr : Tensor
         The learning rate, a scalar.
     """
@@ -41,12 +44,19 @@ class TrainingState:
         weights: Sequence[Weights],
         masks: Sequence[Mapping[str, Tensor] | None],
         device: torch.device | str,
+        *,
+        stacked: bool | None = None,
     ) -> None:
-        self.networks = StackedNetworks(model, weights, device)
+        self.networks = StackedNetworks(model, weights, device, stacked=stacked)
         # Ones where a mask says nothing, so dense networks and parameters take the same step.
         self.mask = self.networks.spread(masks, 1.0)
         # Once is enough: the step keeps at zero what is zero here (`lotperm.engine.step.descend`).
         self.networks.flat.mul_(self.mask)
+        names = [name for name, _ in self.networks.module.named_parameters()]
+        for name, trained in zip(names, self.networks.views(self.mask), strict=True):
+            # Without an update, weight decay included, what is frozen stays as it is.
+            if name in self.networks.frozen:
+                trained.zero_()
         self.velocity = torch.zeros_like(self.networks.flat)
         # A tensor, so that compiled programs and CUDA graphs read a new rate where the old one was.
         self.lr = self.networks.flat.new_zeros(())

@@ -1,11 +1,12 @@
 """Training of M masked networks at once.
 
-`train` runs masked SGD (`lotperm.engine.step`) on stacks of networks (`lotperm.engine.stacking`).
-With w ⊙ m = w at the start, a pruned weight is exactly zero at all times, momentum and weight
-decay included (Sutskever et al. 2013's momentum as PyTorch has it, the mask m folded in). Every
-random number belongs to one member and is drawn on the CPU from its own seeds, so a member's
-result depends neither on the device nor on the networks that are trained beside it, up to
-rounding.
+`train` runs masked SGD (`lotperm.engine.step`) on stacks of networks (`lotperm.engine.stacking`,
+`lotperm.engine.mapped`), or on one network at a time where neither is possible
+(`lotperm.engine.ways`). With w ⊙ m = w at the start, a pruned weight is exactly zero at all times,
+momentum and weight decay included (Sutskever et al. 2013's momentum as PyTorch has it, the mask m
+folded in). Every random number belongs to one member and is drawn on the CPU from its own seeds, so
+a member's result depends neither on the device nor on the networks that are trained beside it, up
+to rounding; only what a network draws itself, as dropout does, is drawn on its device.
 
 With several ranks (`lotperm.parallel.distributed`) each takes an equal share of the rows of every
 batch. Gradients are averaged by DistributedDataParallel, the statistics of batch norm are those of
@@ -24,13 +25,15 @@ from torch import Tensor, nn
 
 from lotperm.config.experiment import Recipe
 from lotperm.config.seeds import Seeds
-from lotperm.data.dataset import Dataset
+from lotperm.data.batches import Batches
+from lotperm.data.dataset import Dataset, first
 from lotperm.engine.checkpoints import Checkpoints, Keeper, restore
 from lotperm.engine.models import Weights
 from lotperm.engine.partition import partition
 from lotperm.engine.run import Run
 from lotperm.engine.runtime import ProgressBar, Runtime
 from lotperm.engine.trained import Trained, all_weights
+from lotperm.engine.ways import check_ranks, choose
 from lotperm.errors import ParameterError, PreemptedError
 from lotperm.parallel.threads import keep_freed_memory, workers
 from lotperm.science.state_dicts import read_mask, read_weights
@@ -59,7 +62,9 @@ def train(
     Parameters
     ----------
     model : nn.Module
-        The architecture.
+        The architecture: any module that maps a batch to logits. Parameters that don't require
+        gradients stay as they are. A network that draws random numbers, as dropout does, draws
+        them from a stream of each member's own, on each rank.
     weights : Sequence[Weights]
         M state dicts to start from.
     data : Dataset
@@ -103,6 +108,13 @@ def train(
         anything of that kind is saved or evaluated.
     PreemptedError
         If `Runtime.stop` asked for it; the same call goes on from there.
+    UnsupportedModelError
+        If the network can't be trained here (`lotperm.engine.ways`); the message says why.
+
+    Warns
+    -----
+    UserWarning
+        If the networks are trained one at a time, as an operation can't be computed for several.
     """
     runtime = runtime or Runtime()
     masks = masks if masks is not None else [None] * len(weights)
@@ -116,6 +128,10 @@ def train(
     masks = [None if mask is None else read_mask(mask, names) for mask in masks]
     epochs = recipe.epochs if until is None else until
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
+    way = choose(
+        model, len(weights), data.input_shape, lambda: next(iter(_few(data).inputs())).cpu()
+    )
+    check_ranks(model, way)
     # Once for all parts, which share the examples.
     data = data.to(runtime.device)
     # Before the first step: every step frees its activations.
@@ -130,6 +146,7 @@ def train(
         len(weights),
         precision=recipe.precision,
         runtime=runtime,
+        way=way,
         steps=found[1]["steps"] if found else None,
     )
     runs = [
@@ -141,6 +158,7 @@ def train(
             seeds=seeds[part],
             masks=masks[part],
             runtime=runtime,
+            way=way,
         )
         for part in parts
     ]
@@ -177,6 +195,11 @@ def train(
                 )
     done.weights = all_weights(runs)
     return done
+
+
+def _few(data: Dataset) -> Batches:
+    """Batch a few training examples, on which networks without stacking rules are tried."""
+    return Batches(data, first(data.train, 4), 4)
 
 
 @contextlib.contextmanager
