@@ -20,8 +20,9 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrize import ParametrizationList
 
 from lotperm.errors import ParameterError, UnsupportedModelError, unknown_name
+from lotperm.science.ranking import keep_highest, kept_after
 from lotperm.science.state_dicts import dict_like, read_mask, state_dict_of, weights_by_name
-from lotperm.types import Bool, Float
+from lotperm.types import Bool
 
 Mask = dict[str, Bool[Tensor, " ..."]]
 
@@ -137,29 +138,6 @@ def full_mask(weights: Mapping[str, Any] | nn.Module, names: Iterable[str]) -> M
     }
 
 
-def kept_after(total: int, sparsity: float) -> int:
-    """Return how many of `total` weights remain at a sparsity: ``total - round(sparsity * total)``.
-
-    Halves are rounded to even.
-    """
-    if not 0.0 <= sparsity < 1.0:
-        raise ParameterError(
-            f"sparsity is {sparsity}; expected 0 <= sparsity < 1 (the fraction removed)."
-        )
-    return total - round(sparsity * total)
-
-
-def _keep_largest(magnitudes: Float[Tensor, " n"], kept: int) -> Bool[Tensor, " n"]:
-    """Return True at the `kept` largest values; among equals, the earlier stays."""
-    if kept <= 0:
-        return torch.zeros_like(magnitudes, dtype=torch.bool)
-    threshold = magnitudes.kthvalue(magnitudes.numel() - kept + 1).values
-    keep = magnitudes > threshold
-    ties = (magnitudes == threshold).nonzero().squeeze(1)
-    keep[ties[: kept - int(keep.sum())]] = True
-    return keep
-
-
 def magnitude_prune(
     weights: Mapping[str, Any] | nn.Module,
     mask: Mapping[str, Any] | nn.Module,
@@ -198,42 +176,17 @@ def magnitude_prune(
         If fewer weights are left than should be kept, a name is missing, or weights are not
         finite.
     """
-    if scope not in ("global", "layerwise"):
-        raise unknown_name("pruning scope", scope, ("global", "layerwise"))
     if not (mask := read_mask(mask)):
         raise ParameterError("the mask names no tensor, so there is nothing to prune.")
     values = weights_by_name(weights, mask)
-    magnitudes = {}
     for name, kept in mask.items():
         if values[name].shape != kept.shape:
             raise ParameterError(
                 f"mask of {name} has shape {tuple(kept.shape)}; the weights have "
                 f"{tuple(values[name].shape)}."
             )
-        magnitude = values[name].detach().abs()
-        kept = kept.to(magnitude.device)
-        if not bool(torch.isfinite(magnitude).all()):
-            raise ParameterError(
-                f"weights of {name} are not finite, so their magnitudes can't be ranked."
-            )
-        # -1 ranks what is pruned already below every weight that is left, zeros included.
-        magnitudes[name] = torch.where(kept, magnitude, -torch.ones_like(magnitude)).flatten()
-    pools = [list(mask)] if scope == "global" else [[name] for name in mask]
-    pruned: Mask = {}
-    for names in pools:
-        pool = torch.cat([magnitudes[name] for name in names])
-        target = kept_after(pool.numel(), sparsity)
-        left = int((pool >= 0).sum())
-        if left < target:
-            raise ParameterError(
-                f"sparsity {sparsity} keeps {target:,} weights of "
-                f"{names[0]}{' …' if len(names) > 1 else ''}, but only {left:,} are left. Ask for a "
-                "higher sparsity, or start from a denser mask."
-            )
-        keep = _keep_largest(pool, target)
-        for name, part in zip(names, keep.split([mask[n].numel() for n in names]), strict=True):
-            pruned[name] = part.view(mask[name].shape)
-    return {name: pruned[name] for name in mask}
+    magnitudes = {name: values[name].detach().abs() for name in mask}
+    return keep_highest(magnitudes, sparsity, among=mask, scope=scope, what="weights")
 
 
 def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:

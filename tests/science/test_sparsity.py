@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from lotperm.engine.models import build
 from lotperm.errors import IntegrityError, ParameterError, UnsupportedModelError
+from lotperm.science.ranking import kept_after
 from lotperm.science.sparsity import (
     apply_mask,
     count,
     full_mask,
-    kept_after,
     magnitude_prune,
     prunable_parameters,
     round_sparsities,

@@ -12,7 +12,8 @@ from lotperm.data.batches import normalize
 from lotperm.engine.models import initialize
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import ParameterError, StorageError
-from lotperm.science.sparsity import apply_mask, kept_after
+from lotperm.science.ranking import kept_after
+from lotperm.science.sparsity import apply_mask
 from lotperm.studies.arms.arms import PAPER_ARMS
 
 TINY = {

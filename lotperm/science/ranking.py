@@ -1,0 +1,186 @@
+"""Masks from numbers: the highest scores, or weights drawn at random, with exact counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lotperm.errors import ParameterError, unknown_name
+from lotperm.types import Bool, Float
+
+
+def kept_after(total: int, sparsity: float) -> int:
+    """Return how many of `total` weights remain at a sparsity: ``total - round(sparsity * total)``.
+
+    Halves are rounded to even.
+    """
+    if not 0.0 <= sparsity < 1.0:
+        raise ParameterError(
+            f"sparsity is {sparsity}; expected 0 <= sparsity < 1 (the fraction removed)."
+        )
+    return total - round(sparsity * total)
+
+
+def _keep_largest(scores: Float[Tensor, " n"], kept: int) -> Bool[Tensor, " n"]:
+    """Return True at the `kept` largest values; among equals, the earlier stays."""
+    if kept <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(scores.numel() - kept + 1).values
+    keep = scores > threshold
+    ties = (scores == threshold).nonzero().squeeze(1)
+    keep[ties[: kept - int(keep.sum())]] = True
+    return keep
+
+
+def keep_highest(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    *,
+    among: Mapping[str, Tensor] | None = None,
+    scope: str = "global",
+    what: str = "scores",
+) -> dict[str, Tensor]:
+    """Keep the weights of the highest scores, exactly as many as the sparsity says.
+
+    Parameters
+    ----------
+    scores : Mapping[str, Tensor]
+        Parameter name -> a score for each weight, floating point, of either sign.
+    sparsity : float
+        Fraction of these weights removed in all, 0 <= sparsity < 1.
+    among : Mapping[str, Tensor] | None, optional
+        Mask of what is kept so far, bool; what it removed stays removed. None: everything.
+    scope : str, optional
+        ``"global"``: one threshold for all tensors. ``"layerwise"``: the same sparsity in each.
+    what : str, optional
+        Name of the scores, for errors.
+
+    Returns
+    -------
+    Mask
+        With ``total - round(sparsity * total)`` weights kept, in all or in each tensor. Weights of
+        equal score are kept in the order of the tensors and then of memory.
+
+    Raises
+    ------
+    ParameterError
+        If fewer weights are left than should be kept, or scores are not finite.
+    """
+    if scope not in ("global", "layerwise"):
+        raise unknown_name("pruning scope", scope, ("global", "layerwise"))
+    ranked = {}
+    for name, score in scores.items():
+        score = score.detach()
+        if not bool(torch.isfinite(score).all()):
+            raise ParameterError(f"{what} of {name} are not finite, so they can't be ranked.")
+        if among is not None:
+            # Below every weight that is left, whatever its score.
+            score = score.masked_fill(~among[name].to(score.device), -math.inf)
+        ranked[name] = score.flatten()
+    pools = [list(scores)] if scope == "global" else [[name] for name in scores]
+    kept: dict[str, Tensor] = {}
+    for names in pools:
+        pool = torch.cat([ranked[name] for name in names])
+        target, left = kept_after(pool.numel(), sparsity), int((pool > -math.inf).sum())
+        if left < target:
+            raise ParameterError(
+                f"sparsity {sparsity} keeps {target:,} weights of "
+                f"{names[0]}{' …' if len(names) > 1 else ''}, but only {left:,} are left. Ask for a "
+                "higher sparsity, or start from a denser mask."
+            )
+        keep = _keep_largest(pool, target)
+        sizes = [scores[name].numel() for name in names]
+        for name, part in zip(names, keep.split(sizes), strict=True):
+            kept[name] = part.view(scores[name].shape)
+    return {name: kept[name] for name in scores}
+
+
+def erdos_renyi_densities(shapes: Mapping[str, Sequence[int]], sparsity: float) -> dict[str, float]:
+    r"""Return the densities of an Erdős-Rényi-kernel (ERK) network at a sparsity.
+
+    .. math::
+
+        d_l = \min\Bigl(1,\ \varepsilon\,
+        \frac{n^{out}_l + n^{in}_l + w_l + h_l}{n^{out}_l\, n^{in}_l\, w_l\, h_l}\Bigr),
+        \qquad \sum_l d_l N_l = (1 - S) \sum_l N_l .
+
+    Evci et al. 2020, after Mocanu et al. 2018: small layers stay denser than large ones. ε is the
+    one number that solves the sum; layers that it would fill beyond 1 are dense.
+
+    Parameters
+    ----------
+    shapes : Mapping[str, Sequence[int]]
+        Parameter name -> shape of the weight (out, in, *kernel).
+    sparsity : float
+        S, the fraction removed of all these weights.
+
+    Returns
+    -------
+    dict[str, float]
+        Parameter name -> density in (0, 1].
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    budget = (1 - sparsity) * sum(sizes.values())
+    kept_after(1, sparsity)  # which checks the sparsity
+    dense: set[str] = set()
+    while True:
+        rest = [name for name in shapes if name not in dense]
+        # Density times size is ε times the sum of the sides.
+        sides = sum(sum(shapes[name]) for name in rest)
+        left = budget - sum(sizes[name] for name in dense)
+        epsilon = left / sides if rest else 0.0
+        full = {name for name in rest if epsilon * sum(shapes[name]) > sizes[name]}
+        if not full:
+            return {
+                name: 1.0 if name in dense else epsilon * sum(shape) / sizes[name]
+                for name, shape in shapes.items()
+            }
+        dense |= full
+
+
+def random_mask(
+    shapes: Mapping[str, Sequence[int]],
+    densities: Mapping[str, float],
+    sparsity: float,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Draw a mask at random: a number of weights of every layer, each as likely as any other.
+
+    Parameters
+    ----------
+    shapes : Mapping[str, Sequence[int]]
+        Parameter name -> shape.
+    densities : Mapping[str, float]
+        Parameter name -> share of its weights to keep, as `erdos_renyi_densities` returns them.
+    sparsity : float
+        Fraction removed in all; it must be that of the densities.
+    generator : torch.Generator
+        Source of the draws, on the CPU.
+
+    Returns
+    -------
+    Mask
+        Exactly ``total - round(sparsity * total)`` weights are kept. Each layer's own number is
+        that of its density, rounded down or up: up where the most is cut off.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    exact = {name: densities[name] * sizes[name] for name in shapes}
+    counts = {name: min(math.floor(exact[name] + 1e-9), sizes[name]) for name in shapes}
+    missing = kept_after(sum(sizes.values()), sparsity) - sum(counts.values())
+    room = [name for name in shapes if counts[name] < sizes[name]]
+    for name in sorted(room, key=lambda name: counts[name] - exact[name])[: max(missing, 0)]:
+        counts[name] += 1
+    mask = {}
+    for name, shape in shapes.items():
+        kept = torch.zeros(sizes[name], dtype=torch.bool)
+        kept[torch.randperm(sizes[name], generator=generator)[: counts[name]]] = True
+        mask[name] = kept.view(tuple(shape))
+    return mask
+
+
+def collapsed(mask: Mapping[str, Tensor]) -> list[str]:
+    """Name the tensors of which a mask keeps nothing: layers through which no signal passes."""
+    return [name for name, kept in mask.items() if not bool(kept.any())]

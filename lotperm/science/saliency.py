@@ -1,0 +1,250 @@
+"""Scores for weights before training: SNIP, GraSP and SynFlow.
+
+Each returns one number for each prunable weight; `lotperm.science.ranking.keep_highest` makes a
+mask of them. The network isn't changed, its batch statistics included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lotperm.errors import ParameterError, unknown_name
+from lotperm.science.ranking import keep_highest
+from lotperm.science.state_dicts import copy_of
+from lotperm.types import Float
+
+Scores = dict[str, Float[Tensor, " ..."]]
+LabelledBatch = tuple[Tensor, Tensor]
+
+GRASP_TEMPERATURE = 200.0
+"""What the authors of GraSP divide logits by."""
+
+SYNFLOW_ROUNDS = 100
+"""Rounds of SynFlow in its paper."""
+
+
+def snip_scores(model: nn.Module, batches: Iterable[LabelledBatch], names: Sequence[str]) -> Scores:
+    r"""Score weights by how much the loss depends on them: SNIP (Lee et al. 2019).
+
+    .. math:: s_j = \frac{|g_j w_j|}{\sum_k |g_k w_k|}, \qquad g = \frac{\partial L}{\partial w},
+
+    the derivative of the loss with respect to a factor c on every weight, at c = 1.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network with the weights to score. It runs as in training: batch norm takes the
+        statistics of each batch.
+    batches : Iterable[LabelledBatch]
+        Inputs ``(B, *shape)`` and classes int64 (B,); L is the mean cross-entropy over all. GraSP
+        goes through them twice.
+    names : Sequence[str]
+        Parameters to score (`lotperm.science.sparsity.prunable_parameters`).
+
+    Returns
+    -------
+    dict[str, Tensor]
+        Name -> scores of the weight's shape, ≥ 0; they sum to 1.
+
+    Raises
+    ------
+    ParameterError
+        If a name isn't a parameter, there is no example, or every score is zero.
+    """
+    network = _Leaves(model, names, training=True)
+    gradients = network.gradient(batches)
+    scores = {n: (g * network.leaves[n]).detach().abs() for n, g in gradients.items()}
+    total = sum(score.double().sum().item() for score in scores.values())
+    if total == 0:
+        raise ParameterError("the loss depends on no weight here, so SNIP can't rank them.")
+    return {name: score / total for name, score in scores.items()}
+
+
+def grasp_scores(
+    model: nn.Module,
+    batches: Iterable[LabelledBatch],
+    names: Sequence[str],
+    *,
+    temperature: float = GRASP_TEMPERATURE,
+) -> Scores:
+    r"""Score weights by what they do for the gradient's norm: GraSP (Wang et al. 2020).
+
+    .. math:: s = w \odot H g, \qquad g = \nabla L, \quad H = \nabla^2 L .
+
+    Without weight j, :math:`\|g\|^2` changes by :math:`-2 s_j` to first order, so the highest
+    scores are kept: the paper removes the highest :math:`-w \odot H g`.
+
+    Parameters
+    ----------
+    model, batches, names
+        As of `snip_scores`.
+    temperature : float, optional
+        Logits are divided by it.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        Name -> scores of the weight's shape, of either sign.
+
+    Raises
+    ------
+    ParameterError
+        As `snip_scores`.
+    """
+    network = _Leaves(model, names, training=True)
+    first = network.gradient(batches, temperature)
+    product: Scores = {name: torch.zeros_like(g) for name, g in first.items()}
+    leaves, examples = list(network.leaves.values()), 0
+    for loss, count in network.losses(batches, temperature):
+        examples += count
+        slope = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
+        # H g is the gradient of g·(g held fixed); H is a sum over batches.
+        inner = sum(
+            ((g * first[name]).sum() for g, name in zip(slope, first, strict=True)),
+            torch.zeros((), dtype=loss.dtype, device=loss.device),
+        )
+        part = torch.autograd.grad(inner, leaves, materialize_grads=True)
+        for name, more in zip(product, part, strict=True):
+            product[name] += more
+    return {name: network.leaves[name].detach() * hg / examples for name, hg in product.items()}
+
+
+def synflow_scores(
+    model: nn.Module,
+    shape: Sequence[int],
+    names: Sequence[str],
+    mask: Mapping[str, Tensor] | None = None,
+) -> Scores:
+    r"""Score weights by the flow of synaptic strength through them: SynFlow (Tanaka et al. 2020).
+
+    .. math::
+
+        s = |w| \odot \frac{\partial R}{\partial |w|}, \qquad
+        R = \mathbb{1}^\top f_{|\theta|}(\mathbb{1}),
+
+    where f has the absolute values of all its parameters. Of a hidden unit without a bias, the
+    scores of incoming and of outgoing weights have the same sum.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network. It runs as in evaluation, in float64: R grows exponentially with depth.
+    shape : Sequence[int]
+        Shape of an example. No data are needed.
+    names : Sequence[str]
+        Parameters to score.
+    mask : Mapping[str, Tensor] | None, optional
+        Name -> what is kept so far; weights that it removed count as 0.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        Name -> float64 scores of the weight's shape, ≥ 0.
+    """
+    network = _Leaves(model, names, training=False, dtype=torch.float64, positive=True, mask=mask)
+    ones = torch.ones((1, *shape), dtype=torch.float64, device=network.device)
+    flow = network(ones).sum()
+    gradients = torch.autograd.grad(flow, list(network.leaves.values()), materialize_grads=True)
+    return {
+        name: (leaf * g).detach()
+        for (name, leaf), g in zip(network.leaves.items(), gradients, strict=True)
+    }
+
+
+def synflow_mask(
+    model: nn.Module,
+    shape: Sequence[int],
+    names: Sequence[str],
+    sparsity: float,
+    *,
+    rounds: int = SYNFLOW_ROUNDS,
+) -> dict[str, Tensor]:
+    """Prune by SynFlow in rounds: after round r of n, a share ``(1 - sparsity) ** (r / n)`` is left.
+
+    In one round, SynFlow like other scores may remove whole layers; in many it doesn't, because
+    the fewer weights a layer has left, the higher they score (Tanaka et al. 2020, theorem 3).
+
+    Parameters
+    ----------
+    model, shape, names
+        As of `synflow_scores`.
+    sparsity : float
+        Fraction of the named weights removed in all.
+    rounds : int, optional
+        n.
+
+    Returns
+    -------
+    Mask
+    """
+    if rounds < 1:
+        raise ParameterError(f"rounds is {rounds}; expected 1 or more.")
+    mask: dict[str, Tensor] | None = None
+    for number in range(1, rounds + 1):
+        target = sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)
+        mask = keep_highest(synflow_scores(model, shape, names, mask), target, among=mask)
+    assert mask is not None
+    return mask
+
+
+class _Leaves:
+    """A network as a function of the weights to score; its buffers are copies."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        *,
+        training: bool,
+        dtype: torch.dtype | None = None,
+        positive: bool = False,
+        mask: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.form = copy_of(model).train(training)
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.others: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            value = tensor.detach().clone()
+            if value.is_floating_point():
+                value = value.to(dtype or value.dtype)
+                value = value.abs() if positive else value
+            if mask is not None and name in mask:
+                value = value * mask[name].to(value)
+            self.others[name] = value
+        for name in names:
+            if name not in dict(model.named_parameters()):
+                raise unknown_name("parameter to score", name, dict(model.named_parameters()))
+        self.leaves = {name: self.others.pop(name).requires_grad_() for name in names}
+        self.device = next(iter(self.leaves.values())).device
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        result: Tensor = functional_call(self.form, {**self.others, **self.leaves}, (inputs,))
+        return result
+
+    def losses(
+        self, batches: Iterable[LabelledBatch], temperature: float
+    ) -> Iterator[tuple[Tensor, int]]:
+        """Yield the summed cross-entropy of each batch, and the number of its examples."""
+        # One by one: each batch's activations are freed before the next batch runs.
+        for inputs, targets in batches:
+            logits = self(inputs.to(self.device)) / temperature
+            loss = F.cross_entropy(logits, targets.to(self.device), reduction="sum")
+            yield loss, len(targets)
+
+    def gradient(self, batches: Iterable[LabelledBatch], temperature: float = 1.0) -> Scores:
+        """Return the gradient of the mean cross-entropy over all examples."""
+        leaves, examples = list(self.leaves.values()), 0
+        total = {name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()}
+        for loss, count in self.losses(batches, temperature):
+            examples += count
+            found = torch.autograd.grad(loss, leaves, materialize_grads=True)
+            for name, part in zip(total, found, strict=True):
+                total[name] += part
+        if not examples:
+            raise ParameterError("there are no examples to score weights on.")
+        return {name: gradient / examples for name, gradient in total.items()}
