@@ -465,7 +465,7 @@ def _by_mask(asked: Iterable[Task]) -> list[list[Task]]:
     groups: dict[tuple[str | None, Experiment], list[Task]] = {}
     for task in asked:
         # Rounds stand in order, so the last one has the mask that the task uses.
-        masks = [before.key for before in chain([task]) if before.name == "imp"]
+        masks = [before.key for before in chain([task]) if before.name in ("imp", "mask")]
         groups.setdefault((masks[-1] if masks else None, task.experiment), []).append(task)
     return list(groups.values())
 

@@ -49,6 +49,7 @@ Schedule = Literal["cosine", "constant", "step"]
 Augment = Literal["none", "crop", "flip_crop", "flip_resized_crop"]
 Precision = Literal["float32", "bfloat16"]
 ImpMethod = Literal["finetune", "rewind"]
+MaskSource = Literal["imp", "magnitude", "snip", "grasp", "synflow", "erk", "uniform"]
 Scope = Literal["global", "layerwise"]
 Prunable = Literal["paper", "all"]
 Matcher = Literal["activation", "weight"]
@@ -208,15 +209,20 @@ class ModelConfig:
 
 @configuration(frozen=True)
 class PruningConfig:
-    """The search for a mask: iterative magnitude pruning (IMP).
+    """The search for a mask: iterative magnitude pruning (IMP), or another source.
 
-    `finetune` is the recipe of the training that follows each pruning. With `imp` "finetune", each
-    round goes on from the pruned weights (the paper's); with "rewind", each starts again from A's
-    rewind weights, with the sparse recipe (Frankle et al. 2020).
+    `mask` "magnitude" prunes A once, at the end of its dense training. "snip", "grasp" and
+    "synflow" score the weights of A after the rewind epoch; "erk" and "uniform" are drawn at
+    random, with Erdős-Rényi-kernel densities or the same density in every layer
+    (`lotperm.studies.sources`). `finetune` is the recipe of the training that follows each pruning
+    of IMP. With `imp` "finetune", each round goes on from the pruned weights (the paper's); with
+    "rewind", each starts again from A's rewind weights, with the sparse recipe (Frankle et al.
+    2020).
     `lotperm.science.sparsity.prunable_parameters` has the meaning of `prunable`.
     """
 
     finetune: Recipe
+    mask: Annotated[MaskSource, Help("where A's mask comes from; the paper: imp", _SPARSE)] = "imp"
     imp: Annotated[ImpMethod, Help("what follows each pruning; the paper: finetune", _IMP)] = (
         "finetune"
     )

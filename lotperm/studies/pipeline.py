@@ -38,7 +38,7 @@ class Pipeline(Workbench):
         return stages.imp_rounds(self, sparsity, rewind_epoch)
 
     def masks(self, sparsity: float, rewind_epoch: int) -> list[Mask]:
-        """Load the ticket of every replicate: A's mask at a sparsity."""
+        """Load the ticket of every replicate: A's mask at a sparsity, whatever its source."""
         return stages.ticket_masks(self, sparsity, rewind_epoch)
 
     def match(self) -> list[Matching]:

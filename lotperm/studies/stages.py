@@ -1,6 +1,6 @@
 """Stages that most questions share: the dense networks, the rounds of pruning, the alignment.
 
-    dense A, dense B ─┬─> IMP rounds (A) ──> mask ──┐
+    dense A, dense B ─┬─> IMP rounds (A) ──> mask ──┐        (or another source of masks)
                       └─> match A to B ─────────────┴─> what the questions train
 
 Every function here returns tasks (`lotperm.store.tasks.Task`): each is computed once, whichever
@@ -27,12 +27,13 @@ from lotperm.science.sparsity import (
     round_sparsities,
 )
 from lotperm.store.stages import StageResult
-from lotperm.store.tasks import Inputs, Plain, Source, Task, epoch_file, pack, unpack
+from lotperm.store.tasks import Inputs, Plain, Source, Task, Work, epoch_file, pack, unpack
 from lotperm.store.workspace import Workspace
+from lotperm.studies import sources
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench, spaced_epochs
 
-WORDS = {"dense": "dense A and B", "imp": "IMP rounds", "match": "matching"}
+WORDS = {"dense": "dense A and B", "imp": "IMP rounds", "mask": "masks", "match": "matching"}
 """Stage -> what plans call it."""
 
 CURVE_POINTS = 10
@@ -197,6 +198,7 @@ def _imp_round(
             magnitude_prune(w, m, target, scope=pruning.scope)
             for w, m in zip(weights, masks, strict=True)
         ]
+        sources.name_collapse(bench, masks, target)
         if rewinding:
             weights = halves(inputs.replicates("dense", epoch_file(rewind_epoch)))[0]
         # A stream for each round: the network sees the examples in another order every time.
@@ -227,10 +229,39 @@ def _imp_round(
     )
 
 
+def ticket(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
+    """Return the stage that finds A's mask at a sparsity: the last round of IMP, or another source.
+
+    Its file "mask" holds one mask for each replicate.
+    """
+    experiment, source = bench.experiment, bench.experiment.pruning.mask
+    if source == "imp":
+        return imp_rounds(bench, sparsity, rewind_epoch)[-1]
+    file = sources.weights_file(source, rewind_epoch)
+
+    def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
+        weights = [] if file is None else halves(inputs.replicates("dense", file))[0]
+        masks = sources.find_masks(bench, weights, sparsity)
+        sources.name_collapse(bench, masks, sparsity)
+        # What the masks keep of each layer is evidence: sources differ in it most.
+        kept = [{name: int(m.sum()) for name, m in mask.items()} for mask in masks]
+        return StageResult({"kept": kept}, {"mask": pack(masks)}, bench.meta())
+
+    count = len(experiment.seeds)
+    return bench.task(
+        "mask",
+        inputs={"dense": Source(dense(bench).stage, (file,)) if file else None},
+        settings=sources.settings(bench, sparsity, rewind_epoch),
+        label=f"mask by {source}, sparsity {sparsity:g}",
+        work=Work(train_images=count * sources.images(bench), masks=count),
+        compute=compute,
+    )
+
+
 def ticket_masks(bench: Workbench, sparsity: float, rewind_epoch: int) -> list[Mask]:
     """Load the mask of A at a sparsity, for every replicate."""
     names = prunable_parameters(bench.model, bench.experiment.pruning.prunable)
-    found = unpack(imp_rounds(bench, sparsity, rewind_epoch)[-1].load("mask"))
+    found = unpack(ticket(bench, sparsity, rewind_epoch).load("mask"))
     # Files have their tensors by name; masks are listed in the network's order of layers.
     return [{name: mask[name] for name in names} for mask in found]
 

@@ -71,7 +71,11 @@ def settings(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
             **schedule,
             "rewind epochs k": ", ".join(map(str, e.rewind_epochs)),
             "sparsities S": ", ".join(f"{s:g}" for s in e.sparsities),
-            "epochs a round of IMP": round_epochs(e),
+            **(
+                {"epochs a round of IMP": round_epochs(e)}
+                if e.pruning.mask == "imp"
+                else {"masks by": e.pruning.mask}
+            ),
         }
     return pd.DataFrame(columns)
 

@@ -19,7 +19,7 @@ from lotperm.studies.arms.arms import ARMS, PAPER_ARMS
 from lotperm.studies.arms.training import train_arms
 from lotperm.studies.connectivity.study import connectivity, line_positions
 from lotperm.studies.results import Results
-from lotperm.studies.stages import dense, imp_rounds
+from lotperm.studies.stages import dense, ticket
 from lotperm.studies.study import Options, Study, cells, option
 from lotperm.studies.workbench import Workbench
 
@@ -53,8 +53,10 @@ def run(bench: Workbench) -> Results:
     gather(dense(bench).stage, ("dense_a", "dense_b"), 0.0, None)
     for sparsity, k in cells(experiment):
         gather(sparse(bench, sparsity, k), PAPER_ARMS, sparsity, k)
-        # The last round's networks are IMP's own solution, which stands beside the arms.
-        gather(imp_rounds(bench, sparsity, k)[-1], ("imp",), sparsity, k)
+        # The last round's networks are IMP's own solution, which stands beside the arms. Other
+        # sources of masks train none.
+        if experiment.pruning.mask == "imp":
+            gather(ticket(bench, sparsity, k), ("imp",), sparsity, k)
     table, curve_table = pd.DataFrame(rows), pd.DataFrame(curves)
     for frame in (table, curve_table):
         # Nullable integers, as dense networks have no rewind epoch.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lotperm.config.parameters import require
 from lotperm.science.sparsity import Mask
 from lotperm.science.symmetry import Permutation
 from lotperm.store.stages import StageResult
@@ -20,7 +21,7 @@ from lotperm.studies.arms.arms import (
     start,
 )
 from lotperm.studies.arms.permutations import permutations
-from lotperm.studies.stages import CURVE_POINTS, dense, halves, imp_rounds, match
+from lotperm.studies.stages import CURVE_POINTS, dense, halves, match, ticket
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench, spaced_epochs
 
@@ -115,9 +116,12 @@ def sources_of(
     if networks & {"a end", "b end"}:
         dense_files.append("final")
     imp_files = ("mask", "final") if "imp end" in networks else ("mask",)
+    if "imp end" in networks:
+        mask = bench.experiment.pruning.mask
+        require(mask == "imp", "mask", mask, "imp: an arm takes IMP's own networks")
     sources = {
         "dense": Source(dense(bench).stage, tuple(dense_files)),
-        "imp": Source(imp_rounds(bench, sparsity, rewind_epoch)[-1], imp_files),
+        "imp": Source(ticket(bench, sparsity, rewind_epoch), imp_files),
     }
     others = sorted(moved_by - {FOUND})
     if FOUND in moved_by:

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lotperm.config.parameters import require
 from lotperm.science.sparsity import count
 from lotperm.science.statistics import paired
 from lotperm.store.tasks import Task, unpack
@@ -38,6 +39,8 @@ class Page(page.Page):
     @cached_property
     def cell(self) -> tuple[float, int]:
         """Sparsity and rewind epoch that are shown."""
+        mask = self.experiment.pruning.mask
+        require(mask == "imp", "mask", mask, "imp: this page shows what IMP's networks do")
         return cells(self.experiment)[0]
 
     @cached_property

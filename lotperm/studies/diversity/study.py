@@ -25,7 +25,7 @@ from lotperm.store.stages import StageResult
 from lotperm.store.tasks import Inputs, Plain, Source, Task, epoch_file
 from lotperm.store.workspace import Workspace
 from lotperm.studies.arms.study import sparse
-from lotperm.studies.stages import dense, halves, imp_rounds
+from lotperm.studies.stages import dense, halves, ticket
 from lotperm.studies.study import Options, Study, cells
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench
@@ -87,7 +87,7 @@ def diversity(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
         "diversity",
         inputs={
             "dense": Source(dense(bench).stage, ("final", start_file)),
-            "imp": Source(imp_rounds(bench, sparsity, rewind_epoch)[-1], ("mask",)),
+            "imp": Source(ticket(bench, sparsity, rewind_epoch), ("mask",)),
             "arms": Source(sparse(bench, sparsity, rewind_epoch), ("final",)),
         },
         settings={

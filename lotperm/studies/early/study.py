@@ -18,7 +18,7 @@ from lotperm.store.tasks import Inputs, Source, Task, epoch_file
 from lotperm.store.workspace import Workspace
 from lotperm.studies.arms import study as arms
 from lotperm.studies.arms.arms import ARMS
-from lotperm.studies.stages import dense, halves, imp_rounds, kept_epochs
+from lotperm.studies.stages import dense, halves, kept_epochs, ticket
 from lotperm.studies.study import Options, Study, cells, option
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench, curves
@@ -101,7 +101,7 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
                 dense(bench).stage,
                 ("final", *map(epoch_file, (rewind_epoch, *epochs))),
             ),
-            "imp": Source(imp_rounds(bench, sparsity, rewind_epoch)[-1], ("mask",)),
+            "imp": Source(ticket(bench, sparsity, rewind_epoch), ("mask",)),
         },
         settings={
             "matching": plain(experiment.matching),
