@@ -1,11 +1,11 @@
-"""``lotperm match``, ``permute``, ``prune`` and ``convert``: files of weights and masks."""
+"""``lotperm match``, ``permute``, ``prune``, ``mask`` and ``convert``: files of weights and masks."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +22,26 @@ from lotperm.data.dataset import Dataset, first
 from lotperm.engine import models
 from lotperm.errors import IntegrityError, ParameterError, unknown_name
 from lotperm.science import matching
-from lotperm.science.sparsity import count, full_mask, magnitude_prune, prunable_parameters
-from lotperm.science.state_dicts import read_weights
+from lotperm.science.patterns import (
+    Pattern,
+    breaks_pattern,
+    nearest_pattern,
+    pattern_breakers,
+    pattern_cost,
+)
+from lotperm.science.ranking import collapsed
+from lotperm.science.sparsity import (
+    count,
+    full_mask,
+    magnitude_prune,
+    mask_of_zeros,
+    prunable_parameters,
+)
+from lotperm.science.state_dicts import read_mask, read_weights
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.store import convert
 from lotperm.store.files import load_tensors, save_tensors
-from lotperm.store.masks import save_mask
+from lotperm.store.masks import read_tensors, save_mask
 
 ModelOption = Annotated[
     str,
@@ -133,14 +147,91 @@ def prune(
     state = _load_weights(weights, network)
     # In one shot, from the dense network: rounds need training in between.
     full = full_mask(state, prunable_parameters(network, rule))
-    mask = magnitude_prune(state, full, sparsity)
-    save_mask(out, mask)
-    counts = count(network, mask)
+    found = magnitude_prune(state, full, sparsity)
+    save_mask(out, found)
+    counts = count(network, found)
     rich.print(
         f"Wrote {out}: {counts.kept:,} of {counts.prunable:,} prunable weights kept "
         f"(sparsity {counts.sparsity:.4f}; {counts.sparsity_of_all:.4f} of all "
         "weights)"
     )
+
+
+def mask(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A mask; a state dict pruned by torch.nn.utils.prune; a folder of open_lth; or "
+            "weights whose zeros are meant. Safetensors or .pt."
+        ),
+    ],
+    pattern: Annotated[
+        str | None, typer.Option(help="Also check a pattern n:m along the inputs, as 2:4.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights by whose magnitude the nearest mask with --pattern is chosen."),
+    ] = None,
+    permutation: Annotated[
+        Path | None, typer.Option(help="What `lotperm match` wrote: does it keep --pattern?")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the mask.")] = None,
+    model: ModelOption = "resnet20",
+    dataset: DatasetOption = "cifar10",
+    width: WidthOption = 1.0,
+    hidden: HiddenOption = "128,128",
+    rule: Annotated[str, typer.Option(help="Of weights with zeros: paper or all.")] = "paper",
+    input_shape: ShapeOption = None,
+) -> None:
+    """Read a mask from anywhere, and show what it keeps of every layer."""
+    if pattern is None and (weights or permutation):
+        raise ParameterError("--weights and --permutation go with --pattern n:m.")
+    wanted = None if pattern is None else Pattern.parse(pattern)
+    tensors = read_tensors(source)
+    try:
+        found = read_mask(tensors)
+    except ParameterError:
+        # No mask, so weights of a network, which has to say which of them may be pruned.
+        form = _form(dataset, None, input_shape) if ":" not in model else ((), 0)
+        network = _network(model, *form, width, hidden)
+        found = mask_of_zeros(tensors, prunable_parameters(network, rule))
+    broken = breaks_pattern(found, wanted) if wanted else {}
+    table = Table(title="What the mask keeps of every layer")
+    columns = ["layer", "weights", "kept", "density"]
+    for column in columns + ([f"groups that break {pattern}"] if wanted else []):
+        table.add_column(column)
+    for name, kept in found.items():
+        row = [name, f"{kept.numel():,}", f"{int(kept.sum()):,}", f"{kept.float().mean():.4f}"]
+        table.add_row(*row, *([f"{broken.get(name, 0):,}"] if wanted else []))
+    rich.print(table)
+    total, left = (sum(int(n) for n in ns) for ns in zip(*_sizes(found), strict=True))
+    rich.print(f"{left:,} of {total:,} weights kept (sparsity {1 - left / total:.4f})")
+    if lost := collapsed(found):
+        rich.print(f"Nothing is kept of {', '.join(lost)}: no signal passes there.")
+    if wanted and permutation:
+        _, spec = _network_and_spec(model, dataset, None, input_shape, width, hidden)
+        apart = pattern_breakers(spec, load_tensors(permutation)[0], wanted)
+        rich.print(
+            f"The permutation takes groups of inputs apart in {', '.join(apart)}."
+            if apart
+            else f"The permutation keeps {pattern} of any mask."
+        )
+    if wanted and weights:
+        values = read_tensors(weights)
+        nearest = nearest_pattern(values, found, wanted)
+        cost = pattern_cost(values, found, nearest)
+        rich.print(
+            f"Nearest mask with {pattern}: {cost.removed:,} of {cost.kept:,} kept weights fewer, "
+            f"{100 * cost.magnitude:.2f} % of their magnitude"
+        )
+        found = nearest
+    if out is not None:
+        save_mask(out, found)
+        rich.print(f"Wrote {out}")
+
+
+def _sizes(mask: Mapping[str, Tensor]) -> Iterator[tuple[int, int]]:
+    return ((kept.numel(), int(kept.sum())) for kept in mask.values())
 
 
 def convert_file(

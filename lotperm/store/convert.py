@@ -82,13 +82,43 @@ def convert(source: Path, target: Path, *, key: str | None = None) -> int:
 
     Raises
     ------
+    IntegrityError, ParameterError, StorageError
+        As `read_pt`; `StorageError` also if the file can't be written.
+    """
+    tensors = read_pt(source, key=key)
+    try:
+        save_tensors(target, tensors, {"kind": "weights"})
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ParameterError(
+            f"{source} can't be written as safetensors: {_first_line(error)}"
+        ) from error
+    return len(tensors)
+
+
+def read_pt(source: Path, *, key: str | None = None) -> dict[str, Tensor]:
+    """Read the tensors of a ``.pt`` file, and run none of its code.
+
+    Parameters
+    ----------
+    source : Path
+        A file that ``torch.save`` of PyTorch 1.6 or later wrote.
+    key : str | None, optional
+        The entry that holds the state dict, as in `convert`.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        Name -> tensor, on the CPU.
+
+    Raises
+    ------
     IntegrityError
         If the file calls anything but what makes tensors (as a pickled module does), is compressed,
         claims more than it holds, or is broken. None of its code has run then.
     ParameterError
         If it has no state dict, has several and no key is given, or not the one named.
     StorageError
-        If a file can't be read or written.
+        If it can't be read.
     """
     try:
         # The inspection is the first defence, PyTorch's restricted loader the second.
@@ -106,13 +136,7 @@ def convert(source: Path, target: Path, *, key: str | None = None) -> int:
         raise
     except _BROKEN as error:
         raise IntegrityError(f"{source} is broken: {_first_line(error)} Fetch it again.") from error
-    try:
-        save_tensors(target, tensors, {"kind": "weights"})
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ParameterError(
-            f"{source} can't be written as safetensors: {_first_line(error)}"
-        ) from error
-    return len(tensors)
+    return tensors
 
 
 def _first_line(error: Exception) -> str:

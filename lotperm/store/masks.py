@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from lotperm.errors import IntegrityError, ParameterError
+from lotperm.errors import IntegrityError, ParameterError, StorageError
 from lotperm.science.sparsity import Mask
 from lotperm.science.state_dicts import read_mask
+from lotperm.store.convert import read_pt
 from lotperm.store.files import load_tensors, save_tensors
 
 
@@ -33,13 +35,15 @@ def save_mask(path: Path | str, mask: Mapping[str, Any] | nn.Module) -> None:
 
 
 def load_mask(path: Path | str) -> Mask:
-    """Read a mask from a safetensors file.
+    """Read a mask from a file, in any form in which masks are kept.
 
     Parameters
     ----------
     path : Path | str
-        A file that `save_mask` wrote, any safetensors file of bool tensors or of 0 and 1 of any
-        dtype, or the state dict of a network that `torch.nn.utils.prune` has pruned, for its masks.
+        A file that `save_mask` wrote; any safetensors or ``.pt`` file of bool tensors or of 0 and 1
+        of any dtype, or of the state dict of a network that `torch.nn.utils.prune` has pruned, for
+        its masks; or a folder of open_lth with a ``mask.pth`` in it. Of a file of weights whose
+        zeros are meant, `lotperm.science.sparsity.mask_of_zeros` makes a mask.
 
     Returns
     -------
@@ -49,12 +53,39 @@ def load_mask(path: Path | str) -> Mask:
     Raises
     ------
     IntegrityError
-        If the file is corrupt, or a tensor in it holds anything but 0 and 1.
+        If the file is corrupt, holds code, or a tensor in it holds anything but 0 and 1.
     StorageError
         If it can't be read.
     """
-    tensors, _ = load_tensors(Path(path))
+    tensors = read_tensors(Path(path))
     try:
         return read_mask(tensors)
     except ParameterError as error:
         raise IntegrityError(f"{path}: {error}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, of a ``.pt`` file, or of the mask of an open_lth folder.
+
+    open_lth (Frankle) keeps a network in a folder such as ``level_3/main``: the mask of that level
+    in ``mask.pth``, int 0 and 1 by the names of parameters, and the weights after epoch e and
+    iteration i in ``model_ep{e}_it{i}.pth``.
+
+    Raises
+    ------
+    IntegrityError
+        If the file is corrupt, or a ``.pt`` file holds more than tensors.
+    StorageError
+        If it can't be read.
+    """
+    if path.is_dir():
+        if not (path / "mask.pth").is_file():
+            raise StorageError(
+                f"{path} has no mask.pth, as a folder of open_lth has (level_0/main). Give the "
+                "folder of one level, or a file."
+            )
+        path = path / "mask.pth"
+    # Its zip archives begin so, whatever they are called.
+    if zipfile.is_zipfile(path):
+        return read_pt(path)
+    return load_tensors(path)[0]

@@ -15,6 +15,7 @@ from lotperm import __version__
 from lotperm.data.datasets import load
 from lotperm.data.pictures import write_picture_crops
 from lotperm.engine import models
+from lotperm.science.patterns import Pattern, breaks_pattern
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.site import build, notebooks
 from lotperm.store.files import load_tensors, save_tensors
@@ -151,6 +152,61 @@ def test_match_prune_and_permute_files(command, tmp_path):
     assert code == 0, err
     expected = permute(mask, spec, planted)
     assert all(torch.equal(t, expected[name]) for name, t in load_mask(files["moved"]).items())
+
+
+def test_masks_from_elsewhere_are_read_and_described(command, tmp_path):
+    """torch.nn.utils.prune, a folder as open_lth writes it, and weights with zeros."""
+    from torch.nn.utils import prune
+
+    net = models.build("mlp", input_shape=(1, 40), classes=10, hidden=(16, 12))
+    layers = {n: m for n, m in net.named_modules() if hasattr(m, "weight")}
+    for layer in layers.values():
+        prune.l1_unstructured(layer, "weight", 0.75)
+    expected = {f"{n}.weight": layer.weight_mask.bool() for n, layer in layers.items()}
+    torch.save(net.state_dict(), tmp_path / "pruned.pt")
+    # open_lth: level_2/main/mask.pth, int32, beside model_ep0_it0.pth and others.
+    level = tmp_path / "level_2" / "main"
+    level.mkdir(parents=True)
+    torch.save({n: m.int() for n, m in expected.items()}, level / "mask.pth")
+    for layer in layers.values():
+        prune.remove(layer, "weight")
+    torch.save(net.state_dict(), level / "model_ep160_it0.pth")
+    network = ["--model", "mlp", "--hidden", "16,12", "--dataset", "mnist1d"]
+    for source in ("pruned.pt", "level_2/main", "level_2/main/model_ep160_it0.pth"):
+        out = tmp_path / "mask.safetensors"
+        code, said, err = command("mask", tmp_path / source, "--out", out, *network)
+        assert code == 0, err
+        assert "sparsity 0.75" in said
+        found = load_mask(out)
+        assert found.keys() == expected.keys(), source
+        assert all(torch.equal(found[n], m) for n, m in expected.items()), source
+    assert all(torch.equal(load_mask(level)[n], m) for n, m in expected.items())
+    # 2:4, and what a permutation does to it.
+    spec = PermutationSpec.trace(net, torch.randn(2, 1, 40))
+    save_tensors(tmp_path / "p.safetensors", spec.random(torch.Generator().manual_seed(0)))
+    weights = level / "model_ep160_it0.pth"
+    options = (
+        "--pattern",
+        "2:4",
+        "--weights",
+        weights,
+        "--permutation",
+        tmp_path / "p.safetensors",
+    )
+    code, said, err = command("mask", level, *options, "--out", out, *network)
+    assert code == 0, err
+    words = " ".join(said.split())
+    assert re.search(r"Nearest mask with 2:4: \d+ of 238 kept weights fewer", words), words
+    assert "takes groups of inputs apart in features.3.weight, classifier.weight" in words
+    assert breaks_pattern(load_mask(out), Pattern(2, 4)) == {}
+    code, _, err = command("mask", tmp_path, *network)
+    assert (code, err.count("\n")) == (5, 1)
+    assert "has no mask.pth" in err
+    code, _, err = command("mask", level, "--weights", weights, *network)
+    assert (code, err) == (
+        2,
+        "lotperm: error: --weights and --permutation go with --pattern n:m.\n",
+    )
 
 
 def test_a_network_of_ones_own_by_name(command, tmp_path, monkeypatch):
