@@ -42,7 +42,7 @@ class StackedLinear(nn.Module):
         """Map (M, B, ..., n_in) to (M, B, ..., n_out)."""
         if x.dim() > 3:
             # Examples and positions alike are rows to a linear layer.
-            return self(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])  # type: ignore[no-any-return]
+            return self(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         units = weight.shape[1]

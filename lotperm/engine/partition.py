@@ -107,8 +107,8 @@ def partition(
         Step of the epoch at which a checkpoint left each member; members at different steps stay
         apart.
     """
+    at_once: int | None = 1
     if way.name == "single":
-        at_once = 1
         runtime = dataclasses.replace(runtime, members=1)
     else:
         at_once = networks_at_once(model, shape, precision, runtime)
