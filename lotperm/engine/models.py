@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lotperm.errors import ParameterError, unknown_name
 
@@ -311,6 +314,33 @@ def build(
     if name not in NETWORKS:
         raise unknown_name("model", name, NETWORKS)
     return NETWORKS[name](input_shape, classes, width, hidden)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave out the filling of new tensors with random numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in _RANDOM:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+_RANDOM = (Tensor.normal_, Tensor.uniform_)
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Build networks that have shapes and no numbers, on PyTorch's meta device.
+
+    It takes no memory, however large they are.
+    """
+    # Drawing no numbers there would cost two seconds: PyTorch does it in Python, and loads its
+    # compiler for that.
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 def initialize(factory: Callable[[], nn.Module], seed: int) -> Weights:

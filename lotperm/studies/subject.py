@@ -16,7 +16,7 @@ from lotperm.config.parameters import IMAGE_FOLDERS
 from lotperm.data.batches import Batches
 from lotperm.data.dataset import Dataset, Info, Split, first
 from lotperm.data.datasets import identity, info, load_configured
-from lotperm.engine.models import Weights, build
+from lotperm.engine.models import Weights, build, shapes_alone
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import ParameterError, StorageError
 from lotperm.parallel import distributed
@@ -66,7 +66,7 @@ class Subject:
         # Shapes alone tell, at no cost, whether the network has a form for the data. They are
         # asked for before, as an image folder has to be listed.
         _ = self.info
-        with torch.device("meta"):
+        with shapes_alone():
             self.build()
 
     @cached_property

@@ -23,7 +23,7 @@ from lotperm.config.canonical import canonical_json
 from lotperm.config.experiment import Experiment
 from lotperm.config.seeds import Seeds
 from lotperm.data.dataset import Dataset
-from lotperm.engine.models import Weights
+from lotperm.engine.models import Weights, shapes_alone
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.training import Trained, train
 from lotperm.errors import IntegrityError, ParameterError
@@ -318,9 +318,9 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor
 
 def _check(path: Path, ticket: Ticket) -> None:
     """Refuse tensors that don't fit the network that the file names."""
-    # The file may name a network of any size. On the meta device it takes no memory until the
-    # file's own tensors have turned out to be as large.
-    with torch.device("meta"):
+    # The file may name a network of any size, so it gets no memory until the file's own tensors
+    # have turned out to be as large.
+    with shapes_alone():
         network = ticket.network()
     state, rule = network.state_dict(), ticket.experiment.pruning.prunable
     # A mask has the shape of its weights, in bool.
