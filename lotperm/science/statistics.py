@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from lotperm.errors import ParameterError
 from lotperm.types import Float64
@@ -133,7 +133,7 @@ def _quantile(name: str, confidence: float, seeds: int) -> float:
     """Return the two-sided quantile of Student's t for a mean over seeds (NaN for one)."""
     if not 0 < confidence < 1:
         raise ParameterError(f"{name}: confidence must lie in (0, 1), got {confidence}.")
-    return float(stats.t.ppf((1 + confidence) / 2, seeds - 1))
+    return float(special.stdtrit(seeds - 1, (1 + confidence) / 2))
 
 
 def paired(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> Paired:
@@ -167,7 +167,7 @@ def paired(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> Pair
         return Paired(mean, half, float("nan"))
     error = (x - y).std(ddof=1) / np.sqrt(x.size)
     t = abs(mean) / error if error > 0 else (np.inf if mean != 0 else 0.0)
-    return Paired(mean, half, float(2 * stats.t.sf(t, x.size - 1)))
+    return Paired(mean, half, float(2 * special.stdtr(x.size - 1, -t)))
 
 
 def gap_closed(
