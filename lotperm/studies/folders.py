@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 from lotperm.config.presets import add_figures
@@ -17,26 +18,29 @@ FIGURE_FOLDERS: dict[str, str] = {}
 _seen: set[Path] = set()
 
 
-def roots() -> list[Path]:
-    """List the folders that hold questions, the package's own first."""
-    named = os.environ.get(VARIABLE, "").split(os.pathsep)
-    return [Path(__file__).parent, *(Path(folder) for folder in named if folder)]
+@cache
+def _listed(named: str, here: Path) -> tuple[Path, ...]:
+    """List the folders of questions in the package and in the folders that the variable names."""
+    roots = [Path(__file__).parent, *(here / root for root in named.split(os.pathsep) if root)]
+    # A folder with a study.py is a question. Sorted, as file systems list folders in any order and
+    # plans, campaigns and help follow this one.
+    return tuple(file.parent for root in roots for file in sorted(root.glob("*/study.py")))
 
 
-def question_folders() -> list[Path]:
-    """List the folders of all questions, and register the figures of new ones.
+def question_folders() -> tuple[Path, ...]:
+    """List the folders of all questions, the package's own first; register the figures of new ones.
+
+    The variable is read at every call, so folders may be added after the package was imported. The
+    folders that it names are looked through once.
 
     Raises
     ------
     ParameterError
         If a ``figures.toml`` isn't a table of presets, or a figure's name is taken.
     """
-    # A folder with a study.py is a question. Sorted, as file systems list folders in any order and
-    # plans, campaigns and help follow this one.
-    found = [file.parent for root in roots() for file in sorted(root.glob("*/study.py"))]
+    # Relative folders are those of the working directory, which may change as well.
+    found = _listed(os.environ.get(VARIABLE, ""), Path.cwd())
     for folder in found:
-        # The variable is read at every call, so folders may be added after the package was
-        # imported.
         if folder not in _seen and (folder / "figures.toml").exists():
             FIGURE_FOLDERS.update(dict.fromkeys(add_figures(folder), folder.name))
         _seen.add(folder)

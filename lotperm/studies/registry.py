@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
-from types import ModuleType
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import lotperm.studies
@@ -22,7 +25,7 @@ def _module(folder: str, name: str) -> ModuleType:
     return import_module(f"lotperm.studies.{folder}.{name}")
 
 
-def studies() -> dict[str, Study[Any]]:
+def studies() -> Mapping[str, Study[Any]]:
     """Return all questions by name, the package's own first.
 
     Raises
@@ -30,8 +33,14 @@ def studies() -> dict[str, Study[Any]]:
     ParameterError
         If two folders hold questions of one name.
     """
+    return _studies(question_folders())
+
+
+# A plan asks for a question at every stage; the folders are the same nearly always.
+@cache
+def _studies(folders: tuple[Path, ...]) -> Mapping[str, Study[Any]]:
     found: dict[str, Study[Any]] = {}
-    for folder in question_folders():
+    for folder in folders:
         # Folders outside the package become part of its path, so that every question is imported as
         # a submodule of `lotperm.studies`.
         if str(folder.parent) not in lotperm.studies.__path__:
@@ -43,7 +52,7 @@ def studies() -> dict[str, Study[Any]]:
                 f"{folder} and another folder both hold the question {known.name!r}."
             )
         found[known.name] = known
-    return found
+    return MappingProxyType(found)
 
 
 def study(name: str) -> Study[Any]:
