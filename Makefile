@@ -8,6 +8,9 @@ PYTEST   = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8
 BIN      = $(VENV)/bin
 READY    = $(VENV)/.ready
 
+# Containers often forbid to keep bytecode; each of the many processes would compile the package again.
+export PYTHONDONTWRITEBYTECODE =
+
 # PYTHON=... chooses the Python that makes .venv; else the first of these that is new enough.
 PYTHON  ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
              $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
