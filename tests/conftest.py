@@ -30,11 +30,21 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _data(shared):
+    """Let all tests and all that they start share the data sets that are made on first use.
+
+    To make MNIST-1D again for each store would take longer than most tests.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOTPERM_DATA", str(shared / "data"))
+        patch.delenv("LOTPERM_IMAGEFOLDER", raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_home(home, monkeypatch):
     monkeypatch.setenv("LOTPERM_HOME", str(home))
-    monkeypatch.delenv("LOTPERM_DATA", raising=False)
-    monkeypatch.delenv("LOTPERM_IMAGEFOLDER", raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +52,6 @@ def smoke(home):
     """Run the smoke experiment once; return its pipeline and results."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOTPERM_HOME", str(home))
-        patch.delenv("LOTPERM_DATA", raising=False)
         pipeline = Pipeline(Experiment.from_parameters(profile="smoke"), Store.default())
         yield pipeline, pipeline.run()
 
@@ -70,6 +79,16 @@ def two_ranks(shared) -> Path:
             assert done.returncode == 0, done.stderr[-3000:]
             (folder / "stdout").write_text(done.stdout)
     return folder
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Let the jobs of sweeps wait in the middle of a training for whoever interrupts them."""
+    import sweeps
+
+    monkeypatch.setattr("lotperm.cluster.sweep.Worker", sweeps.PatientWorker)
+    folders = Path(__file__).parent, Path(__file__).parents[1], os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
 
 
 @pytest.fixture

@@ -248,6 +248,7 @@ def own(tmp_path, monkeypatch):
     """Return the network of the file own.py in the working directory; no data set is here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LOTPERM_DATA")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "broken.py").write_text("1 / 0")
@@ -332,6 +333,7 @@ def test_version(command):
 
 def test_an_image_folder_of_ones_own(command, tmp_path, monkeypatch):
     monkeypatch.setenv("LOTPERM_HOME", str(tmp_path))
+    monkeypatch.delenv("LOTPERM_DATA")
     code, _, err = command("data", "verify", "imagefolder")
     assert code == 5 and "lotperm data fetch imagefolder --source PATH" in err
     root = tmp_path / "images"

@@ -59,7 +59,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     monkeypatch.setattr(catalog, "SPECS", {**specs, "mnist1d": catalog.SPECS["mnist1d"]})
     monkeypatch.setattr(decode, "ARCHIVES", {})
-    monkeypatch.delenv("LOTPERM_DATA", raising=False)
 
 
 def check(dataset: Dataset, want: Images) -> None:

@@ -49,7 +49,6 @@ class Warm:
         variables = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "LOTPERM_DATA": str(folder / "data"),
             "PYTHONPATH": str(ROOT),
             "COLUMNS": "200",
         }

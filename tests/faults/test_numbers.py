@@ -89,10 +89,7 @@ def found(home: Path, other: str = "") -> tuple[pd.DataFrame, dict[str, Any], st
         }
     elif other == "another version of PyTorch":
         options["python"] = OTHER_PYTHON
-    data = str(home.parent / "data")  # made once: a bare machine's Python can't
-    out = process(
-        home, Path(__file__).with_name("measure.py"), *arguments, LOTPERM_DATA=data, **options
-    )
+    out = process(home, Path(__file__).with_name("measure.py"), *arguments, **options)
     report = json.loads(out.splitlines()[-1])
     weights = {
         name: load_tensors(Path(report["dense"]) / f"{name}.safetensors", checked=True)[0]

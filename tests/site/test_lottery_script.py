@@ -77,9 +77,7 @@ def js(node: str) -> Js:
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("LOTPERM_DATA", raising=False)
-        return load("mnist1d")
+    return load("mnist1d")
 
 
 def mlp(hidden: list[int] | None = None) -> torch.nn.Module:
