@@ -38,34 +38,50 @@ def window(
 
 
 def visit(context: BrowserContext, url: str) -> tuple[Page, list[str]]:
-    """Open a page and wait until its formulas are set: (page, requests to other hosts and console
-    errors).
+    """Open a page in a tab of its own: (page, requests to other hosts and console errors).
 
-    The list grows for as long as the page lives. Requests to other hosts are recorded and refused.
+    The list grows for as long as the page lives.
+    """
+    page, problems = tab(context)
+    return page, go(page, url, problems)
+
+
+def tab(context: BrowserContext) -> tuple[Page, list[str]]:
+    """Open an empty tab, and a list that gets what goes wrong in it.
+
+    Requests to other hosts are recorded and refused.
     """
     problems: list[str] = []
-    own = urlsplit(url)
     page = context.new_page()
 
     def gate(route: Route) -> None:
-        asked = urlsplit(route.request.url)
+        asked, own = urlsplit(route.request.url), urlsplit(page.url)
+        # What is opened is the first request of its page.
+        if route.request.is_navigation_request() and route.request.frame == page.main_frame:
+            own = asked
         if asked.scheme in ("data", "blob", "about") or (asked.scheme, asked.netloc) == (
             own.scheme,
             own.netloc,
         ):
             route.continue_()
         else:
-            problems.append(f"{url} asks another host: {route.request.url}")
+            problems.append(f"{page.url} asks another host: {route.request.url}")
             route.abort()
 
+    def note(what: str) -> None:
+        problems.append(f"{page.url}: {what}")
+
     page.route("**/*", gate)
-    page.on("websocket", lambda socket: problems.append(f"{url} opens a socket: {socket.url}"))
-    page.on(
-        "console",
-        lambda line: line.type == "error" and problems.append(f"{url}: console: {line.text}"),
-    )
-    page.on("pageerror", lambda error: problems.append(f"{url}: script: {error}"))
-    page.on("crash", lambda _: problems.append(f"{url} crashed"))
+    page.on("websocket", lambda socket: note(f"opens a socket: {socket.url}"))
+    page.on("console", lambda line: line.type == "error" and note(f"console: {line.text}"))
+    page.on("pageerror", lambda error: note(f"script: {error}"))
+    page.on("crash", lambda _: note("crashed"))
+    return page, problems
+
+
+def go(page: Page, url: str, problems: list[str]) -> list[str]:
+    """Open another page in a tab and wait until its formulas are set; return its problems."""
+    problems.clear()
     page.goto(url, wait_until="load")
     if page.locator(".math").count():
         # Its script has been loaded by now, where there is one; then it works on its own.
@@ -73,7 +89,7 @@ def visit(context: BrowserContext, url: str) -> tuple[Page, list[str]]:
             "() => Promise.resolve(window.MathJax?.startup?.promise).then(() => !!window.MathJax)"
         )
         problems += [] if started else [f"{url}: MathJax didn't start"]
-    return page, problems
+    return problems
 
 
 def formulas(page: Page) -> list[str]:
@@ -92,17 +108,36 @@ def formulas(page: Page) -> list[str]:
     )
 
 
-def accessibility(page: Page) -> list[str]:
-    """What axe-core finds against WCAG 2.2, levels A and AA."""
+def shorten(page: Page) -> None:
+    """Take most entries off a page that a machine wrote, where one is like the other.
+
+    The page of the package has 65,000 elements; axe-core would take a minute for it.
+    """
+    page.evaluate(
+        """() => {
+            const outermost = (name) => [...document.querySelectorAll(name)]
+                .filter((e) => !e.parentElement.closest(name));
+            if (document.querySelectorAll("dl.py").length < 200) return;
+            outermost("dl.py").slice(30).forEach((e) => e.remove());
+            document.querySelectorAll("article section section").forEach((e, i) => i < 30 || e.remove());
+            document.querySelectorAll("li").forEach((e, i) => i < 150 || e.remove());
+        }"""
+    )
+
+
+def accessibility(page: Page, *, colours_alone: bool = False) -> list[str]:
+    """What axe-core finds against WCAG 2.2, levels A and AA.
+
+    Of all its rules, those of colours alone can tell one theme from another.
+    """
+    only = {"type": "rule", "values": ["color-contrast"]} if colours_alone else None
     page.evaluate(_axe())
     found: list[dict[str, Any]] = page.evaluate(
-        """(tags) => axe.run(document, {
-                runOnly: {type: "tag", values: tags}, resultTypes: ["violations"], preload: false,
-            })
+        """(only) => axe.run(document, {runOnly: only, resultTypes: ["violations"], preload: false})
             .then((result) => result.violations.map(({id, help, nodes}) => ({id, help, nodes: nodes.map(
                 (node) => [node.target.join(" "), node.any.concat(node.all).map((check) => check.message)[0] ?? ""]
             )})))""",
-        WCAG,
+        only or {"type": "tag", "values": WCAG},
     )
     return [
         f"{rule['id']} ({rule['help']}): {target}: {message}"

@@ -37,6 +37,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_page(context: Any, file: Path) -> Iterator[Any]:
     """A page that must stay without errors and requests."""
+    page, wrong = tab(context)
+    yield from opened(page, wrong, file)
+    context.close()
+
+
+def tab(context: Any) -> tuple[Any, list[str]]:
+    """An empty tab, and a list that gets errors and requests."""
     page = context.new_page()
     wrong: list[str] = []
     page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
@@ -44,17 +51,29 @@ def open_page(context: Any, file: Path) -> Iterator[Any]:
     page.on(
         "request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url)
     )
+    return page, wrong
+
+
+def opened(page: Any, wrong: list[str], file: Path) -> Iterator[Any]:
+    wrong.clear()
     page.goto(file.as_uri())
     page.wait_for_selector(".lotperm-landscape[data-ready]")
     yield page
     # That tests read pixels back is no fault of the page.
     assert not [text for text in wrong if "willReadFrequently" not in text]
+
+
+@pytest.fixture(scope="module")
+def one_tab(browser):
+    """A tab for all tests that open the page anew: one for each would take longer than they do."""
+    context = browser.new_context(viewport={"width": 1000, "height": 1000})
+    yield tab(context)
     context.close()
 
 
 @pytest.fixture
-def page(browser, file):
-    yield from open_page(browser.new_context(viewport={"width": 1000, "height": 1000}), file)
+def page(one_tab, file):
+    yield from opened(*one_tab, file)
 
 
 def scene_of(page: Any) -> Scene:

@@ -4,6 +4,7 @@ planted error.
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import shutil
 import threading
@@ -19,7 +20,7 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from lotperm.site import build, notebooks
 
@@ -49,28 +50,37 @@ def server(site: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def parsed(site: Path) -> dict[Path, BeautifulSoup]:
-    """Every page of the site, read once."""
-    return checks.parse(site)
+def reader(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
+    """One tab, in which a reader opens page after page; and what goes wrong in it."""
+    with checks.window(browser) as context:
+        yield checks.tab(context)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @every_page
 def test_a_page_as_a_reader_opens_it(
-    site: Path, browser: Browser, name: Path, theme: checks.Theme
+    site: Path, reader: tuple[Page, list[str]], name: Path
 ) -> None:
-    with checks.window(browser, theme=theme) as context:
-        page, problems = checks.visit(context, (site / name).with_suffix(".html").as_uri())
-        assert page.locator("html").get_attribute("data-theme") == theme
-        problems += checks.formulas(page)
-        problems += checks.accessibility(page)
-        page.set_viewport_size({"width": checks.PHONE, "height": 740})
-        problems += checks.overflow(page)
-    assert problems == []
+    """All checks in one visit, as to open a page takes longer than most of them."""
+    page, problems = reader
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": checks.DESKTOP, "height": 900})
+    checks.go(page, (site / name).with_suffix(".html").as_uri(), problems)
+    assert page.locator("html").get_attribute("data-theme") == "light"
+    found = checks.formulas(page)
+    page.set_viewport_size({"width": checks.PHONE, "height": 740})
+    found += checks.overflow(page)
+    page.set_viewport_size({"width": checks.DESKTOP, "height": 900})
+    checks.shorten(page)
+    found += checks.accessibility(page)
+    page.emulate_media(color_scheme="dark")
+    page.locator("html[data-theme=dark]").wait_for()
+    found += checks.accessibility(page, colours_alone=True)
+    assert found + problems == []
 
 
-@every_page
-def test_a_page_from_a_server(server: str, browser: Browser, name: Path) -> None:
+@pytest.mark.parametrize("name", ["book/intro", "notebooks/03_loss_landscape", "search"])
+def test_a_page_from_a_server(server: str, browser: Browser, name: str) -> None:
+    """One of each kind; as files they may do less than from a server."""
     with checks.window(browser) as context:
         page, problems = checks.visit(context, f"{server}/{name}.html")
         problems += checks.formulas(page)
@@ -197,7 +207,11 @@ FORMULA = '<span class="math">\\(x^2\\)</span>'
 
 
 def planted(
-    tmp_path: Path, browser: Browser, body: str = "", head: str = "", theme: checks.Theme = "light"
+    tmp_path: Path,
+    reader: tuple[Page, list[str]],
+    body: str = "",
+    head: str = "",
+    theme: checks.Theme = "light",
 ) -> list[str]:
     """All problems of a page that was right, but for `body` and `head`."""
     path = tmp_path / "plain.html"
@@ -210,19 +224,21 @@ def planted(
         *checks.outside(pages[path]),
         *checks.markup(pages[path]),
     ]
-    with checks.window(browser, theme=theme, width=checks.PHONE) as context:
-        page, seen = checks.visit(context, path.as_uri())
-        problems += [*checks.formulas(page), *checks.accessibility(page), *checks.overflow(page)]
-        return problems + seen
+    page, seen = reader
+    page.emulate_media(color_scheme=theme)
+    page.set_viewport_size({"width": checks.PHONE, "height": 740})
+    checks.go(page, path.as_uri(), seen)
+    problems += [*checks.formulas(page), *checks.accessibility(page), *checks.overflow(page)]
+    return problems + seen
 
 
-def test_a_plain_page_has_no_problem(tmp_path: Path, browser: Browser) -> None:
+def test_a_plain_page_has_no_problem(tmp_path: Path, reader: tuple[Page, list[str]]) -> None:
     figure = (
         '<figure><img alt="A dot." src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><figcaption>'
         '<span class="caption-number">Fig. 1 </span>A dot.</figcaption></figure>'
     )
     data = '<p><a download="dot.csv" href="data:text/csv;charset=utf-8,x%0A1">Data (CSV)</a></p>'
-    assert planted(tmp_path, browser, FORMULA + figure + data, MATHJAX) == []
+    assert planted(tmp_path, reader, FORMULA + figure + data, MATHJAX) == []
 
 
 @pytest.mark.parametrize(
@@ -273,35 +289,29 @@ def test_a_plain_page_has_no_problem(tmp_path: Path, browser: Browser) -> None:
     ],
 )
 def test_a_planted_error_is_seen(
-    tmp_path: Path, browser: Browser, body: str, head: str, said: str
+    tmp_path: Path, reader: tuple[Page, list[str]], body: str, head: str, said: str
 ) -> None:
-    assert [problem for problem in planted(tmp_path, browser, body, head) if said in problem]
+    assert [problem for problem in planted(tmp_path, reader, body, head) if said in problem]
 
 
-def test_an_error_of_the_dark_alone_is_seen(tmp_path: Path, browser: Browser) -> None:
+def test_an_error_of_the_dark_alone_is_seen(tmp_path: Path, reader: tuple[Page, list[str]]) -> None:
     head = (
         "<style>@media (prefers-color-scheme: dark) {body {color: #333; background: #222}}</style>"
     )
-    assert planted(tmp_path, browser, head=head) == []
-    assert [
-        problem
-        for problem in planted(tmp_path, browser, head=head, theme="dark")
-        if "contrast" in problem
-    ]
+    assert planted(tmp_path, reader, head=head) == []
+    dark = planted(tmp_path, reader, head=head, theme="dark")
+    assert [problem for problem in dark if "contrast" in problem]
 
 
 @pytest.mark.parametrize("damage", ["no index", "two bars"])
 def test_a_broken_search_is_seen(site: Path, tmp_path: Path, browser: Browser, damage: str) -> None:
-    copy = Path(
-        shutil.copytree(
-            site, tmp_path / "site", ignore=shutil.ignore_patterns("_images", "_sources")
-        )
-    )
+    # Only what is damaged is a file of its own.
+    copy = Path(shutil.copytree(site, tmp_path / "site", copy_function=os.symlink))
     start = copy / "book" / "intro.html"
-    if damage == "no index":
-        (copy / "searchindex.js").write_text("")
-    else:
-        start.write_text(start.read_text().replace("</main>", '<input type="search"></main>', 1))
+    damaged = copy / "searchindex.js" if damage == "no index" else start
+    text = damaged.read_text().replace("</main>", '<input type="search"></main>', 1)
+    damaged.unlink()
+    damaged.write_text("" if damage == "no index" else text)
     with checks.window(browser) as context:
         page, _ = checks.visit(context, start.as_uri())
         problems = checks.search(page, "rewind", expected="notebooks/04_method.html", patience=5)

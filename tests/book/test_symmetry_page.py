@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import checks
 import pytest
 import torch
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 from torch import Tensor
 
 from lotperm import PermutationSpec, magnitude_prune, permute
@@ -96,15 +95,21 @@ class Figure:
         assert self.read("distance") == pytest.approx(far, rel=1e-12, abs=1e-12)
         right = ((after > 0).int() == self.targets).double().mean().item()
         assert self.read("accuracy") == pytest.approx(right)
+        cells = self.root.evaluate(
+            """root => Object.fromEntries([...root.querySelectorAll("[data-cell]")].map(
+                (cell) => [cell.dataset.cell, [cell.innerText, cell.classList.contains("lp-off")]]
+            ))"""
+        )
         for layer, name in enumerate(self.names):  # the tables
             for i, row in enumerate(copy[f"{name}.weight"].tolist()):
                 for j, w in enumerate(row):
-                    cell = self.root.locator(f"[data-cell='{layer} {i} {j}']")
+                    text, off = cells.pop(f"{layer} {i} {j}")
                     kept = masked[f"{name}.weight"][i, j] != 0
-                    assert abs(float(cell.inner_text().replace("−", "-")) - w) <= 0.005 + 1e-9
-                    assert ("lp-off" in (cell.get_attribute("class") or "")) == (
-                        masking != "none" and not kept
-                    )
+                    assert abs(float(text.replace("−", "-")) - w) <= 0.005 + 1e-9
+                    assert off == (masking != "none" and not kept)
+                bias = float(cells.pop(f"{layer} {i} bias")[0].replace("−", "-"))
+                assert abs(bias - copy[f"{name}.bias"][i].item()) <= 0.005 + 1e-9
+        assert cells == {}
 
 
 @pytest.fixture
@@ -112,14 +117,20 @@ def address(site: Path) -> str:
     return (site / "notebooks" / "02_weight_symmetry.html").as_uri()
 
 
-@pytest.fixture(params=[("light", checks.DESKTOP)])
-def figure(request: Any, browser: Browser, address: str) -> Iterator[Figure]:
-    theme, width = request.param
-    with checks.window(browser, theme=theme, width=width) as context:
-        page, problems = checks.visit(context, address)
-        root = page.locator(".lotperm-symmetry[data-ready]")
-        root.wait_for()
-        yield Figure(root, page.content(), problems)
+@pytest.fixture(scope="module")
+def reader(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
+    """One tab, in which each test opens the page anew; and what goes wrong in it."""
+    with checks.window(browser) as context:
+        yield checks.tab(context)
+
+
+@pytest.fixture
+def figure(reader: tuple[Page, list[str]], address: str) -> Iterator[Figure]:
+    page, problems = reader
+    checks.go(page, address, problems)
+    root = page.locator(".lotperm-symmetry[data-ready]")
+    root.wait_for()
+    yield Figure(root, page.content(), problems)
     assert problems == []
 
 
