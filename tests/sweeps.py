@@ -10,7 +10,9 @@ from typing import Any
 
 from lotperm import Store
 from lotperm.cluster.campaign import Campaign, run
+from lotperm.cluster.worker import Worker
 from lotperm.engine.runtime import Runtime
+from lotperm.store.tasks import Task
 
 TINY: dict[str, Any] = {
     "profile": "smoke",
@@ -36,8 +38,44 @@ LONG: dict[str, Any] = {
     "repairs": "none",
     "keep": [0, 1, 150],
 }
+LINES: dict[str, Any] = {
+    **TINY,
+    "name": "lines",
+    "kind": "connectivity",
+    "sparsity": 0.5,
+    "alphas": [0, 0.5, 1],
+    "repairs": "none",
+}
+"""One job: the dense networks, matching, and the lines between them."""
 PAIR = [{**TINY, "name": "half", "sparsity": 0.5}, {**TINY, "name": "more", "sparsity": 0.75}]
 """Two entries that share dense networks, matching and a round of pruning."""
+
+
+class Waiting:
+    """The number that asks to stop; whoever looks waits until it does, for a while.
+
+    As soon as a state was saved, nobody waits any more.
+    """
+
+    def __init__(self, asked: Any, store: Path) -> None:
+        self.asked, self.store = asked, store
+
+    @property
+    def value(self) -> int:
+        ends = time.monotonic() + 2
+        while time.monotonic() < ends and not (self.asked.value or self._saved()):
+            time.sleep(0.05)
+        return int(self.asked.value)
+
+    def _saved(self) -> bool:
+        return any((self.store / "work").glob("*/checkpoint-*.safetensors"))
+
+
+class PatientWorker(Worker):
+    """A worker that can be interrupted in a training of milliseconds."""
+
+    def tasks(self, asked: Any) -> dict[str, Task]:
+        return super().tasks(Waiting(asked, self.store))
 
 
 def write(folder: Path, *entries: dict[str, Any]) -> Path:

@@ -33,10 +33,10 @@ def begin_at_once():
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory):
-    """Compute a longer campaign without a break: (file, ranks -> contents of the store)."""
-    folder = tmp_path_factory.mktemp("long")
-    path, ranks = sweeps.write(folder, sweeps.LONG), Store(folder / "ranks")
+def lines(tmp_path_factory):
+    """Compute a campaign without a break: (file, ranks -> contents of the store)."""
+    folder = tmp_path_factory.mktemp("lines")
+    path, ranks = sweeps.write(folder, sweeps.LINES), Store(folder / "ranks")
     sweep.submit(path, ranks, Options(ranks=2, gpus=0)).wait(print)
     return path, {1: sweeps.unbroken(path, folder), 2: sweeps.contents(ranks.root)}
 
@@ -90,8 +90,8 @@ def test_jobs_that_wait_for_the_same_are_an_array(tmp_path):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("how", ["signal", "requeue"])
-def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, long, how, ranks):
-    path, wanted = long
+def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, lines, patient, how, ranks):
+    path, wanted = lines
     store = Store(tmp_path / "store")
     running = sweep.submit(path, store, Options(**HERE, ranks=ranks, results=tmp_path / "results"))
     stage = sweeps.until(lambda: sweeps.training(store.root), 120)
@@ -111,7 +111,7 @@ def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, long, how, ranks):
     assert ("Requeued job" in sweeps.logs(store.root)) == (how == "signal")
     assert sweeps.contents(store.root) == wanted[ranks]
     assert {stage.meta["ranks"] for stage in store.stages()} == {ranks}
-    assert (tmp_path / "results" / "long" / "results.csv").exists()
+    assert (tmp_path / "results" / "lines" / "results.csv").exists()
 
 
 def test_what_fails_is_tried_again_then_named_and_nothing_waits_for_it(tmp_path):
