@@ -7,22 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_canonical import plain
 
 from lotperm.config.canonical import canonical_json, sha256_json
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import DATASETS, PARAMETERS
 from lotperm.config.seeds import Seeds, derive_seed
 from lotperm.errors import ParameterError
-
-plain = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=10,
-)
 
 
 @pytest.mark.parametrize(
@@ -43,13 +34,6 @@ def test_a_wrong_type_in_a_file_is_refused_by_name(part, name, value):
     (content[part] if part else content)[name] = value
     with pytest.raises(ParameterError, match=name):
         Experiment.from_dict(content)
-
-
-@given(plain)
-def test_canonical_json_round_trips(value):
-    text = canonical_json(value)
-    assert json.loads(text) == value
-    assert canonical_json(json.loads(text)) == text
 
 
 def test_canonical_json_does_not_depend_on_order_and_refuses_nan():
