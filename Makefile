@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE =
 PYTHON  ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
              $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help setup book pdf test coverage faults evidence lint nbval slurm bench notebooks clean
+.PHONY: help setup book pdf test pytest coverage faults evidence lint nbval slurm bench notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -40,7 +40,11 @@ pdf: $(READY)  ## the same, and the whole book as one PDF; Chromium or Chrome pr
 	$(BIN)/lotperm book --profile $(PROFILE) --pdf
 	@echo "The book: file://$(CURDIR)/_build/book.pdf"
 
-test: lint  ## lint, run all tests
+test: $(READY)  ## lint, run all tests
+	$(MAKE) --no-print-directory -j2 lint pytest
+
+# Beside mypy, which has one process: else it would keep the other cores waiting for a minute.
+pytest: $(READY)
 	$(PYTEST) --dist worksteal
 
 coverage: $(READY)  ## the tests again, and which lines of the package they don't reach; fails below 95 %

@@ -290,11 +290,13 @@ def test_renewed_notebooks_keep_only_what_is_checked(
 
 
 AS_AT_THE_START = """\
-import matplotlib.pyplot, torch
+import matplotlib, pandas, torch
 if not hasattr(matplotlib, "at_the_start"):
-    matplotlib.at_the_start = dict(matplotlib.rcParams), torch.initial_seed()
+    styles = {n: v for n, v in matplotlib.rcParams.items() if not n.startswith("backend")}
+    matplotlib.at_the_start = styles, torch.initial_seed()
 matplotlib.rcParams.update(matplotlib.at_the_start[0])
-torch.manual_seed(matplotlib.at_the_start[1]);
+torch.manual_seed(matplotlib.at_the_start[1])
+pandas.reset_option("^display");
 """
 
 
@@ -310,6 +312,8 @@ def test_all_notebooks_show_the_same_bytes_from_another_empty_store(
         for cell in own if whole.cells else []:  # the first one's cell of parameters is enough
             cell.metadata.pop("tags", None)
         whole.cells += [new_code_cell(AS_AT_THE_START), *own]
+    for number, cell in enumerate(whole.cells):
+        cell.id = str(number)
     nbformat.write(whole, tmp_path / "whole.ipynb")
     again = notebooks.execute(
         tmp_path / "whole.ipynb", tmp_path / "again.ipynb", cwd=ROOT, progress=False
