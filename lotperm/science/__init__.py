@@ -20,6 +20,9 @@ and a caller who had to hand the ranks down would pass them through every functi
 `sparsity`       masks, magnitude pruning, counts
 `scrambling`     controls: permutations and masks that are random in part
 `signs`          signs of weights, and what a ticket takes in bits
+`ranking`        masks of the highest scores, random masks, layer collapse
+`saliency`       SNIP, GraSP, SynFlow
+`patterns`       N:M sparsity, and which permutations keep it
 `evaluation`     accuracy and loss
 `barrier`        loss on the line between two networks
 `repair`         batch norm reset and REPAIR
