@@ -265,7 +265,7 @@ def read_weights(
     state = state_dict_of(weights)
     if all(name in names for name in state):
         return state
-    found = match_names(state, names)
+    state, found = _with_computed(state, names)
     if state and not found:
         raise foreign_names(state, names, what)
     result: dict[str, Tensor] = {}
@@ -274,13 +274,34 @@ def read_weights(
         if name.endswith("_mask") and not target.endswith("_mask"):
             continue  # the factor of an X_orig
         if name.endswith("_orig") and not target.endswith("_orig"):
-            mask = state.get(f"{_plain(name)}_mask")
-            tensor = tensor if mask is None else tensor * mask.to(tensor)
+            tensor = _required(state, _plain(name))
         result[target] = tensor
         factor = f"{_plain(target)}_mask"
         if target.endswith("_orig") and not name.endswith("_orig") and factor in names:
             result.setdefault(factor, torch.ones_like(tensor))
     return dict_like(state, result)
+
+
+def _with_computed(
+    state: dict[str, Tensor], names: Collection[str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Match the names of a state dict; where the network has a plain weight, compute it.
+
+    Weight norm and spectral norm keep a weight X as tensors of other names. They are replaced by X
+    if the network has none of them.
+    """
+    found = match_names(state, names)
+    missing = dict.fromkeys(_computed(name) for name in state if name not in found)
+    computed = {
+        name: tensor
+        for name in missing
+        if name not in state and (tensor := weight(state, name)) is not None
+    }
+    if not computed:
+        return state, found
+    others = {name: t for name, t in state.items() if _computed(name) not in computed}
+    state = dict_like(state, others | computed)
+    return state, match_names(state, names)
 
 
 def read_mask(
@@ -352,7 +373,8 @@ def as_bool(tensor: Tensor, name: str) -> Tensor:
 def weight(state: Mapping[str, Tensor], name: str) -> Tensor | None:
     """Return a weight that a state dict holds, as the network computes with it, or None.
 
-    It is there by its name, or as what `torch.nn.utils.prune` or weight norm keep in its place.
+    It is there by its name, or as what `torch.nn.utils.prune`, weight norm or spectral norm keep in
+    its place.
 
     Raises
     ------
@@ -363,19 +385,36 @@ def weight(state: Mapping[str, Tensor], name: str) -> Tensor | None:
         return state[name]
     pruned, v, original1, original = _stand_ins(name)
     if pruned in state:
+        if f"{name}_u" in state and f"{name}_v" in state:
+            return _spectral(state[pruned], state[f"{name}_u"], state[f"{name}_v"])
         kept = state.get(f"{name}_mask")
         return state[pruned] if kept is None else state[pruned] * kept.to(state[pruned])
     for direction, size in ((v, f"{name}_g"), (original1, original1[:-1] + "0")):
         if direction in state and size in state:
-            axes = [i for i, n in enumerate(state[size].shape) if n < state[direction].shape[i]]
-            norm = state[direction].norm(dim=axes or None, keepdim=True)
+            # A norm for each place along one axis; of all values if it is a single number.
+            axes = [i for i, n in enumerate(state[size].shape) if n == 1]
+            norm = torch.linalg.vector_norm(state[direction], dim=axes or None, keepdim=True)
             return state[direction] * (state[size] / norm)
+    u, v = (f"{original.removesuffix('original')}0._{which}" for which in "uv")
+    if original in state and u in state and v in state:
+        return _spectral(state[original], state[u], state[v])
     if original in state:
         raise ParameterError(
             f"{name} is computed by a parametrization from {original}, so the state dict doesn't "
             "hold it; give the module in its place."
         )
     return None
+
+
+def _spectral(original: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Divide a weight by its largest singular value, as spectral norm does in evaluation.
+
+    The vectors of its power iteration say along which axis the weight is taken as a matrix.
+    """
+    # As PyTorch has it: axis 0 first, or axis 1 of transposed convolutions.
+    axis = next((d for d in (0, 1) if d < original.dim() and len(u) == original.shape[d]), 0)
+    matrix = original.movedim(axis, 0).flatten(1)
+    return original / torch.dot(u, matrix @ v)
 
 
 def weights_by_name(
@@ -417,7 +456,7 @@ def _computed(name: str) -> str:
         leaf = leaf or name.removeprefix("parametrizations.")
         return f"{owner}{'.' if owner else ''}{leaf.split('.')[0]}"
     plain = _plain(name)
-    return plain.removesuffix("_v").removesuffix("_g") if plain.endswith(("_v", "_g")) else plain
+    return plain[:-2] if plain.endswith(("_v", "_g", "_u")) else plain
 
 
 def _of_module(model: nn.Module, name: str) -> Tensor | None:

@@ -1,9 +1,13 @@
 """Masks and state dicts as torch.nn.utils.prune, wrappers and training frameworks save them."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import spectral_norm as old_spectral_norm
+from torch.nn.utils import weight_norm as old_weight_norm
 from torch.nn.utils.parametrizations import weight_norm
 
 from lotperm import (
@@ -26,7 +30,7 @@ from lotperm.science.sparsity import (
     mask_of_zeros,
     to_torch_prune,
 )
-from lotperm.science.state_dicts import copy_of
+from lotperm.science.state_dicts import copy_of, read_weights
 from lotperm.store.files import save_tensors
 
 
@@ -331,3 +335,37 @@ def test_no_layer_stays_dense_without_a_word():
     assert count(model, mask).dense == 16 + 20 * 4 + 20 * 5
     auto = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 3, 3))
     assert prunable_parameters(auto, "all") == prunable_parameters(auto) == ["0.weight", "2.weight"]
+
+
+@pytest.mark.parametrize("kind", ["weight norm", "old weight norm", "spectral", "old spectral"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_normed_weights_are_read_into_a_plain_network(kind, prefix):
+    norm = {
+        "weight norm": weight_norm,
+        "old weight norm": old_weight_norm,
+        "spectral": parametrizations.spectral_norm,
+        "old spectral": old_spectral_norm,
+    }[kind]
+
+    def layers():
+        return [nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(6, 4, 3), nn.Linear(7, 3)]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        normed = nn.Sequential(*map(norm, layers())).eval()
+    plain = nn.Sequential(*layers())
+    for name, tensor in normed.named_parameters():
+        if name.endswith(("_g", "original0")):
+            nn.init.uniform_(tensor)
+    given = {prefix + n: t for n, t in normed.state_dict().items()}
+    read = read_weights(given, plain.state_dict())
+    assert read.keys() == plain.state_dict().keys()
+    x = torch.randn(2, 2, 7, 7)
+    normed(x)  # old forms compute their weights when they are called
+    for name, layer in normed.named_children():
+        torch.testing.assert_close(read[f"{name}.weight"], layer.weight.detach())
+    # Magnitudes are those of the weights that the network computes with.
+    full = full_mask(given, ["0.weight", "2.weight"])
+    mask = magnitude_prune(given, full, 0.5)
+    expected = magnitude_prune(read, full, 0.5)
+    assert all(torch.equal(mask[name], expected[name]) for name in full)
