@@ -53,7 +53,7 @@ MaskSource = Literal["imp", "magnitude", "snip", "grasp", "synflow", "erk", "uni
 Scope = Literal["global", "layerwise"]
 Prunable = Literal["paper", "all"]
 Matcher = Literal["activation", "weight"]
-MatchPoint = Literal["last", "penultimate"]
+MatchPoint = Literal["last", "penultimate", "authors"]
 
 # The names are listed once, in the types that check them.
 DATASETS: tuple[str, ...] = get_args(Dataset)
@@ -240,8 +240,9 @@ class PruningConfig:
 class MatchingConfig:
     """The alignment of A to B: by activations (the paper's), or by weights (Git Re-Basin).
 
-    Activations are of training examples without augmentation. `points` says which of them stands
-    for a residual stream; the authors take the "penultimate" in stage 3 of ResNet20.
+    Activations are of training examples without augmentation. `points` says after which block a
+    residual stream is observed: the "last" of its stage, the "penultimate", or as the "authors" of
+    the paper do in ResNet20: stages 1 and 2 after their last block, stage 3 after its last but one.
     """
 
     matching: Annotated[Matcher, Help("what units are matched by", _PERMUTATION)] = "activation"
@@ -251,7 +252,11 @@ class MatchingConfig:
     ] = None
     points: Annotated[
         MatchPoint,
-        Help("activation that stands for a residual stream", _PERMUTATION, name="match_points"),
+        Help(
+            "block after which a residual stream is observed; authors: as they do in resnet20",
+            _PERMUTATION,
+            name="match_points",
+        ),
     ] = "last"
 
 
@@ -298,6 +303,13 @@ class Settings:
             "prune_fraction",
             self.pruning.fraction,
             f"{MAX_ROUNDS:,} rounds of IMP at the most",
+        )
+        points, network = self.matching.points, self.model.name
+        require(
+            points != "authors" or network == "resnet20",
+            "match_points",
+            points,
+            f"last or penultimate with {network}: the authors' choice is defined for resnet20 only",
         )
         epochs = self.dense.epochs
         for k in self.rewind_epochs:

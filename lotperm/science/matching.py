@@ -9,7 +9,7 @@ matching)`` is close to B.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,8 +21,16 @@ from lotperm.science.assignment import assign, mean_matched
 from lotperm.science.blocks import assign_blocks, families
 from lotperm.science.correlation import CorrelationAccumulator, correlate
 from lotperm.science.inputs import Batch
+from lotperm.science.state_dicts import is_parameter
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.types import Float
+
+Points = Literal["last", "penultimate", "authors"]
+"""Names of choices of the activation at which each group of units is observed."""
+
+# How often the residual streams of the paper's ResNet20 can be observed: after the stem and its
+# three blocks, and after the three blocks of either later stage.
+_RESNET20 = [4, 3, 3]
 
 
 class Matching(dict[str, Tensor]):
@@ -58,7 +66,7 @@ def match_activations(
     batches: Iterable[Batch],
     spec: PermutationSpec,
     *,
-    points: Literal["last", "penultimate"] | Mapping[str, str] = "last",
+    points: Points | Mapping[str, str] = "last",
     keep_correlations: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -84,10 +92,12 @@ def match_activations(
         running statistics does.
     spec : PermutationSpec
         The permutation symmetries of the architecture.
-    points : Literal["last", "penultimate"] | Mapping[str, str], optional
+    points : Points | Mapping[str, str], optional
         Where each group is observed. ``"last"``: at its last candidate, `spec.points[group][-1]`.
-        ``"penultimate"``: one before, where there are two. Or group -> graph node for some groups,
-        the others at their last.
+        ``"penultimate"``: one before, where there are two. ``"authors"``: as the paper's code
+        does, which is defined for ResNet20 alone: the residual streams of stages 1 and 2 after
+        their last block, that of stage 3 after its last but one. Or group -> graph node for some
+        groups, the others at their last.
     keep_correlations : bool, optional
         Also return the correlation matrices.
     device : torch.device | str | None, optional
@@ -103,7 +113,8 @@ def match_activations(
     Raises
     ------
     ParameterError
-        Unknown group or point, no data, or activations that are not finite.
+        Unknown group or point, points "authors" for a network other than ResNet20, no data, or
+        activations that are not finite.
     """
     chosen = _points(spec, points)
     moments = correlate(a, b, batches, spec, chosen, device=device, dtype=dtype)
@@ -173,7 +184,23 @@ def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str,
         return last
     if points == "penultimate":
         return {group: nodes[-2:][0] for group, nodes in spec.points.items() if nodes}
-    raise unknown_name("choice of points", points, ("last", "penultimate"))
+    if points == "authors":
+        return last | _authors_point(spec)
+    raise unknown_name("choice of points", points, get_args(Points))
+
+
+def _authors_point(spec: PermutationSpec) -> dict[str, str]:
+    """Return where the paper's code observes the last residual stream of ResNet20."""
+    streams = {group: nodes for group, nodes in spec.points.items() if len(nodes) > 1}
+    if (found := [len(nodes) for nodes in streams.values()]) != _RESNET20:
+        seen = f"at {', '.join(map(str, found))} places" if found else "at one place each"
+        raise ParameterError(
+            "points 'authors' is defined for ResNet20 alone, whose three residual streams can be "
+            f"observed at 4, 3 and 3 places; those of this network {seen}. Use 'last', "
+            "'penultimate' or a mapping of groups to nodes."
+        )
+    group, nodes = list(streams.items())[-1]
+    return {group: nodes[-2]}
 
 
 def match_weights(
@@ -334,8 +361,7 @@ def _parameters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor.detach().cpu().to(torch.promote_types(tensor.dtype, torch.float32))
         for name, tensor in weights.items()
-        if tensor.is_floating_point()
-        and name.rpartition(".")[2] not in ("running_mean", "running_var")
+        if is_parameter(name, tensor)
     }
 
 

@@ -32,6 +32,15 @@ _STANDS_FOR = (
 )
 
 
+def is_parameter(name: str, tensor: Tensor) -> bool:
+    """Return whether an entry of a state dict is trained, by its name and type.
+
+    Running statistics of norms and integer buffers aren't.
+    """
+    statistics = ("running_mean", "running_var")
+    return tensor.is_floating_point() and name.rpartition(".")[2] not in statistics
+
+
 def state_dicts(content: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Find the state dicts in a checkpoint: (dotted path, name -> tensor); the path may be empty.
 

@@ -157,8 +157,6 @@ class Subject:
             weights_b,
             self.match_batches(),
             self.spec,
-            # The authors observe the last residual stream one block before its end; the experiment
-            # chooses.
             points=config.points,
             keep_correlations=keep_correlations,
             device=self.runtime.device,

@@ -135,6 +135,14 @@ def test_given_values_win_and_lists_are_taken():
         ({"batch_size": 0}, "batch_size"),
         ({"width": 0}, "width"),
         ({"prune_fraction": 1}, "prune_fraction"),
+        ({"match_points": "author"}, "Did you mean 'authors'"),
+        *(
+            (
+                {"match_points": "authors", "model": model, "dataset": "cifar10"},
+                f"match_points is 'authors'; expected last or penultimate with {model}",
+            )
+            for model in ("mlp", "resnet8", "vgg11")
+        ),
     ],
 )
 def test_wrong_parameters_are_refused_with_a_useful_sentence(parameters, message):

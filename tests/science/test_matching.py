@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from typechecking import unchecked
 
@@ -330,6 +331,92 @@ def test_points(pair: tuple[str, nn.Module, nn.Module, PermutationSpec]) -> None
         match_activations(a, b, x, spec, points="lasst")  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="group"):
         match_activations(a, b, x, spec, points={"no such layer": "relu"})
+
+
+class Watched:
+    """Outputs of modules during one pass, in the order of the calls."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.seen: list[Tensor] = []
+        for module in modules:
+            module.register_forward_hook(lambda *call: self.seen.append(call[2]))
+
+
+def as_the_authors_match(a: nn.Module, b: nn.Module, batches: list[Tensor]) -> list[Tensor]:
+    """Match two ResNet20s as calgaryml/sparse-rebasin does, written anew from a description of it.
+
+    Each block's first ReLU has a permutation of its own. Of the three residual streams, the first
+    two are observed after blocks 3 and 6, the last of their stages, and the third after block 8 of
+    9. Means, standard deviations and products of each batch are averaged over batches, and the
+    covariance is divided by the product of the standard deviations plus 1e-4.
+    """
+    networks = [copy.deepcopy(model).double().eval() for model in (a, b)]
+    watched = []
+    for model in networks:
+        blocks = [block for stage in (model.layer1, model.layer2, model.layer3) for block in stage]
+        # A block's ReLU runs twice: inside, then on the residual sum.
+        watched.append(Watched([block.relu for block in blocks]))
+    inside, streams = [2 * i for i in range(9)], [2 * (k - 1) + 1 for k in (3, 6, 8)]
+    moments: dict[int, list[list[Tensor]]] = {call: [] for call in (*inside, *streams)}
+    for batch in batches:
+        for model, watch in zip(networks, watched, strict=True):
+            watch.seen.clear()
+            with torch.no_grad():
+                model(batch.double())
+        for call, found in moments.items():
+            x, y = (watch.seen[call].movedim(1, -1).flatten(0, -2) for watch in watched)
+            found.append([x.mean(0), y.mean(0), x.std(0), y.std(0), x.T @ y / len(x)])
+    permutations = []
+    for found in moments.values():
+        mean_a, mean_b, std_a, std_b, product = (
+            torch.stack(values).mean(0) for values in zip(*found, strict=True)
+        )
+        covariance = product - torch.outer(mean_a, mean_b)
+        correlation = covariance / (torch.outer(std_a, std_b) + 1e-4)
+        # Row i of the transposed matrix is unit i of B; its column is the unit of A that goes there.
+        permutations.append(torch.tensor(linear_sum_assignment(correlation.T, maximize=True)[1]))
+    return permutations
+
+
+def resnet20(seed: int, shape: tuple[int, ...] = (3, 12, 12)) -> nn.Module:
+    """A ResNet20 at width 1 whose batch norms have seen data."""
+    torch.manual_seed(seed)
+    model = build("resnet20", input_shape=shape, classes=4)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(torch.randn(64, *shape))
+    return model.eval()
+
+
+def test_the_authors_points_give_the_authors_permutations() -> None:
+    a, b = resnet20(1), resnet20(2)
+    batches = list(torch.randn(90, 3, 12, 12, generator=torch.Generator().manual_seed(3)).split(30))
+    spec = PermutationSpec.trace(a, batches[0])
+    found = match_activations(a, b, batches, spec, points="authors", dtype=torch.float64)
+    streams = ["conv1", "layer2.0.conv2", "layer3.0.conv2"]
+    inside = [group for group in spec.sizes if group not in streams]
+    theirs = dict(zip([*inside, *streams], as_the_authors_match(a, b, batches), strict=True))
+    assert sum(len(p) for p in theirs.values()) == 448
+    assert {group: p.tolist() for group, p in found.items()} == {
+        group: p.tolist() for group, p in theirs.items()
+    }
+    # No other choice by name does as they do.
+    for points, odd in (("last", {"layer3.0.conv2"}), ("penultimate", set(streams[:2]))):
+        other = match_activations(a, b, batches, spec, points=points, dtype=torch.float64)  # type: ignore[arg-type]
+        assert {group for group, p in other.items() if not torch.equal(p, theirs[group])} == odd
+
+
+def test_the_authors_points_are_those_of_resnet20_alone(
+    pair: tuple[str, nn.Module, nn.Module, PermutationSpec],
+) -> None:
+    name, a, b, spec = pair
+    with pytest.raises(ParameterError, match="defined for ResNet20 alone") as caught:
+        match_activations(a, b, [inputs(name, 8)], spec, points="authors")
+    assert ("at 2 places" in str(caught.value)) == (name == "resnet8")
 
 
 def test_float32_is_close_and_inputs_are_untouched(
