@@ -1,4 +1,4 @@
-"""Directives of the ledger of claims, and of the paper's tables.
+"""Directives of the ledger of claims, of the paper's tables and of its protocol.
 
 They build nodes, not markup: a claim is a card that reads on a phone, and a table is cut into small
 ones, a sparsity each.
@@ -260,6 +260,33 @@ class StatisticsExample(_FromData):
         return [_table(list(table.columns), table.to_numpy().tolist())]
 
 
+class Protocol(_FromData):
+    """The protocol of the paper, of its authors' code and of this project; a small table a part."""
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.config import presets
+        from lotperm.studies.protocol import protocol
+
+        self.depend()
+        package = Path(presets.__file__).parents[1]
+        for path in (*package.glob("config/*.toml"), *package.glob("studies/*/figures.toml")):
+            self.env.note_dependency(str(path))
+        tables = nodes.container(classes=["paper-tables"])
+        for part, rows in protocol().groupby("part", sort=False):
+            box = nodes.container(classes=["paper-table"])
+            box += nodes.paragraph("", str(part), classes=["paper-table-title"])
+            columns = ["what", "paper", "scripts", "ours"]
+            body = rows[columns].replace("", "–").to_numpy().tolist()
+            box += _table(["", "paper", "authors' code", "here"], body)
+            for row in rows[rows["why"] != ""].itertuples():
+                box += self.paragraph(f"{row.what}: {row.why}.")
+            places = "; ".join(dict.fromkeys(place for place in rows["where"] if place))
+            if places:
+                box += self.paragraph(f"Paper: {places}.")
+            tables += box
+        return [tables]
+
+
 def _with_spread(mean: float, spread: float) -> str:
     return f"{mean:.2f}" if pd.isna(spread) else f"{mean:.2f} ± {spread:.2f}"
 
@@ -292,6 +319,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("paper-table", PaperTable)
     app.add_directive("recorded-series", RecordedSeries)
     app.add_directive("statistics-example", StatisticsExample)
+    app.add_directive("protocol", Protocol)
     app.add_css_file("claims.css")
     # After an edit of this file all pages are read again.
     version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)

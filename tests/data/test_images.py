@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from lotperm import Experiment, Pipeline, Store
 from lotperm.cluster.campaign import Campaign
 from lotperm.config.experiment import Recipe
+from lotperm.config.parameters import IMAGE_FOLDERS
 from lotperm.config.seeds import Seeds
 from lotperm.data import batches, datasets, folders, sources
 from lotperm.data import dataset as data_sets
@@ -523,32 +524,58 @@ def test_a_fetched_folder_is_remembered(
         load("imagefolder")
 
 
-def test_the_paper_profile_of_imagenet_is_the_protocol() -> None:
-    (e,) = Experiment.for_figure("resnet50_imagenet", profile="paper")
+@pytest.mark.parametrize(
+    ("figure", "epochs", "batch_size", "lr", "finetune_lr", "sparsities", "rewind_epochs"),
+    [
+        # Tables 3, 4 and 10 of the paper, and the authors' scripts.
+        ("resnet50_imagenet", 80, 1024, 0.4, 0.04, (0.8, 0.9, 0.95), (10, 25, 50)),
+        ("resnet50_imagenet_scripts", 90, 256, 0.04, 0.002, (0.8, 0.9, 0.95, 0.97), (20,)),
+    ],
+)
+def test_the_paper_profile_of_imagenet_is_the_protocol(
+    figure: str,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    finetune_lr: float,
+    sparsities: tuple[float, ...],
+    rewind_epochs: tuple[int, ...],
+) -> None:
+    (e,) = Experiment.for_figure(figure, profile="paper")
     assert (e.data.name, e.data.image_size, e.data.resize_size) == ("imagefolder", 224, 256)
-    assert (e.model.name, e.model.width) == ("resnet50", 1.0)
+    assert (e.model.name, e.model.width, len(e.seeds)) == ("resnet50", 1.0, 1)
+    assert (e.sparsities, e.rewind_epochs) == (sparsities, rewind_epochs)
     d = e.dense
-    assert (d.epochs, d.batch_size, d.lr, d.momentum, d.weight_decay) == (90, 256, 0.04, 0.9, 1e-4)
+    assert (d.epochs, d.batch_size, d.lr, d.momentum, d.weight_decay) == (
+        epochs,
+        batch_size,
+        lr,
+        0.9,
+        1e-4,
+    )
     assert (d.schedule, d.milestones, d.gamma, d.warmup_epochs) == ("step", (31, 62), 0.1, 5)
     f = e.pruning.finetune
-    assert (f.epochs, f.lr, f.schedule, f.milestones, f.warmup_epochs) == (
-        20,
-        0.002,
-        "constant",
-        (),
-        0,
-    )
+    assert (f.epochs, f.lr, f.schedule, f.milestones) == (20, finetune_lr, "constant", ())
+    assert (f.batch_size, f.warmup_epochs) == (batch_size, 0)
     assert e.pruning.prunable == "paper"
     arm = e.sparse_recipe(20)
-    assert (arm.epochs, arm.schedule, arm.milestones, arm.warmup_epochs) == (
-        70,
+    assert (arm.epochs, arm.lr, arm.schedule, arm.milestones, arm.warmup_epochs) == (
+        epochs - 20,
+        lr,
         "step",
         (31, 62),
         5,
     )
-    (wide,) = Experiment.for_figure("resnet50_imagenet", profile="paper", widths=2)
+    (wide,) = Experiment.for_figure(figure, profile="paper", widths=2)
     assert wide.model.width == 2.0
-    assert Experiment.from_parameters(profile="paper", dataset="imagefolder").dense == d
+
+
+def test_every_folder_of_images_follows_the_paper_at_its_profile() -> None:
+    (figure,) = Experiment.for_figure("resnet50_imagenet", profile="paper")
+    for name in IMAGE_FOLDERS:
+        e = Experiment.from_parameters(profile="paper", dataset=name)
+        assert (e.dense, e.pruning, e.sparse_lr) == (figure.dense, figure.pruning, figure.sparse_lr)
+        assert (e.sparsities, e.rewind_epochs) == (figure.sparsities, figure.rewind_epochs)
 
 
 def test_a_campaign_trains_on_images_of_the_size_that_was_asked_for(

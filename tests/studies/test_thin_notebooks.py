@@ -29,7 +29,11 @@ def code(path: Path) -> tuple[list[str], list[str]]:
 
 
 def test_every_chapter_of_results_is_there() -> None:
-    assert {path.stem.partition("_")[2] for path in RESULTS} == set(FIGURES)
+    """A figure has a chapter, or is a variant of one that has, named after it."""
+    chapters = {path.stem.partition("_")[2] for path in RESULTS}
+    others = set(FIGURES) - chapters
+    assert len(chapters) > 7
+    assert [f for f in others if not f.startswith(tuple(f"{name}_" for name in chapters))] == []
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

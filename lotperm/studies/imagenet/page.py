@@ -102,30 +102,39 @@ class Page(arms.Page, Lines):
         return self.beside_lines("imagenet")[[*words]].rename(columns=words)
 
     def full_scale(self) -> pd.DataFrame:
-        """Return what the profile `paper` runs, and how much that is."""
+        """Return what the profile `paper` runs, and how much that is, beside the authors' scripts."""
         # At whatever profile the page runs, this table says what the full size is.
-        (e,) = Experiment.for_figure(self.figure, profile="paper")
-        d, tune, k, fraction = e.dense, e.pruning.finetune, e.rewind_epochs, e.pruning.fraction
-        # Rounds that sparsities share are trained once.
-        rounds = {t for s in e.sparsities for t in round_sparsities(s, fraction)}
-        sparse_epochs = sum(e.sparse_recipe(x).epochs for x in k)
-        arms_epochs = len(PAPER_ARMS) * len(e.sparsities) * sparse_epochs
-        epochs = len(e.seeds) * (2 * d.epochs + len(rounds) * tune.epochs + arms_epochs)
-        images = epochs * info(e.data).train
-        at = " and ".join(map(str, d.milestones))
-        rows = {
-            "dense": f"{d.epochs} epochs, batch {d.batch_size}, SGD {d.lr:g}, momentum "
-            f"{d.momentum:g}, weight decay {d.weight_decay:g}",
-            "schedule": f"warm-up {d.warmup_epochs} epochs, × {d.gamma:g} at epochs {at}",
-            "mask": f"rounds of {100 * fraction:g} %, {tune.epochs} epochs each at constant "
-            f"{tune.lr:g}; no downsample convolution",
-            "arms": f"{d.epochs} − k epochs, the schedule anew at {e.sparse_lr:g}",
-            "our choice (the published code doesn't say)": f"k = {', '.join(map(str, k))}; "
-            f"S = {', '.join(map(str, e.sparsities))}; seeds {len(e.seeds)}",
-            "images": f"{e.data.image_size} pixels, random resized crop and flip; evaluation "
-            f"{e.data.resize_size}, centre cut out",
-            "matching": f"{e.matching.samples:,} training images, not augmented",
-            "epochs in all": f"{epochs:,}: {images / 1e9:.1f} billion images",
-            "days at 3,000 images a second": f"{images / 3000 / 86400:.0f}",
-        }
-        return pd.DataFrame({"paper": rows})
+        figures = {"paper": self.figure, "scripts": f"{self.figure}_scripts"}
+        return pd.DataFrame(
+            {
+                words: _scale(*Experiment.for_figure(figure, profile="paper"))
+                for words, figure in figures.items()
+            }
+        )
+
+
+def _scale(e: Experiment) -> dict[str, str]:
+    """Return the protocol of an experiment, and its epochs, images and days."""
+    d, tune, k, fraction = e.dense, e.pruning.finetune, e.rewind_epochs, e.pruning.fraction
+    # Rounds that sparsities share are trained once.
+    rounds = {t for s in e.sparsities for t in round_sparsities(s, fraction)}
+    sparse_epochs = sum(e.sparse_recipe(x).epochs for x in k)
+    arms_epochs = len(PAPER_ARMS) * len(e.sparsities) * sparse_epochs
+    epochs = len(e.seeds) * (2 * d.epochs + len(rounds) * tune.epochs + arms_epochs)
+    images = epochs * info(e.data).train
+    at = " and ".join(map(str, d.milestones))
+    return {
+        "dense": f"{d.epochs} epochs, batch {d.batch_size}, SGD {d.lr:g}, momentum "
+        f"{d.momentum:g}, weight decay {d.weight_decay:g}",
+        "schedule": f"warm-up {d.warmup_epochs} epochs, × {d.gamma:g} at epochs {at}",
+        "mask": f"rounds of {100 * fraction:g} %, {tune.epochs} epochs each at constant "
+        f"{tune.lr:g}; no downsample convolution",
+        "arms": f"{d.epochs} − k epochs, the schedule anew at {e.sparse_lr:g}",
+        "settings": f"k = {', '.join(map(str, k))}; S = {', '.join(map(str, e.sparsities))}; "
+        f"seeds {len(e.seeds)}",
+        "images": f"{e.data.image_size} pixels, random resized crop and flip; evaluation "
+        f"{e.data.resize_size}, centre cut out",
+        "matching": f"{e.matching.samples:,} training images, not augmented",
+        "epochs in all": f"{epochs:,}: {images / 1e9:.1f} billion images",
+        "days at 3,000 images a second": f"{images / 3000 / 86400:.0f}",
+    }
