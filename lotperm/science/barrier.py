@@ -197,3 +197,30 @@ def accuracy_barriers(lines: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFra
         index=[*by, "seed", "ends", "repair"], columns="alpha", values="accuracy", sort=False
     )
     return ((wide[0.0] + wide[1.0]) / 2 - wide[0.5]).rename("barrier").reset_index()
+
+
+def error_barriers(lines: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Compute the error barrier of every line (Frankle et al. 2020).
+
+    It is the maximum over alpha of the error less the straight line between the errors of the ends:
+    never below 0, so that a mean of such barriers is above 0 by chance alone.
+
+    Parameters
+    ----------
+    lines : pandas.DataFrame
+        Columns `repair`, `alpha` (0 and 1 among them) and `accuracy` (fraction).
+    by : Sequence[str], optional
+        More columns that tell lines apart.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per line: the columns `by`, repair, and `barrier`, a fraction.
+    """
+    wide = lines.pivot_table(index=[*by, "repair"], columns="alpha", values="accuracy", sort=False)
+    alphas = wide.columns.to_numpy(float)
+    accuracy = wide.to_numpy()
+    # Columns are sorted: the ends of the line are the first and the last.
+    straight = np.outer(accuracy[:, 0], 1 - alphas) + np.outer(accuracy[:, -1], alphas)
+    barrier = pd.Series((straight - accuracy).max(1), index=wide.index, name="barrier")
+    return barrier.reset_index()

@@ -18,6 +18,7 @@ from lotperm.studies.arms import study as arms
 from lotperm.studies.connectivity import study as lines
 from lotperm.studies.diversity.study import diversity_table
 from lotperm.studies.early.study import early_table
+from lotperm.studies.lines import STATISTICS
 from lotperm.studies.results import Results
 from lotperm.studies.workbench import Workbench
 
@@ -74,7 +75,7 @@ class Pipeline(Workbench):
         *,
         replicates: int | None = None,
         round_number: int = 0,
-        statistics: int = lines.STATISTICS,
+        statistics: int = STATISTICS,
     ) -> pd.DataFrame:
         """Evaluate the lines from A and from π(A) to B.
 

@@ -761,7 +761,7 @@ def test_recorded_results_of_every_kind_are_found(book):
             "recorded, mnist1d, mlp×1, smoke, S = 0.8, k = 2 − paper, resnet20x1, cifar10",
         ),
         ("09_early_matching", "cell-10", "recorded, mnist1d, mlp×1, smoke, k = 2 − paper"),
-        ("10_mode_connectivity", "cell-15", "recorded, mnist1d, mlp×1, smoke"),
+        ("10_mode_connectivity", "cell-17", "recorded, mnist1d, mlp×1, smoke"),
     ],
 )
 def test_chapters_show_them(book, notebook, cell, words):

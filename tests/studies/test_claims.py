@@ -323,6 +323,29 @@ def test_a_run_at_k_0_decides_what_rewinding_does(sources):
     assert effect.what == "naive, at k > 0 less at k = 0"
 
 
+def test_rewind_epochs_decide_about_a_plateau(sources):
+    """Permuted at 16 epochs rises up to k = 2 alone; naive, a VGG11's, after it too."""
+    (run,) = (run for run in sources.runs if run.name == "desktop_resnet8_cifar10")
+    at = run.rows[(run.rows["rewind_epoch"] == 2) & (run.rows["metric"] == "test_accuracy")]
+    rises = {"permuted": (0, 0.04, 0.04, 0.04, 0.04), "naive": (0, 0.02, 0.04, 0.06, 0.08)}
+    rows = [run.rows[run.rows["rewind_epoch"].isna()]]
+    for i, k in enumerate((0, 2, 4, 8, 12)):
+        more = at["method"].map({arm: rise[i] for arm, rise in rises.items()}).fillna(0)
+        rows.append(at.assign(rewind_epoch=k, value=at["value"] + more))
+    rows = pd.concat(rows, ignore_index=True)
+    experiment = {**run.experiment, "model": {**run.experiment["model"], "name": "vgg11"}}
+    swept = dataclasses.replace(run, name="swept", rows=rows, experiment=experiment)
+    more = dataclasses.replace(sources, runs=(*sources.runs, swept))
+    assert recorded("31 c", sources) is recorded("33", sources) is None
+    (effect,) = BY_NUMBER["31 c"].ours(more)
+    assert effect.value == pytest.approx(4) and recorded("31 c", more) == "agrees"
+    # It rises by 2 points up to k = 2, the turn, and by 6 after it.
+    (effect,) = BY_NUMBER["33"].ours(more)
+    assert effect.value == pytest.approx(-4) and recorded("33", more) == "opposite"
+    few = dataclasses.replace(swept, rows=rows[rows["rewind_epoch"] != 4])
+    assert BY_NUMBER["31 c"].ours(dataclasses.replace(sources, runs=(few,))) == []
+
+
 def test_a_run_on_cifar100_counts_for_cifar100_alone(sources):
     assert recorded("20", sources) is None
     run = another_width(sources, 0.02)

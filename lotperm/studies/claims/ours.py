@@ -181,6 +181,43 @@ def at_first_rewind_epoch(
     return found
 
 
+def plateau(
+    sources: Sources, arm: str, share: float, *, dataset: str | None = None, model: str = ""
+) -> list[Effect]:
+    """Return how much an arm rises with k up to a share of the epochs, less its rise after that.
+
+    Parameters
+    ----------
+    sources : Sources
+        Evidence is drawn from.
+    arm : str
+        Its name.
+    share : float
+        Where it turns, as a share of the epochs of dense training: the nearest k that was run.
+    dataset, model : str, optional
+        Only of these runs, as in `Sources.of_kind`.
+
+    Returns
+    -------
+    list[Effect]
+        One for each table of five rewind epochs or more, k = 0 among them.
+    """
+    found = []
+    for run in sources.of_kind("table", dataset, model):
+        arms = run.accuracies()[arm].groupby(["seed", "rewind_epoch"]).mean().unstack()
+        first, *inner = arms.columns.astype(int)
+        if first != 0 or len(inner) < 4:
+            continue
+        last = inner.pop()
+        turn = min(inner, key=lambda k: abs(k / run.epochs - share))
+        before, after = arms[turn] - arms[first], arms[last] - arms[turn]
+        what = f"{arm}: its rise up to k = {turn} of {run.epochs} less its rise after it"
+        effect = mean_effect(run.source, what, before - after)
+        rises = f"{before.mean():.2f} points up to k = {turn}, {after.mean():.2f} after it"
+        found.append(effect.noted(rises))
+    return found
+
+
 def cost_of_a_ticket(sources: Sources) -> list[Effect]:
     """Return what finding a ticket costs, by the protocol of every recorded table."""
     return [costs.ticket(run.source, run.experiment) for run in sources.of_kind("table")]

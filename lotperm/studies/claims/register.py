@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lotperm.studies.claims import members, ours, symmetry, theirs
+from lotperm.studies.claims import basins, members, ours, symmetry, theirs
 from lotperm.studies.claims.evidence import MOST, Above, Effect, Rule, Within
 from lotperm.studies.claims.members import Members
 from lotperm.studies.claims.numbers import figures
@@ -191,10 +191,14 @@ CLAIMS: tuple[Claim, ...] = (
         post="text",
         paper="text",
         page="notebooks/08_diversity",
-        rule=Above(),
+        # In percent, as the effect is.
+        rule=Above(at_least=100 * MOST),
         unproven="cited, not measured",
+        ours=basins.relearned,
         needs="disagreement and barrier between LTH and A's pruned network, beside those of naive "
         "and permuted",
+        remark="Taken for relearning: at least half of the disagreement between networks of "
+        "different initializations is missing.",
     ),
     Claim(
         number="7",
@@ -540,6 +544,8 @@ CLAIMS: tuple[Claim, ...] = (
         page="notebooks/05_resnet20_cifar10",
         rule=Above(),
         theirs=_one(theirs.permuted_plateau),
+        # At 25 of 200 epochs, as in the paper's tables.
+        ours=partial(ours.plateau, arm="permuted", share=25 / 200),
         needs="the three arms at five rewind epochs or more, k = 0 among them",
     ),
     Claim(
@@ -559,9 +565,10 @@ CLAIMS: tuple[Claim, ...] = (
         "rounds of pruning, once variance collapse is repaired {cite}`paul2023unmasking`.",
         theme=_FURTHER,
         figures=("pruning_barrier",),
-        page="notebooks/10_mode_connectivity",
+        page="notebooks/13_one_basin",
         rule=Within(),
         unproven=_NO_TABLE,
+        ours=basins.own_basin,
         needs="the barrier between dense A and A after every round of IMP, plain and with REPAIR",
     ),
     Claim(
@@ -570,10 +577,12 @@ CLAIMS: tuple[Claim, ...] = (
         "lie in one basin.",
         theme=_FURTHER,
         figures=("plane",),
-        page="notebooks/10_mode_connectivity",
+        page="notebooks/13_one_basin",
         rule=Within(),
         unproven=_NO_TABLE,
+        ours=basins.triangle,
         needs="the 0–1 loss on that plane",
+        remark="Decided by the sides of the triangle; the plane itself is drawn for one seed.",
     ),
     Claim(
         number="33",
@@ -583,6 +592,8 @@ CLAIMS: tuple[Claim, ...] = (
         page="notebooks/07_vgg11_cifar10",
         rule=Above(),
         theirs=_one(theirs.vgg_naive_plateau),
+        # At 20 of 200 epochs.
+        ours=partial(ours.plateau, arm="naive", share=0.1, dataset="cifar10", model="vgg"),
         dataset="cifar10",
         needs="the three arms of VGG11 on CIFAR-10 at several rewind epochs",
     ),

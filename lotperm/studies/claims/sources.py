@@ -13,7 +13,7 @@ from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.claims import numbers
 from lotperm.studies.published import book_folder, paper, recorded
 
-KINDS = ("table", "early", "diversity", "connectivity")
+KINDS = ("table", "early", "diversity", "connectivity", "relearning", "basin")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -64,3 +65,41 @@ def beside_connectivity(
     shown = {name: [number.text(1) for number in row] for name, row in rows.items()}
     table = pd.DataFrame(shown, index=["midpoint accuracy (%)", "barrier (points)"]).T
     return table.rename_axis(["", "network", "stage"])
+
+
+def barriers_by_width(
+    experiments: Sequence[Experiment], lines: Sequence[pd.DataFrame]
+) -> pd.DataFrame:
+    """Collect the barrier from π(A) to B at every width, batch norm reset: the paper's Figure 3.
+
+    Parameters
+    ----------
+    experiments, lines : sequence
+        As of `beside_connectivity`.
+
+    Returns
+    -------
+    DataFrame
+        Columns source (what was computed here, recorded, and published by REPAIR's authors), width,
+        barrier and half_width (points; NaN where there is no interval).
+    """
+    runs = [(f"{live_label(e)}, {e.model.name}", e.model.width, line)
+            for e, line in zip(experiments, lines, strict=True)]  # fmt: skip
+    for run in recorded(kind="connectivity"):
+        model = run.experiment["model"]
+        runs.append((f"recorded, {run.experiment['data']['name']}, {model['name']}",
+                     model["width"], run.summary))  # fmt: skip
+    rows = []
+    for source, width, line in runs:
+        found = accuracy_barriers(line)
+        chosen = found[(found["ends"] == "permuted") & (found["repair"] == "bn")]
+        # A page may have been asked for other repairs alone.
+        if len(chosen):
+            rows.append((source, width, *Number.of(chosen["barrier"])))
+    published = paper("lmc_reference")
+    published = published[published["model"].str.startswith("resnet20")].dropna(subset="barrier")
+    widths = published["model"].str.rpartition("x")[2].astype(float)
+    for width, barrier in zip(widths, published["barrier"], strict=True):
+        rows.append(("REPAIR's authors, cifar10, resnet20", width, barrier, math.nan))
+    columns = ["source", "width", "barrier", "half_width"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["source", "width"], kind="stable")

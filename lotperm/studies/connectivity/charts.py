@@ -12,9 +12,7 @@ from torch import Tensor
 
 from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval
-
-REPAIR_WORDS = {"none": "nothing repaired", "bn": "batch norm reset", "repair": "REPAIR"}
-"""Repair of interpolated networks -> its words."""
+from lotperm.studies.lines import REPAIR_WORDS
 
 # In the colours of naive and permuted: π does to these lines what it does to the arms.
 _LINES = (("as trained", "#d55e00", "A to B"), ("permuted", "#009e73", "π(A) to B"))
@@ -91,6 +89,35 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
     axes[0][0].set_ylabel("accuracy barrier (points)")
     axes[0][0].legend(fontsize=8)
     figure.suptitle(title)
+    return figure
+
+
+def by_width(table: pd.DataFrame) -> Figure:
+    """Draw the barrier of matched networks against width, live, recorded and published.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `lotperm.studies.connectivity.beside.barriers_by_width` returns it.
+    """
+    figure, ax = plt.subplots(figsize=(8, 3.4), layout="constrained")
+    for (source, part), marker in zip(table.groupby("source", sort=False), "osD^v", strict=False):
+        ax.errorbar(
+            part["width"],
+            part["barrier"],
+            part["half_width"].fillna(0),
+            fmt=f"{marker}-",
+            capsize=4,
+            label=source,
+        )
+    ax.set_xscale("log", base=2)
+    widths = sorted(set(table["width"]))
+    ax.set_xticks(widths, [f"{width:g}" for width in widths])
+    ax.minorticks_off()
+    # Negative barriers are noise: they are shown, not cut off.
+    ax.axhline(0, color="#999999", linewidth=1)
+    ax.set(xlabel="width", ylabel="accuracy barrier, π(A) to B (points)")
+    ax.legend(fontsize=8)
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lotperm.studies import page, tables
 from lotperm.studies.connectivity import charts
-from lotperm.studies.connectivity.beside import beside_connectivity
+from lotperm.studies.connectivity.beside import barriers_by_width, beside_connectivity
 from lotperm.studies.connectivity.study import STUDY, ConnectivityOptions, connectivity_table
 from lotperm.studies.study import Study
 
@@ -61,6 +61,14 @@ class Page(Lines):
         every = tables.by_width(self.experiments, self.lines)
         title = f"Accuracy barrier against width ({self.about})"
         return charts.barriers(every, "width", label="width", title=title, log=True)
+
+    def by_width(self) -> Figure:
+        """Draw the barrier of matched networks against width, live, recorded and published."""
+        return charts.by_width(barriers_by_width(self.experiments, self.lines))
+
+    def width_data(self) -> HTML:
+        """Make a link that downloads what `by_width` draws."""
+        return self.download(barriers_by_width(self.experiments, self.lines), "barrier_by_width")
 
     def against_round(self) -> Figure:
         """Draw the accuracy barrier against the round of pruning."""

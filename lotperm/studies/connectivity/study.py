@@ -11,20 +11,16 @@ import pandas as pd
 
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import PARAMETERS
-from lotperm.data.dataset import first
-from lotperm.data.datasets import info
 from lotperm.errors import ParameterError, shown, unknown_name
-from lotperm.science.barrier import REPAIRS, Repair, loss_barrier
+from lotperm.science.barrier import REPAIRS, Repair
 from lotperm.science.symmetry import permute
 from lotperm.store.stages import StageResult
-from lotperm.store.tasks import Inputs, Source, Task, Work
+from lotperm.store.tasks import Inputs, Source, Task
 from lotperm.store.workspace import Workspace
+from lotperm.studies.lines import STATISTICS, Lines, line_work
 from lotperm.studies.stages import dense, halves, imp_rounds, match
 from lotperm.studies.study import Options, Study, option
 from lotperm.studies.workbench import Workbench
-
-STATISTICS = 2_000
-"""Training examples from which the repairs take their statistics."""
 
 
 def line_positions(points: int) -> list[float]:
@@ -95,42 +91,23 @@ def connectivity(
         pruned = rounds[round_number - 1]
 
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
-        # A single network takes the weights of one place on a line after the other.
-        network = bench.build().to(bench.runtime.device)
+        lines = Lines(bench, statistics)
         weights_a, weights_b = halves(inputs.replicates("dense", "final"))
         # IMP's own solution: what its mask removed is 0 in these weights.
         if inputs.has("pruned"):
             weights_a = inputs.replicates("pruned", "final")
         # Found for the dense networks; it also moves A as it is after rounds of pruning.
         permutations = inputs.replicates("match", "permutation")
-        batches = bench.batches(bench.data.test)
-        # The test split is gone through for every network on every line, so its batches are made
-        # once, unless they come from files and may not fit into memory.
-        test = batches if bench.data.streamed else list(batches)
-        examples = list(bench.batches(first(bench.data.train, statistics)).inputs())
         rows = []
         # Not strict: `replicates` may ask for the first few seeds only.
         for i, (seed, permutation) in enumerate(zip(seeds, permutations, strict=False)):
             moved = permute(weights_a[i], bench.spec, permutation)
             # Both lines end in the same B, and are evaluated on the same examples.
             for ends, a in (("as trained", weights_a[i]), ("permuted", moved)):
-                for repair in repairs:
-                    curve = loss_barrier(
-                        network,
-                        a,
-                        weights_b[i],
-                        {"test": test},
-                        alphas,
-                        repair=repair,
-                        statistics=examples,
-                    )
-                    rows += [
-                        {"seed": seed, "ends": ends, **row} for row in curve.to_dict("records")
-                    ]
+                found = lines.between(a, weights_b[i], alphas, repairs)
+                rows += [{"seed": seed, "ends": ends, **row} for row in found]
         return StageResult({"rows": rows}, {}, bench.meta())
 
-    lines = 2 * len(seeds) * len(alphas)
-    repaired = sum(repair != "none" for repair in repairs)
     return bench.task(
         "connectivity",
         inputs={
@@ -146,12 +123,7 @@ def connectivity(
             "statistics": statistics,
         },
         label="loss along the line from A to B",
-        work=Work(
-            # Repairing a network takes statistics from training examples, which go through it as
-            # well.
-            forward_images=lines
-            * (len(repairs) * info(experiment.data).test + repaired * statistics)
-        ),
+        work=line_work(experiment.data, 2 * len(seeds), alphas, repairs, statistics),
         compute=compute,
     )
 

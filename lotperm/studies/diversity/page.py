@@ -1,4 +1,4 @@
-"""The page of diversity and ensembles."""
+"""The page of diversity and ensembles, and of what LTH learns again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from lotperm.studies.diversity import charts, tables
 from lotperm.studies.diversity.beside import beside_diversity
 from lotperm.studies.diversity.study import STUDY, diversity_table
 from lotperm.studies.published import live_label
+from lotperm.studies.relearning import charts as nearness_charts
+from lotperm.studies.relearning import tables as nearness_tables
+from lotperm.studies.relearning.beside import beside_relearning
+from lotperm.studies.relearning.study import relearning_table
 from lotperm.studies.study import Study, cells
 
 
@@ -56,3 +60,33 @@ class Page(page.Page):
     def beside(self) -> pd.DataFrame:
         """Put the table, live and recorded, beside the paper's."""
         return beside_diversity(self.table, self.experiment)
+
+    # The pruned network that a ticket came from
+
+    @cached_property
+    def solutions(self) -> pd.DataFrame:
+        """How near the solutions of the first cell are to A's, as `relearning_table`."""
+        return relearning_table(self.pipeline, *cells(self.experiment)[0])
+
+    def relearned(self) -> Figure:
+        """Draw how far the sparse networks are from pruned A."""
+        s = self.experiment.sparsities[0]
+        reference = nearness_tables.main_reference(self.solutions)
+        title = f"How far from {nearness_tables.WORDS[reference]}, sparsity {s:g} ({self.about})"
+        return nearness_charts.nearness(self.solutions, title=title)
+
+    def nearness(self) -> pd.DataFrame:
+        """Return how near every network is to pruned and to dense A."""
+        return nearness_tables.nearness(self.solutions)
+
+    def more_than_lth(self) -> pd.DataFrame:
+        """Return by how much more the networks that start from B differ from A's than LTH does."""
+        return nearness_tables.relearned(self.solutions)
+
+    def nearness_data(self) -> HTML:
+        """Make a link that downloads the comparison, a row for each seed and pair."""
+        return self.download(self.solutions, f"{self.figure}_relearning")
+
+    def beside_nearness(self) -> pd.DataFrame:
+        """Put nearness to pruned A, live and recorded, one below the other."""
+        return beside_relearning(self.solutions, self.experiment)

@@ -25,6 +25,7 @@ from lotperm.store.stages import StageResult
 from lotperm.store.tasks import Inputs, Plain, Source, Task, epoch_file
 from lotperm.store.workspace import Workspace
 from lotperm.studies.arms.study import sparse
+from lotperm.studies.relearning.study import relearning
 from lotperm.studies.stages import dense, halves, ticket
 from lotperm.studies.study import Options, Study, cells
 from lotperm.studies.subject import plain
@@ -175,9 +176,16 @@ class Diversity(Study[DiversityOptions]):
         return pd.concat(found, ignore_index=True)
 
     def chapter(self, benches: Sequence[Workbench], options: DiversityOptions) -> list[Task]:
-        """List the first cell alone."""
+        """List the members of the first cell alone, and how near its solutions are to A's."""
         # Members are costly: a page shows one cell, as the paper's Table 1 does.
-        return [diversity(bench, *cells(bench.experiment)[0]) for bench in benches]
+        return [
+            task
+            for bench in benches
+            for task in (
+                diversity(bench, *cells(bench.experiment)[0]),
+                relearning(bench, *cells(bench.experiment)[0]),
+            )
+        ]
 
 
 STUDY = Diversity()

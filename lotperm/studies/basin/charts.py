@@ -1,0 +1,85 @@
+"""Figures of the barriers after every round of pruning, and of the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lotperm.science.statistics import interval
+from lotperm.studies.basin.tables import barriers
+from lotperm.studies.charts import METHODS
+from lotperm.studies.lines import REPAIR_WORDS
+
+_LINES = {"none": ("#d55e00", "o-"), "repair": ("#009e73", "s--")}
+"""Repair -> colour, and marker with dashes."""
+
+
+def against_round(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw the error barrier between dense A and A after every round of IMP.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `basin_table` returns it.
+    title : str
+        The figure's title: data, network and profile.
+    """
+    found = barriers(table[table["network"] == "imp"])
+    figure, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    for repair, part in found.groupby("repair"):
+        colour, style = _LINES[str(repair)]
+        groups = {
+            100 * float(rows["sparsity"].iloc[0]): 100 * rows["barrier"].to_numpy()
+            for _, rows in part.groupby("sparsity")
+        }
+        means, halves = np.array([interval(values) for values in groups.values()]).T
+        words = REPAIR_WORDS[str(repair)]
+        ax.errorbar(list(groups), means, halves, fmt=style, capsize=4, color=colour, label=words)
+    ax.axhline(0, color="#999999", linewidth=1)
+    ax.set(xlabel="weights removed after the round (%)", ylabel="error barrier (points)")
+    ax.set_title(title)
+    ax.legend()
+    return figure
+
+
+def plane(places: pd.DataFrame, corners: Mapping[str, Sequence[float]], *, title: str) -> Figure:
+    """Draw the 0–1 loss on the plane through three networks.
+
+    Parameters
+    ----------
+    places : DataFrame
+        Columns x, y, error (a fraction), a full grid.
+    corners : mapping of str to (x, y)
+        Network -> its place.
+    title : str
+        The figure's title: data, network and profile.
+    """
+    grid = 100 * places.pivot_table(index="y", columns="x", values="error")
+    figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    # Levels are closest where the loss is low: basins are told apart there.
+    low, high = float(grid.min().min()), float(grid.max().max())
+    levels = low + (high - low) * np.linspace(0, 1, 15) ** 2 if high > low else [low, low + 1]
+    shades = ax.contourf(grid.columns, grid.index, grid, levels=levels, cmap="viridis_r")
+    ax.contour(grid.columns, grid.index, grid, levels=levels, colors="white", linewidths=0.4)
+    xs, ys = zip(*[*corners.values(), next(iter(corners.values()))], strict=True)
+    ax.plot(xs, ys, color="#333333", linewidth=1, linestyle=":")
+    for name, (x, y) in corners.items():
+        ax.plot(x, y, "o", color=METHODS[name][1], markeredgecolor="white", markersize=9)
+        ax.annotate(
+            _PLACES[name], (x, y), xytext=(6, 6), textcoords="offset points", color="#111111",
+            bbox={"boxstyle": "round", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
+        )  # fmt: skip
+    figure.colorbar(shades, ax=ax, label="test error (%)", format="%.0f")
+    # Distances in the drawing are distances between weights.
+    ax.set(xlabel="distance in weight space", aspect="equal")
+    ax.grid(False)
+    ax.set_title(title)
+    return figure
+
+
+_PLACES = {"dense_a": "dense A", "lth": "LTH", "permuted": "permuted, brought back"}
+"""Corner -> its label."""

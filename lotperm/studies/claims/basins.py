@@ -1,0 +1,57 @@
+"""Evidence on basins from recorded runs: what a ticket learns again, and what lies between."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lotperm.studies.basin.tables import largest
+from lotperm.studies.claims.evidence import Effect, mean_effect, ratio_effect
+from lotperm.studies.claims.sources import Sources
+
+
+def relearned(sources: Sources) -> list[Effect]:
+    """Return how much less than the permuted network LTH disagrees with pruned A, in percent.
+
+    The permuted network is the yardstick of another solution: it starts from B, and is as sparse.
+    """
+    found = []
+    for run in sources.of_kind("relearning"):
+        towards = run.rows[run.rows["reference"] == "imp"]
+        wide = towards.pivot_table(index="seed", columns="network", values="disagreement")
+        effect = ratio_effect(
+            run.source,
+            "disagreement with pruned A, LTH less than permuted",
+            wide["permuted"] - wide["lth"],
+            wide["permuted"],
+        )
+        barrier = 100 * towards.groupby("network")["barrier_repair"].mean()
+        found.append(
+            effect.noted(
+                f"LTH disagrees on {100 * wide['lth'].mean():.1f} % of the test images, permuted on "
+                f"{100 * wide['permuted'].mean():.1f} %; the barrier to pruned A after REPAIR is "
+                f"{barrier['lth']:.1f} and {barrier['permuted']:.1f} points"
+            )
+        )
+    return found
+
+
+def own_basin(sources: Sources) -> list[Effect]:
+    """Return the largest error barrier between dense A and A after any round of IMP, repaired."""
+    return [
+        _largest(run.source, run.rows, "rounds", "largest barrier, dense A to A after a round")
+        for run in sources.of_kind("basin")
+    ]
+
+
+def triangle(sources: Sources) -> list[Effect]:
+    """Return the largest error barrier between dense A, LTH and permuted, repaired."""
+    return [
+        _largest(run.source, run.rows, "edges", "largest barrier, dense A, LTH and permuted")
+        for run in sources.of_kind("basin")
+    ]
+
+
+def _largest(source: str, rows: pd.DataFrame, over: str, what: str) -> Effect:
+    barrier = 100 * largest(rows, over)
+    effect = mean_effect(source, f"{what}, after REPAIR", barrier["repair"])
+    return effect.noted(f"without repair {barrier['none'].mean():.1f} points")

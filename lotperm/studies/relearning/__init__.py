@@ -1,0 +1,1 @@
+"""Does a ticket learn the pruned network's solution again? LTH beside networks that start from B."""
