@@ -70,6 +70,14 @@ class TracedNetwork:
         return pytree.tree_leaves(network(*inputs))
 
     @cached_property
+    def writes(self) -> bool:
+        """Whether the network may write into its weights or inputs."""
+        return any(
+            isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+            for node in self.graph.nodes
+        )
+
+    @cached_property
     def any_layout(self) -> bool:
         """Whether images may be channels-last in memory though they weren't for the network.
 
@@ -128,6 +136,35 @@ def export_graph(
     leaves, structure = pytree.tree_flatten((args, dict(kwargs)))
     size = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
     try:
+        program = _export(model, leaves, structure, size)
+    except UnsupportedModelError:
+        check_that_it_runs(model, args, kwargs)
+        raise
+    unstack_recurrence(program.graph)
+    # Modules in the graph are checks of the input's shape, which would fix the batch size.
+    checks = ("_assert_async", "_assert_scalar", "_assert_tensor_metadata")
+    for node in [
+        n for n in program.graph.nodes if n.op == "call_module" or operation_name(n) in checks
+    ]:
+        program.graph.erase_node(node)
+    return program
+
+
+def is_variable(value: Tensor) -> bool:
+    """Return whether the first size of an exported tensor is free."""
+    return value.dim() > 0 and not isinstance(value.shape[0], int)
+
+
+def check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise an error if a network doesn't run on its inputs.
+
+    Raises
+    ------
+    UnsupportedModelError
+        With what the network raised.
+    """
+    leaves, structure = pytree.tree_flatten((args, dict(kwargs)))
+    try:
         with torch.no_grad():
             # On copies, as a network may write into its buffers and inputs.
             _flat_copy(model, structure)(*copy.deepcopy(leaves))
@@ -140,15 +177,6 @@ def export_graph(
             f"{type(error).__name__}: {_first_line(error)} Give inputs that it runs on in "
             "evaluation mode."
         ) from error
-    program = _export(model, leaves, structure, size)
-    unstack_recurrence(program.graph)
-    # Modules in the graph are checks of the input's shape, which would fix the batch size.
-    checks = ("_assert_async", "_assert_scalar", "_assert_tensor_metadata")
-    for node in [
-        n for n in program.graph.nodes if n.op == "call_module" or operation_name(n) in checks
-    ]:
-        program.graph.erase_node(node)
-    return program
 
 
 def _export(
@@ -173,6 +201,8 @@ def _export(
                     dynamic_shapes=(dynamic,),
                     strict=False,
                 ).module()
+        except LotpermError:
+            raise
         except Exception as error:  # whatever the exporter raises
             first = first or error
             if not any(isinstance(module, nn.RNNBase) for module in model.modules()):

@@ -72,7 +72,7 @@ class Labeller(fx.Interpreter):
             return None
         result = self.operation(Call(n, args, kwargs))
         if isinstance(result, Tensor):
-            self.labels.carried[n.name] = result = self.labels.find(result)
+            self.labels.carried[n.name] = result = self.labels.compact(result)
         return result
 
     def parameter(self, n: fx.Node) -> Matrix | Tensor:

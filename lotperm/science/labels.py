@@ -237,6 +237,14 @@ class Labels:
         roots = thin(self.find(ids))
         return [d for d in range(ids.dim()) if bool((roots != roots.narrow(d, 0, 1)).any())]
 
+    def compact(self, ids: Tensor) -> Tensor:
+        """Return the root of each id, with stride 0 along dimensions where they are constant."""
+        roots = thin(self.find(ids))
+        for d in range(roots.dim()):
+            if roots.shape[d] > 1 and bool((roots == roots.narrow(d, 0, 1)).all()):
+                roots = roots.narrow(d, 0, 1)
+        return roots.expand(ids.shape)
+
     def crosses(self, ids: Tensor, dim: int) -> bool:
         """Return whether units lie along other dimensions than this one, which holds positions."""
         varying = self.varying(ids) if self.may_move(ids) else []

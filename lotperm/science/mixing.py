@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from lotperm.science.graphs import concrete_shape, cut_graph, operation_name
+from lotperm.science.graphs import concrete_shape, cut_graph, is_variable, operation_name
 from lotperm.science.symmetry import PermutationSpec
 
 # Operations that treat each example alone, whatever their arguments are.
@@ -60,7 +60,7 @@ def mixes_examples(
 
 def _has_batch(value: Any) -> bool:
     """Return whether the first size of an exported input is free."""
-    return isinstance(value, Tensor) and value.dim() > 0 and not isinstance(value.shape[0], int)
+    return isinstance(value, Tensor) and is_variable(value)
 
 
 def _random(value: Any, dtype: torch.dtype, generator: torch.Generator) -> Any:

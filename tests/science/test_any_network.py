@@ -201,6 +201,11 @@ def test_forms_of_batches() -> None:
         (TwoInputs(), X, r"TwoInputs fails on the example input.* missing .* argument: 'y'"),
         (mlp(), {"image": X}, r"Sequential fails on the example input, which is a dict with image"),
         (mlp(), X[:, :3], r"shape \(16, 3\): RuntimeError: mat1 and mat2 shapes"),
+        (
+            nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)),
+            torch.full((4, 3), 9),
+            r"Sequential fails on the example input.* IndexError: index out of range",
+        ),
         (mlp(), "x", r"example_input is of type str, expected a batch"),
         (mlp(), (), r"at least one example, got a tuple of 0"),
         (nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)), X, r"0.weight has no shape yet"),
