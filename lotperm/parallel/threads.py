@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import torch
@@ -42,14 +42,20 @@ def workers(count: int) -> Iterator[Callable[..., list[Any]]]:
         return
     threads = torch.get_num_threads()
     share = max(1, threads // count)
-    # Each thread sets its own share, as the setting is partly one of the thread.
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+    # Each thread sets its own share, as the setting is partly one of the thread. No executor of
+    # concurrent.futures: a process that is forked in one of its threads, such as a reader of
+    # images, ends with exit code 1, and a DataLoader that is still open takes that for a failure.
+    pool = ThreadPool(count, initializer=torch.set_num_threads, initargs=(share,))
 
-        def each(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-            return list(pool.map(function, *arguments))
+    def each(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+        # The first that fails is raised, and those behind it aren't begun.
+        return list(pool.imap(lambda given: function(*given), zip(*arguments, strict=True)))
 
-        try:
-            yield each
-        finally:
-            # Put back: parts of this setting are global.
-            torch.set_num_threads(threads)
+    try:
+        yield each
+    finally:
+        # What has begun is waited for, as it uses what the caller holds.
+        pool.terminate()
+        pool.join()
+        # Put back: parts of this setting are global.
+        torch.set_num_threads(threads)
