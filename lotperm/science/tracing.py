@@ -180,10 +180,10 @@ def check_spec(
 
 
 def _moving(spec: PermutationSpec, generator: torch.Generator) -> Permutation:
-    """Draw a permutation that leaves few groups as they are; small ones may be, by chance."""
+    """Draw a permutation that leaves few units where they are, as may be in small groups."""
 
     def still(p: Permutation) -> int:
-        return sum(torch.equal(order, torch.arange(len(order))) for order in p.values())
+        return sum(int((order == torch.arange(len(order))).sum()) for order in p.values())
 
     draws = []
     for _ in range(8):
