@@ -1,0 +1,169 @@
+"""Figures of signs against symmetry."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lotperm.science.statistics import interval
+from lotperm.studies.arms.arms import Arm
+from lotperm.studies.charts import METHODS, dots
+from lotperm.studies.signs import arms
+from lotperm.studies.signs.measures import by_arm
+
+_GREY = "#777777"
+
+# Arm -> its colour and marker; controls are grey.
+_LOOKS = {
+    arms.LTH: (METHODS["lth"][1], "o"),
+    arms.PERMUTED: (METHODS["permuted"][1], "o"),
+    arms.NAIVE: (METHODS["naive"][1], "o"),
+    arms.NAIVE_A: ("#e69f00", "s"),
+    arms.PERMUTED_A: ("#56b4e9", "s"),
+    arms.NAIVE_WRONG: (_GREY, "s"),
+    arms.PERMUTED_WRONG: (_GREY, "D"),
+    arms.PERMUTED_RANDOM: (_GREY, "X"),
+    arms.NAIVE_B: (_GREY, "v"),
+    arms.PERMUTED_B: (_GREY, "^"),
+    arms.PERMUTED_IMP: (_GREY, "P"),
+    arms.LTH_A: ("#8c6bb1", "s"),
+}
+
+_ORDER = (
+    arms.LTH,
+    arms.LTH_A,
+    arms.NAIVE,
+    arms.NAIVE_A,
+    arms.NAIVE_WRONG,
+    arms.NAIVE_B,
+    arms.PERMUTED,
+    arms.PERMUTED_A,
+    arms.PERMUTED_WRONG,
+    arms.PERMUTED_IMP,
+    arms.PERMUTED_B,
+    arms.PERMUTED_RANDOM,
+)
+
+
+def _label(arm: Arm) -> str:
+    return METHODS[arm.name][0] if arm.name in METHODS else arm.name
+
+
+def _cells(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the cells of the table with their titles."""
+    return [
+        (f"S = {s:g}, k = {k}", rows)
+        for (s, k), rows in table.groupby(["sparsity", "rewind_epoch"])
+    ]
+
+
+def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw the accuracies of all arms, a panel for each cell.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The study's table, of one width.
+    title : str
+        The figure's title: data, network and profile.
+    """
+    cells = _cells(table[table["ticket"] == "own"])
+    figure, axes = plt.subplots(
+        1, len(cells), figsize=(8, 4.6), layout="constrained", squeeze=False, sharey=True
+    )
+    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+        found = by_arm(rows)
+        shown = [arm for arm in _ORDER if arm.name in found]
+        dots(
+            ax,
+            {_label(arm): found[arm.name] for arm in shown},
+            {_label(arm): _LOOKS[arm][0] for arm in shown},
+        )
+        ax.axvline(found["lth"].mean(), color=METHODS["lth"][1], linestyle=":", linewidth=1)
+        ax.set(title=words, xlabel="test accuracy (%)")
+    figure.suptitle(title)
+    return figure
+
+
+def whose_basin(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw the barrier to the permuted ticket against that to the ticket, a panel for each cell.
+
+    Below the diagonal an arm ends nearer to the permuted copy of A's basin than to A's own.
+    """
+    cells = _cells(table[(table["ticket"] == "own") & (table["arm"] != arms.LTH.name)])
+    figure, axes = plt.subplots(
+        1,
+        len(cells),
+        figsize=(8, 4.4),
+        layout="constrained",
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
+    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+        own, permuted = (by_arm(rows, f"accuracy_barrier{end}") for end in ("", "_permuted"))
+        for arm in _ORDER:
+            if arm.name not in own:
+                continue
+            colour, marker = _LOOKS[arm]
+            (x, dx), (y, dy) = interval(own[arm.name]), interval(permuted[arm.name])
+            ax.errorbar(
+                x,
+                y,
+                xerr=dx,
+                yerr=dy,
+                fmt=marker,
+                color=colour,
+                label=_label(arm),
+                capsize=2,
+                linewidth=1,
+                ms=6,
+            )
+        ends = [min(ax.get_xlim()[0], ax.get_ylim()[0]), max(ax.get_xlim()[1], ax.get_ylim()[1])]
+        ax.plot(ends, ends, color="#aaaaaa", linewidth=1, linestyle=":", zorder=0)
+        ax.set(title=words, xlabel="barrier to A's ticket (points)")
+    axes[0][0].set_ylabel("barrier to the permuted ticket (points)")
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+    )
+    figure.suptitle(title)
+    return figure
+
+
+def gains(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw what mask, signs and both gain over naive, in every cell of every width.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The study's table with a column ``width``.
+    title : str
+        The figure's title: data, network and profile.
+    """
+    own = table[table["ticket"] == "own"]
+    places = [
+        (f"×{width:g}, S = {s:g}, k = {k}", by_arm(rows))
+        for (width, s, k), rows in own.groupby(["width", "sparsity", "rewind_epoch"])
+    ]
+    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.55 * len(places)), layout="constrained")
+    compared = (arms.PERMUTED, arms.NAIVE_A, arms.PERMUTED_A, arms.LTH)
+    for n, arm in enumerate(compared):
+        colour, marker = _LOOKS[arm]
+        points = [interval(found[arm.name] - found["naive"]) for _, found in places]
+        means, halves = zip(*points, strict=True)
+        ax.errorbar(
+            means,
+            [y + 0.16 * (n - 1.5) for y in range(len(places))],
+            xerr=halves,
+            fmt=marker,
+            color=colour,
+            capsize=3,
+            ms=5,
+            label=_label(arm),
+        )
+    ax.axvline(0, color=METHODS["naive"][1], linestyle=":", label=METHODS["naive"][0])
+    ax.set_yticks(range(len(places)), [words for words, _ in places])
+    ax.set(xlabel="gain over naive (points)", ylim=(len(places) - 0.4, -0.6), title=title)
+    ax.legend(fontsize=8)
+    return figure
