@@ -75,19 +75,19 @@ class Ledger(_FromData):
         )
         card += self.paragraph(claim.words, "claim-words")
         card += self.paragraph(self.places(claim), "claim-places")
-        card += nodes.definition_list(
-            "",
-            self.evidence(
-                "Published", row.tables, row.theirs, claim, f"No number: {claim.unproven}."
-            ),
-            self.evidence(
-                "Here", row.verdict, (*row.recorded, *row.live), claim, self.missing(row)
-            ),
-        )
+        card += nodes.definition_list("", *self.items(row))
         units = [effect.unit for effect in (*row.theirs, *row.recorded, *row.live)]
         rule = f"Asked of the effect: {claim.rule.words(units[0] if units else '')}."
         card += self.paragraph(f"{rule} {claim.remark}".strip(), "claim-rule")
         return card
+
+    def items(self, row: Any) -> list[nodes.definition_list_item]:
+        claim, unproven = row.claim, f"No number: {row.claim.unproven}."
+        here = (*row.recorded, *row.live)
+        return [
+            self.evidence("Published", row.tables, row.theirs, claim, unproven),
+            self.evidence("Here", row.verdict, here, claim, self.missing(row)),
+        ]
 
     def places(self, claim: Any) -> str:
         post, paper = (claim.place(where) or "–" for where in ("post", "paper"))
@@ -112,6 +112,28 @@ class Ledger(_FromData):
         if not effects:
             definition += self.paragraph(otherwise)
         return nodes.definition_list_item("", term, definition)
+
+
+class OwnLedger(Ledger):
+    """The ledger's second part: this project's own claims, a card each."""
+
+    required_arguments = 0
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm import studies
+        from lotperm.studies.claims.own import own_ledger
+
+        self.depend()
+        for path in Path(studies.__file__).parent.glob("*/predictions.toml"):
+            self.env.note_dependency(str(path))
+        return [self.card(row) for row in own_ledger()]
+
+    def items(self, row: Any) -> list[nodes.definition_list_item]:
+        # Nobody else has made these claims, so nothing is published.
+        return super().items(row)[1:]
+
+    def places(self, claim: Any) -> str:
+        return f"In this book: {{doc}}`/{claim.page}`"
 
 
 class LedgerSum(_FromData):
@@ -313,6 +335,7 @@ def _badge(verdict: str) -> nodes.inline:
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_directive("ledger", Ledger)
+    app.add_directive("own-ledger", OwnLedger)
     app.add_directive("ledger-sum", LedgerSum)
     app.add_directive("ledger-overview", LedgerOverview)
     app.add_directive("ledger-download", LedgerDownload)

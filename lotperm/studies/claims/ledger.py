@@ -51,7 +51,9 @@ class Row:
 
 
 def ledger(
-    sources: Sources | None = None, live: Mapping[str, Sequence[Effect]] | None = None
+    sources: Sources | None = None,
+    live: Mapping[str, Sequence[Effect]] | None = None,
+    claims: Sequence[Claim] = CLAIMS,
 ) -> list[Row]:
     """Compute the ledger.
 
@@ -61,11 +63,13 @@ def ledger(
         The tables and records to compute it from; by default those in ``book/``.
     live : mapping of str to sequence of Effect, optional
         Evidence that is computed while a page is built: number of a claim -> effects.
+    claims : sequence of Claim, optional
+        The claims; by default the paper's.
 
     Returns
     -------
     list[Row]
-        One for each of `CLAIMS`.
+        One for each of them.
     """
     # Tests bring their own, with numbers that are changed.
     sources = Sources.load() if sources is None else sources
@@ -77,7 +81,7 @@ def ledger(
             tuple(claim.ours(sources)) if claim.ours else (),
             tuple(live.get(claim.number, ())),
         )
-        for claim in CLAIMS
+        for claim in claims
     ]
 
 

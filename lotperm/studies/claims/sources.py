@@ -13,7 +13,16 @@ from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.claims import numbers
 from lotperm.studies.published import book_folder, paper, recorded
 
-KINDS = ("table", "early", "diversity", "connectivity", "relearning", "basin")
+KINDS = (
+    "table",
+    "early",
+    "diversity",
+    "connectivity",
+    "relearning",
+    "basin",
+    "causal",
+    "signs",
+)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def _less(
 
 
 def _words(a: Arm, b: Arm) -> str:
-    return f"({a.name}) − ({b.name})"
+    a_words, b_words = (arm.name.replace("lth", "LTH") for arm in (a, b))
+    return f"({a_words}) − ({b_words})"
 
 
 def _accuracy(a: Arm, b: Arm) -> Measure:
