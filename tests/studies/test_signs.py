@@ -237,7 +237,7 @@ def test_the_ledgers_second_part_follows_recorded_runs() -> None:
     [
         ({"controls": ["randm"]}, "unknown control 'randm'"),
         ({"controls": ["random", "random"]}, "no name twice"),
-        ({"members": 1}, "expected true or false"),
+        ({"ensembles": 1}, "expected true or false"),
     ],
 )
 def test_wrong_options_are_refused(given: dict[str, Any], said: str) -> None:

@@ -142,7 +142,7 @@ class SignsOptions(Options):
     controls: tuple[str, ...] = option(
         tuple(CONTROLS), _controls, f"control arms: {', '.join(CONTROLS)}"
     )
-    members: bool = option(True, _flag, "also train members that share a ticket")
+    ensembles: bool = option(True, _flag, "also train members that share a ticket")
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -191,7 +191,7 @@ class Signs(Study[SignsOptions]):
         found = []
         for cell in cells(bench.experiment):
             found.append(ends(bench, *cell, options.arms))
-            if options.members:
+            if options.ensembles:
                 found.append(apart(bench, *cell))
         return found
 
@@ -200,7 +200,7 @@ class Signs(Study[SignsOptions]):
         parts = []
         for cell in cells(bench.experiment):
             parts.append(signs_table(bench, *cell, options.arms))
-            if options.members:
+            if options.ensembles:
                 parts.append(members_table(bench, *cell))
         return pd.concat(parts, ignore_index=True)
 
@@ -221,7 +221,7 @@ class Signs(Study[SignsOptions]):
                             s,
                             k,
                             arms=options.arms if number == 0 and at_first else MAIN,
-                            members=options.members and number == 0 and (s, k) == own[0],
+                            members=options.ensembles and number == 0 and (s, k) == own[0],
                         )
                     )
         return shown
