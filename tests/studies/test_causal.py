@@ -19,7 +19,7 @@ from lotperm.science.statistics import interval
 from lotperm.studies import causal
 from lotperm.studies.causal import charts
 from lotperm.studies.causal.measures import MEASURES, doses
-from lotperm.studies.causal.study import STUDY, CausalOptions, all_arms
+from lotperm.studies.causal.study import IDENTITY, STUDY, CausalOptions, all_arms
 from lotperm.studies.claims.evidence import Above, Within
 from lotperm.studies.predictions import effects, load_predictions, verdicts
 
@@ -78,7 +78,7 @@ def made_up(**accuracies: float) -> pd.DataFrame:
                     "test": "oracle" if copy else "dose" if share else "sources",
                     "arm": arm,
                     "share": share,
-                    "permutation": "" if "naive" in arm or arm == "lth" else "found",
+                    "permutation": IDENTITY if "naive" in arm or arm == "lth" else "found",
                     "correlation": accuracy,
                     "accuracy": accuracy + seed / 1000,
                 }
@@ -139,6 +139,16 @@ def test_predictions_are_judged_by_the_numbers() -> None:
     found = verdicts(predictions, MEASURES, {"here": worse})["verdict"]
     by_number = {words.split(":")[0]: verdict for words, verdict in found.items()}
     assert by_number["C 1"] == by_number["C 3"] == "opposite"
+
+
+def test_a_recorded_table_says_what_the_live_one_did(table: pd.DataFrame, tmp_path: Path) -> None:
+    table.to_csv(tmp_path / "results.csv", index=False)
+    read = pd.read_csv(tmp_path / "results.csv")
+    for _, rows in table.groupby("rewind_epoch"):
+        again = read.loc[rows.index]
+        for name, measure in MEASURES.items():
+            if name != "256 is all":
+                pd.testing.assert_series_equal(measure.of(again), measure.of(rows))
 
 
 def test_a_table_without_the_arms_says_nothing() -> None:

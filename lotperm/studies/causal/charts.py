@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
 from lotperm.studies.causal.measures import by_arm, doses
-from lotperm.studies.causal.study import COPY_NAIVE, oracle
+from lotperm.studies.causal.study import COPY_NAIVE, IDENTITY, oracle
 from lotperm.studies.charts import METHODS, dots
 
 _COPY = "#cc79a7"
@@ -92,7 +92,7 @@ def _level(ax: Axes, percent: np.ndarray, method: str) -> None:
 
 def kind(row: pd.Series) -> str:
     """Return the kind of an arm's permutation, as the figure tells them apart."""
-    if not row["permutation"]:
+    if row["permutation"] == IDENTITY:
         return "none"
     if row["share"]:
         return "scrambled"

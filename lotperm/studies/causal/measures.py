@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from lotperm.studies.causal.study import COPY_NAIVE, oracle
+from lotperm.studies.causal.study import COPY_NAIVE, IDENTITY, oracle
 from lotperm.studies.predictions import Measure
 
 
@@ -55,7 +55,7 @@ def _fall(of: str) -> Callable[[pd.DataFrame], pd.Series]:
 
 def rank_correlation(rows: pd.DataFrame) -> pd.Series:
     """Return each seed's rank correlation of accuracy and matched correlation, over B's arms."""
-    moved = rows[(rows["permutation"] != "") & (rows["test"] != "oracle")]
+    moved = rows[(rows["permutation"] != IDENTITY) & (rows["test"] != "oracle")]
     ranks = moved.groupby("seed")[["correlation", "accuracy"]].rank()
     ranks["seed"] = moved["seed"]
     # Spearman's: Pearson's correlation of the ranks.

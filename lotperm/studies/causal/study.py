@@ -26,6 +26,9 @@ from lotperm.studies.workbench import Workbench
 
 LTH, PERMUTED, NAIVE = ARMS["lth"], ARMS["permuted"], ARMS["naive"]
 
+IDENTITY = "identity"
+"""Stands in tables for the permutation of an arm whose mask is as found."""
+
 COPY_NAIVE = Arm("copy, naive", weights="shuffled a", mask="as found", stream="sparse_a")
 """The shuffled copy of A under the mask as found."""
 
@@ -124,8 +127,8 @@ def causal_table(
     -------
     DataFrame
         One row per arm and seed: columns sparsity, rewind_epoch, seed, test ("reference",
-        "oracle", "dose" or "sources"), arm, share (scrambled), permutation (its name, "" without
-        one), correlation (mean correlation of the units that the mask takes to each other, at the
+        "oracle", "dose" or "sources"), arm, share (scrambled), permutation (its name, or
+        `IDENTITY`), correlation (mean correlation of the units that the mask takes to each other, at the
         end of dense training; 1 for A under its own mask), accuracy (a fraction).
     """
     stage = causal(bench, sparsity, rewind_epoch, options)
@@ -147,7 +150,7 @@ def causal_table(
                     "test": test,
                     "arm": arm.name,
                     "share": arm.scrambled,
-                    "permutation": arm.permutation if arm.permutes else "",
+                    "permutation": arm.permutation if arm.permutes else IDENTITY,
                     "correlation": _alike(arm, replicates[i], to_b[i], to_a[i]),
                     "accuracy": accuracies[n * len(replicates) + i],
                 }
