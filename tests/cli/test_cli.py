@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -312,10 +311,9 @@ def test_data_list_and_verify(command):
     assert "verified" in out
 
 
-def test_help_names_every_command():
-    out = subprocess.run(
-        [sys.executable, "-m", "lotperm", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+def test_help_names_every_command(command):
+    code, out, _ = command("--help")
+    assert code == 0
     for name in ("experiment", "run", "book", "parameters", "data", "match", "prune", "permute"):
         assert re.search(rf"\b{name}\b", out)
 

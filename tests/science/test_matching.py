@@ -675,17 +675,24 @@ def test_an_empty_batch_is_passed_over(
     assert some.scores == all_of_it.scores
 
 
-@pytest.mark.parametrize("choice", ["legacy high", "new tf32", "default"])
-def test_precision_is_whole_meanwhile_and_as_it_was_afterwards(choice: str) -> None:
+def test_precision_is_whole_meanwhile_and_as_it_was_afterwards() -> None:
     """Convolutions stay with cuDNN, and either of PyTorch's interfaces may have been used
     before.
     """
-    program = f"""
-import torch
+    # A choice can't be taken back: each has a process of its own, forked from one that has
+    # imported PyTorch.
+    program = """
+import os, sys, torch
 from lotperm.science import correlation
-if {choice!r} == "legacy high":
+for choice in ("legacy high", "new tf32", "default"):
+    if (child := os.fork()) == 0:
+        break
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, choice
+else:
+    sys.exit()
+if choice == "legacy high":
     torch.set_float32_matmul_precision("high")
-elif {choice!r} == "new tf32":
+elif choice == "new tf32":
     torch.backends.cuda.matmul.fp32_precision = "tf32"
 kinds = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
 before = [kind.fp32_precision for kind in kinds]
