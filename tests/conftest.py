@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tools
 from filelock import FileLock
+from hypothesis import settings
 
 from lotperm import Experiment, Pipeline, Store
 from lotperm.cli import app
@@ -15,6 +16,11 @@ from lotperm.cli import app
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# How long an example takes says more about what else runs than about the code.
+settings.register_profile("any machine", parent=settings(), deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
