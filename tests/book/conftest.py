@@ -9,6 +9,7 @@ from pathlib import Path
 import checks
 import pytest
 from bs4 import BeautifulSoup
+from filelock import FileLock
 
 from lotperm.site import build
 from lotperm.store.provenance import source_hash
@@ -19,8 +20,12 @@ ROOT = Path(__file__).parents[2]
 @cache
 def made_here() -> bool:
     """Say whether ``make book PROFILE=smoke`` has just left a book of this package, as in CI."""
-    executed = list((ROOT / "_build" / "src" / "notebooks").glob("*.ipynb"))
-    found = [json.loads(path.read_text())["metadata"]["lotperm"] for path in executed]
+    if not (ROOT / "_build" / ".lock").exists():
+        return False
+    # Another process of these tests may be bringing it up to date.
+    with FileLock(ROOT / "_build" / ".lock"):
+        executed = list((ROOT / "_build" / "src" / "notebooks").glob("*.ipynb"))
+        found = [json.loads(path.read_text())["metadata"]["lotperm"] for path in executed]
     return bool(found) and all(
         (made["source_hash"], made["parameters"]["profile"]) == (source_hash(), "smoke")
         for made in found
