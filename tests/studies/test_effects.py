@@ -20,6 +20,7 @@ from lotperm.studies.arms import compare, effects, series, words
 from lotperm.studies.arms.series import Series
 from lotperm.studies.claims import numbers
 from lotperm.studies.claims.evidence import Within
+from lotperm.studies.page import open_page
 from lotperm.studies.subject import Subject
 
 SEEDS = range(6)
@@ -247,3 +248,16 @@ def test_the_page_of_statistics_computes_its_examples():
     halves = [float(text.split("± ")[1]) for text in difference]
     assert halves[0] < halves[1]
     assert lesson.example("seeds").iloc[-1, 0] == "mean ± half width"
+
+
+def test_a_page_of_several_widths_shows_how_they_align():
+    given = {"model": "mlp", "hidden": [8], "epochs": 2, "finetune_epochs": 1, "sparsity": [0.5]}
+    page = open_page("resnet20_cifar10", "smoke", widths=[1, 2], seeds=2, **given)
+    text = page.alignment().data
+    assert "from 8 to 16 units" in text and "nan" not in text.partition("base64")[0]
+    names = [task.name for task in page.study.chapter(page.pipelines, page.options)]
+    assert names.count("connectivity") == 2
+    # A single width has nothing to be compared with.
+    one = open_page("resnet20_cifar10", "smoke", widths=1, seeds=2, **given)
+    assert "correlate by" in one.alignment().data
+    assert "connectivity" not in [t.name for t in one.study.chapter(one.pipelines, one.options)]

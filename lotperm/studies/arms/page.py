@@ -145,10 +145,14 @@ class Page(page.Page):
         text = (
             f"Live, from {first['units']:g} to {last['units']:g} units: the correlation of matched "
             f"units goes from {first['correlation']:.2f} to {last['correlation']:.2f}, the barrier "
-            f"between permuted A and B from {first['barrier']:.1f} to {last['barrier']:.1f} points, the "
-            f"share of the gap that permuting closes from {first['share']:.0f} to "
-            f"{last['share']:.0f} %."
+            f"between permuted A and B from {words.minus(first['barrier'])} to "
+            f"{words.minus(last['barrier'])} points"
         )
+        # Where the gap may be 0, its share has no value.
+        known = table.dropna(subset="share")["share"]
+        if len(known) > 1:
+            text += f", the share of the gap that is closed from {known.iloc[0]:.0f} to {known.iloc[-1]:.0f} %"
+        text += "."
         below = f"Bars are 95 % intervals over seeds ({words.STATISTICS}). {html.escape(text)}"
         return HTML(picture(compare.alignment(table), text, below))
 
