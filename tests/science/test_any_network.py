@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils import spectral_norm as old_spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from lotperm.errors import ParameterError, UnsupportedModelError
 from lotperm.science.matching import match_activations, match_weights
@@ -445,9 +446,41 @@ def matrices(body: Callable[[Any, Tensor], Tensor], w: tuple[int, int]) -> nn.Mo
     )
 
 
+class LowRank(nn.Module):
+    """A linear layer with a low-rank update (Hu et al. 2022), added to weights or to outputs."""
+
+    def __init__(self, n_in: int, n_out: int, merged: bool) -> None:
+        super().__init__()
+        self.base, self.merged = nn.Linear(n_in, n_out), merged
+        self.A = nn.Parameter(torch.randn(4, n_in))
+        self.B = nn.Parameter(torch.randn(n_out, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged:
+            return F.linear(x, self.base.weight + 0.5 * (self.B @ self.A), self.base.bias)
+        return self.base(x) + 0.5 * (x @ self.A.T) @ self.B.T
+
+
 @pytest.mark.parametrize(
     ("make", "sizes"),
     [
+        (lambda: nn.Sequential(LowRank(20, 16, True), nn.ReLU(), LowRank(16, 5, True)), [4, 16, 4]),
+        (
+            lambda: nn.Sequential(LowRank(20, 16, False), nn.ReLU(), LowRank(16, 5, False)),
+            [16, 4, 4],
+        ),
+        (
+            lambda: nn.Sequential(
+                spectral_norm(nn.Linear(20, 16)), nn.ReLU(), spectral_norm(nn.Linear(16, 5))
+            ),
+            [16],
+        ),
+        (
+            lambda: nn.Sequential(
+                old_spectral_norm(nn.Linear(20, 16)), nn.ReLU(), nn.Linear(16, 5)
+            ),
+            [16],
+        ),
         (lambda: nn.Sequential(Masked(20, 16), nn.ReLU(), Masked(16, 5)), [16]),
         (lambda: nn.Sequential(weight_norm(nn.Linear(20, 16)), nn.Tanh(), nn.Linear(16, 5)), [16]),
         (pruned, [16, 12]),

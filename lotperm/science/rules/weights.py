@@ -13,14 +13,15 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from lotperm.science.graphs import operation_name
+from lotperm.science.graphs import node_shape, operation_name
 from lotperm.science.labels import Labels
 from lotperm.science.rules.registry import Call, Matrix, unknown
 
 _COPIES = ("alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as")
 _TRANSPOSES = ("mT", "numpy_T", "permute", "swapaxes", "t", "transpose")
-_RESHAPES = ("expand", "expand_as", "reshape", "squeeze", "unsqueeze", "view")
+_RESHAPES = ("expand", "expand_as", "flatten", "reshape", "squeeze", "unsqueeze", "view")
 _SLICES = ("chunk", "narrow", "slice", "split", "split_with_sizes", "tensor_split")
+_PRODUCTS = ("dot", "matmul", "mm", "mv", "vdot")
 _STATISTICS = ("amax", "amin", "linalg_vector_norm", "mean", "norm", "std", "sum", "var")
 
 
@@ -31,7 +32,11 @@ def keeps_axes(node: fx.Node) -> bool:
         return operation_name(node.all_input_nodes[0]) in _SLICES
     if not isinstance(target, OpOverload) or target._schema.is_mutable:
         return False
-    known = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_SLICES, *_STATISTICS, "_weight_norm")
+    if name == "flatten":  # as spectral norm calls it; where it merges axes, values are told apart
+        return node_shape(node) == node_shape(node.all_input_nodes[0])
+    of_axes = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_SLICES, *_STATISTICS, "_weight_norm")
+    # Of two weights; with an activation they are what `products` labels.
+    known = (*of_axes, *_PRODUCTS)
     return name in known or torch.Tag.pointwise in target.tags
 
 
@@ -39,10 +44,31 @@ def computed_weight(labels: Labels, call: Call) -> Any:
     """Label an operation on nothing but parameters: a `Matrix`, if it keeps their axes."""
     if call.name in _SLICES:
         return _sliced(labels, call)
-    matrix = _computed(call)
+    matrix = _contracted(labels, call) if call.name in _PRODUCTS else _computed(call)
     if matrix is None or matrix.shape != tuple(call.shape):
         return unknown(labels, call)
     return matrix
+
+
+def _contracted(labels: Labels, call: Call) -> Matrix | None:
+    """Label a product of two weights, as of low-rank updates, or of a weight and a vector.
+
+    What is summed over is one axis of both, along which the same units lie.
+    """
+    left, right = call.args[:2]
+    if not (isinstance(left, Matrix) and isinstance(right, Matrix)):
+        return None
+    if max(len(left.shape), len(right.shape)) > 2 or left.part or right.part:
+        return None
+    inner, n = len(left.shape) - 1, right.shape[0]
+    # A vector makes no units, it only goes with those of the other factor.
+    vector = len(right.shape) == 1
+    units = right.lie_on(labels, 0, labels.fresh(n)) if vector else right.produce(labels, 0, n)
+    left.lie_on(labels, inner, units)
+    rows, columns = (None,) * (len(left.shape) - 1), (None,) * (len(right.shape) - 1)
+    parts = [(name, (*axes[:inner], *columns)) for name, axes in left.parts]
+    parts += [(name, (*rows, *axes[1:])) for name, axes in right.parts]
+    return Matrix(tuple(dict.fromkeys(parts)), tuple(call.shape))
 
 
 def _sliced(labels: Labels, call: Call) -> Any:
