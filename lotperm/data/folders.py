@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,9 @@ class Folder:
     root : Path
         Its absolute path, links followed.
     train, val : tuple[np.ndarray[Any, Any], Tensor]
-        (N,) bytes ``<class>/<file>``, and int64 (N,) targets, in a fixed order in which the
-        classes take turns. So the first n are a balanced subset, and part of any larger one.
+        (N,) bytes ``<class>/<file>``, folders within the class included, and int64 (N,) targets,
+        in a fixed order in which the classes take turns. So the first n are a balanced subset, and
+        part of any larger one.
     classes : tuple[str, ...]
         Their names, sorted; a target is a position here.
     content : str
@@ -82,9 +84,10 @@ class Folder:
 def list_folder(root: Path) -> Folder:
     """List the images of a folder and check its structure; no image is opened (see `check_images`).
 
-    Hidden files, what file managers leave (``Thumbs.db``), labels and notes beside the classes are
-    skipped. Links are followed as long as they stay within the folder. The split ``val`` may
-    also be called ``valid``, ``validation`` or ``test``, and ``train`` ``training``.
+    Folders within a class belong to it. Hidden files, what file managers leave (``Thumbs.db``),
+    labels and notes (``.txt``, ``.csv``) beside classes or images are skipped. Links are followed
+    as long as they stay within the folder. The split ``val`` may also be called ``valid``,
+    ``validation`` or ``test``, and ``train`` ``training``.
 
     Raises
     ------
@@ -146,22 +149,31 @@ def _list_split(root: Path, folder: Path) -> dict[str, list[tuple[str, int]]]:
             continue
         if not entry.is_dir():
             raise IntegrityError(f"{entry.path} is not a folder; expected one for each class.")
-        files = []
-        for file in _entries(Path(entry.path), root):
-            if not file.is_file() or not file.name.lower().endswith(SUFFIXES):
-                raise IntegrityError(
-                    f"{file.path} is no image file; expected {', '.join(SUFFIXES)}."
-                )
-            size = file.stat().st_size
-            if size == 0:
-                raise IntegrityError(f"{file.path} is empty. Replace it or take it out.")
-            files.append((file.name, size))
+        files = list(_images(Path(entry.path), root))
         if not files:
             raise IntegrityError(f"{entry.path} holds no image. Fill it or take it out.")
         found[entry.name] = files
     if not found:
         raise IntegrityError(f"{folder} holds no class folder.")
     return found
+
+
+def _images(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, int]]:
+    """Yield the images of a class with their sizes in bytes, those of folders within it too."""
+    above = (*above, folder.resolve())
+    for file in _entries(folder, root):
+        if file.is_dir():
+            if Path(file.path).resolve() in above:
+                raise IntegrityError(f"{file.path} is a link to a folder that it lies in.")
+            inner = _images(Path(file.path), root, above)
+            yield from ((f"{file.name}/{name}", size) for name, size in inner)
+        elif file.is_file() and file.name.lower().endswith(SUFFIXES):
+            size = file.stat().st_size
+            if size == 0:
+                raise IntegrityError(f"{file.path} is empty. Replace it or take it out.")
+            yield file.name, size
+        elif not file.name.lower().endswith(_NOTES):
+            raise IntegrityError(f"{file.path} is no image file; expected {', '.join(SUFFIXES)}.")
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:

@@ -147,12 +147,12 @@ BAD = {
         r"6 classes and val 5, expected the same ones: 'class3' is only in train",
     ),
     "other file": (
-        lambda r: (r / "val" / "class1" / "a.txt").write_text("x"),
-        r"a\.txt is no image file",
+        lambda r: (r / "val" / "class1" / "a.gif").write_text("x"),
+        r"a\.gif is no image file",
     ),
-    "folder in a class": (
-        lambda r: (r / "val" / "class1" / "b.png").mkdir(),
-        r"b\.png is no image file",
+    "folder in itself": (
+        lambda r: (r / "val" / "class1" / "b").symlink_to(r / "val" / "class1"),
+        r"class1/b is a link to a folder that it lies in",
     ),
     "stray file": (lambda r: (r / "train" / "a.png").write_bytes(b"x"), r"a\.png is not a folder"),
     "empty file": (
@@ -187,6 +187,26 @@ def test_links_inside_the_folder_and_to_it_are_followed(damaged: Path, tmp_path:
     (damaged / "train" / "class0" / "again.png").symlink_to(damaged / "train" / "class0" / "0.png")
     (tmp_path / "link").symlink_to(damaged)
     assert list_folder(tmp_path / "link").content == list_folder(damaged).content
+
+
+def test_folders_within_a_class_belong_to_it(tmp_path: Path) -> None:
+    """As in Tiny ImageNet: train/<class>/images/*.JPEG, beside train/<class>/<class>_boxes.txt."""
+    root = write_folder(tmp_path / "images", {"train": 3, "val": 2})
+    flat = list_folder(root)
+    expected = ImageFiles(flat.folders["train"], flat.train[0], 32, 32).read()
+    for folder in (root / "train").iterdir():
+        files = list(folder.iterdir())
+        (folder / "images" / "more").mkdir(parents=True)
+        for file in files:
+            file.rename(folder / "images" / file.name)
+        (folder / f"{folder.name}_boxes.txt").write_text("0 0 1 1")
+    deep = list_folder(root)
+    assert deep.classes == flat.classes
+    assert torch.equal(deep.train[1], flat.train[1])
+    read = ImageFiles(deep.folders["train"], deep.train[0], 32, 32).read()
+    assert torch.equal(read, expected)
+    # Names are part of what identifies a folder.
+    assert deep.content != flat.content
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
