@@ -220,8 +220,8 @@ def match_weights(
     no part, since they are no parameters.
 
     Where B is A with its units permuted, or nearly so, the descent may still end elsewhere. So units
-    are also matched by their sorted weights, which no permutation of other units changes; if that
-    alone is better than what the descent found, a second descent starts from there.
+    are also matched by statistics of their weights that no permutation of other units changes; if
+    that alone gains half of what the descent did, a second descent starts from there.
 
     Parameters
     ----------
@@ -267,11 +267,14 @@ def match_weights(
         for group, p in _assign_family(
             spec,
             family,
-            {g: _similarity(spec, _sorted(spec, a, g), _sorted(spec, b, g), g) for g in family},
+            {g: _similarity(spec, *_alike(spec, a, b, g), g) for g in family},
         ).items()
     }
-    if search.objective(by_values) > search.objective(permutation):
-        permutation = search.run(by_values, seed)
+    starts = (spec.identity(), permutation, by_values)
+    before, reached, tried = (search.objective(start) for start in starts)
+    if tried - before > 0.5 * (reached - before):
+        other = search.run(by_values, seed)
+        permutation = other if search.objective(other) > reached else permutation
     moved = permute(a, spec, permutation)
     return Matching(permutation, _cosines(spec, moved, b), _cosines(spec, a, b))
 
@@ -346,11 +349,31 @@ def _inner(x: Tensor, y: Tensor) -> float:
     return float(torch.dot(x.double().flatten(), y.double().flatten()))
 
 
-def _sorted(
-    spec: PermutationSpec, weights: Mapping[str, Tensor], group: str
-) -> list[tuple[str, Tensor]]:
-    """Return the weights of each unit in ascending order, tensor by tensor."""
-    return [(name, values.sort(1).values) for name, values in spec.unit_weights(weights, group)]
+def _alike(
+    spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], group: str
+) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
+    """Describe each unit of A and of B by statistics of its weights, tensor by tensor.
+
+    No permutation of other units changes them. They are standardized, so that the largest inner
+    product is the smallest distance.
+    """
+    of_a, of_b = [], []
+    pairs = zip(spec.unit_weights(a, group), spec.unit_weights(b, group), strict=True)
+    for (name, x), (_, y) in pairs:
+        both = torch.cat([_statistics(x), _statistics(y)])
+        # Equal statistics of all units differ by rounding alone, which must not be blown up.
+        scale = both.std(0).clamp_min(1e-9 * both.abs().amax().item() + 1e-30)
+        rows = (both - both.mean(0)) / scale
+        of_a.append((name, rows[: len(x)]))
+        of_b.append((name, rows[len(x) :]))
+    return of_a, of_b
+
+
+def _statistics(values: Tensor) -> Tensor:
+    """Return six statistics of each row, which don't depend on the order of its values."""
+    squares = values.square()
+    sums = (v.sum(1) for v in (values, values.abs(), squares, squares * values))
+    return torch.stack([*sums, values.amax(1), values.amin(1)], 1).double()
 
 
 def _parameters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -388,9 +411,7 @@ def _cosines(
     for group in spec.sizes:
         x, y = ([values for _, values in spec.unit_weights(w, group)] for w in (a, b))
         if x:
-            cosines = torch.nn.functional.cosine_similarity(
-                torch.cat(x, 1).double(), torch.cat(y, 1).double(), dim=1
-            )
+            cosines = torch.nn.functional.cosine_similarity(torch.cat(x, 1), torch.cat(y, 1), dim=1)
             scores[group] = cosines.mean().item()
     _score_blocks(spec, [group for group in spec.sizes if group not in scores], scores)
     return scores
