@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from lotperm.config.experiment import Experiment
 from lotperm.site import claims as site_claims
 from lotperm.studies.claims import (
     CLAIMS,
@@ -346,6 +347,89 @@ def test_rewind_epochs_decide_about_a_plateau(sources):
     assert effect.value == pytest.approx(-4) and recorded("33", more) == "opposite"
     few = dataclasses.replace(swept, rows=rows[rows["rewind_epoch"] != 4])
     assert BY_NUMBER["31 c"].ours(dataclasses.replace(sources, runs=(few,))) == []
+
+
+def a_run(kind, rows):
+    """A recorded run of three seeds, of a kind that has its own table."""
+    experiment = Experiment.from_parameters(profile="smoke").to_dict()
+    return Run(f"a_{kind}", kind, "recorded, mnist1d, mlp×1, smoke", experiment, pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("of_lth", "expected"), [(0.05, "agrees"), (0.14, "weaker"), (0.4, "opposite")]
+)
+def test_a_ticket_that_agrees_with_pruned_a_has_relearned_it(sources, of_lth, expected):
+    rows = [
+        {
+            "seed": seed,
+            "network": network,
+            "reference": reference,
+            # Towards dense A all are equal: pruned A alone decides.
+            "disagreement": (share if reference == "imp" else 0.3) + 0.01 * seed,
+            "barrier_repair": 0.01,
+        }
+        for seed in range(3)
+        for network, share in (("lth", of_lth), ("permuted", 0.2))
+        for reference in ("imp", "dense_a")
+    ]
+    only = dataclasses.replace(sources, runs=(a_run("relearning", rows),))
+    assert recorded("6", only) == expected
+    (effect,) = BY_NUMBER["6"].ours(only)
+    assert effect.value == pytest.approx(100 * (0.2 - of_lth) / 0.21)
+
+
+def lines_with_barriers(of_rounds, of_sides):
+    """Lines of three seeds whose middle lies below the straight line, in points; repaired."""
+    rows = []
+    for seed in range(3):
+        for number, network, reference, barrier in (
+            *((r + 1, "imp", "dense_a", b) for r, b in enumerate(of_rounds)),
+            *((len(of_rounds), "permuted", ref, of_sides) for ref in ("dense_a", "lth")),
+        ):
+            for repair, factor in (("none", 3), ("repair", 1)):
+                for alpha in (0.0, 0.5, 1.0):
+                    drop = factor * (barrier + 0.1 * seed) / 100 if alpha == 0.5 else 0
+                    rows.append(
+                        {
+                            "round": number,
+                            "sparsity": 0.2 * number,
+                            "seed": seed,
+                            "reference": reference,
+                            "network": network,
+                            "repair": repair,
+                            "alpha": alpha,
+                            "accuracy": 0.8 - drop,
+                        }
+                    )
+    return a_run("basin", rows)
+
+
+def test_barriers_after_repair_decide_about_one_basin(sources):
+    run = lines_with_barriers(of_rounds=(0.2, 0.6, 0.4), of_sides=6)
+    only = dataclasses.replace(sources, runs=(run,))
+    assert recorded("32 a", only) == "agrees" and recorded("32 b", only) == "opposite"
+    (effect,) = BY_NUMBER["32 a"].ours(only)
+    # The largest of the rounds, not their mean; nothing that wasn't repaired.
+    assert effect.value == pytest.approx(0.7) and "without repair 2.1 points" in effect.note
+    (effect,) = BY_NUMBER["32 b"].ours(only)
+    assert effect.value == pytest.approx(6.1)
+    one_round = dataclasses.replace(sources, runs=(lines_with_barriers((0.2, 8, 0.4), 0.5),))
+    assert recorded("32 a", one_round) == "opposite" and recorded("32 b", one_round) == "agrees"
+
+
+@pytest.mark.parametrize(("of_copy", "expected"), [(0.62, "agrees"), (0.78, "weaker")])
+def test_a_copy_out_of_order_decides_about_the_cause(sources, of_copy, expected):
+    values = {"lth": 0.8, "naive": 0.6, "copy, naive": of_copy, "copy, 0% scrambled": 0.8}
+    rows = [
+        {"seed": seed, "arm": arm, "rewind_epoch": k, "sparsity": 0.9}
+        # At k = 0 nothing holds, and it isn't asked.
+        | {"accuracy": 0.5 if k == 0 else value + 0.001 * seed * (arm == "lth")}
+        for seed in range(3)
+        for k in (0, 2)
+        for arm, value in values.items()
+    ]
+    only = dataclasses.replace(sources, runs=(a_run("causal", rows),))
+    assert recorded("12", only) == expected
 
 
 def test_a_run_on_cifar100_counts_for_cifar100_alone(sources):

@@ -35,6 +35,39 @@ def relearned(sources: Sources) -> list[Effect]:
     return found
 
 
+def misaligned(sources: Sources) -> list[Effect]:
+    """Return the share of naive's loss that misalignment alone makes, in percent.
+
+    A shuffled copy of A has A's own weights in another order, so that A's mask is as misaligned on
+    it as on B, while nothing else is wrong. What LTH loses there is set against what it loses on B.
+    """
+    found = []
+    for run in sources.of_kind("causal"):
+        rows = run.rows[run.rows["rewind_epoch"] > 0]
+        if rows.empty:
+            continue
+        # Cells of a seed share its dense networks, so each seed counts once.
+        wide = 100 * rows.pivot_table(index="seed", columns="arm", values="accuracy")
+        effect = ratio_effect(
+            run.source,
+            "LTH − naive on a shuffled copy of A, of LTH − naive on B",
+            wide["lth"] - wide["copy, naive"],
+            wide["lth"] - wide["naive"],
+        )
+        healed = (wide["copy, 0% scrambled"] - wide["lth"]).mean()
+        found.append(
+            effect.noted(
+                f"with the known permutation the copy is {_signed(healed)} points from LTH, which "
+                "symmetry demands"
+            )
+        )
+    return found
+
+
+def _signed(x: float) -> str:
+    return f"{x:+.2f}".replace("-", "−")
+
+
 def own_basin(sources: Sources) -> list[Effect]:
     """Return the largest error barrier between dense A and A after any round of IMP, repaired."""
     return [

@@ -265,12 +265,14 @@ CLAIMS: tuple[Claim, ...] = (
         theme=_SYMMETRY,
         post="TL;DR",
         paper="abstract",
-        page="notebooks/04_method",
+        page="notebooks/14_causal_test",
         rule=Above(at_least=100 * MOST),
         unproven="a hypothesis; that permuting helps (23) speaks for it",
+        ours=basins.misaligned,
         needs="an arm whose permutation is known: B a shuffled copy of A, its permutation scrambled "
         "by degrees",
-        remark="Only an experiment that sets the alignment itself can tell cause from company.",
+        remark="Only an experiment that sets the alignment itself can tell cause from company. Taken "
+        "for the cause: misalignment alone makes at least half of what naive loses.",
     ),
     Claim(
         number="13",
