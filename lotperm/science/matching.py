@@ -140,7 +140,7 @@ def _assign_all(
     for family in families(spec.sizes, spec.inside):
         known = {group: matrices[group] for group in family if group in matrices}
         if known:
-            permutation |= _assign_family(spec, family, known)
+            permutation |= assign_family(spec, family, known)
     scores, identity = (
         {group: mean_matched(matrix, p[group]) for group, matrix in matrices.items()}
         for p in (permutation, spec.identity())
@@ -150,7 +150,7 @@ def _assign_all(
     return Matching(permutation, scores, identity, matrices if keep_correlations else None)
 
 
-def _assign_family(
+def assign_family(
     spec: PermutationSpec, family: Sequence[str], known: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Assign groups whose units belong to each other; of most families there is but one."""
@@ -210,6 +210,7 @@ def match_weights(
     *,
     seed: int = 0,
     max_sweeps: int = 100,
+    init: Mapping[str, Tensor] | None = None,
 ) -> Matching:
     """Match the units of A to those of B by their weights, by coordinate descent.
 
@@ -233,6 +234,9 @@ def match_weights(
         Of the order of groups.
     max_sweeps : int, optional
         The descent ends after this many sweeps in any case.
+    init : Mapping[str, Tensor] | None, optional
+        Where the descent starts, such as what `match_activations` found; groups that it doesn't
+        name start as they are. The only start then, and no sweep makes it worse.
 
     Returns
     -------
@@ -245,13 +249,7 @@ def match_weights(
     ParameterError
         If A and B don't have the same parameters.
     """
-    a = _parameters(spec.read(weights_a, "weights of A"))
-    b = _parameters(spec.read(weights_b, "weights of B"))
-    if odd := sorted(a.keys() ^ b.keys()):
-        raise ParameterError(
-            f"A and B aren't of one architecture: {', '.join(odd[:4])} is in one of them alone."
-        )
-    a = {name: a[name] for name in b}  # in one order: tensors are compared one by one
+    a, b = matched_parameters(weights_a, weights_b, spec)
     names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
     for group, found in names.items():
         if not found and any(group in role.positions for r in spec.roles.values() for role in r):
@@ -260,23 +258,73 @@ def match_weights(
                 "dicts."
             )
     search = _Descent(spec, a, b, names, max_sweeps)
-    permutation = search.run(spec.identity(), seed)
-    by_values = {
-        group: p
-        for family in families(spec.sizes, spec.inside)
-        for group, p in _assign_family(
-            spec,
-            family,
-            {g: _similarity(spec, *_alike(spec, a, b, g), g) for g in family},
-        ).items()
-    }
-    starts = (spec.identity(), permutation, by_values)
-    before, reached, tried = (search.objective(start) for start in starts)
-    if tried - before > 0.5 * (reached - before):
-        other = search.run(by_values, seed)
-        permutation = other if search.objective(other) > reached else permutation
+    if init is not None:
+        permutation = search.run({**spec.identity(), **init}, seed)
+    else:
+        permutation = search.run(spec.identity(), seed)
+        by_values = {
+            group: p
+            for family in families(spec.sizes, spec.inside)
+            for group, p in assign_family(
+                spec,
+                family,
+                {g: _similarity(spec, *_alike(spec, a, b, g), g) for g in family},
+            ).items()
+        }
+        starts = (spec.identity(), permutation, by_values)
+        before, reached, tried = (search.objective(start) for start in starts)
+        if tried - before > 0.5 * (reached - before):
+            other = search.run(by_values, seed)
+            permutation = other if search.objective(other) > reached else permutation
     moved = permute(a, spec, permutation)
-    return Matching(permutation, _cosines(spec, moved, b), _cosines(spec, a, b))
+    return Matching(permutation, cosines(spec, moved, b), cosines(spec, a, b))
+
+
+def matched_parameters(
+    weights_a: Mapping[str, Any] | nn.Module,
+    weights_b: Mapping[str, Any] | nn.Module,
+    spec: PermutationSpec,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the parameters of A and of B by the same names in the same order.
+
+    Raises
+    ------
+    ParameterError
+        If they don't have the same parameters.
+    """
+    a = _parameters(spec.read(weights_a, "weights of A"))
+    b = _parameters(spec.read(weights_b, "weights of B"))
+    if odd := sorted(a.keys() ^ b.keys()):
+        raise ParameterError(
+            f"A and B aren't of one architecture: {', '.join(odd[:4])} is in one of them alone."
+        )
+    return {name: a[name] for name in b}, b
+
+
+def weight_agreement(
+    weights_a: Mapping[str, Any] | nn.Module,
+    weights_b: Mapping[str, Any] | nn.Module,
+    spec: PermutationSpec,
+    permutation: Mapping[str, Tensor],
+) -> float:
+    """Measure what weight matching maximizes, as a share of the most that there could be.
+
+    Returns
+    -------
+    float
+        ``<B, π(A)> / sum(|A_t| |B_t|)`` over the parameter tensors t that units touch, in
+        [-1, 1]; 1 if B is π(A).
+
+    Raises
+    ------
+    ParameterError
+        As `match_weights`, and as `permute` for the permutation.
+    """
+    a, b = matched_parameters(weights_a, weights_b, spec)
+    a = {name: tensor for name, tensor in a.items() if spec.roles.get(name)}
+    moved = permute(a, spec, permutation)
+    most = sum(a[name].double().norm().item() * b[name].double().norm().item() for name in a)
+    return sum(_inner(moved[name], b[name]) for name in a) / most if most else 0.0
 
 
 class _Descent:
@@ -326,7 +374,7 @@ class _Descent:
                     g: _similarity(spec, spec.unit_weights(moved, g), spec.unit_weights(b, g), g)
                     for g in family
                 }
-                step = _assign_family(spec, family, similar)
+                step = assign_family(spec, family, similar)
                 trial = permute({name: moved[name] for name in self.names[index]}, spec, step)
                 # Measured, not read off the assignment: where a group sits on two axes of one
                 # tensor, the assignment is only the linear part of the gain.
@@ -403,7 +451,7 @@ def _similarity(
     return sum(products, torch.zeros(n, n))
 
 
-def _cosines(
+def cosines(
     spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """Return each group's mean cosine between A and B as they are; all-zero weights give 0."""

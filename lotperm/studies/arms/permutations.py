@@ -6,23 +6,34 @@
 ``epoch-3``          from A at the end to B as it was after 3 epochs
 ``other-seed``       from A to the next replicate's B: for another network than it is used on
 ``first-ticket``     from the first replicate's A to every B
+``random``           uniformly random: the control of every matching
+``weights-best-10``  by weights, the best of 10 orders of the groups
+``weights-refined``  by weights, descent from the experiment's own permutation
+``weights-joint``    by weights, all groups at once (Frank–Wolfe)
+``weights-kept``     by weights, of which only those that A's mask keeps count
+``weights-many``     by weights, all replicates' A and B brought into one order
 ===================  ============================================================================
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from lotperm.config.seeds import derive_seed
 from lotperm.engine.models import Weights
-from lotperm.errors import ParameterError, shown
+from lotperm.errors import ParameterError, unknown_name
 from lotperm.science.assignment import mean_matched
-from lotperm.science.matching import match_activations, match_weights
-from lotperm.science.symmetry import Permutation
+from lotperm.science.frank_wolfe import match_weights_jointly
+from lotperm.science.matching import match_activations, match_weights, weight_agreement
+from lotperm.science.merging import match_many
+from lotperm.science.sparsity import apply_mask
+from lotperm.science.symmetry import Permutation, compose, invert
 from lotperm.store.stages import StageResult
 from lotperm.store.tasks import Inputs, Source, Task, epoch_file, pack
 from lotperm.store.workspace import Workspace
@@ -30,18 +41,19 @@ from lotperm.studies.stages import dense, halves, kept_epochs
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench
 
-_NAMED = re.compile(r"(activations|epoch)-(\d+)|weights|other-seed|first-ticket")
+_NUMBERED = ("activations", "epoch", "weights-best")
+"""Kinds whose names end in a number."""
 
 
 def _parsed(name: str) -> tuple[str, int]:
     """Split a name into its kind and its number, 0 if it has none."""
-    found = _NAMED.fullmatch(name)
-    if found is None:
-        raise ParameterError(
-            f"permutation is {shown(name)}; expected activations-N, weights, epoch-T, other-seed "
-            "or first-ticket."
-        )
-    return found[1] or name, int(found[2] or 0)
+    found = re.fullmatch(rf"({'|'.join(_NUMBERED)})-(\d+)", name)
+    kind = found[1] if found else name
+    # The name of a numbered kind isn't whole without its number.
+    if kind not in _WAYS or (found is None and kind in _NUMBERED):
+        known = [f"{kind}-N" if kind in _NUMBERED else kind for kind in _WAYS]
+        raise unknown_name("permutation", name, known)
+    return kind, int(found[2]) if found else 0
 
 
 def check_source(bench: Workbench, name: str) -> None:
@@ -63,59 +75,160 @@ def check_source(bench: Workbench, name: str) -> None:
         raise ParameterError(
             f"permutation {name}: expected 2 to {bench.info.train:,} examples, the training split."
         )
+    if kind == "weights-best" and number < 1:
+        raise ParameterError(f"permutation {name}: expected 1 or more orders of the groups.")
     if kind == "other-seed" and len(bench.experiment.seeds) < 2:
         raise ParameterError("permutation other-seed: there is one seed; expected two or more.")
 
 
-def permutations(bench: Workbench, names: Sequence[str]) -> Task:
-    """Find permutations from every A to its B, a file for each name; raises as `check_source`."""
+def needs_mask(names: Iterable[str]) -> bool:
+    """Return True if one of the permutations depends on A's mask."""
+    return "weights-kept" in names
+
+
+def permutations(bench: Workbench, names: Sequence[str], masks: Task | None = None) -> Task:
+    """Find permutations from every A to its B, a file for each name; raises as `check_source`.
+
+    Parameters
+    ----------
+    bench : Workbench
+        The experiment's workbench.
+    names : sequence of str
+        As the module lists them.
+    masks : Task, optional
+        The stage of A's masks, for the names that `needs_mask` knows.
+    """
     experiment = bench.experiment
     for name in names:
         check_source(bench, name)
     # In one order, so that the same names are the same stage.
     names = sorted(set(names))
     epochs = [number for kind, number in map(_parsed, names) if kind == "epoch"]
+    sources = {"dense": Source(dense(bench).stage, ("final", *map(epoch_file, epochs)))}
+    if masks is not None and needs_mask(names):
+        sources["imp"] = Source(masks, ("mask",))
 
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
-        ends_a, ends_b = halves(inputs.replicates("dense", "final"))
-
-        def find(name: str) -> list[Permutation]:
+        ends = _Ends(bench, inputs, *halves(inputs.replicates("dense", "final")))
+        files = {}
+        for name in names:
             kind, number = _parsed(name)
-            froms, tos = ends_a, ends_b
-            if kind == "epoch":
-                tos = halves(inputs.replicates("dense", epoch_file(number)))[1]
-            elif kind == "other-seed":
-                tos = [*ends_b[1:], ends_b[0]]
-            elif kind == "first-ticket":
-                froms = ends_a[:1] * len(ends_b)
-            pairs = list(zip(froms, tos, strict=True))
-            if kind == "weights":
-                return [match_weights(a, b, bench.spec) for a, b in pairs]
-            if kind != "activations":
-                return [bench.match_pair(a, b) for a, b in pairs]
-            examples = _first_examples(bench, number)
-            return [
-                match_activations(
-                    a,
-                    b,
-                    [examples],
-                    bench.spec,
-                    points=experiment.matching.points,
-                    device=bench.runtime.device,
-                )
-                for a, b in pairs
-            ]
-
-        return StageResult({"names": names}, {n: pack(find(n)) for n in names}, bench.meta())
+            files[name] = pack(_WAYS[kind](ends, number))
+        return StageResult({"names": names}, files, bench.meta())
 
     return bench.task(
         "permutations",
-        inputs={"dense": Source(dense(bench).stage, ("final", *map(epoch_file, epochs)))},
+        inputs=sources,
         settings={"matching": plain(experiment.matching), "names": names},
         label="other permutations from A to B",
         work=bench.work(0, experiment.dense, matches=len(names) * len(experiment.seeds)),
         compute=compute,
     )
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """The ends of dense training, a network for each replicate, and what else is at hand."""
+
+    bench: Workbench
+    inputs: Inputs
+    a: list[Weights]
+    b: list[Weights]
+
+    @property
+    def pairs(self) -> Iterator[tuple[Weights, Weights]]:
+        """A and B of every replicate."""
+        return zip(self.a, self.b, strict=True)
+
+    def matched(self, a: Sequence[Weights], b: Sequence[Weights]) -> list[Permutation]:
+        """Match networks in the experiment's own way."""
+        return [self.bench.match_pair(x, y) for x, y in zip(a, b, strict=True)]
+
+
+def _activations(ends: _Ends, number: int) -> list[Permutation]:
+    bench, examples = ends.bench, [_first_examples(ends.bench, number)]
+    points = bench.experiment.matching.points
+    device = bench.runtime.device
+    return [
+        match_activations(a, b, examples, bench.spec, points=points, device=device)
+        for a, b in ends.pairs
+    ]
+
+
+def _epoch(ends: _Ends, number: int) -> list[Permutation]:
+    return ends.matched(ends.a, halves(ends.inputs.replicates("dense", epoch_file(number)))[1])
+
+
+def _other_seed(ends: _Ends, _: int) -> list[Permutation]:
+    return ends.matched(ends.a, [*ends.b[1:], ends.b[0]])
+
+
+def _first_ticket(ends: _Ends, _: int) -> list[Permutation]:
+    return ends.matched(ends.a[:1] * len(ends.b), ends.b)
+
+
+def _random(ends: _Ends, _: int) -> list[Permutation]:
+    seeds = [derive_seed("random permutation", s) for s in ends.bench.experiment.seeds]
+    return [ends.bench.spec.random(torch.Generator().manual_seed(seed)) for seed in seeds]
+
+
+def _weights(ends: _Ends, _: int) -> list[Permutation]:
+    return [match_weights(a, b, ends.bench.spec) for a, b in ends.pairs]
+
+
+def _weights_best(ends: _Ends, number: int) -> list[Permutation]:
+    spec = ends.bench.spec
+
+    def best(a: Weights, b: Weights) -> Permutation:
+        found = [match_weights(a, b, spec, seed=seed) for seed in range(number)]
+        return max(found, key=lambda p: weight_agreement(a, b, spec, p))
+
+    return [best(a, b) for a, b in ends.pairs]
+
+
+def _weights_refined(ends: _Ends, _: int) -> list[Permutation]:
+    spec = ends.bench.spec
+    starts = [ends.bench.match_pair(a, b) for a, b in ends.pairs]
+    return [
+        match_weights(a, b, spec, init=start)
+        for (a, b), start in zip(ends.pairs, starts, strict=True)
+    ]
+
+
+def _weights_joint(ends: _Ends, _: int) -> list[Permutation]:
+    return [match_weights_jointly(a, b, ends.bench.spec) for a, b in ends.pairs]
+
+
+def _weights_kept(ends: _Ends, _: int) -> list[Permutation]:
+    masks = ends.inputs.replicates("imp", "mask")
+    # What the mask removes from A is 0, so it adds nothing to the inner product with B's weights.
+    kept = [apply_mask(a, mask) for a, mask in zip(ends.a, masks, strict=True)]
+    return [match_weights(a, b, ends.bench.spec) for a, b in zip(kept, ends.b, strict=True)]
+
+
+def _weights_many(ends: _Ends, _: int) -> list[Permutation]:
+    orders = match_many([*ends.a, *ends.b], ends.bench.spec)
+    count = len(ends.a)
+    return [
+        compose(invert(to_b), to_a)
+        for to_a, to_b in zip(orders[:count], orders[count:], strict=True)
+    ]
+
+
+_WAYS: dict[str, Callable[[_Ends, int], list[Permutation]]] = {
+    "activations": _activations,
+    "weights": _weights,
+    "epoch": _epoch,
+    "other-seed": _other_seed,
+    "first-ticket": _first_ticket,
+    "random": _random,
+    "weights-best": _weights_best,
+    "weights-refined": _weights_refined,
+    "weights-joint": _weights_joint,
+    "weights-kept": _weights_kept,
+    "weights-many": _weights_many,
+}
+"""Kind of a permutation -> how it is found, from the ends and its number."""
 
 
 def _first_examples(bench: Workbench, number: int) -> Tensor:

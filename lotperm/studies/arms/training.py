@@ -119,9 +119,10 @@ def sources_of(
     if "imp end" in networks:
         mask = bench.experiment.pruning.mask
         require(mask == "imp", "mask", mask, "imp: an arm takes IMP's own networks")
+    masks = ticket(bench, sparsity, rewind_epoch)
     sources = {
         "dense": Source(dense(bench).stage, tuple(dense_files)),
-        "imp": Source(ticket(bench, sparsity, rewind_epoch), imp_files),
+        "imp": Source(masks, imp_files),
     }
     others = sorted(moved_by - {FOUND})
     if FOUND in moved_by:
@@ -130,7 +131,7 @@ def sources_of(
         else:
             sources["match"] = Source(match(bench), ("permutation",))
     if others:
-        sources["permutations"] = Source(permutations(bench, others), tuple(others))
+        sources["permutations"] = Source(permutations(bench, others, masks), tuple(others))
     return sources
 
 

@@ -1,0 +1,163 @@
+"""Weight matching with all groups at once, by the Frank–Wolfe algorithm.
+
+`lotperm.science.matching.match_weights` moves one group at a time and ends in whichever local
+optimum its order of groups leads to. Here permutations are relaxed to doubly stochastic matrices,
+all groups take each step together, and the start, the barycenter of all permutations, depends on no
+seed (Frank and Wolfe 1956; Crisostomi et al. 2024, C²M³).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lotperm.science.blocks import families
+from lotperm.science.matching import Matching, assign_family, cosines, matched_parameters
+from lotperm.science.symmetry import Permutation, PermutationSpec, Role, permute
+from lotperm.types import Float64
+
+Relaxed = dict[str, Float64[Tensor, "n n"]]
+"""Group -> doubly stochastic matrix, unit of B (row) by unit of A (column)."""
+
+
+def match_weights_jointly(
+    weights_a: Mapping[str, Any] | nn.Module,
+    weights_b: Mapping[str, Any] | nn.Module,
+    spec: PermutationSpec,
+    *,
+    max_steps: int = 200,
+    tolerance: float = 1e-5,
+) -> Matching:
+    """Match the units of A to those of B by their weights, all groups in each step.
+
+    It maximizes the same objective as `match_weights`, the inner product of B's parameters with
+    A's permuted ones, over doubly stochastic matrices in place of permutations. Each step solves
+    one linear assignment for each group, all at the same point, and goes towards the solutions as
+    far as the objective rises: along such a line it is a polynomial, so the best place on it is
+    known exactly. At the end every matrix is rounded to the nearest permutation. The result is a
+    stationary point of the relaxed problem, and depends on no seed.
+
+    Parameters
+    ----------
+    weights_a, weights_b : Mapping[str, Any] | nn.Module
+        As of `match_weights`.
+    spec : PermutationSpec
+        The permutation symmetries of the architecture.
+    max_steps : int, optional
+        The ascent ends after this many steps in any case.
+    tolerance : float, optional
+        It ends before that once no direction promises more than this share of the objective's
+        natural scale, the product of the norms of A's and B's parameters.
+
+    Returns
+    -------
+    Matching
+        With scores as those of `match_weights`.
+
+    Raises
+    ------
+    ParameterError
+        If A and B don't have the same parameters.
+    """
+    a, b = matched_parameters(weights_a, weights_b, spec)
+    own = {name: tensor.double() for name, tensor in a.items() if spec.roles.get(name)}
+    other = {name: b[name].double() for name in own}
+    # One matrix is multiplied onto a tensor for each axis that moves.
+    degree = max((len(spec.roles[name]) for name in own), default=1)
+    # The norms don't change when units move, so this is the largest value that there could be.
+    scale = sum((own[name].norm() * other[name].norm()).item() for name in own)
+    relaxed = {
+        # The mean of all permutations, those that heed blocks as well.
+        group: torch.full((n, n), 1 / n, dtype=torch.float64)
+        for group, n in spec.sizes.items()
+    }
+    for _ in range(max_steps):
+        gradient = _gradient(spec, own, other, relaxed)
+        towards = {
+            group: nn.functional.one_hot(p, len(p)).double() - relaxed[group]
+            for group, p in _nearest(spec, gradient).items()
+        }
+        promised = sum((gradient[group] * towards[group]).sum().item() for group in towards)
+        if promised <= tolerance * scale:
+            break
+        step = _best_step(spec, own, other, relaxed, towards, degree)
+        if step == 0:
+            break
+        relaxed = {group: matrix + step * towards[group] for group, matrix in relaxed.items()}
+    permutation = _nearest(spec, relaxed)
+    moved = permute(a, spec, permutation)
+    return Matching(permutation, cosines(spec, moved, b), cosines(spec, a, b))
+
+
+def _nearest(spec: PermutationSpec, matrices: Relaxed) -> Permutation:
+    """Return the permutations that have the largest inner products with matrices."""
+    return {
+        group: p
+        for family in families(spec.sizes, spec.inside)
+        for group, p in assign_family(spec, family, {g: matrices[g] for g in family}).items()
+    }
+
+
+def _mixed(role: Role, tensor: Tensor, relaxed: Relaxed) -> Tensor:
+    """Do to a tensor with matrices what `Role.apply` does with permutations."""
+    part = tensor[role.rows]
+    flat = part.flatten(role.first, role.last).movedim(role.first, 0)
+    for group, places in role.positions.items():
+        mixed = torch.tensordot(relaxed[group], flat[places], dims=1)
+        flat = flat.index_put((places,), mixed)
+    moved = flat.movedim(0, role.first).reshape(part.shape)
+    if role.rows == slice(None):
+        return moved
+    before, after = tensor[: role.rows.start], tensor[role.rows.stop :]
+    return torch.cat([before, moved, after])
+
+
+def _objective(
+    spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], relaxed: Relaxed
+) -> Tensor:
+    """Return the inner product of B's parameters with A's, moved by matrices, as a scalar."""
+    total = torch.zeros((), dtype=torch.float64)
+    for name, moved in a.items():
+        for role in spec.roles[name]:
+            moved = _mixed(role, moved, relaxed)
+        total = total + (moved * b[name]).sum()
+    return total
+
+
+def _gradient(
+    spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], relaxed: Relaxed
+) -> Relaxed:
+    """Return the objective's derivative by every matrix."""
+    leaves = {group: matrix.requires_grad_() for group, matrix in relaxed.items()}
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(
+            _objective(spec, a, b, leaves), list(leaves.values()), materialize_grads=True
+        )
+    for matrix in leaves.values():
+        matrix.requires_grad_(False)
+    return dict(zip(leaves, slopes, strict=True))
+
+
+def _best_step(
+    spec: PermutationSpec,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    relaxed: Relaxed,
+    towards: Relaxed,
+    degree: int,
+) -> float:
+    """Return the step within [0, 1] at which the objective is largest on the way."""
+    at = np.linspace(0, 1, degree + 1)
+    values = [
+        _objective(spec, a, b, {g: relaxed[g] + t * towards[g] for g in relaxed}).item() for t in at
+    ]
+    # The objective is a polynomial in the step, of a degree that is known, so these points
+    # determine it.
+    line = np.polynomial.Polynomial.fit(at, values, degree, domain=[0, 1], window=[0, 1])
+    turns = [float(t.real) for t in line.deriv().roots() if abs(t.imag) < 1e-9]
+    steps = [0.0, 1.0, *(t for t in turns if 0 < t < 1)]
+    return max(steps, key=lambda t: float(line(t)))

@@ -1,0 +1,84 @@
+"""Figures of the bench of matchings."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lotperm.science.statistics import interval
+from lotperm.studies.charts import METHODS
+from lotperm.studies.matchers.measures import by_arm
+
+# Arm -> its words, colour and marker.
+_MATCHERS = {
+    "naive": ("none: naive", METHODS["naive"][1], "P"),
+    "random": ("random", "#999999", "v"),
+    "permuted": ("activations", METHODS["permuted"][1], "D"),
+    "weights": ("weights", "#e69f00", "s"),
+    "weights-best-10": ("weights, best of 10", "#b8860b", "p"),
+    "weights-refined": ("weights, from activations", "#cc79a7", "o"),
+    "weights-joint": ("weights, all groups at once", "#8c6bb1", "^"),
+    "weights-kept": ("kept weights alone", "#56b4e9", "<"),
+    "weights-many": ("weights, many networks", "#555555", "X"),
+}
+
+
+def words_of(arm: str) -> str:
+    """Return the words for an arm's matching."""
+    return _MATCHERS[arm][0] if arm in _MATCHERS else METHODS[arm][0] if arm in METHODS else arm
+
+
+def gain_against(table: pd.DataFrame, column: str, label: str, *, title: str) -> Figure:
+    """Draw what every matching gains over naive against another column, a panel for each cell.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The question's table.
+    column : str
+        "barrier", "correlation" or "agreement".
+    label : str
+        The column in words, for the axis.
+    title : str
+        Of the figure.
+    """
+    cells = list(table.groupby(["sparsity", "rewind_epoch"]))
+    figure, axes = plt.subplots(
+        1, len(cells), figsize=(8, 4), layout="constrained", squeeze=False, sharey=True
+    )
+    for ax, ((s, k), rows) in zip(axes[0], cells, strict=True):
+        arms, across = by_arm(rows), by_arm(rows, column)
+        for arm in map(str, arms):
+            if arm == "lth":
+                continue
+            words, colour, marker = _MATCHERS.get(arm, (arm, "#333333", "."))
+            gain, half = interval(arms[arm] - arms["naive"])
+            place, spread = interval(across[arm])
+            ax.errorbar(
+                place,
+                gain,
+                # Naive gains nothing over itself, without any spread.
+                half if arm != "naive" else None,
+                spread,
+                fmt=marker,
+                color=colour,
+                label=words,
+                capsize=2,
+                linewidth=1,
+                ms=6,
+            )
+        ax.axhline(
+            (arms["lth"] - arms["naive"]).mean(),
+            color=METHODS["lth"][1],
+            linestyle="--",
+            linewidth=1.2,
+            label=METHODS["lth"][0],
+        )
+        ax.set(title=f"S = {s:g}, k = {k}", xlabel=label)
+    axes[0][0].set_ylabel("gain over naive (points)")
+    figure.legend(
+        *axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+    )
+    figure.suptitle(title)
+    return figure

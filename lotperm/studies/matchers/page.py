@@ -1,0 +1,104 @@
+"""The page of the bench of matchings."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from lotperm.science.statistics import interval, paired
+from lotperm.studies import page
+from lotperm.studies.matchers import charts
+from lotperm.studies.matchers.measures import CONTRASTS, MEASURES, by_arm
+from lotperm.studies.matchers.study import STUDY, MatchersOptions
+from lotperm.studies.predictions import Predictions, load_predictions, verdicts
+from lotperm.studies.study import Study
+from lotperm.studies.tables import with_interval
+
+
+class Page(page.Page):
+    """The page on which matchings compete."""
+
+    study: ClassVar[Study[Any]] = STUDY
+    options: MatchersOptions
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Every matching of every cell, as `lotperm.studies.matchers.study.matchers_table`."""
+        return STUDY.table(self.pipeline, self.options.completed(self.experiment))
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """What was stated before the runs."""
+        return load_predictions(Path(__file__).parent, MEASURES)
+
+    def against_barrier(self) -> Figure:
+        """Draw the gain over naive against the barrier that each matching leaves."""
+        title = f"Gain against barrier ({self.about})"
+        label = "barrier between π(A) and B (nats, test)"
+        return charts.gain_against(self.table, "barrier", label, title=title)
+
+    def against_agreement(self) -> Figure:
+        """Draw the gain over naive against the objective of weight matching."""
+        title = f"Gain against agreement of the weights ({self.about})"
+        label = "agreement of π(A)'s and B's weights"
+        return charts.gain_against(self.table, "agreement", label, title=title)
+
+    def ranking(self) -> pd.DataFrame:
+        """Return every matching with accuracy, barriers and likeness, best accuracy first."""
+        last = self.table[self.table["rewind_epoch"] == self.table["rewind_epoch"].max()]
+        last = last[last["sparsity"] == last["sparsity"].max()]
+        accuracy = by_arm(last)
+        rows = {}
+        for arm in accuracy.mean().sort_values(ascending=False).index:
+            row = {"accuracy": with_interval(*(x / 100 for x in interval(accuracy[arm])))}
+            for column, words in (
+                ("barrier", "test barrier (nats)"),
+                ("train_barrier", "train barrier (nats)"),
+                ("correlation", "correlation of units"),
+                ("agreement", "agreement of weights"),
+            ):
+                values = by_arm(last, column)[arm].dropna()
+                row[words] = f"{values.mean():.3f}" if len(values) else ""
+            rows[charts.words_of(arm)] = row
+        return pd.DataFrame(rows).T.rename_axis("matching")
+
+    def contrasts(self) -> pd.DataFrame:
+        """Return the contrasts that were written down before, a column for each cell."""
+        columns = {}
+        for (s, k), cell in self.table.groupby(["sparsity", "rewind_epoch"]):
+            arms = by_arm(cell) / 100
+            column = {}
+            for words, (a, b) in CONTRASTS.items():
+                if a in arms and b in arms:
+                    found = paired(arms[a], arms[b])
+                    p = "" if pd.isna(found.p_value) else f", p = {found.p_value:.1g}"
+                    column[words] = with_interval(found.mean, found.half_width) + p
+            columns[f"S = {s:g}, k = {k}"] = column
+        return pd.DataFrame(columns)
+
+    def verdicts(self) -> pd.DataFrame:
+        """Judge the predictions by what was computed here."""
+        return verdicts(self.predictions, MEASURES, {"live": self.table})
+
+    def data(self) -> HTML:
+        """Make a link that downloads every number of the page."""
+        return self.download(self.table)
+
+    def in_short(self) -> str:
+        """Say what is equal on every machine."""
+        alike = self.table.groupby("arm")[["correlation", "agreement"]].mean()
+        # Each matching must win by its own measure, whatever the accuracies are.
+        return "\n".join(
+            (
+                f"matchings: {self.table['arm'].nunique() - 2}",
+                f"activation matching joins the units that are most alike: "
+                f"{alike['correlation'].idxmax() == 'permuted'}",
+                f"random permutations agree least but for none: "
+                f"{set(alike['agreement'].nsmallest(2).index) == {'random', 'naive'}}",
+            )
+        )
