@@ -226,7 +226,8 @@ def alignment(table: pd.DataFrame) -> Figure:
         (axes[1], "barrier", "barrier after permuting (points)"),
     ):
         ax.errorbar(table["units"], table[name], table[f"{name}_half"], **style)
-        ax.set(xlabel=_XLABELS["units"], ylabel=words)
+        ax.set_xlabel(_XLABELS["units"], fontsize=9)
+        ax.set_ylabel(words, fontsize=9)
         ax.set_xscale("log", base=2)
         ax.set_xticks(table["units"], [f"{x:g}" for x in table["units"]])
         ax.minorticks_off()
@@ -235,5 +236,6 @@ def alignment(table: pd.DataFrame) -> Figure:
     axes[2].errorbar(known["barrier"], known["share"], errors, **{**style, "fmt": marker})
     for x, y, units in zip(known["barrier"], known["share"], known["units"], strict=True):
         axes[2].annotate(f"{units:g}", (x, y), (5, 5), textcoords="offset points", fontsize=8)
-    axes[2].set(xlabel="barrier after permuting (points)", ylabel="gap closed (%)")
+    axes[2].set_xlabel("barrier after permuting (points)", fontsize=9)
+    axes[2].set_ylabel(_YLABELS["share"], fontsize=9)
     return figure
