@@ -53,13 +53,16 @@ def test_a_twin_that_does_not_show_it_says_so_first(figure: str) -> None:
     assert "live: not shown" in page.answer("?").data
 
 
-def test_permuting_closes_more_of_the_gap_in_wider_networks() -> None:
-    one = live("resnet20_cifar10")
-    shares = effects.against(one, "units")
-    trend = effects.width_trend(one)
-    assert len(shares) >= 5
-    assert shares["share"].iloc[-1] > shares["share"].iloc[0]
-    assert trend.value > 0 and trend.p < 0.05, f"{trend.text()}; {trend.note}"
+def test_what_width_does_is_said_as_it_is() -> None:
+    """With these seeds the share of the gap doesn't clearly grow; the page has to say so."""
+    page = open_page("resnet20_cifar10", "live")
+    assert len(effects.against(page.live, "units")) >= 5
+    statements = {words: (e, rule) for words, e, rule in effects.statements(page.live)}
+    effect, rule = statements["it closes more of the gap in wider ones"]
+    verdict = rule.judge(effect)
+    said = page.agreement().data.split("live: ")[1]
+    assert verdict != "opposite"
+    assert ("wider ones (weaker)" in said) == (verdict == "weaker"), effect.text()
 
 
 def test_permuting_gains_more_in_sparser_networks() -> None:
