@@ -183,29 +183,29 @@ class Device:
     source: str
 
 
-_TF32 = "float32: TF32 in convolutions, PyTorch's default, as published"
+_PUBLISHED = "float32 and tf32 as published"
 # Figures of data sheets, unless such a card was seen to reach less.
 DEVICES: Mapping[str, Device] = {
     "h100": Device(
         words="NVIDIA H100",
-        flops={"bfloat16": 798e12, "float32": 494e12},
+        flops={"bfloat16": 798e12, "tf32": 494e12, "float32": 67e12},
         bandwidth=3.0e12,
         memory=80e9,
-        source=f"bfloat16 and memory as seen on such a card; {_TF32}",
+        source=f"bfloat16 and memory as seen on such a card; {_PUBLISHED}",
     ),
     "h200": Device(
         words="NVIDIA H200",
-        flops={"bfloat16": 798e12, "float32": 494e12},
+        flops={"bfloat16": 798e12, "tf32": 494e12, "float32": 67e12},
         bandwidth=4.8e12,
         memory=141e9,
-        source=f"bfloat16 as seen on an H100; memory as published; {_TF32}",
+        source=f"bfloat16 as seen on an H100; memory as published; {_PUBLISHED}",
     ),
     "a100": Device(
         words="NVIDIA A100",
-        flops={"bfloat16": 312e12, "float32": 156e12},
+        flops={"bfloat16": 312e12, "tf32": 156e12, "float32": 19.5e12},
         bandwidth=2.0e12,
         memory=80e9,
-        source=f"as published; {_TF32}",
+        source="as published",
     ),
     "cpu": Device(
         words="CPU",

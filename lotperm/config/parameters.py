@@ -47,7 +47,7 @@ Dataset = Literal[
 Model = Literal["mlp", "resnet8", "resnet20", "resnet50", "vgg11"]
 Schedule = Literal["cosine", "constant", "step"]
 Augment = Literal["none", "crop", "flip_crop", "flip_resized_crop"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 ImpMethod = Literal["finetune", "rewind"]
 MaskSource = Literal["imp", "magnitude", "snip", "grasp", "synflow", "erk", "uniform"]
 Scope = Literal["global", "layerwise"]
@@ -124,7 +124,9 @@ class Recipe:
     "step" multiplies by `gamma` at each of `milestones`. Weight decay is on every parameter, norms
     and biases included. The last partial batch of an epoch is dropped. "crop" is a random crop
     after padding by 4; "flip_resized_crop", for image folders, a random part of the image, resized.
-    "bfloat16" computes products under autocast; weights and statistics stay in float32.
+    "bfloat16" computes products under autocast; weights and statistics stay in float32. "tf32"
+    rounds the factors of convolutions to 10 bits of mantissa on CUDA, and is float32 elsewhere;
+    "float32" doesn't, on any device.
     """
 
     epochs: Annotated[FromZero, Help("passes over the training set", _TRAINED)]

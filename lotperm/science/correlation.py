@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import accumulate, count
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,6 +21,7 @@ from lotperm.parallel.threads import keep_freed_memory, workers
 from lotperm.science.graphs import is_batched
 from lotperm.science.inputs import Batch, InputForm
 from lotperm.science.mixing import mixes_examples
+from lotperm.science.precision import full_precision
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.types import Float, Float64
 
@@ -300,22 +300,3 @@ def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype, channels_la
     layout = torch.channels_last if channels_last and tensor.ndim == 4 else layout
     kind = dtype if tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to(device, kind, memory_format=layout, copy=True)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Switch TF32 and the like off, whose errors in a sum of products are those of bfloat16."""
-    kinds: list[Any] = [
-        part
-        for backend in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)
-        for part in (getattr(backend, "matmul", None), getattr(backend, "conv", None))
-        if part is not None
-    ]
-    before = [kind.fp32_precision for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.fp32_precision = "ieee"
-        yield
-    finally:
-        for kind, precision in zip(kinds, before, strict=True):
-            kind.fp32_precision = precision

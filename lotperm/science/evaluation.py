@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lotperm.errors import ParameterError
+from lotperm.science.precision import full_precision
 from lotperm.types import Float64
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -93,7 +94,9 @@ def probabilities(model: nn.Module, inputs: Iterable[Tensor]) -> Float64[np.ndar
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Put a network into eval mode, without gradients, and give each module its mode back.
+    """Put a network into eval mode, in full precision and without gradients, for a while.
+
+    Each module gets its mode back.
 
     Yields
     ------
@@ -104,7 +107,7 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
     tensor = next(chain(model.parameters(), model.buffers()), None)
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             yield torch.device("cpu") if tensor is None else tensor.device
     finally:
         for module, mode in modes:

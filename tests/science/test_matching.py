@@ -699,6 +699,7 @@ before = [kind.fp32_precision for kind in kinds]
 with correlation.full_precision():
     assert [kind.fp32_precision for kind in kinds] == ["ieee"] * 3
     assert torch.backends.cudnn.enabled
+    assert not torch.backends.cudnn.allow_tf32
 assert [kind.fp32_precision for kind in kinds] == before
 """
     done = subprocess.run(
