@@ -18,6 +18,9 @@ from lotperm.engine.run import Run
 from lotperm.engine.trained import Trained
 from lotperm.parallel import distributed
 
+_SHARE = 1 / 50
+"""Largest share of the time that checkpoints may take."""
+
 
 class Checkpoints(Protocol):
     """The place where a run in progress is kept; the store's workspace is one."""
@@ -116,7 +119,7 @@ class Keeper:
     checkpoints : Checkpoints | None
         Where to save it; None: nowhere.
     seconds : float
-        Seconds between two checkpoints.
+        Seconds between two checkpoints; more where one takes long to write.
     stop : Callable[[], bool] | None
         As in `lotperm.engine.runtime.Runtime`.
     """
@@ -128,6 +131,7 @@ class Keeper:
         self._stop = stop or (lambda: False)
         # The monotonic clock doesn't jump when the system's time is set.
         self._saved = time.monotonic()
+        self._took = 0.0
 
     def found(self, members: int) -> Found | None:
         """Return the state to go on from, or None if there is none for this number of members."""
@@ -152,12 +156,16 @@ class Keeper:
         # the answers, as their clocks and signals may differ.
         stopping, saving = distributed.any_rank(self._stop()), distributed.any_rank(self._due())
         if self.checkpoints is not None and (stopping or saving):
+            begin = time.monotonic()
             distributed.once(partial(_save, self.checkpoints, runs, done, epoch))
             self._saved = time.monotonic()
+            self._took = self._saved - begin
         return stopping
 
     def _due(self) -> bool:
-        return self.checkpoints is not None and time.monotonic() - self._saved > self.seconds
+        # A large network takes seconds to write, during which nothing is trained.
+        wait = max(self.seconds, self._took / _SHARE)
+        return self.checkpoints is not None and time.monotonic() - self._saved > wait
 
 
 def _save(checkpoints: Checkpoints, runs: Sequence[Run], done: Trained, epoch: int) -> None:

@@ -1,4 +1,11 @@
-"""The training step as one compiled program, kept as long as the process lives."""
+"""The training step as one compiled program, kept for the process and on disk.
+
+Within a process a program is looked up by everything that it depends on. A new process traces the
+step again, in about a second, and finds the compiled code in PyTorch's cache on disk, whose key is
+the traced step with PyTorch's version and settings and the processor. That cache is the folder
+``TORCHINDUCTOR_CACHE_DIR``, by default ``torchinductor_USER`` among the temporary files; several
+processes may share it, and it may be deleted at any time.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +15,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from lotperm.engine.state import TrainingState
-from lotperm.engine.step import Rule, descend, differentiate
+from lotperm.engine.step import Rule, descend_together, differentiate
 
 Program = Callable[..., Tensor]
 """A compiled step: maps inputs, targets, the learning rate and `TrainingState.by_parameter` to the
 losses, and changes the state in place. It holds no weights.
 """
 
-PROGRAMS: dict[Hashable, Program] = {}
-"""All programs of this process, by everything that they depend on."""
+PROGRAMS: dict[Hashable, Program | Exception] = {}
+"""All programs of this process, by everything that they depend on; or why there is none."""
+
+CUDA_OPTIONS: dict[str, Any] = {"combo_kernels": True}
+"""Options of the compiler on CUDA: kernels that don't wait for each other become one, of which a
+step of a small network has so many that their number bounds it.
+"""
 
 
 def compiled_step(
@@ -37,12 +52,19 @@ def compiled_step(
         A batch of the shapes and types to come; its values don't matter.
     threads : int, optional
         Number of parts trained at the same time; on a CPU each gets its share of PyTorch's threads.
+
+    Raises
+    ------
+    Exception
+        Whatever the compiler raises; the same again if it is asked again.
     """
     # The number of threads is compiled into the program: the parts that run at the same time divide
     # the cores between them.
     share = max(1, torch.get_num_threads() // threads)
     on_cpu = state.device.type == "cpu"
-    options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": share} if on_cpu else {}
+    options: dict[str, Any] = (
+        {"cpp_wrapper": True, "cpp.threads": share} if on_cpu else dict(CUDA_OPTIONS)
+    )
     form = state.networks.form()
     # Hooks may do anything, so a program with hooks in it isn't shared with other networks.
     if form is None:
@@ -61,8 +83,16 @@ def compiled_step(
         torch.are_deterministic_algorithms_enabled(),
     )
     if key not in PROGRAMS:
-        PROGRAMS[key] = compile_step(rule, state, inputs, targets, options)
-    return PROGRAMS[key]
+        try:
+            PROGRAMS[key] = compile_step(rule, state, inputs, targets, options)
+        except Exception as error:
+            # Not tried again: it takes as long as to succeed. Without its frames, which hold
+            # tensors.
+            PROGRAMS[key] = error.with_traceback(None)
+    found = PROGRAMS[key]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def compile_step(
@@ -101,11 +131,14 @@ def compile_step(
         named = dict(zip(names, [*leaves, *buffers], strict=True))
         forward = partial(torch.func.functional_call, module, named)
         losses, gradients = differentiate(rule, forward, leaves, inputs, targets)
-        descend(rule, lr, gradients, weights, velocities, masks)
+        descend_together(rule, lr, *map(list, (gradients, weights, velocities, masks)))
         return losses
 
     arguments: list[Any] = [inputs, targets, state.lr, *state.by_parameter()]
     # Fake tensors have shapes and no values: tracing computes nothing and leaves the state alone.
     graph = make_fx(step, tracing_mode="fake")(*arguments)
-    program: Program = torch._inductor.compile(graph, arguments, options=options or None)
+    # The compiler keeps programs on disk only if it is told that shapes are fixed, by an empty
+    # environment of symbolic ones. Tracing above must do without.
+    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+        program: Program = torch._inductor.compile(graph, arguments, options=options or None)
     return program

@@ -58,7 +58,7 @@ def capture(
     inputs, targets : Tensor
         A batch; the values of every later batch are copied into it.
     changing : Sequence[Tensor]
-        The tensors that the step changes; afterwards they are as before.
+        The tensors that the step changes; afterwards they are as before, also if this fails.
     side : SideStream
         Where the graph is captured.
 
@@ -69,15 +69,22 @@ def capture(
     """
     # The steps before the capture are real ones, so the state is restored after them.
     before = [tensor.clone() for tensor in changing]
-    with side.queue(), torch.no_grad():
-        # Kernels are chosen and memory is taken before the capture.
-        for _ in range(3):
-            step()
-        for tensor, value in zip(changing, before, strict=True):
-            tensor.copy_(value)
-    side.join()
+    try:
+        with side.queue(), torch.no_grad():
+            # Kernels are chosen and memory is taken before the capture.
+            for _ in range(3):
+                step()
+    finally:
+        with side.queue(), torch.no_grad():
+            for tensor, value in zip(changing, before, strict=True):
+                tensor.copy_(value)
+        side.join()
     graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph, stream=side.stream):
+    # Other threads may go on meanwhile: only this one's calls must fit into a graph.
+    with (
+        torch.no_grad(),
+        torch.cuda.graph(graph, stream=side.stream, capture_error_mode="thread_local"),
+    ):
         # This records the kernels and runs none.
         losses = step()
 

@@ -134,8 +134,7 @@ class StackedBatchNorm(nn.Module):
         # (M, B, C, ...) -> (B, M·C, ...): to `batch_norm` the members' channels are one long row.
         if not self.folded:
             x = x.transpose(0, 1).flatten(1, 2)
-        if self.training:
-            self.num_batches_tracked.add_(1)
+        # `StackedNetworks.count_batches` counts: here it would be a kernel of its own at every step.
         if self.training and distributed.world_size() > 1:
             x = self._synchronized(x)
         else:

@@ -17,10 +17,7 @@ from lotperm.engine.runtime import Runtime
 from lotperm.engine.ways import STACKED, Way
 from lotperm.parallel import distributed
 
-_STREAMS = 16
-"""Number of parts that a CUDA device trains at the same time, each in a stream of its own."""
-
-_ACTIVATION_BYTES = {"float32": 2**20, "bfloat16": 2**22}
+_ACTIVATION_BYTES: dict[Precision, int] = {"float32": 2**20, "tf32": 2**20, "bfloat16": 2**22}
 """Size of the largest activation of networks that run together on a CPU, the fastest measured.
 
 In float32 that is the second level of a core's cache; in bfloat16, where casts add operations, it
@@ -59,7 +56,7 @@ def networks_at_once(
         One network.
     shape : Sequence[int]
         Shape of a batch of its inputs.
-    precision : "float32" or "bfloat16"
+    precision : "float32", "tf32" or "bfloat16"
         Precision of the recipe.
     runtime : Runtime
         Gives the device.
@@ -98,7 +95,7 @@ def partition(
         As in `networks_at_once`.
     count : int
         Number of members.
-    precision : "float32" or "bfloat16"
+    precision : "float32", "tf32" or "bfloat16"
     runtime : Runtime
         As in `networks_at_once`; `Runtime.members` limits the size of a part.
     way : Way, optional
@@ -120,7 +117,7 @@ def partition(
     if distributed.world_size() > 1 or way.random:
         threads = 1
     elif torch.device(runtime.device).type == "cuda":
-        threads = min(parts, _STREAMS)
+        threads = min(parts, runtime.streams)
     else:
         threads = min(count, torch.get_num_threads())
         # Small operations spend their time in Python, whose lock a third thread would wait for.

@@ -18,11 +18,11 @@ from lotperm.engine.feed import Feed
 from lotperm.engine.graphs import SideStream, capture
 from lotperm.engine.models import Weights
 from lotperm.engine.precision import autocast
-from lotperm.engine.runtime import ProgressBar, Runtime
+from lotperm.engine.runtime import Mode, ProgressBar, Runtime
 from lotperm.engine.schedule import learning_rate
 from lotperm.engine.shared import check_shared, shared_update
 from lotperm.engine.state import TrainingState
-from lotperm.engine.step import Rule, plain_update
+from lotperm.engine.step import Rule, Update, plain_update
 from lotperm.engine.ways import STACKED, Way
 from lotperm.errors import DivergedError
 from lotperm.parallel import distributed
@@ -31,6 +31,9 @@ _ASK_EVERY = 8
 """Steps between two rounds in which all ranks are asked if one wants to stop, so that processes
 seldom wait for each other.
 """
+
+
+_MADE: dict[Mode, str] = {"compiled": "compiled", "graph": "made a CUDA graph"}
 
 
 class Run:
@@ -57,6 +60,10 @@ class Run:
         Number of steps of an epoch.
     losses : Tensor
         (steps, M), the losses of those steps of the epoch that are done, in nats.
+    mode : "compiled", "graph" or "plain"
+        The form of the step.
+    failures : list[str]
+        Why it isn't a faster one, a line for each that was tried.
     """
 
     def __init__(
@@ -73,8 +80,8 @@ class Run:
     ) -> None:
         self.data, self.recipe, self.runtime = data, recipe, runtime
         self.seeds, self.random = seeds, way.random
-        stacked = way.name == "stacked"
-        self.state = TrainingState(model, weights, masks, runtime.device, stacked=stacked)
+        self.stacked = way.name == "stacked"
+        self.state = TrainingState(model, weights, masks, runtime.device, stacked=self.stacked)
         flat = self.state.networks.flat
         self.feed = Feed(
             data, recipe, seeds, device=flat.device, dtype=flat.dtype, readers=runtime.readers
@@ -83,15 +90,21 @@ class Run:
         ranks = distributed.world_size()
         check_shared(recipe, runtime.compile, ranks)
         self.step, self.steps = 0, self.feed.steps
+        self.mode: Mode = "plain"
+        self.failures: list[str] = []
         self.losses = torch.zeros(self.steps, len(weights), device=flat.device)
         self._update = (
             plain_update(self.rule, self.state)
             if ranks == 1
             else shared_update(self.rule, self.state, data.input_shape)
         )
+        self._side = self._new_stream()
+
+    def _new_stream(self) -> SideStream:
         # With several ranks there is one part at a time, and DistributedDataParallel keeps to the
         # stream in which it was made.
-        self._side = SideStream(flat.device, used=ranks == 1)
+        apart = self.runtime.streams > 1 and distributed.world_size() == 1
+        return SideStream(self.state.device, used=apart)
 
     @property
     def members(self) -> int:
@@ -104,27 +117,51 @@ class Run:
         return steps * self.recipe.batch_size * self.members
 
     def prepare(self, threads: int) -> None:
-        """Compile the step if that is wanted; call it before the first step. No weight is changed.
+        """Make the fastest form of the step that can be made here; call it before the first step.
+
+        No weight is changed. What fails is noted in `failures`, and the next form is tried.
 
         Parameters
         ----------
         threads : int
             Number of runs that are trained at the same time.
         """
-        # A compiled program would draw a random network's numbers from streams of its own.
-        if not self.runtime.compile or self.random:
+        # A program or graph would draw a random network's numbers from streams of its own.
+        if distributed.world_size() > 1 or self.random:
             return
         # Batch norm is traced as it is in training.
         self.state.networks.module.train()
+        for mode in self.runtime.modes[:-1]:
+            # What a network without stacking rules does from step to step isn't known.
+            if mode == "graph" and not self.stacked:
+                continue
+            try:
+                self._update = self._faster_update(mode, threads)
+            # A compiler and a driver may raise anything, and none of it is worth losing hours.
+            except Exception as error:
+                self.failures.append(f"the step can't be {_MADE[mode]}: {_first_line(error)}")
+                # A capture that broke off may have spoiled its stream.
+                self._side = self._new_stream()
+            else:
+                self.mode = mode
+                return
+
+    def _faster_update(self, mode: Mode, threads: int) -> Update:
+        """Make a form of the step that isn't the plain one."""
         inputs, targets = self.feed.example_batch()
-        program = compiled_step(self.rule, self.state, inputs, targets, threads=threads)
-        tensors = self.state.by_parameter()
-        if self._side.stream is None:
-            self._update = torch.no_grad()(lambda x, y: program(x, y, self.state.lr, *tensors))
+        step: Callable[[], Tensor]
+        if mode == "graph":
+            step = partial(self._update, inputs, targets)
         else:
+            program = compiled_step(self.rule, self.state, inputs, targets, threads=threads)
+            tensors = self.state.by_parameter()
+            if self.state.device.type != "cuda":
+                return torch.no_grad()(lambda x, y: program(x, y, self.state.lr, *tensors))
             # The captured step reads these very tensors: later batches are copied into them.
             step = partial(program, inputs, targets, self.state.lr, *tensors)
-            self._update = capture(step, inputs, targets, tensors, self._side)
+        networks = self.state.networks
+        changing = [networks.flat, self.state.velocity, *networks.module.buffers()]
+        return capture(step, inputs, targets, changing, self._side)
 
     def update(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Do one step of every member; see `lotperm.engine.step.Update`."""
@@ -137,8 +174,10 @@ class Run:
         """
         ranks = distributed.world_size()
         ask_every = _ASK_EVERY if ranks > 1 else 1
+        share = self.recipe.batch_size // ranks
         # Evaluation between two epochs leaves the module in its other mode.
         self.state.networks.module.train()
+        begin = self.step
         with self._side.queue():
             # In the run's own stream, behind the steps that still read the old rate.
             self.state.lr.fill_(learning_rate(self.recipe, epoch))
@@ -152,7 +191,8 @@ class Run:
                     bar.update(targets.numel() * ranks)
                 # After the step: a run that is asked to stop every time still makes progress.
                 if self.step % ask_every == 0 and pause():
-                    return
+                    break
+            self.state.networks.count_batches((self.step - begin) * len(self.rule.parts(share)))
 
     @contextlib.contextmanager
     def _draws(self, epoch: int) -> Iterator[None]:
@@ -219,3 +259,9 @@ class Run:
     def tensors(self) -> dict[str, Tensor]:
         """Return views (M, ...) of everything that training changes, by name."""
         return {**self.state.changing(), "losses": self.losses.T}
+
+
+def _first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

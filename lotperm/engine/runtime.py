@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -22,6 +22,11 @@ class ProgressBar(Protocol):
     def close(self) -> Any:
         """Finish."""
 
+
+Mode = Literal["compiled", "graph", "plain"]
+"""A form of the training step: one compiled program, on CUDA within a CUDA graph; a CUDA graph of
+the plain step; operation by operation.
+"""
 
 Progress = Callable[[str, int], ProgressBar]
 """Makes a progress bar from a label and the number of images to train on, over all members."""
@@ -46,8 +51,13 @@ class Runtime:
         "cpu" or "cuda".
     compile : bool
         Compile the training step, which takes seconds to a minute and pays off when training takes
-        minutes. On CUDA it becomes a CUDA graph, without which one small network is bound by
-        the launches of its kernels.
+        minutes.
+    graph : bool
+        On CUDA, start all kernels of a step with one call, compiled or not. Without it, one small
+        network is bound by the launches of its kernels.
+    streams : int
+        On CUDA, parts of the members that are trained at the same time, each in a stream of its
+        own; 1: all in the default stream.
     members : int | None
         Most networks that go through one forward pass; None: as many as run
         fastest (`lotperm.engine.partition`), all of a thread's if there are no convolutions.
@@ -69,11 +79,24 @@ class Runtime:
 
     device: str = "cpu"
     compile: bool = False
+    graph: bool = True
+    streams: int = 32
     members: int | None = None
     microbatch: int | None = None
     workers: int | None = None
     progress: Progress | None = None
     stop: Callable[[], bool] | None = None
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The forms of the training step to try in turn; the first that can be made is used.
+
+        `lotperm.engine.trained.Trained.mode` says which one that was.
+        """
+        on_cuda = torch.device(self.device).type == "cuda"
+        compiled: tuple[Mode, ...] = ("compiled",) if self.compile else ()
+        graph: tuple[Mode, ...] = ("graph",) if on_cuda and self.graph else ()
+        return (*compiled, *graph, "plain")
 
     @property
     def readers(self) -> int:

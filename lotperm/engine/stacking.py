@@ -303,6 +303,13 @@ class StackedNetworks:
                     raise
         return MappedStack(model, self.members)
 
+    @torch.no_grad()
+    def count_batches(self, count: int) -> None:
+        """Note that batch norm has seen so many batches more in training; a forward pass doesn't."""
+        for module in self.module.modules():
+            if isinstance(module, StackedBatchNorm):
+                module.num_batches_tracked.add_(count)
+
     def views(self, flat: Tensor) -> list[Tensor]:
         """Cut a buffer (P·M,) that is laid out like `flat` into views of the parameters' shapes."""
         shapes = [parameter.shape for parameter in self.module.parameters()]

@@ -144,14 +144,9 @@ def differentiate(
 
 @torch.no_grad()
 def descend(
-    rule: Rule,
-    lr: Tensor,
-    gradients: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    masks: Sequence[Tensor],
+    rule: Rule, lr: Tensor, gradient: Tensor, weight: Tensor, velocity: Tensor, mask: Tensor
 ) -> None:
-    """Update weights and velocities in place: v ← μ·v + (g + λ·w) ⊙ m;  w ← w − η·v.
+    """Update a weight and its velocity in place: v ← μ·v + (g + λ·w) ⊙ m;  w ← w − η·v.
 
     Parameters
     ----------
@@ -159,15 +154,42 @@ def descend(
         Gives μ and λ.
     lr : Tensor
         η, a scalar.
-    gradients, weights, velocities, masks : Sequence[Tensor]
+    gradient, weight, velocity, mask : Tensor
+        Of the same shape.
+    """
+    # The mask is on gradient and weight decay together, so at a pruned weight v stays 0 and w,
+    # which starts at 0, does too.
+    velocity.mul_(rule.momentum).add_(gradient.add(weight, alpha=rule.weight_decay).mul_(mask))
+    # η stays a tensor: a program or graph that is recorded once reads its value at every step.
+    weight.sub_(velocity * lr)
+
+
+@torch.no_grad()
+def descend_together(
+    rule: Rule,
+    lr: Tensor,
+    gradients: list[Tensor],
+    weights: list[Tensor],
+    velocities: list[Tensor],
+    masks: list[Tensor],
+) -> None:
+    """Update many weights as `descend` does, all of them in each operation.
+
+    On CUDA a compiler makes a few large kernels of that, instead of one for each weight.
+
+    Parameters
+    ----------
+    rule : Rule
+    lr : Tensor
+        As in `descend`.
+    gradients, weights, velocities, masks : list[Tensor]
         Of the same length, with tensors of the same shapes.
     """
-    for g, w, v, m in zip(gradients, weights, velocities, masks, strict=True):
-        # The mask is on gradient and weight decay together, so at a pruned weight v stays 0 and w,
-        # which starts at 0, does too.
-        v.mul_(rule.momentum).add_(g.add(w, alpha=rule.weight_decay).mul_(m))
-        # η stays a tensor: a program or graph that is recorded once reads its value at every step.
-        w.sub_(v * lr)
+    decayed = torch._foreach_add(gradients, weights, alpha=rule.weight_decay)
+    torch._foreach_mul_(decayed, masks)
+    torch._foreach_mul_(velocities, rule.momentum)
+    torch._foreach_add_(velocities, decayed)
+    torch._foreach_sub_(weights, torch._foreach_mul(velocities, lr))
 
 
 def descend_flat(rule: Rule, state: TrainingState, gradients: Sequence[Tensor]) -> None:
@@ -175,7 +197,7 @@ def descend_flat(rule: Rule, state: TrainingState, gradients: Sequence[Tensor]) 
     # Few large operations instead of several for each parameter: small networks are bound by their
     # number.
     gradient = torch.cat([g.flatten() for g in gradients])
-    descend(rule, state.lr, [gradient], [state.networks.flat], [state.velocity], [state.mask])
+    descend(rule, state.lr, gradient, state.networks.flat, state.velocity, state.mask)
 
 
 def plain_update(rule: Rule, state: TrainingState) -> Update:

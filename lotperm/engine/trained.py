@@ -24,12 +24,15 @@ class Trained:
     evaluations : dict[int, dict[str, list[float]]]
         Epoch -> {"accuracy", "loss"} on the test split -> value of each member; of image folders
         with more than five classes also "top5".
+    mode : str
+        The form of the step (`lotperm.engine.runtime.Mode`), or several if parts differ.
     """
 
     weights: list[Weights] = field(default_factory=list)
     checkpoints: dict[int, list[Weights]] = field(default_factory=dict)
     train_loss: list[list[float]] = field(default_factory=list)
     evaluations: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    mode: str = "plain"
 
     def add_epoch(self, runs: Sequence[Run]) -> float:
         """Record the losses of an epoch that all runs have finished, and return their mean."""

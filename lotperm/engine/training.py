@@ -17,6 +17,7 @@ every bit on all ranks, and differ from those of one process by rounding alone.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -30,6 +31,7 @@ from lotperm.data.dataset import Dataset, first
 from lotperm.engine.checkpoints import Checkpoints, Keeper, restore
 from lotperm.engine.models import Weights
 from lotperm.engine.partition import partition
+from lotperm.engine.precision import settings
 from lotperm.engine.run import Run
 from lotperm.engine.runtime import ProgressBar, Runtime
 from lotperm.engine.trained import Trained, all_weights
@@ -39,6 +41,8 @@ from lotperm.parallel.threads import keep_freed_memory, workers
 from lotperm.science.state_dicts import read_mask, read_weights
 
 __all__ = ["Checkpoints", "Trained", "train"]
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -167,11 +171,19 @@ def train(
     if epoch == 0 and not any(run.step for run in runs):
         done.note(runs, 0, save_at, evaluate_at)
     images = sum(run.images_left(epoch, epochs) for run in runs)
-    with _bar(runtime, label, images) as bar, _fast_convolutions(), workers(threads) as each:
+    with (
+        _bar(runtime, label, images) as bar,
+        settings(torch.device(runtime.device), recipe.precision),
+        workers(threads) as each,
+    ):
         if epoch < epochs:
             # Only if something is left to train: compiling takes up to a minute.
             for run in runs:
                 run.prepare(threads)
+            # What failed for one part has failed for all of its kind: a line each is enough.
+            for line in dict.fromkeys(line for run in runs for line in run.failures):
+                _log.warning("%s: %s", label, line)
+            done.mode = ", ".join(dict.fromkeys(run.mode for run in runs))
         while epoch < epochs:
             # Every part goes to the end of the epoch, or pauses earlier to save or to stop.
             each(partial(Run.advance, epoch=epoch, pause=keeper.wanted, bar=bar), runs)
@@ -210,15 +222,3 @@ def _bar(runtime: Runtime, label: str, images: int) -> Iterator[ProgressBar | No
         return
     with contextlib.closing(runtime.progress(label, images)) as bar:
         yield bar
-
-
-@contextlib.contextmanager
-def _fast_convolutions() -> Iterator[None]:
-    """Let CUDA try out which convolutions are the fastest."""
-    # The trial costs a little for every new shape; here there are few.
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

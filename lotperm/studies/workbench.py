@@ -153,7 +153,7 @@ class Workbench(Subject):
         for epoch, states in trained.checkpoints.items():
             files[epoch_file(epoch)] = pack(states)
         found = curves(trained) if results is None else results
-        return StageResult(tensors=files, results=found, meta=self.meta())
+        return StageResult(tensors=files, results=found, meta={**self.meta(), "step": trained.mode})
 
     def meta(self) -> Plain:
         """Describe how stages are computed here, for their notes."""

@@ -43,6 +43,7 @@ def test_every_member_computes_what_its_network_does(name, shape, mode):
         4, MEMBERS, *shape, dtype=torch.double, generator=torch.Generator().manual_seed(9)
     )
     together = networks.module(x)
+    networks.count_batches(1 if mode == "train" else 0)
     assert together.shape == (MEMBERS, 4, 5)
     after = networks.module.state_dict()
     for m in range(MEMBERS):

@@ -1,6 +1,5 @@
 """Training M networks at once against training one at a time with plain PyTorch."""
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -9,12 +8,14 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from lotperm.config.experiment import Recipe
 from lotperm.config.seeds import Seeds
 from lotperm.data.augment import augment, draw_augmentation
 from lotperm.data.batches import normalize
 from lotperm.data.dataset import Dataset, Split
+from lotperm.engine import checkpoints as engine_checkpoints
 from lotperm.engine import compiled as engine_compiled
 from lotperm.engine.models import build, initialize
 from lotperm.engine.partition import networks_at_once, partition
@@ -359,12 +360,10 @@ def test_a_program_is_compiled_once_for_all_trainings_that_it_fits(monkeypatch):
         return train(make(), starts, toy(shape), recipe, seeds, runtime=runtime, **options)
 
     def compiles(**options):
-        """Tell it by a compiler that can only fail."""
-        with monkeypatch.context() as patch, contextlib.suppress(Interrupted):
+        """Tell it by a compiler that can only fail, after which the plain step is taken."""
+        with monkeypatch.context() as patch:
             patch.setattr(engine_compiled, "compile_step", refuse)
-            run(**options)
-            return False
-        return True
+            return run(**options).mode == "plain"
 
     def refuse(*_):
         raise Interrupted
@@ -385,6 +384,63 @@ def test_a_program_is_compiled_once_for_all_trainings_that_it_fits(monkeypatch):
         assert compiles(recipe=dataclasses.replace(recipe, **{name: value})), name
     assert compiles(recipe=dataclasses.replace(recipe, batch_size=16))
     assert not compiles()
+    # As a new process has it: no programs, but the compiler's folder.
+    engine_compiled.PROGRAMS.clear()
+    before = counters["inductor"]["fxgraph_cache_hit"]
+    assert run(**others).mode == "compiled"
+    assert counters["inductor"]["fxgraph_cache_hit"] == before + 1
+
+
+def test_a_step_that_cannot_be_compiled_runs_plain_and_says_why_in_one_line(monkeypatch, caplog):
+    """And the compiler, which takes as long to fail as to succeed, is asked once."""
+    asked = []
+
+    def fail(*_):
+        asked.append(0)
+        raise RuntimeError("no compiler here\nand how to install one")
+
+    monkeypatch.setattr(engine_compiled, "compile_step", fail)
+    monkeypatch.setattr(engine_compiled, "PROGRAMS", {})
+    data, make = toy(SIGNAL), factory("mlp", SIGNAL)
+    starts, seeds = [initialize(make, i) for i in range(4)], [Seeds.of("t", i) for i in range(4)]
+    run = partial(train, make(), starts, data, Recipe(epochs=2, lr=0.05, batch_size=32), seeds)
+    plain, broken = run(), run(runtime=Runtime(compile=True, members=1), label="round 3")
+    again = run(runtime=Runtime(compile=True, members=1), label="round 4")
+    assert (plain.mode, broken.mode, again.mode) == ("plain", "plain", "plain")
+    assert len(asked) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"round {n}: the step can't be compiled: RuntimeError: no compiler here" for n in (3, 4)
+    ]
+    assert all(distance(a, b) < 1e-5 for a, b in zip(plain.weights, broken.weights, strict=True))
+
+
+def test_the_forms_of_a_step_that_a_device_has():
+    assert Runtime().modes == ("plain",)
+    assert Runtime(compile=True).modes == ("compiled", "plain")
+    assert Runtime(device="cuda").modes == ("graph", "plain")
+    assert Runtime(device="cuda", compile=True).modes == ("compiled", "graph", "plain")
+    assert Runtime(device="cuda", graph=False).modes == ("plain",)
+
+
+def test_checkpoints_take_a_fiftieth_of_the_time_at_most(monkeypatch):
+    """By a clock of its own: the first save takes ten seconds, and the next comes 500 later."""
+    now = [0.0]
+
+    class Slow(Notebook):
+        def checkpoint(self, tensors, info):
+            now[0] += 10
+
+    monkeypatch.setattr(engine_checkpoints.time, "monotonic", lambda: now[0])
+    keeper = engine_checkpoints.Keeper(Slow(), 60.0, None)
+    monkeypatch.setattr(engine_checkpoints, "pack", lambda *_: ({}, {}))
+    waits = []
+    for _ in range(2):
+        begin = now[0]
+        while not keeper.wanted():
+            now[0] += 1
+        waits.append(now[0] - begin)
+        keeper.save_if_wanted([], None, 0)
+    assert waits == [61, 501]
 
 
 def test_a_layer_with_hooks_or_of_ones_own_is_not_taken_for_another():
