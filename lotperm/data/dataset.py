@@ -29,6 +29,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def to(self, device: torch.device | str) -> Split:
+        """Move the split to another device; files stay where they are."""
+        inputs = self.inputs if isinstance(self.inputs, ImageFiles) else self.inputs.to(device)
+        return Split(inputs, self.targets.to(device))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -71,14 +76,7 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """Move the data set to another device; files stay where they are."""
-
-        def moved(split: Split) -> Split:
-            inputs = (
-                split.inputs if isinstance(split.inputs, ImageFiles) else split.inputs.to(device)
-            )
-            return Split(inputs, split.targets.to(device))
-
-        train, test = moved(self.train), moved(self.test)
+        train, test = self.train.to(device), self.test.to(device)
         return replace(
             self, train=train, test=test, mean=self.mean.to(device), std=self.std.to(device)
         )

@@ -133,8 +133,10 @@ class Subject:
         return model
 
     def batches(self, split: Split, size: int = 500) -> Batches:
-        """Batch a split of the data, normalized and not augmented."""
-        return Batches(self.data, split, size, self.runtime.readers)
+        """Batch a split of the data, normalized and not augmented, on the runtime's device."""
+        device = self.runtime.device
+        # At once: one transfer takes less than those of all batches.
+        return Batches(self.data.to(device), split.to(device), size, self.runtime.readers)
 
     def match_batches(self, batch: int = 500) -> Iterable[Tensor]:
         """Yield the training inputs ``(B, C, *spatial)`` on which activations are compared."""
