@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ import numpy as np
 import scipy
 import torch
 from torch import Tensor, nn
+
+# So that the benchmarks run from a clone that isn't installed: they import this file first.
+if importlib.util.find_spec("lotperm") is None:
+    sys.path.append(str(Path(__file__).parents[1]))
 
 from lotperm.engine.models import build
 
