@@ -1,7 +1,7 @@
 """What each page of the book costs: time, memory and disk, from an empty store and again from a
 full one.
 
-Executes the notebooks in the order of the book, each in a process of its own, into one store: a
+Executes the notebooks in the order of the book, each in a kernel of its own, into one store: a
 page that shares stages with an earlier one pays only for its own. Writes
 book/results/costs.{json,md}.
 
@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,13 +21,9 @@ from typing import Any
 
 from common import RESULTS, environment, write_report
 
-ROOT = Path(__file__).parents[1]
-_EXECUTE = """
-import sys, pathlib
 from lotperm.site.notebooks import execute
-notebook, out, profile = sys.argv[1:]
-execute(pathlib.Path(notebook), pathlib.Path(out), {"profile": profile}, progress=False)
-"""
+
+ROOT = Path(__file__).parents[1]
 
 
 def size(folder: Path) -> int:
@@ -38,22 +32,14 @@ def size(folder: Path) -> int:
 
 
 def measure(notebook: Path, profile: str, home: Path) -> dict[str, Any]:
-    """Execute one notebook twice; seconds of both, peak memory of the first, MiB that it added
-    to the store.
-    """
+    """Execute one notebook twice; seconds of both, and MiB that the first added to the store."""
     before, seconds = size(home) if home.exists() else 0, []
-    variables = {**os.environ, "LOTPERM_HOME": str(home)}
+    # For the kernels, which are processes of their own.
+    os.environ["LOTPERM_HOME"] = str(home)
     for _ in range(2):
         begin = time.perf_counter()
-        command = [
-            sys.executable,
-            "-c",
-            _EXECUTE,
-            str(notebook),
-            str(home.with_suffix(".ipynb")),
-            profile,
-        ]
-        subprocess.run(command, check=True, env=variables, cwd=ROOT)
+        given, out = {"profile": profile}, home.with_suffix(".ipynb")
+        execute(notebook, out, given, cwd=ROOT, progress=False)
         seconds.append(time.perf_counter() - begin)
     return {
         "page": notebook.stem,
