@@ -94,6 +94,7 @@ class SweepFolder:
         log : str
             Path of the log that has the traceback; "" if there is none.
         """
+        # A file for each stage, as several jobs may fail at the same time.
         note = {"label": label, "error": error, "tries": tries, "log": log}
         write_atomic(self._failure(key), json.dumps(note).encode())
 

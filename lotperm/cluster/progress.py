@@ -80,6 +80,7 @@ def status(campaign: Campaign, store: Store, results: Path | None = None) -> Cam
     results : Path, optional
         Folder that it records in; None: its own.
     """
+    # Shared by all parts, so that each data set is looked for once.
     datasets: Datasets = {}
     skipped: dict[str, str] = {}
     recorded: dict[str, list[Path]] = {}

@@ -34,6 +34,7 @@ Progress = Callable[[str, int], ProgressBar]
 
 def tqdm_bar(label: str, images: int) -> ProgressBar:
     """Show a progress bar on stderr, with rate and remaining time."""
+    # Imported here: most commands train nothing.
     from tqdm import tqdm
 
     return tqdm(

@@ -60,6 +60,7 @@ def load_mask(path: Path | str) -> Mask:
     tensors = read_tensors(Path(path))
     try:
         return read_mask(tensors)
+    # What is a wrong argument elsewhere is a wrong file here, whose exit code is another.
     except ParameterError as error:
         raise IntegrityError(f"{path}: {error}") from None
 
