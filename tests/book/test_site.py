@@ -292,7 +292,8 @@ def test_renewed_notebooks_keep_only_what_is_checked(
 AS_AT_THE_START = """\
 import matplotlib, pandas, torch
 if not hasattr(matplotlib, "at_the_start"):
-    styles = {n: v for n, v in matplotlib.rcParams.items() if not n.startswith("backend")}
+    own = {"backend", "backend_fallback", "interactive"}  # they belong to the kernel
+    styles = {name: value for name, value in matplotlib.rcParams.items() if name not in own}
     matplotlib.at_the_start = styles, torch.initial_seed()
 matplotlib.rcParams.update(matplotlib.at_the_start[0])
 torch.manual_seed(matplotlib.at_the_start[1])
