@@ -8,8 +8,13 @@ be done, for one network at a time.
 from __future__ import annotations
 
 import contextlib
+import inspect
+import re
 import threading
+import traceback
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +35,15 @@ class MappedStack(nn.Module):
         The network; it is copied, not changed. Whatever it does between its first input, whose
         first axis is the batch, and the one tensor that it returns is up to it.
     members : int
-        M ≥ 1. With one member the network is called as it is; with more it is mapped, so that it
-        may neither draw random numbers nor branch on values.
+        M ≥ 1. With one member the network is called as it is. With more it is mapped; if that fails,
+        because it draws random numbers, say, or branches on values, it is called for each member.
+    strict : bool, optional
+        Raise what PyTorch raises where the network can't be mapped.
+
+    Warns
+    -----
+    UserWarning
+        At the first call, if the network is called for each member; it names the operation.
 
     Notes
     -----
@@ -39,12 +51,15 @@ class MappedStack(nn.Module):
     zero, as those of a stack do, and so do the buffers of a state dict; others are copies.
     """
 
-    def __init__(self, model: nn.Module, members: int) -> None:
+    def __init__(self, model: nn.Module, members: int, *, strict: bool = False) -> None:
         super().__init__()
         form = copy_of(model)
         # In a tuple, so that its own parameters aren't taken for parameters of the stack.
         self._form = (form,)
-        self._members = members
+        self._members, self._strict = members, strict
+        # Modes, training or not, in which mapping has worked; or that it never will.
+        self._tried: set[bool] = set()
+        self._one_by_one = members == 1
         self._attends = any(isinstance(layer, _ATTENTION) for layer in form.modules())
         kept, made = form.state_dict().keys(), dict[int, nn.Parameter]()
         # Tied weights have several names; they stay one parameter.
@@ -67,13 +82,42 @@ class MappedStack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs ``(B, M, *shape)`` to logits (M, B, classes)."""
-        (form,) = self._form
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        if self._members == 1:
-            # Views: what the network does to its buffers in place reaches the stack's own.
-            own = {name: tensor[0] for name, tensor in tensors.items()}
-            logits: Tensor = functional_call(form, own, (x[:, 0],))
-            return logits.unsqueeze(0)
+        if self._one_by_one:
+            return self._each(tensors, x)
+        if self._strict or self.training in self._tried:
+            return self._mapped(tensors, x)
+        before = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        try:
+            logits = self._mapped(tensors, x)
+        # Mapping runs the network's own code on PyTorch's batched tensors: anything may fail.
+        except Exception as error:
+            with torch.no_grad():
+                for name, buffer in self.named_buffers():
+                    buffer.copy_(before[name])
+            # What fails here as well is the network's own error.
+            logits = self._each(tensors, x)
+            self._one_by_one = True
+            name = type(self._form[0]).__name__
+            warnings.warn(f"{name} is called one network at a time: {reason(error)}", stacklevel=2)
+        else:
+            self._tried.add(self.training)
+        return logits
+
+    def _each(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Call the network for one member after the other."""
+        (form,) = self._form
+        # Views: what the network does to its buffers in place reaches the stack's own.
+        return torch.stack(
+            [
+                functional_call(form, {name: t[m] for name, t in tensors.items()}, (x[:, m],))
+                for m in range(self._members)
+            ]
+        )
+
+    def _mapped(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Map the network over all members."""
+        (form,) = self._form
 
         def of_one(own: dict[str, Tensor], x: Tensor) -> Tensor:
             result: Tensor = functional_call(form, own, (x,))
@@ -106,3 +150,39 @@ def _plain_attention() -> Iterator[None]:
             before = _calls.pop()
             if not _calls:
                 torch.backends.mha.set_fastpath_enabled(before)
+
+
+def reason(error: Exception) -> str:
+    """Say which operation of a network can't be mapped, and why, in half a sentence.
+
+    Parameters
+    ----------
+    error : Exception
+        What a `MappedStack` raised.
+    """
+    text = str(error)
+    why = next((words for part, words in _MEANINGS.items() if part in text), first_line(error))
+    if found := re.search(r"not implemented for (aten::\w+)", text):
+        why = f"PyTorch can't map {found[1]}."
+    # The innermost layer whose forward pass was under way.
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        owner = frame.f_locals.get("self")
+        if frame.f_code.co_name == "forward" and isinstance(owner, nn.Module):
+            name, path = type(owner).__name__, Path(inspect.getfile(frame))
+            of_torch = type(owner).__module__.startswith("torch.")
+            return f"{name if of_torch else f'{name} ({path.name}:{line})'}: {why}"
+    return why
+
+
+_MEANINGS = {
+    "random operation": "it draws random numbers.",
+    ".item()": "it reads a value.",
+    "data-dependent control flow": "it branches on a value.",
+}
+"""What PyTorch says of an operation that can't be mapped -> the same for a reader of ours."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of its message."""
+    text = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {text.rstrip('.')}."

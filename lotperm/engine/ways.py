@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import re
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lotperm.engine.mapped import MappedStack
+from lotperm.engine.mapped import MappedStack, first_line, reason
 from lotperm.engine.stacking import stack
 from lotperm.errors import UnsupportedModelError
 from lotperm.parallel import distributed
@@ -81,7 +77,7 @@ def choose(
     """
     if _stacks(model, (2, *shape)):
         return STACKED
-    inputs, reason = examples(), ""
+    inputs, why = examples(), ""
     if members > 1:
         try:
             _compare(model, inputs, members=2)
@@ -89,8 +85,10 @@ def choose(
         except _NetworkError:
             raise
         # Mapping runs the network's own code on PyTorch's batched tensors, where anything may fail.
+        except _Difference as error:
+            why = f"{error} would differ from that of a single one."
         except Exception as error:
-            reason = _reason(error)
+            why = reason(error)
     try:
         random = _compare(model, inputs, members=1)
     except _Difference as error:
@@ -101,7 +99,7 @@ def choose(
         ) from None
     if members > 1:
         warnings.warn(
-            f"{type(model).__name__} is trained one network at a time: {reason}", stacklevel=3
+            f"{type(model).__name__} is trained one network at a time: {why}", stacklevel=3
         )
     return Way("single", random)
 
@@ -155,7 +153,7 @@ def _compare(model: nn.Module, inputs: Tensor, members: int) -> bool:
     singles = [_varied(model, member) for member in range(members)]
     dtype = next((p.dtype for p in model.parameters()), inputs.dtype)
     inputs = inputs.to(dtype)
-    mapped = MappedStack(model, members).cpu()
+    mapped = MappedStack(model, members, strict=True).cpu()
     with torch.no_grad():
         for name, tensor in mapped.state_dict().items():
             tensor.copy_(torch.stack([single.state_dict()[name] for single in singles]))
@@ -207,7 +205,7 @@ def _logits(single: nn.Module, inputs: Tensor) -> Tensor:
     except Exception as error:  # the network's own code
         raise _NetworkError(
             f"{name} fails on {len(inputs)} training examples of shape {tuple(inputs.shape[1:])}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(inputs):
@@ -236,34 +234,3 @@ def _require_close(what: str, got: Tensor, expected: Tensor) -> None:
 
 class _Difference(Exception):
     """A mapped network computes something else than a single one."""
-
-
-def _reason(error: Exception) -> str:
-    """Say which operation of the network can't be mapped, in half a sentence."""
-    if isinstance(error, _Difference):
-        return f"{error} would differ from that of a single one."
-    text = str(error)
-    why = next((words for part, words in _MEANINGS.items() if part in text), _first_line(error))
-    if found := re.search(r"not implemented for (aten::\w+)", text):
-        why = f"PyTorch can't map {found[1]}."
-    # The innermost layer whose forward pass was under way.
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        owner = frame.f_locals.get("self")
-        if frame.f_code.co_name == "forward" and isinstance(owner, nn.Module):
-            name, path = type(owner).__name__, Path(inspect.getfile(frame))
-            of_torch = type(owner).__module__.startswith("torch.")
-            return f"{name if of_torch else f'{name} ({path.name}:{line})'}: {why}"
-    return why
-
-
-_MEANINGS = {
-    "random operation": "it draws random numbers.",
-    ".item()": "it reads a value.",
-    "data-dependent control flow": "it branches on a value.",
-}
-"""What PyTorch says of an operation that can't be mapped -> the same for a reader of ours."""
-
-
-def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {text.rstrip('.')}."

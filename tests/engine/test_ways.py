@@ -333,6 +333,34 @@ def test_a_training_is_that_of_the_plain_loop(make, shape, said, recwarn):
         assert re.search(f"Net is trained one network at a time: {said}", told[0])
 
 
+def test_a_stack_that_can_not_be_mapped_calls_each_network():
+    def make():
+        net = rows(lambda m, x: m.o(m.l(m.n(x))[0][:, -1]), n=nn.BatchNorm1d(6))
+        net.l = nn.LSTM(8, 8, batch_first=True)
+        return net
+
+    weights = members(make)
+    networks = StackedNetworks(make(), weights)
+    networks.module.double().train()
+    x = batch(ROWS)
+    with pytest.warns(
+        UserWarning, match="Net is called one network at a time: LSTM: PyTorch can't"
+    ):
+        together = networks.module(x)
+    alone = [make().double().train() for _ in weights]
+    for m, net in enumerate(alone):
+        net.load_state_dict(weights[m])
+        torch.testing.assert_close(together[m], net(x[:, m]), rtol=1e-9, atol=1e-9)
+    # The batch norm before it saw the batch once, though mapping was tried first.
+    after = dict(networks.module.named_buffers())
+    for m, net in enumerate(alone):
+        for name, buffer in net.named_buffers():
+            torch.testing.assert_close(after[name][m], buffer, rtol=1e-9, atol=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        networks.module(x)
+
+
 def dropping():
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.Dropout(0.5), nn.Linear(16, 5))
 
