@@ -233,6 +233,7 @@ def test_every_member_computes_what_its_network_does(form, mode):
     networks.module.double().train(mode == "train")
     x = batch(shape)
     together = networks.module(x)
+    networks.count_batches(1 if mode == "train" else 0)
     assert together.shape == (MEMBERS, 6, 5)
     parameters = dict(networks.module.named_parameters())
     gradients = torch.autograd.grad(together.square().sum(), parameters.values())
