@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE =
 PYTHON  ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
              $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help setup book pdf test pytest coverage faults evidence lint nbval slurm bench notebooks clean
+.PHONY: help setup book pdf test pytest coverage faults evidence architectures lint nbval slurm bench notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,12 @@ faults: $(READY)  ## try every fault often (kill -9 500 times): about a quarter 
 
 evidence: $(READY)  ## what the live pages show, with their tests: minutes from an empty store; weekly and at release
 	$(BIN)/pytest -m evidence tests/evidence
+
+# timm is no dependency of the package's, and its rows must not be left out: so it is installed here.
+architectures: $(READY)  ## 60 networks of torchvision and timm, traced and matched, for the table in the book; weekly
+	VIRTUAL_ENV='$(abspath $(VENV))' $(BIN)/uv pip install --quiet timm==1.0.31
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m architectures tests/architectures
+	$(BIN)/python tests/architectures/record.py
 
 lint: $(READY)  ## ruff, mypy, and the order of imports
 	$(BIN)/ruff check

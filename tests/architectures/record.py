@@ -1,0 +1,112 @@
+"""Write the table of architectures that the book shows, from the rows that were measured.
+
+`make architectures` measures them (tests/architectures/test_architectures.py) and then runs this.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests")]
+
+from architectures.measure import every  # noqa: E402
+from common import RESULTS, environment  # noqa: E402
+
+from lotperm.store.provenance import source_hash  # noqa: E402
+
+# Networks of torchvision 0.13.1 that the tables of Torch-Pruning's README name, as pruned or not.
+PRUNED = (
+    "alexnet", "vit_b_16", "vit_b_32", "convnext_tiny", "densenet121", "efficientnet_b0",
+    "efficientnet_v2_s", "googlenet", "inception_v3", "mnasnet1_0", "mobilenet_v2",
+    "mobilenet_v3_large", "regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d",
+    "wide_resnet50_2", "fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
+    "squeezenet1_1", "vgg11", "vgg16_bn", "shufflenet_v2_x1_0",
+)  # fmt: skip
+NOT_PRUNED = ("swin_t",)
+
+
+def collect(kept: Path) -> list[dict[str, Any]]:
+    """Return the rows in the order of the list; all must be there.
+
+    Raises
+    ------
+    SystemExit
+        If some weren't measured.
+    """
+    missing = [name for _, name, _ in every() if not (kept / f"{name}.json").exists()]
+    if missing:
+        raise SystemExit(f"not measured: {', '.join(missing)}; run make architectures.")
+    return [json.loads((kept / f"{name}.json").read_text()) for _, name, _ in every()]
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return the rows as Markdown."""
+    machine, rows = report["machine"], report["rows"]
+    lines = [
+        "# Architectures",
+        "",
+        f"`{report['command']}`, on {machine['cpu']}, Python {machine['python']}, PyTorch "
+        f"{machine['torch']}, torchvision {report['torchvision']}, timm {report['timm']}, "
+        f"{report['date']}; sources {report['source'][:12]}.",
+        "",
+        "| network | groups | units | heads | fixed, by | change of f | copy found | seconds "
+        "| Torch-Pruning |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    library = ""
+    for row in rows:
+        if row["library"] != library:
+            library = row["library"]
+            lines.append(f"| **{library}** | | | | | | | | |")
+        lines.append(f"| {' | '.join(cells(row))} |")
+    return "\n".join(lines) + "\n"
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return one row of the table."""
+    name = row["name"]
+    other = "yes" if name in PRUNED else "no" if name in NOT_PRUNED else "–"
+    if row["library"] != "torchvision":
+        other = "–"
+    if not row["traced"]:
+        return [name, *["–"] * 3, row["error"], *["–"] * 3, other]
+    by = ", ".join(f"{key.removeprefix('aten.').partition('.')[0]} {n:,}" if key != "output"
+                   else f"output {n:,}" for key, n in row["by"].items())  # fmt: skip
+    share = row["recovered"] / max(row["shown"], 1)
+    found = "all" if share == 1 else f"{100 * share:.1f} %"
+    return [
+        name,
+        f"{row['groups']:,}",
+        f"{row['units']:,}",
+        f"{row['heads']:,}" if row["heads"] else "–",
+        by or "none",
+        f"{row['deviation']:.0e}",
+        found,
+        f"{row['seconds']:.1f}",
+        other,
+    ]
+
+
+def main() -> None:
+    """Write book/results/architectures.{json,md}."""
+    report = {
+        "command": "make architectures",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "source": source_hash(),
+        "machine": environment(),
+        "torchvision": version("torchvision"),
+        "timm": version("timm"),
+        "rows": collect(ROOT / "_build" / "architectures"),
+    }
+    (RESULTS / "architectures.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "architectures.md").write_text(table(report))
+
+
+if __name__ == "__main__":
+    main()
