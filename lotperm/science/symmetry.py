@@ -18,9 +18,9 @@ is. Permutations (and signs, which leave masks where they are) alone take zeros 
 
 Where the rules have a choice they take the safe side: a unit too few moves, never one too many. So
 these symmetries are left out: exchanging whole blocks of a grouped convolution, or whole groups of
-a group norm. An operation without a rule fixes the units that pass
-it, as an input or output does. Where units meet a product over another axis (token mixing), the
-units are free and the positions are fixed. `PermutationSpec.fixed` lists what is fixed and why.
+a group norm. An operation without a rule fixes the units that pass it, as an input or output does.
+Where units meet a product over another axis (token mixing), the units are free, and so are mixtures
+of positions until they meet positions again. `PermutationSpec.fixed` lists what is fixed and why.
 Every spec is checked once, by a forward pass with a random permutation; a network that is random
 in evaluation mode is refused.
 """
