@@ -163,6 +163,7 @@ def _layer(tensor: str) -> str:
     """Return the layer that a tensor is the weight of, also if it is computed from several."""
     tensor = re.sub(r"\.(in_proj_|[qkv]_proj_)weight$", "", tensor)  # nn.MultiheadAttention
     tensor = re.sub(r"\.weight_[ih]h_(l\d+(_reverse)?)$", r".\1", tensor)  # nn.LSTM and its like
+    tensor = re.sub(r"\.weight_[ih]h$", "", tensor)  # nn.LSTMCell and its like
     return re.sub(r"(\.parametrizations)?\.weight(_orig|_mask|_v|_g|\.original\d*)?$", "", tensor)
 
 

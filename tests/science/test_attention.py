@@ -181,6 +181,16 @@ def rotary(m: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
+def turned(m: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Rotary positions as products of complex numbers, of neighbouring units."""
+    T, d = q.shape[-2:]
+    angles = torch.arange(T)[:, None] / 10.0 ** torch.arange(d // 2)
+    factors = torch.polar(torch.ones_like(angles), angles)
+    pairs = (torch.view_as_complex(t.reshape(*t.shape[:-1], -1, 2)) * factors for t in (q, k))
+    q, k = (torch.view_as_real(t).flatten(-2) for t in pairs)
+    return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
 def slopes(m: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     places = torch.arange(q.shape[2])
     far = (places[None] - places[:, None]).abs() * 2.0 ** -torch.arange(3)[:, None, None]
@@ -207,6 +217,7 @@ def channels(m: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     [
         # Pairs of units are one, in their order in the head; heads move.
         (rotary, {"i": 12, "q/heads": 3, "q/0": 3, "q/1": 3, "v": 12}, ["q/heads"]),
+        (turned, {"i": 12, "q/heads": 3, "q/0": 3, "q/1": 3, "v": 12}, ["q/heads"]),
         # Each head has a slope of its own, so it stays; units inside move.
         (slopes, {"i": 12} | {f"{x}/{h}": 4 for x in "qv" for h in range(3)}, []),
         (normed, {"i": 12, "q/heads": 3, "q": 12, "v": 12, "scale": 4}, ["q/heads", "scale"]),
@@ -350,6 +361,38 @@ def test_recurrent_layers(kind: str, options: dict[str, Any], sizes: dict[str, i
     assert spec.sizes == sizes
     assert spec.axes["r.weight_hh_l0"] == ("r.l0", list(sizes)["proj_size" in options])
     assert not spec.fixed
+
+
+class Steps(nn.Module):
+    """A cell, called for each step."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.cell, self.o = getattr(nn, kind)(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state: Any = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return self.o(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell"])
+def test_recurrent_cells(kind: str) -> None:
+    spec = proven(Steps(kind), TOKENS)
+    assert spec.sizes == {"cell": 6}
+    assert spec.axes["cell.weight_hh"] == ("cell", "cell")
+
+
+def test_heads_that_are_cut_apart() -> None:
+    """Written as a list of heads, they stay in their order; units inside move."""
+
+    def body(m: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads = zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True)
+        return torch.stack([(a @ b.mT).softmax(-1) @ c for a, b, c in heads], 1)
+
+    spec = proven(Attention(body), TOKENS)
+    assert sorted(spec.sizes.values()) == [4] * 6 + [12]
 
 
 def test_permutations_of_blocks() -> None:

@@ -128,3 +128,17 @@ def _new_units(labels: Labels, like: Tensor, dim: int, count: int) -> Tensor:
     shape = list(like.shape)
     shape[dim] = count
     return spread(labels.fresh(count), torch.Size(shape), dim)
+
+
+@rule("view_as_complex")
+def view_as_complex(labels: Labels, call: Call) -> Tensor:
+    """Label complex numbers: what makes a real and an imaginary part is one unit."""
+    ids = call.tensors[0]
+    labels.unify(ids, ids[..., :1])
+    return labels.find(ids[..., 0])
+
+
+@rule("view_as_real")
+def view_as_real(labels: Labels, call: Call) -> Tensor:
+    """Label the two parts of complex numbers."""
+    return call.tensors[0].unsqueeze(-1).expand(call.shape)

@@ -70,3 +70,35 @@ def _gates(labels: Labels, rows: Tensor, size: int) -> Tensor:
     rows = rows.view(-1, size)
     labels.unify(rows, rows[:1])
     return labels.find(rows[0])
+
+
+@rule(*(f"{kind}_cell" for kind in _GATES), matrix=tuple(range(1, 8)))
+def cell(labels: Labels, call: Call) -> Any:
+    """Label one step of a recurrent layer, as `recurrent` does all of them."""
+    arguments = call.arguments
+    x, kind = arguments["input"], call.name.removesuffix("_cell")
+    weights = [arguments.get(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+    if not isinstance(x, Tensor) or any(isinstance(w, Tensor) for w in weights):
+        return unknown(labels, call)
+    w_ih, w_hh, *biases = weights
+    inputs = labels.along(x, -1)
+    labels.consume(inputs)
+    size = w_ih.shape[0] // _GATES[kind]
+    units = _gates(labels, w_ih.produce(labels, 0, w_ih.shape[0]), size)
+    rows = units.repeat(_GATES[kind])
+    w_hh.lie_on(labels, 0, rows)
+    w_ih.lie_on(labels, 1, inputs)
+    w_hh.lie_on(labels, 1, units)
+    labels.consume(units)
+    for bias in biases:
+        if bias is not None:
+            bias.lie_on(labels, 0, rows)
+    state = arguments["hx"]
+    for initial in [state] if isinstance(state, Tensor) else state:
+        if not labels.is_blank(initial):
+            labels.unify(initial, units)
+    return pytree.tree_map_only(
+        Tensor,
+        lambda value: spread(labels.find(units), concrete_shape(value), -1),
+        call.node.meta["val"],
+    )

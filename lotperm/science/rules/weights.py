@@ -32,12 +32,24 @@ def keeps_axes(node: fx.Node) -> bool:
         return operation_name(node.all_input_nodes[0]) in _SLICES
     if not isinstance(target, OpOverload) or target._schema.is_mutable:
         return False
+    if name in _SLICES and _slice_dim(node) != 0:
+        return False
     if name == "flatten":  # as spectral norm calls it; where it merges axes, values are told apart
         return node_shape(node) == node_shape(node.all_input_nodes[0])
     of_axes = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_SLICES, *_STATISTICS, "_weight_norm")
     # Of two weights; with an activation they are what `products` labels.
     known = (*of_axes, *_PRODUCTS)
     return name in known or torch.Tag.pointwise in target.tags
+
+
+def _slice_dim(node: fx.Node) -> int:
+    """Return the axis along which an operation takes a part."""
+    dim = node.kwargs.get("dim", 0)
+    place = 1 if operation_name(node) in ("narrow", "slice") else 2
+    if len(node.args) > place:
+        dim = node.args[place]
+    source = node.all_input_nodes[0].meta.get("val")
+    return dim % source.dim() if isinstance(dim, int) and isinstance(source, Tensor) else -1
 
 
 def computed_weight(labels: Labels, call: Call) -> Any:
