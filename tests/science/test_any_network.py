@@ -321,7 +321,7 @@ TIME = torch.randn(16, 6, 5, generator=GENERATOR)
         (Mixer(), IMAGE, {"pe": 12, "t1": 10, "c1": 14}),
         (
             Net(
-                lambda m, x: m.o(F.relu(m.b(m.t(F.relu(m.i(x))))).mean(1)),
+                lambda m, x: m.o(torch.tanh(m.b(m.t(torch.tanh(m.i(x))))).mean(1)),
                 i=nn.Linear(5, 8),
                 t=nn.Conv1d(6, 6, 1),
                 b=nn.BatchNorm1d(6),
@@ -332,7 +332,7 @@ TIME = torch.randn(16, 6, 5, generator=GENERATOR)
         ),
         (
             Net(
-                lambda m, x: m.o(m.w(F.relu(m.c(x))).mean((2, 3))),
+                lambda m, x: m.o(m.w(torch.tanh(m.c(x))).mean((2, 3))),
                 c=nn.Conv2d(3, 8, 3),
                 w=nn.Linear(14, 7),
                 o=nn.Linear(8, 5),
