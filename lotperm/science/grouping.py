@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from lotperm.science.blocks import Inside, undrawable
 from lotperm.science.graphs import TracedNetwork, node_place, operation_name
-from lotperm.science.labels import FIXED, NO_RULE, Cause, Labels, Place, thin
+from lotperm.science.labels import FIXED, NO_RULE, Cause, Labels, Place, distinct_pairs, thin
 from lotperm.science.relations import Belonging, refine, settle_relations
 from lotperm.science.rules.elementwise import NONLINEARITIES
 from lotperm.science.symmetry import Channels, Fixed, PermutationSpec, Role
@@ -226,12 +226,13 @@ def _add_blocks(
         Kind -> what its group is called, beside its layer, where others have the same layer.
     """
     suffixes: dict[int, str] = {}
+    values, number = kinds.unique(return_inverse=True)
     done: set[tuple[int, int]] = set()
     while True:
         before = len(done)
         for children, parents, what in found:
-            pairs = torch.stack([kinds[children], kinds[parents]]).unique(dim=1)
-            for kind, above in pairs.T.tolist():
+            pairs = distinct_pairs(number[children], number[parents])
+            for kind, above in values[pairs].T.tolist():
                 if kind not in members or (kind, above) in done:
                     continue
                 done.add((kind, above))

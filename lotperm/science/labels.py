@@ -346,8 +346,9 @@ class Labels:
 
     def relate(self, children: Tensor, parents: Tensor, kind: str) -> None:
         """Note which units belong to which others, id by id."""
-        pairs = torch.stack([self.find(children).flatten(), self.find(parents).flatten()])
-        children, parents = pairs.unique(dim=1)
+        children, parents = distinct_pairs(
+            self.find(children).flatten(), self.find(parents).flatten()
+        )
         node = self.causes[-1].node if self.causes else None
         self.relations.append(Relation(children, parents, node, kind))
 
@@ -428,6 +429,13 @@ class Labels:
     def keep_together(self, groups: Iterable[Tensor]) -> None:
         """Note that the ids of each of these vectors must stay among themselves."""
         self.together += groups
+
+
+def distinct_pairs(a: Tensor, b: Tensor) -> Tensor:
+    """Return the distinct pairs of two vectors, in order: int64 of shape (2, n)."""
+    base = int(b.max()) + 1 if len(b) else 1
+    codes = (a * base + b).unique()  # many times faster than to sort columns
+    return torch.stack([codes // base, codes % base])
 
 
 def thin(ids: Tensor) -> Tensor:

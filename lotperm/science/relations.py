@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lotperm.science.labels import Cause, Labels
+from lotperm.science.labels import Cause, Labels, distinct_pairs
 
 # Why blocks stay, by the kind of the relation.
 _REASONS = {
@@ -64,9 +64,9 @@ def _now(labels: Labels, index: int) -> Belonging | None:
     """Return a relation among roots, or fix what it can't describe any more."""
     relation = labels.relations[index]
     children, parents = labels.find(relation.children), labels.find(relation.parents)
-    originals = torch.stack([parents, relation.parents]).unique(dim=1)[0]
+    originals = distinct_pairs(parents, relation.parents)[0]
     merged = len(originals.unique()) < len(originals) or bool(labels.constant(parents).any())
-    pairs = torch.stack([children, parents]).unique(dim=1)
+    pairs = distinct_pairs(children, parents)
     several = len(pairs[0].unique()) < len(pairs[0]) or bool(labels.constant(children).any())
     if merged or several:
         if labels.may_move(parents):
@@ -102,7 +102,7 @@ def _several_parents(
         same.sort(key=lambda belonging: belonging.kind == "scores")  # the last of equals is kept
         left = list({belonging.parents.numpy().tobytes(): belonging for belonging in same}.values())
         for one, other in combinations(left, 2):
-            pairs = torch.stack([one.parents, other.parents]).unique(dim=1)
+            pairs = distinct_pairs(one.parents, other.parents)
             n, (a, b) = pairs.shape[1], (len(row.unique()) for row in pairs)
             if n == a == b:
                 labels.unify(*pairs)

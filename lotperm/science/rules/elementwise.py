@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lotperm.science.graphs import operation_name
-from lotperm.science.labels import LARGE, Labels
+from lotperm.science.labels import LARGE, Labels, distinct_pairs
 from lotperm.science.rules.registry import Call, rule
 
 # Their outputs are where activations are matched.
@@ -132,8 +132,8 @@ def _meet(labels: Labels, a: Tensor, b: Tensor) -> Tensor:
             return a
         return labels.pair(x, y).expand(shape)
     child, parent = (x, y) if along[1] < along[0] else (y, x)
-    pairs = torch.stack([labels.find(child).flatten(), labels.find(parent).flatten()])
-    if len(pairs.unique(dim=1)[0]) > len(pairs[0].unique()):
+    pairs = distinct_pairs(labels.find(child).flatten(), labels.find(parent).flatten())
+    if pairs.shape[1] > len(pairs[0].unique()):
         labels.unify(a, b)
     else:
         labels.relate(child, parent, "weighed")

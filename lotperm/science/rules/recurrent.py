@@ -77,7 +77,7 @@ def cell(labels: Labels, call: Call) -> Any:
     """Label one step of a recurrent layer, as `recurrent` does all of them."""
     arguments = call.arguments
     x, kind = arguments["input"], call.name.removesuffix("_cell")
-    weights = [arguments.get(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+    weights: list[Any] = [arguments.get(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
     if not isinstance(x, Tensor) or any(isinstance(w, Tensor) for w in weights):
         return unknown(labels, call)
     w_ih, w_hh, *biases = weights
