@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from lotperm.studies.arms import effects
+from lotperm.studies.causal.measures import MEASURES as OF_CAUSAL
 from lotperm.studies.early import series as early
 from lotperm.studies.page import open_page
+from lotperm.studies.predictions import verdicts
+from lotperm.studies.signs.measures import MEASURES as OF_SIGNS
 
 pytestmark = pytest.mark.evidence
 
@@ -85,3 +88,24 @@ def test_an_early_match_gains() -> None:
     for at in (early.early_epoch(one), one.table["matched"].max()):
         effect = early.gain(one, at)
         assert effect.value > 0 and effect.p < 0.01, effect.text()
+
+
+# What the pages beyond the paper say in their summaries: predictions that their live runs bear out.
+BORNE_OUT = {
+    "causal_test": ("C 1", "C 3", "C 4", "C 6"),
+    "signs": ("S 1", "S 4", "S 7", "S 8", "S 9", "S 12"),
+}
+
+MEASURES = {"causal_test": OF_CAUSAL, "signs": OF_SIGNS}
+
+
+@pytest.mark.parametrize("figure", BORNE_OUT)
+def test_a_page_beyond_the_paper_bears_its_predictions_out(figure: str) -> None:
+    page = open_page(figure, "live")
+    width = page.experiment.model.width
+    table = page.table[page.table["width"] == width] if "width" in page.table else page.table
+    found = verdicts(page.predictions, MEASURES[figure], {"live": table})["verdict"]
+    by_number = {words.split(":")[0]: verdict for words, verdict in found.items()}
+    assert {number: by_number[number] for number in BORNE_OUT[figure]} == dict.fromkeys(
+        BORNE_OUT[figure], "agrees"
+    )
