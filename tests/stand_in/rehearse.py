@@ -31,7 +31,10 @@ spec = importlib.util.spec_from_file_location("first_flight", {original!r})
 flight = importlib.util.module_from_spec(spec)
 sys.modules["first_flight"] = flight
 spec.loader.exec_module(flight)
-flight.require = lambda condition, what: None
+real = flight.require
+# The form of a step is real; numbers aren't.
+formal = ("the step is", "no graph")
+flight.require = lambda condition, what: real(condition or not what.startswith(formal), what)
 {small}
 sys.exit(flight.main())
 """
