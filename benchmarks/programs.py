@@ -1,0 +1,186 @@
+"""What a compiled training step costs before its first step: cold, and where it is kept.
+
+For each network, CPU seconds (of the process and the compilers that it starts) until a training of
+three steps has its program, and until it ends:
+
+- cold: a new process, with an empty folder of compiled programs;
+- the next stage of that process, with other weights;
+- a new process that finds the folder: what a campaign that is resumed, or a notebook, pays.
+
+Beside it stands what a stage saves: CPU seconds of a step, plain and compiled. A gate: the losses of
+all three must be the same, bit for bit.
+
+    python benchmarks/programs.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RESULTS, environment, write_report
+from torch import nn
+
+from lotperm.config.experiment import Recipe
+from lotperm.config.seeds import Seeds
+from lotperm.data.dataset import Dataset, Split
+from lotperm.engine import run as engine_run
+from lotperm.engine.models import build, initialize
+from lotperm.engine.runtime import Runtime
+from lotperm.engine.training import train
+
+NETWORKS = {
+    "mlp": ("mlp", 1.0, (1, 40), 8),
+    "resnet8x0.5": ("resnet8", 0.5, (3, 32, 32), 4),
+    "resnet20x1": ("resnet20", 1.0, (3, 32, 32), 1),
+}
+"""Name -> architecture, width, shape of an example, networks at once."""
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process so far, and of those that it started and that have ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def stage(name: str, first: int, *, compile: bool = True, steps: int = 3) -> dict[str, Any]:
+    """Train networks for a few steps; return the seconds, and the losses as text."""
+    model, width, shape, members = NETWORKS[name]
+    draw = torch.Generator().manual_seed(0)
+    make: partial[nn.Module] = partial(
+        build, model, input_shape=shape, classes=10, width=width, hidden=(128, 128)
+    )
+    pixels = torch.randint(256, (128 * steps, *shape), dtype=torch.uint8, generator=draw)
+    split = Split(pixels, torch.randint(10, (128 * steps,), generator=draw))
+    half = torch.full((shape[0],), 0.5)
+    data = Dataset("noise", split, split, 10, half, half)
+    recipe = Recipe(epochs=1, lr=0.01, precision="bfloat16" if len(shape) == 3 else "float32")
+    seconds: dict[str, float] = {}
+    prepare = engine_run.Run.prepare
+
+    def timed(run: engine_run.Run, threads: int) -> None:
+        begin = cpu_seconds()
+        prepare(run, threads)
+        seconds["program"] = seconds.get("program", 0.0) + cpu_seconds() - begin
+
+    engine_run.Run.prepare = timed  # type: ignore[method-assign, assignment]
+    begin = cpu_seconds()
+    try:
+        done = train(
+            make(),
+            [initialize(make, first + i) for i in range(members)],
+            data,
+            recipe,
+            [Seeds.of("programs", i) for i in range(members)],
+            evaluate_at=(),
+            runtime=Runtime(compile=compile),
+        )
+    finally:
+        engine_run.Run.prepare = prepare  # type: ignore[method-assign]
+    if done.mode != ("compiled" if compile else "plain"):
+        raise SystemExit(f"{name}: the step is {done.mode}.")
+    seconds["all"] = cpu_seconds() - begin
+    return {**seconds, "losses": repr(done.train_loss)}
+
+
+def process(name: str, folder: Path | None, steps: int) -> list[dict[str, Any]]:
+    """In a new process with this folder of programs: a first stage, others, and long ones."""
+    command = [sys.executable, __file__, "--stages", name, "--steps", str(steps)]
+    variables = {**os.environ, **({"TORCHINDUCTOR_CACHE_DIR": str(folder)} if folder else {})}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def stages(name: str, steps: int) -> list[dict[str, Any]]:
+    """A first stage, one with other weights, the first again, and long ones: compiled and plain."""
+    found = [stage(name, first) for first in (0, 100, 0)]
+    return found + [stage(name, 0, compile=c, steps=steps) for c in (True, False)]
+
+
+def measure(name: str, steps: int, *, quick: bool = False) -> dict[str, Any]:
+    """One row of the table; a quick one may find its programs.
+
+    Raises
+    ------
+    SystemExit
+        If the same stage has other losses in another process.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cold, warm = (process(name, None if quick else Path(folder), steps) for _ in range(2))
+    same = {found["losses"] for found in (cold[0], cold[2], warm[0], warm[2])}
+    if len(same) != 1 or cold[1]["losses"] in same:
+        raise SystemExit(f"{name}: a program that was kept computes something else: {same}")
+    compiled, plain = (found["all"] / steps for found in cold[3:])
+    return {
+        "network": name,
+        "members": NETWORKS[name][3],
+        "cold": cold[0]["program"],
+        "next_stage": cold[1]["program"],
+        "new_process": warm[0]["program"],
+        "step_compiled": compiled,
+        "step_plain": plain,
+        "pays_off_after": cold[0]["program"] / (plain - compiled) if plain > compiled else None,
+    }
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the MLP, and few steps")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS)
+    parser.add_argument("--steps", type=int, help="of the stage that is timed")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--stages", choices=NETWORKS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    steps = options.steps or (5 if options.quick else 40)
+    if options.stages:
+        print(json.dumps(stages(options.stages, steps)))
+        return
+    names = options.networks or (["mlp"] if options.quick else list(NETWORKS))
+    rows = [measure(name, steps, quick=options.quick) for name in names]
+    report = {
+        "what": "CPU seconds for a compiled step",
+        "command": shlex.join(["python", "benchmarks/programs.py", *sys.argv[1:]]),
+        "steps": steps,
+        "rows": rows,
+        "machine": environment(),
+    }
+    write_report(options.out / "programs", report, table(report))
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    machine = report["machine"]
+    lines = [
+        f"# Compiled programs: {report['what']}",
+        "",
+        f"`{report['command']}`, on {machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}, load "
+        f"{machine['load_1min']:.1f} at the end. CPU seconds; on a busy machine they are up to twice as many.",
+        "",
+        "| network | at once | cold | next stage | new process | a step, plain | compiled | pays off after steps |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {r['network']} | {r['members']} | {r['cold']:.1f} | {r['next_stage']:.2f} | {r['new_process']:.1f} | "
+        f"{r['step_plain']:.4f} | {r['step_compiled']:.4f} | "
+        + (f"{r['pays_off_after']:,.0f} |" if r["pays_off_after"] else "never |")
+        for r in report["rows"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
