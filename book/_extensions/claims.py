@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from docutils import nodes
+from shown import figure_nodes, note_numbers, table_nodes
 from sphinx.util.docutils import SphinxDirective
 
 _WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
@@ -24,17 +25,7 @@ class _FromData(SphinxDirective):
     """A directive whose page is made anew when a number or the ledger's code changes."""
 
     def depend(self) -> None:
-        from lotperm.studies import claims
-        from lotperm.studies.published import book_folder
-
-        package = Path(claims.__file__).parent
-        data = book_folder()
-        for path in (
-            *package.glob("*.py"),
-            *(data / "paper").glob("*.csv"),
-            *(data / "results").glob("*/results.json"),
-        ):
-            self.env.note_dependency(str(path))
+        note_numbers(self.env)
 
     def inline(self, text: str) -> list[nodes.Node]:
         """Return the nodes of a line of markup."""
@@ -209,20 +200,21 @@ class PaperTable(_FromData):
         out: list[nodes.Node] = [self.paragraph(intro)]
         for metric, of_metric in chosen.groupby("metric"):
             top = "" if metric == "top1" else "top-5, "
-            out.append(self.figure(int(first["table"]), str(metric)))
+            out += self.figure(int(first["table"]), str(metric))
             tables = nodes.container(classes=["paper-tables"])
             for sparsity, part in of_metric.groupby("sparsity"):
                 tables += self.table(f"Table {first['table']}, {top}S = {sparsity:.2f}", part)
             out.append(tables)
         return out
 
-    def figure(self, table: int, metric: str) -> nodes.raw:
-        """Return the table's figure, carried in the page itself, with what it shows as its name."""
+    def figure(self, table: int, metric: str) -> list[nodes.Node]:
+        """Return the table's figure, with what it shows as its name."""
         from lotperm.studies.charts import use_style
         from lotperm.studies.claims import charts, numbers
-        from lotperm.studies.html import picture
+        from lotperm.studies.origin import of_table
 
         use_style()
+        figure = charts.against_rewinding(table, metric=metric)
         arms = numbers.settings(numbers.cells())
         arms = arms[(arms["table"] == table) & (arms["metric"] == metric)]
         alt = (
@@ -230,9 +222,7 @@ class PaperTable(_FromData):
             f"sparsity. LTH is above permuted in {int((arms['lth'] > arms['permuted']).sum())} and "
             f"permuted above naive in {int((arms['gain'] > 0).sum())} of {len(arms)} settings."
         )
-        return nodes.raw(
-            "", picture(charts.against_rewinding(table, metric=metric), alt), format="html"
-        )
+        return figure_nodes(self.env.app, self.env.docname, figure, alt, [of_table(table)])
 
     def table(self, title: str, part: pd.DataFrame) -> nodes.container:
         arms = ("naive", "permuted", "lth")
@@ -244,7 +234,7 @@ class PaperTable(_FromData):
         ]
         box = nodes.container(classes=["paper-table"])
         box += nodes.paragraph("", title, classes=["paper-table-title"])
-        box += _table(["k", *(_WORDS[arm] for arm in arms)], body)
+        box += table_nodes(["k", *(_WORDS[arm] for arm in arms)], body)
         return box
 
 
@@ -279,7 +269,7 @@ class StatisticsExample(_FromData):
         self.depend()
         self.env.note_dependency(str(lesson.__file__))
         table = lesson.example(self.arguments[0])
-        return [_table(list(table.columns), table.to_numpy().tolist())]
+        return [table_nodes(list(table.columns), table.to_numpy().tolist())]
 
 
 class Protocol(_FromData):
@@ -311,17 +301,6 @@ class Protocol(_FromData):
 
 def _with_spread(mean: float, spread: float) -> str:
     return f"{mean:.2f}" if pd.isna(spread) else f"{mean:.2f} ± {spread:.2f}"
-
-
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> nodes.table:
-    def row(cells: Sequence[str]) -> nodes.row:
-        entries = [nodes.entry("", nodes.paragraph("", cell)) for cell in cells]
-        return nodes.row("", *entries)
-
-    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
-    group += nodes.thead("", row(head))
-    group += nodes.tbody("", *(row(cells) for cells in body))
-    return nodes.table("", group)
 
 
 def _slug(verdict: str) -> str:

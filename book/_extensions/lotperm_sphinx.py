@@ -257,6 +257,8 @@ _NAMES = (
     # One of three pictures is visible; its title counts as the button's text beside the button's
     # own label.
     (re.compile(r'(<i class="theme-switch [^>]*?) +title="[^"]*"'), r"\1"),
+    # Pictures wait until a reader gets near them; those of the other layout are never asked for.
+    (re.compile(r"<img (?=[^>]*figure-(?:wide|narrow))"), r'<img loading="lazy" '),
     # A deprecated role; what holds it is a list.
     (re.compile(r'(<div class="citation"[^>]*) role="doc-biblioentry"'), r'\1 role="listitem"'),
 )

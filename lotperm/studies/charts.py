@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from lotperm.science.statistics import interval
@@ -25,6 +26,73 @@ METHODS = {
 }
 """Method -> its words and its colour (Okabe and Ito's, told apart by colour-blind readers)."""
 
+DASHES = {
+    "dense_a": (0, (1, 1.5)),
+    "dense_b": (0, (1, 3)),
+    "imp": (0, (3, 1, 1, 1)),
+    "lth": "-",
+    "permuted": (0, (5, 1.5)),
+    "naive": (0, (5, 1.5, 1, 1.5)),
+}
+"""Method -> the pattern of its line, as in the start page's panel: in print there are no colours."""
+
+MARKERS = {
+    "dense_a": "D",
+    "dense_b": "d",
+    "imp": "v",
+    "lth": "o",
+    "permuted": "s",
+    "naive": "^",
+}
+"""Method -> the shape of its points."""
+
+
+def line_style(method: str) -> dict[str, object]:
+    """Return how a method's line is drawn, as keywords of ``Axes.plot``; without its points."""
+    return {"color": METHODS[method][1], "linestyle": DASHES[method]}
+
+
+def name_lines(ax: Axes) -> None:
+    """Write the name of each line at its end, in its colour; points and bars get a legend.
+
+    Parameters
+    ----------
+    ax : Axes
+        Axes whose lines have labels and whose limits are set.
+    """
+    handles, words = ax.get_legend_handles_labels()
+    lines = [one for one in handles if isinstance(one, Line2D) and len(one.get_xdata()) > 1]  # type: ignore[arg-type]
+    if len(lines) < len(handles) or not lines:
+        if handles:
+            ax.legend(handles, words, fontsize=8)
+        return
+    # One line of text needs a share of the axes' height, whatever the limits are.
+    low, high = ax.get_ylim()
+    step = (high - low) * 11 / (72 * _height(ax))
+    ends = sorted((float(np.asarray(one.get_ydata())[-1]), i) for i, one in enumerate(lines))
+    place = -np.inf
+    for y, i in ends:
+        one = lines[i]
+        place = max(y, place + step)
+        ax.annotate(
+            str(one.get_label()).partition(":")[0],
+            (1, place),
+            (4, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=one.get_color(),
+            annotation_clip=False,
+        )
+
+
+def _height(ax: Axes) -> float:
+    """Return the height of axes in inches, about: their part of the figure, without words."""
+    spec = ax.get_subplotspec()
+    rows = 1 if spec is None else spec.get_gridspec().nrows
+    return 0.7 * float(ax.figure.get_size_inches()[1]) / rows
+
 
 def use_style() -> None:
     """Set the look of all figures: readable at the width of the book's text."""
@@ -34,6 +102,7 @@ def use_style() -> None:
             "figure.dpi": 110,
             "savefig.dpi": 110,
             "font.size": 10,
+            "font.sans-serif": ["DejaVu Sans"],
             "axes.titlesize": 11,
             "legend.frameon": False,
         },
@@ -108,7 +177,7 @@ def mask_images(images: Mapping[str, Tensor], *, title: str) -> Figure:
     )
     for ax, (words, image) in zip(axes[0], images.items(), strict=True):
         # Layers may be far from square; stretched pixels keep the panels alike.
-        ax.imshow(image.numpy(), cmap="Greys", interpolation="nearest", aspect="auto")
+        ax.imshow(image.numpy(), cmap="Greys", interpolation="none", aspect="auto")
         ax.set(title=words, xlabel="input unit", ylabel="output unit")
         ax.grid(False)
     figure.suptitle(title)
@@ -133,7 +202,7 @@ def correlation_before_after(correlation: Tensor, permutation: Tensor, *, title:
     pictures = {"before": correlation, "after: A permuted": correlation[:, permutation]}
     for ax, (words, matrix) in zip(axes, pictures.items(), strict=True):
         # One scale from −1 to 1 for both panels: they share a colour bar, and white is 0.
-        image = ax.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        image = ax.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
         diagonal = matrix.diagonal().mean().item()
         ax.set(title=f"{words}\nmean of the diagonal {diagonal:.2f}", xlabel="unit of A")
         ax.grid(False)
@@ -143,8 +212,8 @@ def correlation_before_after(correlation: Tensor, permutation: Tensor, *, title:
     return figure
 
 
-# Okabe and Ito's blue and vermilion: the sign of a weight, in drawings of small networks.
-POSITIVE, NEGATIVE = "#0072b2", "#d55e00"
+# The sign of a weight, in drawings of small networks: colours that no arm has.
+POSITIVE, NEGATIVE = "#5e3c99", "#a6611a"
 
 # More of their colours, to follow single units through a permutation, and a grey.
 UNIT_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#bbbbbb")

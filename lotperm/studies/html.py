@@ -1,26 +1,134 @@
-"""Pieces of HTML that pages of results share: downloads, and how a page was made."""
+"""Pieces of HTML that pages of results share: tables, downloads, and how a page was made."""
 
 from __future__ import annotations
 
 import base64
 import html
-import io
 import json
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from lotperm.config.experiment import Experiment
-from lotperm.store.provenance import source_hash
+from lotperm.studies.origin import SOURCE, describe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Hashed when the page's process starts: the files may be edited before the page ends, but what
-# was imported is what runs.
-_SOURCE = source_hash()
+WORDS = {
+    "rewind_epoch": "rewind epoch k",
+    "sparsity": "sparsity S",
+    "value": "value",
+    "method": "network",
+    "dense_a": "dense A",
+    "dense_b": "dense B",
+    "imp": "IMP (A)",
+    "lth": "LTH",
+    "half_width": "half width",
+    "p_value": "p",
+    "n": "n",
+    "lth - naive": "LTH − naive",
+    "lth - permuted": "LTH − permuted",
+    "permuted - naive": "permuted − naive",
+}
+"""Names in the data -> words in a table."""
+
+_STACKED = 4
+"""Columns from which on a table becomes a stack of cards on a phone."""
+
+INTERVAL = "± is half the width of a 95 % interval over seeds."
+"""What ± means below a table that doesn't say otherwise (``frame.attrs["spread"]``)."""
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Return a table as HTML: words for heads, numbers aligned, rows as cards on a phone.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The table. A named index, or one of texts, becomes its first columns. ``attrs["spread"]``
+        says what ± means, if it isn't `INTERVAL`.
+    """
+    heads, rows = _flat(frame)
+    named = len(heads) - len(frame.columns)
+    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(heads))]
+    head = "".join(
+        f'<th role="columnheader" scope="col"{_class(numeric[i])}>{html.escape(word)}</th>'
+        for i, word in enumerate(heads)
+    )
+    body = "".join(
+        f'<tr role="row">{_cells(heads, row, above, named, numeric)}</tr>'
+        for row, above in zip(rows, [None, *rows], strict=False)
+    )
+    stacked = " stacked" if len(heads) >= _STACKED else ""
+    note = ""
+    if any("±" in text for row in rows for text in row):
+        note = f'<p class="spread">{html.escape(str(frame.attrs.get("spread", INTERVAL)))}</p>'
+    return (
+        f'<table class="results{stacked}" role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<tbody role="rowgroup">{body}</tbody></table>{note}'
+    )
+
+
+def _flat(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return heads and rows as texts; what the index says comes first."""
+    index = frame.index
+    counted = isinstance(index, pd.RangeIndex) and index.name is None
+    levels = [] if counted else [str(name) if name is not None else "" for name in index.names]
+    heads = [_word(name) for name in (*levels, *frame.columns)]
+    keys: Sequence[tuple[Any, ...]] = [
+        () if counted else key if isinstance(key, tuple) else (key,) for key in index
+    ]
+    rows = [
+        [_text(value) for value in (*key, *values)]
+        for key, values in zip(keys, frame.itertuples(index=False, name=None), strict=True)
+    ]
+    return heads, rows
+
+
+def _cells(
+    heads: Sequence[str],
+    row: Sequence[str],
+    above: Sequence[str] | None,
+    named: int,
+    numeric: Sequence[bool],
+) -> str:
+    """Return a row's cells; what the index repeats from the row above is there, but pale."""
+    cells, same = [], above is not None
+    for i, text in enumerate(row):
+        same = same and i < named - 1 and above is not None and text == above[i]
+        tag, role = ("th", "rowheader") if i < named else ("td", "cell")
+        scope = ' scope="row"' if tag == "th" else ""
+        label = f' data-label="{html.escape(heads[i])}"'
+        classes = _class(numeric[i], same)
+        cells.append(f'<{tag} role="{role}"{scope}{label}{classes}>{html.escape(text)}</{tag}>')
+    return "".join(cells)
+
+
+def _class(numeric: bool, same: bool = False) -> str:
+    names = [name for name, wanted in (("number", numeric), ("same", same)) if wanted]
+    return f' class="{" ".join(names)}"' if names else ""
+
+
+def _word(name: object) -> str:
+    return WORDS.get(str(name), str(name))
+
+
+def _text(value: object) -> str:
+    """Return a cell's text: words for names, a proper minus, nothing for what is missing."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, float):
+        value = f"{value:.4g}"
+    text = "" if value is pd.NA else _word(value)
+    return re.sub(r"(?<![\w)])-(?=\d)", "−", text)
+
+
+def _is_number(text: str) -> bool:
+    return not text or re.fullmatch(r"[−+<]?[\d,.]+( ?%)?(e[−-]\d+)?( ± [\d.]+)?", text) is not None
 
 
 def csv_link(table: pd.DataFrame, filename: str) -> str:
@@ -42,18 +150,13 @@ def csv_link(table: pd.DataFrame, filename: str) -> str:
     )
 
 
-def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) -> str:
-    """Say in HTML which parameters and sources made a page, and the command that repeats it.
+def command(notebook: str, experiment: Experiment, given: Mapping[str, Any]) -> str:
+    """Return the command that repeats a page.
 
     Parameters
     ----------
-    notebook : str
-        The notebook's name without number and suffix, as ``lotperm run`` takes it.
-    experiment : Experiment
-        The experiment that the page computed; the first, if there are several.
-    given : mapping
-        The page's parameters. Those that are None come from the profile and aren't named, nor is
-        the CPU.
+    notebook, experiment, given
+        As of `how_made`.
     """
     # The command names what differs from a bare run of the notebook, whose default device is the
     # CPU.
@@ -67,11 +170,26 @@ def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) ->
         for n, v in named.items()
     }
     options = "".join(" -p " + shlex.quote(f"{n}={text}") for n, text in texts.items())
-    command = f"lotperm run {notebook} --profile {experiment.profile}{options}"
+    return f"lotperm run {notebook} --profile {experiment.profile}{options}"
+
+
+def how_made(notebook: str, experiment: Experiment, given: Mapping[str, Any]) -> str:
+    """Say in HTML which parameters and sources made a page, and the command that repeats it.
+
+    Parameters
+    ----------
+    notebook : str
+        The notebook's name without number and suffix, as ``lotperm run`` takes it.
+    experiment : Experiment
+        The experiment that the page computed; the first, if there are several.
+    given : mapping
+        The page's parameters. Those that are None come from the profile and aren't named, nor is
+        the CPU.
+    """
     return (
         f"<p>How this was made: profile <code>{experiment.profile}</code>, {len(experiment.seeds)} seeds, "
-        f"{experiment.data.name}, {experiment.model.name}; sources <code>{_SOURCE[:12]}</code>. "
-        f"Again: <code>{html.escape(command)}</code></p>"
+        f"{experiment.data.name}, {experiment.model.name}; sources <code>{SOURCE[:12]}</code>. "
+        f"Again: <code>{html.escape(command(notebook, experiment, given))}</code></p>"
     )
 
 
@@ -87,20 +205,20 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
     caption : str, optional
         HTML that stands below it.
     """
+    # Both import this module.
     import matplotlib.pyplot as plt
 
-    file = io.BytesIO()
-    # Without a date and with fixed ids the page is the same in every build.
-    with plt.rc_context({"svg.hashsalt": "lotperm"}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
+    from lotperm.studies.show import shown_here
+
+    svg, about = shown_here(describe(figure, alt))
     plt.close(figure)
-    data = base64.b64encode(file.getvalue()).decode()
-    image = (
-        f'<img class="paper-figure" alt="{html.escape(alt)}" '
-        f'src="data:image/svg+xml;base64,{data}">'
-    )
+    data = base64.b64encode(svg.encode()).decode()
+    image = f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
     below = f'<p class="shown-caption">{caption}</p>' if caption else ""
-    return f'<div class="shown">{image}{below}</div>'
+    # What the site needs to put the strip and the layout for phones beside it.
+    rest = json.dumps(about["lotperm"]).replace("</", "<\\/")
+    carried = f'<script type="application/json" class="shown-about">{rest}</script>'
+    return f'<div class="shown">{image}{below}{carried}</div>'
 
 
 def folded(summary: str, content: str) -> str:

@@ -15,8 +15,9 @@ from IPython.display import HTML
 
 from lotperm.config.experiment import Experiment
 from lotperm.engine.runtime import Runtime, tqdm_bar
-from lotperm.studies import charts, registry, tables
-from lotperm.studies.html import csv_link, how_made
+from lotperm.studies import charts, registry, show, tables
+from lotperm.studies.html import command, csv_link, how_made
+from lotperm.studies.origin import Origin, of_live
 from lotperm.studies.parameters import RUNTIME, page_parameters
 from lotperm.studies.pipeline import Pipeline
 from lotperm.studies.study import Study
@@ -55,6 +56,7 @@ class Page:
         # Nothing is computed yet: tables and figures ask for what they need.
         self.pipelines = [Pipeline(e, runtime=runtime) for e in self.experiments]
         charts.use_style()
+        show.install(lambda: (self.origin,))
 
     @property
     def experiment(self) -> Experiment:
@@ -65,6 +67,12 @@ class Page:
     def pipeline(self) -> Pipeline:
         """The pipeline of the first width."""
         return self.pipelines[0]
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Where the page's own numbers come from: computed here, now."""
+        again = command(self.figure, self.experiment, self.given)
+        return of_live(self.experiments, self.given.get("device") or "cpu", again)
 
     @cached_property
     def about(self) -> str:
@@ -83,11 +91,17 @@ class Page:
         table : DataFrame or sequence of DataFrame
             One table, or one for each width.
         name : str
-            The file's name, without ``.csv``; by default the figure's.
+            What the file's name begins with; by default the figure's. Kind, data set, network and
+            profile follow, in the name and as columns.
         """
         if not isinstance(table, pd.DataFrame):
             table = tables.by_width(self.experiments, table)
-        return HTML(csv_link(table, f"{name or self.figure}.csv"))
+        e = self.experiment
+        # A file is found again in a folder of downloads: name and columns say what it holds.
+        what = {"kind": "live", "dataset": e.data.name, "model": e.model.name, "profile": e.profile}
+        parts = (name or self.figure, *what.values())
+        table = table.assign(**what, source=self.origin.source[:12])
+        return HTML(csv_link(table, f"{'_'.join(parts)}.csv"))
 
     def made(self) -> HTML:
         """Say how the page was made, and the command that makes it again."""

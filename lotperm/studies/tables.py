@@ -10,6 +10,7 @@ import pandas as pd
 
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import IMAGE_FOLDERS
+from lotperm.studies.origin import NAMES
 from lotperm.studies.pipeline import Pipeline
 
 
@@ -21,7 +22,7 @@ def title(experiment: Experiment) -> str:
     """
     e = experiment
     twin = "1-D twin, " if e.data.name == "mnist1d" else ""
-    return f"{twin}{e.data.name}, {e.model.name}, profile {e.profile}"
+    return f"{twin}{NAMES.get(e.data.name, e.data.name)}, {NAMES.get(e.model.name, e.model.name)}, profile {e.profile}"
 
 
 def settings(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
@@ -46,10 +47,9 @@ def settings(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
     columns = {}
     for pipeline in pipelines:
         e = pipeline.experiment
-        network = (
-            f"{e.model.name}, {sum(p.numel() for p in pipeline.model.parameters()):,} parameters"
-        )
-        data: dict[str, str | int] = {"data set": e.data.name}
+        size = sum(p.numel() for p in pipeline.model.parameters())
+        network = f"{NAMES.get(e.model.name, e.model.name)}, {size:,} parameters"
+        data: dict[str, str | int] = {"data set": NAMES.get(e.data.name, e.data.name)}
         schedule = {}
         if e.data.name in IMAGE_FOLDERS:
             # What a folder holds isn't known beforehand: a reader's may have other classes and
@@ -57,7 +57,7 @@ def settings(pipelines: Sequence[Pipeline]) -> pd.DataFrame:
             # warm-up.
             of, dense = pipeline.data, e.dense
             data = {
-                "image folder": f"{e.data.name}, {of.classes} classes",
+                "image folder": f"{NAMES.get(e.data.name, e.data.name)}, {of.classes} classes",
                 "images": f"{len(of.train):,} for training, {len(of.test):,} for validation",
                 "pixels a side": of.input_shape[-1],
             }

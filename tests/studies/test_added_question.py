@@ -87,7 +87,7 @@ def test_a_notebook_shows_it(smoke: object, tmp_path: Path) -> None:
     nbformat.write(new_notebook(cells=cells), notebook)
     execute(notebook, tmp_path / "out.ipynb", {"pairs": 2}, progress=False)
     shown = (tmp_path / "out.ipynb").read_text()
-    assert "image/png" in shown
+    assert "image/svg+xml" in shown and '"kind": "live"' in shown
     assert re.search(r"lotperm run ticket_overlap --profile smoke -p pairs=2", shown)
 
 

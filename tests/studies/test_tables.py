@@ -42,7 +42,7 @@ def with_values(results, values):
 
 def test_a_title_says_that_a_network_is_a_twin():
     twin = Experiment.from_parameters(profile="smoke")
-    assert tables.title(twin) == "1-D twin, mnist1d, mlp, profile smoke"
+    assert tables.title(twin) == "1-D twin, MNIST-1D, MLP, profile smoke"
     other = Experiment.from_parameters(profile="smoke", dataset="fashion_mnist", model="mlp")
     assert tables.title(other) == "fashion_mnist, mlp, profile smoke"
 

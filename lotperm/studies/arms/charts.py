@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lotperm.science.statistics import interval
 from lotperm.studies.arms.arms import PAPER_ARMS
-from lotperm.studies.charts import METHODS
+from lotperm.studies.charts import MARKERS, METHODS, line_style, name_lines
 from lotperm.studies.results import Results
 
 
@@ -30,7 +30,7 @@ def band(ax: Axes, curves: pd.DataFrame, method: str, metric: str, scale: float 
     table = chosen.pivot_table(index="epoch", columns="seed", values="value") * scale
     means, halves = np.array([interval(row) for row in table.to_numpy()]).T
     words, colour = METHODS[method]
-    ax.plot(table.index, means, color=colour, label=words)
+    ax.plot(table.index, means, label=words, **line_style(method))
     ax.fill_between(
         table.index, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0
     )
@@ -56,7 +56,7 @@ def learning_curves(results: Results, methods: Sequence[str], *, title: str) -> 
         band(right, results.curves, method, "test_accuracy", 100)
     left.set(xlabel="epoch of training", ylabel="training loss (nats)", yscale="log")
     right.set(xlabel="epoch of training", ylabel="test accuracy (%)")
-    right.legend()
+    name_lines(right)
     figure.suptitle(title)
     return figure
 
@@ -133,14 +133,14 @@ def method_overview(
         ax.set_yticks([])
     pictures = {"2  prune A": (mask, "mask"), "4  permute the mask": (permuted, "π(mask)")}
     for words, (image, name) in pictures.items():
-        axes[words].imshow(image.numpy(), cmap="Greys", interpolation="nearest", aspect="auto")
+        axes[words].imshow(image.numpy(), cmap="Greys", interpolation="none", aspect="auto")
         axes[words].set_xlabel(f"{name}, one layer", fontsize=9)
     # One image for both matrices, as a panel is too small for two; ones part them.
     both = np.concatenate(
         [correlation.numpy(), np.ones((len(correlation), 2)), aligned.numpy()], axis=1
     )
     axes["3  match A to B"].imshow(
-        both, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", aspect="auto"
+        both, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none", aspect="auto"
     )
     axes["3  match A to B"].set_xlabel("correlation before | after", fontsize=9)
     _bars(axes["1  train A and B"], {m: accuracies[m] for m in ("dense_a", "dense_b")})
@@ -229,9 +229,10 @@ def line(
     words, colour = METHODS[method]
     # A band over a single place has no width to be seen by.
     if len(x) == 1:
-        ax.errorbar(x, means, halves, fmt="o", color=colour, label=words, markersize=4, capsize=4)
+        marker = MARKERS[method]
+        ax.errorbar(x, means, halves, fmt=marker, color=colour, label=words, ms=5, capsize=4)
         return
-    ax.plot(x, means, "o-", color=colour, label=words, markersize=4)
+    ax.plot(x, means, marker=MARKERS[method], markersize=5, label=words, **line_style(method))
     ax.fill_between(x, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0)
 
 
@@ -281,6 +282,6 @@ def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
         row[0].set_ylabel("test accuracy (%)")
     for ax in axes[-1]:
         ax.set_xlabel("rewind epoch k")
-    axes[0][0].legend(fontsize=8)
+    name_lines(axes[0][-1])
     figure.suptitle(title)
     return figure

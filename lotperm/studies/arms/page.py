@@ -20,7 +20,8 @@ from lotperm.studies.arms.series import Series
 from lotperm.studies.arms.study import STUDY, barrier, run
 from lotperm.studies.claims import numbers
 from lotperm.studies.connectivity.study import connectivity_table
-from lotperm.studies.html import csv_link, folded, picture
+from lotperm.studies.html import csv_link, folded, picture, table
+from lotperm.studies.origin import attach
 from lotperm.studies.published import paper
 from lotperm.studies.results import Results
 from lotperm.studies.stages import matchings
@@ -103,6 +104,7 @@ class Page(page.Page):
         if arms["lth"].notna().all():
             higher = int((arms["lth"] > arms["permuted"]).sum())
             text += f", LTH above permuted in {higher}"
+        attach(figure, *series.of_paper(self.figure).origins)
         return HTML(picture(figure, f"{text}.", f"{html.escape(text)}."))
 
     def side_by_side(self, *more: tuple[str, str]) -> HTML:
@@ -168,8 +170,8 @@ class Page(page.Page):
         alt = f"Test accuracy of LTH, permuted and naive against the rewind epoch: {self.about}."
         parts = [
             folded("Accuracies of every arm, as curves", picture(drawn, alt)),
-            folded("Paired differences at every setting", self.comparisons().to_html(border=0)),
-            folded("Settings of this page's run", self.settings().to_html(border=0)),
+            folded("Paired differences at every setting", table(self.comparisons())),
+            folded("Settings of this page's run", table(self.settings())),
         ]
         return HTML("".join(parts))
 

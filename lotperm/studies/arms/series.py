@@ -10,6 +10,7 @@ import pandas as pd
 
 from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.claims import numbers
+from lotperm.studies.origin import HERE, Origin, of_file, of_record, of_table
 from lotperm.studies.published import Recorded, paper, recorded
 from lotperm.studies.results import Results
 
@@ -54,12 +55,15 @@ class Series:
         gain = permuted − naive and gap = lth − naive (points). NaN where an arm isn't reported.
     profile : str
         The profile that it was run at, "" for the paper.
+    origins : tuple of Origin
+        Where the numbers come from; by default from the page that shows them.
     """
 
     kind: Kind
     label: str
     table: pd.DataFrame
     profile: str = ""
+    origins: tuple[Origin, ...] = (HERE,)
 
     @property
     def rewound(self) -> pd.DataFrame:
@@ -102,14 +106,17 @@ def of_paper(figure: str) -> Series:
             index=["sparsity", "rewind_epoch"], columns="method", values="test_acc_mean"
         ).reset_index()
         table = table.assign(units=_FIRST["resnet20"], lth=float("nan"))
-        return Series("paper", "paper: ResNet20 on SVHN", _completed(table.assign(seed=0), 200))
+        label, origin = "paper: ResNet20 on SVHN", of_file("svhn_resnet20x1", "the table of SVHN")
+        return Series("paper", label, _completed(table.assign(seed=0), 200), origins=(origin,))
     tidy = numbers.cells()
     chosen = tidy[(tidy["figure"] == figure) & (tidy["metric"] == "top1")]
     network, dataset = chosen["network"].iloc[0], chosen["dataset"].iloc[0]
     table = numbers.settings(chosen)
     table = table.assign(units=table["width"] * _FIRST[network], seed=0)
     label = f"paper: {NAMES[network]} on {NAMES[dataset]}"
-    return Series("paper", label, _completed(table, _EPOCHS.get(dataset, 200)))
+    origin = of_table(*sorted(map(int, set(chosen["table"]))))
+    completed = _completed(table, _EPOCHS.get(dataset, 200))
+    return Series("paper", label, completed, origins=(origin,))
 
 
 def of_results(results: Sequence[Results], kind: Kind = "live") -> Series:
@@ -142,14 +149,21 @@ def of_records(dataset: str, model: str) -> list[Series]:
             "recorded",
             runs[0].experiment,
             pd.concat([_of_rows(run.rows(), run.experiment) for run in runs], ignore_index=True),
+            tuple(map(of_record, runs)),
         )
         for runs in joined.values()
     ]
     return [one for one in found if len(one.table[SETTING].drop_duplicates()) > 1]
 
 
-def _series(kind: Kind, experiment: Mapping[str, Any], table: pd.DataFrame) -> Series:
-    return Series(kind, f"{kind}: {described(experiment)}", table, str(experiment["profile"]))
+def _series(
+    kind: Kind,
+    experiment: Mapping[str, Any],
+    table: pd.DataFrame,
+    origins: tuple[Origin, ...] = (HERE,),
+) -> Series:
+    label = f"{kind}: {described(experiment)}"
+    return Series(kind, label, table, str(experiment["profile"]), origins)
 
 
 def described(experiment: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from lotperm.studies.arms import effects
 from lotperm.studies.arms.series import Series
 from lotperm.studies.claims.evidence import Effect, Rule
 from lotperm.studies.html import badge, folded, picture
+from lotperm.studies.origin import attach
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -198,5 +199,7 @@ def curves(figure: Figure, by_factor: Mapping[str, Any], caption: str) -> str:
     """
     said = in_words(by_factor)
     items = "".join(f"<li>{html.escape(text)}</li>" for text in said)
+    every = [one for curves in by_factor.values() for one, *_ in curves]
+    attach(figure, *dict.fromkeys(origin for one in every for origin in one.origins))
     shown = picture(figure, "; ".join(said) + ".", caption)
     return shown + folded("The same in words", f"<ul>{items}</ul>")

@@ -11,15 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lotperm.errors import unknown_name
-from lotperm.studies.charts import METHODS
+from lotperm.studies.charts import MARKERS, METHODS, line_style
 from lotperm.studies.claims import numbers
+from lotperm.studies.origin import attach, of_table
 
-_ARMS = {
-    "lth": ("LTH", "o", "-"),
-    "permuted": ("permuted", "s", "--"),
-    "naive": ("naive", "^", ":"),
-}
-"""Arm -> its word, marker and dashes: in print, colours alone wouldn't tell them apart."""
+_WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
 
 # Shades in one order, as sparsities are.
 _SHADES = plt.get_cmap("viridis")
@@ -60,7 +56,8 @@ def against_rewinding(table: int, *, metric: str = "top1") -> Figure:
     title = f"Paper, Table {table}: {network}×{first['width']} on {dataset}"
     panels = [(f"S = {sparsity:.2f}", part) for sparsity, part in chosen.groupby("sparsity")]
     unit = "test accuracy (%)" if metric == "top1" else "top-5 accuracy (%)"
-    return _panels(panels, "rewind_epoch", title, xlabel="rewind epoch k", ylabel=unit)
+    figure = _panels(panels, "rewind_epoch", title, xlabel="rewind epoch k", ylabel=unit)
+    return attach(figure, of_table(table))
 
 
 def against_sparsity(dataset: str, width: int) -> Figure:
@@ -89,7 +86,8 @@ def against_sparsity(dataset: str, width: int) -> Figure:
         raise unknown_name("ResNet20 of the paper's tables", f"{dataset}×{width}", names)
     panels = [(f"k = {k}", part) for k, part in chosen.groupby("rewind_epoch")]
     title = f"Paper, Table {chosen['table'].iloc[0]}: ResNet20×{width} on {numbers.NAMES[dataset]}"
-    return _panels(panels, "sparsity", title, xlabel="sparsity S", ylabel="test accuracy (%)")
+    figure = _panels(panels, "sparsity", title, xlabel="sparsity S", ylabel="test accuracy (%)")
+    return attach(figure, of_table(int(chosen["table"].iloc[0])))
 
 
 def against_width(dataset: str, rewind_epoch: int = 50) -> Figure:
@@ -130,7 +128,7 @@ def against_width(dataset: str, rewind_epoch: int = 50) -> Figure:
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.suptitle(f"Paper: ResNet20 on {numbers.NAMES[dataset]}, k = {rewind_epoch}")
-    return figure
+    return attach(figure, of_table(*sorted(map(int, set(chosen["table"])))))
 
 
 def _logarithmic(ax: Axes, widths: Sequence[int]) -> None:
@@ -159,10 +157,10 @@ def _panels(
 
 
 def _arms(ax: Axes, part: pd.DataFrame, x: str) -> None:
-    for arm, (word, marker, dashes) in _ARMS.items():
+    for arm, word in _WORDS.items():
         line = part[part["method"] == arm].sort_values(x)
         colour = METHODS[arm][1]
-        ax.plot(line[x], line["mean"], dashes, marker=marker, color=colour, label=word)
+        ax.plot(line[x], line["mean"], marker=MARKERS[arm], label=word, **line_style(arm))
         # ImageNet has one run of each setting, and so no spread.
         if line["std"].notna().all():
             low, high = (line["mean"] + sign * line["std"] for sign in (-1, 1))

@@ -15,7 +15,7 @@ from lotperm.studies.arms.series import Series, download
 from lotperm.studies.arms.study import run
 from lotperm.studies.early import charts, series, tables
 from lotperm.studies.early.study import STUDY, EarlyOptions, early_table
-from lotperm.studies.html import badge, csv_link, folded, picture
+from lotperm.studies.html import badge, csv_link, folded, picture, table
 from lotperm.studies.results import Results
 from lotperm.studies.study import Study
 
@@ -111,8 +111,8 @@ class Page(page.Page):
     def details(self) -> HTML:
         """Fold away what matching early costs, and the settings."""
         return HTML(
-            folded("What matching at epoch t costs", self.costs().to_html(border=0))
-            + folded("Settings of this page's run", self.settings().to_html(border=0))
+            folded("What matching at epoch t costs", table(self.costs()))
+            + folded("Settings of this page's run", table(self.settings()))
         )
 
     def downloads(self) -> HTML:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from lotperm.studies.arms import effects
 from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.arms.series import Kind, Series, described
 from lotperm.studies.claims.evidence import Above, Effect, Rule, mean_effect, ratio_effect
+from lotperm.studies.origin import of_file, of_record
 from lotperm.studies.published import Recorded, paper, recorded
 from lotperm.studies.results import Results
 
@@ -24,7 +27,9 @@ def of_paper() -> Series:
     )
     early = raw[raw["method"] == "permuted"].rename(columns={"test_acc_mean": "permuted"})
     table = early[["sparsity", "matching_epoch", "permuted"]].join(fixed, on="sparsity")
-    return _series("paper", "ResNet20 on CIFAR-10", table.assign(seed=0), 200)
+    origin = of_file("early_matching_resnet20x1_cifar10", "Table 15")
+    found = _series("paper", "ResNet20 on CIFAR-10", table.assign(seed=0), 200)
+    return replace(found, origins=(origin,))
 
 
 def of_page(table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int) -> Series:
@@ -43,9 +48,8 @@ def of_records() -> list[Series]:
         if arms is not None:
             e = run.experiment
             table = _joined(run.summary, arms)
-            found.append(
-                _series("recorded", described(e), table, e["dense"]["epochs"], e["profile"])
-            )
+            one = _series("recorded", described(e), table, e["dense"]["epochs"], e["profile"])
+            found.append(replace(one, origins=(of_record(run),)))
     return found
 
 

@@ -1,0 +1,251 @@
+"""Where the numbers of a figure come from: what the strip below every figure of the book says.
+
+A figure that a page draws is live, of the page's own experiment, unless `attach` says otherwise.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lotperm.config.experiment import Experiment
+from lotperm.errors import LotpermError
+from lotperm.store.provenance import source_hash
+from lotperm.store.stages import Store
+from lotperm.store.tasks import chain
+from lotperm.studies import registry
+from lotperm.studies.published import Recorded, book_folder
+from lotperm.studies.records import load_record
+from lotperm.studies.workbench import Workbench
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Kind = Literal["paper", "recorded", "live"]
+
+NAMES = {
+    "mnist1d": "MNIST-1D",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+    "imagefolder": "an image folder",
+    "picture_crops": "crops of pictures",
+    "cifar10_png": "CIFAR-10 as files",
+    "mlp": "MLP",
+    "cnn": "CNN",
+    "resnet8": "ResNet8",
+    "resnet20": "ResNet20",
+    "resnet50": "ResNet50",
+    "vgg11": "VGG11",
+}
+"""Data sets and networks as they are written in running text."""
+
+# Hashed when the process starts: the files may be edited before it ends, but what was imported is
+# what runs.
+SOURCE = source_hash()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where numbers come from.
+
+    Attributes
+    ----------
+    kind : {"paper", "recorded", "live"}
+        Who computed them, and when.
+    of : str
+        Table, or data set and network.
+    seeds : int, optional
+        How many seeds they are of.
+    device : str
+        What computed them.
+    date : str
+        The day, as 2026-11-29; "" for live numbers, which are as old as the page.
+    source : str
+        SHA-256 of the package's sources that computed them, 64 hex digits.
+    fresh : bool, optional
+        Whether today's sources compute the same; None where that isn't known, or for the paper's.
+    data : str
+        File with the numbers, relative to the repository; "" where the page carries them.
+    command : str
+        What computes them again.
+    """
+
+    kind: Kind
+    of: str
+    seeds: int | None = None
+    device: str = ""
+    date: str = ""
+    source: str = ""
+    fresh: bool | None = None
+    data: str = ""
+    command: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the origin as plain JSON data."""
+        return asdict(self)
+
+    def today(self) -> Origin:
+        """Return the origin with `fresh` as it is now, where the hash alone can say that."""
+        if self.kind != "live":
+            return self
+        return replace(self, fresh=self.source == source_hash())
+
+
+HERE = Origin("live", "")
+"""Stands for the numbers of whatever page shows a figure."""
+
+
+def subject(data: str, model: str, width: float = 1) -> str:
+    """Name data set and network, such as "CIFAR-10, ResNet8×0.5"."""
+    factor = "" if width == 1 else f"×{width:g}"
+    return f"{NAMES.get(data, data)}, {NAMES.get(model, model)}{factor}"
+
+
+def of_live(experiments: Sequence[Experiment], device: str, command: str) -> Origin:
+    """Return the origin of what a page computes.
+
+    Parameters
+    ----------
+    experiments : sequence of Experiment
+        One for each width.
+    device : str
+        "cpu" or "cuda".
+    command : str
+        What repeats the page.
+    """
+    e = experiments[0]
+    width = e.model.width if len(experiments) == 1 else 1
+    return Origin(
+        "live",
+        f"{subject(e.data.name, e.model.name, width)}, profile {e.profile}",
+        seeds=len(e.seeds),
+        device=device,
+        source=SOURCE,
+        command=command,
+    )
+
+
+def of_table(*tables: int) -> Origin:
+    """Return the origin of Tables 5 to 14 of the paper."""
+    numbers = ", ".join(map(str, tables))
+    words = f"Table{'s' if len(tables) > 1 else ''} {numbers}"
+    return Origin("paper", words, date="2025", data="book/paper/tables_5_14.csv")
+
+
+def of_file(name: str, words: str) -> Origin:
+    """Return the origin of another table of published numbers, ``book/paper/<name>.csv``.
+
+    Parameters
+    ----------
+    name : str
+        The file's name without suffix.
+    words : str
+        What it is: "Table 1".
+    """
+    return Origin("paper", words, data=f"book/paper/{name}.csv")
+
+
+def of_record(run: Recorded) -> Origin:
+    """Return the origin of a recorded run.
+
+    It is fresh if every stage behind it has, by today's sources, the key that it had: what is
+    computed is still the same, though other parts of the package may have changed.
+    """
+    e, how = run.experiment, run.how
+    return Origin(
+        "recorded",
+        f"{subject(e['data']['name'], e['model']['name'], e['model']['width'])}, profile {e['profile']}",
+        seeds=len(e["seeds"]),
+        device=str(how.get("device", "")),
+        date=str(how.get("created", ""))[:10],
+        source=str(how.get("source", "")),
+        fresh=_fresh(run.name),
+        data=f"book/results/{run.name}/results.csv",
+        command=_command(run),
+    )
+
+
+@cache
+def _fresh(name: str) -> bool:
+    """Compare a record's keys with those that its stages have by today's sources."""
+    content = load_record(book_folder() / "results" / name)
+    recorded_keys = {stage["key"] for stage in content["stages"]}
+    try:
+        study = registry.study(content.get("kind", "table"))
+        experiment = Experiment.from_dict(content["experiment"])
+        given = dict(content.get("options") or {})
+        # Some tables were computed in groups of seeds, and older records don't say in which.
+        sizes = range(1, len(experiment.seeds) + 1) if "together" in study.Options.names() else ()
+        choices = [given, *({**given, "together": size} for size in sizes)]
+        with tempfile.TemporaryDirectory() as folder:
+            # An empty store: keys must not depend on what is there.
+            store = Store(Path(folder))
+            for choice in choices:
+                options = study.Options.parse(choice).completed(experiment)
+                benches = [Workbench(e, store) for e in study.split(experiment, options)]
+                tasks = chain(task for bench in benches for task in study.tasks(bench, options))
+                if recorded_keys <= {task.key for task in tasks}:
+                    return True
+    # A record of a question or a parameter that is gone can't be computed again.
+    except (LotpermError, KeyError, TypeError):
+        return False
+    return False
+
+
+def _command(run: Recorded) -> str:
+    """Return the command that computed a record, where the repository has it; else ""."""
+    campaigns = book_folder().parent / "campaigns"
+    for path in sorted(campaigns.glob("*.yaml")):
+        if run.name.startswith(f"{path.stem}_"):
+            return f"lotperm campaign run campaigns/{path.name}"
+    e = run.experiment
+    given = {"profile": e["profile"], "dataset": e["data"]["name"]}
+    # An older record lacks the parameters that are younger.
+    if Experiment.from_parameters(**given) == Experiment.from_dict(e):
+        return f"lotperm experiment --profile {given['profile']} -p dataset={given['dataset']}"
+    return ""
+
+
+def attach(figure: Figure, *origins: Origin) -> Figure:
+    """Say where a figure's numbers come from, and return the figure.
+
+    Parameters
+    ----------
+    figure : Figure
+        A figure that isn't of the page's own numbers alone.
+    *origins : Origin
+        All that it draws.
+    """
+    figure._lotperm_origins = origins  # type: ignore[attr-defined]
+    return figure
+
+
+def describe(figure: Figure, alt: str) -> Figure:
+    """Say in words what a figure shows, for those who can't see it, and return the figure.
+
+    Parameters
+    ----------
+    figure : Figure
+        The figure.
+    alt : str
+        What its numbers say, computed from them. It takes the place of the cell's text.
+    """
+    figure._lotperm_alt = alt  # type: ignore[attr-defined]
+    return figure
+
+
+def attached(figure: Figure) -> tuple[Origin, ...]:
+    """Return what `attach` said of a figure; empty if nothing."""
+    found: tuple[Origin, ...] = getattr(figure, "_lotperm_origins", ())
+    return found
+
+
+def description(figure: Figure) -> str:
+    """Return what `describe` said of a figure, or ""."""
+    return str(getattr(figure, "_lotperm_alt", ""))
