@@ -22,7 +22,13 @@
   const PERCENT = ["sparsity", "prune_fraction"];
   const OWN = ["rewind_epoch", "epochs", "lr", "sparse_lr", "finetune_epochs", "finetune_lr"];
 
+  // The means of the recorded run with the initial parameters, where the page carries them.
+  const carried = document.getElementById("lottery-recorded");
+  const recorded = carried ? JSON.parse(carried.textContent) : null;
+  const KEPT = 5; // runs that stay to be compared
+
   let [worker, shown, asked] = [null, null, false];
+  const runs = [];
 
   // Parameters
 
@@ -34,6 +40,8 @@
     for (const name of PERCENT) field[name].value = Number((100 * d[name]).toPrecision(12));
   }
 
+  const label = (name) => field[name].parentElement.textContent.trim();
+
   /* The form's values, checked; throws an Error that says what is wrong. */
   function parameters() {
     const number = (name) => {
@@ -43,8 +51,7 @@
       const broken = ["count", "first"].includes(name) && !field[name].checkValidity();
       const wrong = Number.isNaN(value) || rangeUnderflow || rangeOverflow || broken;
       field[name].setAttribute("aria-invalid", String(wrong));
-      const words = field[name].parentElement.textContent.trim();
-      if (wrong) throw new Error(`${words}: a number from ${field[name].min} to ${field[name].max || "…"}, please.`);
+      if (wrong) throw new Error(`${label(name)}: a number from ${field[name].min} to ${field[name].max || "…"}, please.`);
       return value;
     };
     const chosen = { seeds: Array.from({ length: number("count") }, (_, i) => number("first") + i) };
@@ -54,8 +61,10 @@
       return engine.checked(chosen);
     } catch (error) {
       const wrong = Object.keys(chosen).find((name) => error.message.startsWith(`${name} is`));
-      if (field[wrong]) field[wrong].setAttribute("aria-invalid", "true");
-      throw error;
+      if (!field[wrong]) throw error;
+      field[wrong].setAttribute("aria-invalid", "true");
+      // The field's own words, in place of the package's name for it.
+      throw new Error(label(wrong) + error.message.slice(wrong.length));
     }
   }
 
@@ -109,7 +118,6 @@
     };
     worker.onerror = (event) => fail(`The run broke off: ${event.message || "the worker didn't start"}.`);
     worker.postMessage({ parameters: chosen });
-    panel.parentElement.classList.add("lottery-drawn");
     chart.hidden = false;
     results.hidden = true;
     bar.value = 0;
@@ -162,6 +170,7 @@
       bar.value = 1;
       shown.seconds = event.seconds;
       table();
+      remember();
       state("done", `Done in ${event.seconds.toFixed(1)} s (${shown.kernels}). ${verdict()}`);
     }
   }
@@ -190,9 +199,37 @@
   const values = (network) => shown.finished.map((event) => event.accuracies[network]);
   const percent = (x) => (100 * x).toFixed(1);
 
+  const means = () => ["naive", "permuted", "lth"].map((arm) => engine.interval(values(arm))[0]);
+
   function verdict() {
-    const [naive, permuted, lth] = ["naive", "permuted", "lth"].map((arm) => engine.interval(values(arm))[0]);
-    return `Naive ${percent(naive)} %, permuted ${percent(permuted)} %, LTH ${percent(lth)} %.`;
+    const [naive, permuted, lth] = means();
+    return `Naive ${percent(naive)} %, permuted ${percent(permuted)} %, LTH ${percent(lth)} %. ${meaning()}`;
+  }
+
+  /* What the three numbers say, in words. */
+  function meaning() {
+    const [naive, permuted, lth] = means().map((mean) => 100 * mean);
+    const [gap, gain] = [lth - naive, permuted - naive];
+    const points = (x) => `${x.toFixed(1)} points`;
+    if (gap < 0.5) return `Naive is about as good as LTH here (${points(gap)} apart): there is no gap to close.`;
+    if (gain <= 0) return `A's mask as it stands costs B ${points(gap)}; renaming the units brought nothing back.`;
+    const share = Math.round((100 * gain) / gap);
+    return `A's mask as it stands costs B ${points(gap)}; renaming the units brought back ${points(gain)} (${share} %).`;
+  }
+
+  /* Keep the run beside the last ones: what was asked, and what came of it. */
+  function remember() {
+    const { parameters: p } = shown;
+    const what = `S = ${percent(p.sparsity)} %, k = ${p.rewind_epoch} of ${p.epochs}, ${p.seeds.length} seed${p.seeds.length > 1 ? "s" : ""}`;
+    const [naive, permuted, lth] = means();
+    runs.unshift([what, naive, permuted, lth].map((x) => (typeof x === "number" ? percent(x) : x)));
+    runs.length = Math.min(runs.length, KEPT);
+    const box = find(".lottery-runs");
+    const rows = runs.map(([name, ...rest]) =>
+      `<tr><th scope="row">${name}</th>${rest.map((x) => `<td>${x}</td>`).join("")}</tr>`);
+    box.innerHTML = `<table><caption>Your last runs (%)</caption><thead><tr><th scope="col">run</th><th scope="col">naive</th>
+      <th scope="col">permuted</th><th scope="col">LTH</th></tr></thead><tbody>${rows.join("")}</tbody></table>`;
+    box.hidden = runs.length < 2;
   }
 
   // Table
@@ -308,8 +345,21 @@
       group.append(element("path", { ...attributes, d: line(average) }));
       parts.push(group);
     }
+    if (recorded && asRecorded()) {
+      for (const [arm, mean] of Object.entries(recorded)) {
+        const [at, group] = [y(mean / 100), element("g", { "data-arm": arm })];
+        group.append(element("line", { class: "recorded", x1: width - right - 12, x2: width - right, y1: at, y2: at }));
+        parts.push(group);
+      }
+    }
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren(...parts);
+  }
+
+  /* Whether the run has the recorded parameters; its seeds may be others. */
+  function asRecorded() {
+    const names = [...OWN, ...PERCENT];
+    return names.every((name) => shown.parameters[name] === engine.DEFAULTS[name]);
   }
 
   function legend() {
@@ -325,9 +375,6 @@
 
   // Start
 
-  // Beside the recorded picture, where the page has one: the live chart takes its place on the screen.
-  const figure = document.querySelector("figure.lottery-figure");
-  if (figure) figure.insertBefore(panel, figure.querySelector("figcaption"));
   reset();
   legend();
   form.noValidate = true;
@@ -347,6 +394,16 @@
   field.csv.addEventListener("click", download);
   field.scramble.addEventListener("input", () => setDose(field.scramble.value));
   field.scramble.addEventListener("change", dose);
+  for (const button of panel.querySelectorAll("button[data-set]")) {
+    button.addEventListener("click", () => {
+      const [name, value] = button.dataset.set.split("=");
+      stop();
+      reset();
+      field.count.value = 1;
+      field[name].value = value;
+      start();
+    });
+  }
   new ResizeObserver(draw).observe(svg);
   panel.hidden = false;
   state("ready", "Press Run: A and B are trained, A is pruned and matched to B, then three sparse networks are trained.");

@@ -778,6 +778,7 @@ def test_chapters_show_them(book, notebook, cell, words):
 
 
 PAGE = (ROOT / "book" / "reproduce.md").read_text()
+LONG = (ROOT / "book" / "cluster.md").read_text()
 
 
 def test_the_page_names_every_command_and_no_other():
@@ -796,7 +797,7 @@ def test_the_page_names_every_command_and_no_other():
 
 
 def test_the_campaign_on_the_page_is_valid(tmp_path):
-    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    (text,) = re.findall(r"```yaml\n(.*?)```", LONG, re.S)
     (tmp_path / "mine.yaml").write_text(text)
     campaign = Campaign.load(tmp_path / "mine.yaml")
     assert {entry.kind for entry in campaign.entries} == {
@@ -812,7 +813,7 @@ def test_the_slice_on_the_page_twice_with_a_kill_between(unbroken, tmp_path):
     of one.
     """
     (block,) = [
-        text for text in re.findall(r"```sh\n(.*?)```", PAGE, re.S) if "if [ -d packs ]" in text
+        text for text in re.findall(r"```sh\n(.*?)```", LONG, re.S) if "if [ -d packs ]" in text
     ]
     smaller = [
         ("campaigns/paper.json", str(FOLDER / "smoke.json")),

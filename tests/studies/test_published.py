@@ -434,7 +434,7 @@ def test_the_recorded_faults_are_of_a_long_run():
         row["tried"] > 0 and f"| {row['fault']} | {row['tried']:,} |" in shown for row in rows
     )
     assert all(name in shown for name in report["missing"])
-    # What reproduce.md says of these rows.
+    # What cluster.md says of these rows.
     apart = {
         row["fault"]: row["outcome"] for row in rows if row["fault"].startswith("profile live")
     }

@@ -1,0 +1,65 @@
+"""The start page's answer: a sentence and a figure, computed from recorded and published numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from shown import figure_nodes, note_numbers
+from sphinx.util.docutils import SphinxDirective
+
+
+class AnswerSentence(SphinxDirective):
+    """The answer in two sentences."""
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.site import answer
+
+        note_numbers(self.env)
+        found, messages = self.parse_inline(answer.sentence(answer.rows()))
+        return [nodes.paragraph("", "", *found, *messages, classes=["answer"])]
+
+
+class AnswerFigure(SphinxDirective):
+    """The figure; the content is its caption, the option ``:name:`` its label.
+
+    It also carries the recorded means for the page's panel, which marks them beside its curves.
+    """
+
+    has_content = True
+    option_spec = {"name": str}  # noqa: RUF012 (as docutils has it)
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.site import answer
+
+        note_numbers(self.env)
+        rows = answer.rows()
+        drawn = answer.figure(rows)
+        pictures, strip = figure_nodes(self.env.app, self.env.docname, drawn, "", [])
+        caption, messages = self.parse_inline(" ".join(self.content))
+        figure = nodes.figure("", pictures, nodes.caption("", "", *caption, *messages))
+        figure += nodes.legend("", strip)
+        self.add_name(figure)
+        means = next(
+            {arm: getattr(row, arm) for arm in ("naive", "permuted", "lth")}
+            for row in rows
+            if row.kind == "recorded" and row.label.startswith("MNIST-1D")
+        )
+        data = f'<script type="application/json" id="lottery-recorded">{json.dumps(means)}</script>'
+        return [figure, nodes.raw("", data, format="html")]
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register the directives; Sphinx calls this."""
+    app.add_directive("answer", AnswerSentence)
+    app.add_directive("answer-figure", AnswerFigure)
+    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
+    return {
+        "version": "1",
+        "env_version": version,
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }

@@ -1,0 +1,192 @@
+"""What other programs ask of a page: who wrote it, a picture for links to it, where all pages are, which version.
+
+The repository's address is one setting, ``repository.url`` in ``_config.yml``. The site's address
+follows from it, unless ``html.baseurl`` says another. Without it there are no buttons that lead
+there, and no addresses that would be wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+CARD = "card.png"
+"""Name of the picture that links to the site are shown with."""
+
+_BUTTONS = (
+    "launch_buttons",
+    "use_repository_button",
+    "use_edit_page_button",
+    "use_source_button",
+    "use_issues_button",
+)
+
+
+def site_address(repository: str, base: str = "") -> str:
+    """Return the address of the site, with a slash at its end, or "" if nobody knows it.
+
+    Parameters
+    ----------
+    repository : str
+        The repository's address, or "".
+    base : str
+        The address that the configuration gives, or "".
+    """
+    if base:
+        return base.rstrip("/") + "/"
+    parts = urlsplit(repository)
+    names = parts.path.strip("/").removesuffix(".git").split("/")
+    # GitHub serves the pages of a repository there.
+    if parts.netloc == "github.com" and len(names) == 2:
+        return f"https://{names[0].lower()}.github.io/{names[1]}/"
+    return ""
+
+
+def _on_config(app: Sphinx, config: Config) -> None:
+    import lotperm
+    from lotperm.store.provenance import source_hash
+
+    options = config.html_theme_options
+    repository = str(options.get("repository_url") or "")
+    config.html_baseurl = site_address(repository, config.html_baseurl)
+    if not repository:
+        for name in _BUTTONS:
+            options.pop(name, None)
+    words = f"Version {lotperm.__version__}, sources {source_hash()[:8]}"
+    options["extra_footer"] = f'<p class="version">{words}</p>'
+
+
+def _citation(app: Sphinx) -> dict[str, Any]:
+    """Read who wrote what, from the file that says how to cite the project."""
+    from lotperm.studies.published import book_folder
+
+    text = (book_folder().parent / "CITATION.cff").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def tags(
+    title: str, description: str, page: str, address: str, citation: dict[str, Any], card: str
+) -> list[tuple[str, str, str]]:
+    """Return a page's tags: (attribute, its value, content).
+
+    Parameters
+    ----------
+    title, description : str
+        Of the page.
+    page : str
+        Its path within the site.
+    address : str
+        The site's address, or "".
+    citation : dict
+        The content of ``CITATION.cff``.
+    card : str
+        Path of the picture, from the page.
+    """
+    paper = citation["preferred-citation"]
+    url = address and address + page
+    authors = [f"{a['family-names']}, {a['given-names']}" for a in paper["authors"]]
+    found = [
+        ("name", "description", description),
+        ("name", "citation_title", f"{title} (lotperm {citation['version']})"),
+        ("name", "citation_author", citation["authors"][0]["name"]),
+        ("name", "citation_publication_date", str(citation.get("date-released", paper["year"]))),
+        ("name", "citation_language", "en"),
+        ("name", "citation_public_url", url),
+        ("name", "citation_pdf_url", address and f"{address}book.pdf"),
+        (
+            "name",
+            "citation_reference",
+            f"citation_title={paper['title']};"
+            + "".join(f"citation_author={author};" for author in authors)
+            + f"citation_publication_date={paper['year']}",
+        ),
+        ("property", "og:type", "article"),
+        ("property", "og:site_name", "Lottery tickets, permuted"),
+        ("property", "og:title", title),
+        ("property", "og:description", description),
+        ("property", "og:url", url),
+        ("property", "og:image", (address + f"_static/{CARD}") if address else card),
+        ("property", "og:image:alt", "What permuting a lottery ticket's mask gains"),
+        ("name", "twitter:card", "summary_large_image"),
+    ]
+    return [(attribute, name, content) for attribute, name, content in found if content]
+
+
+def _on_page(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    if doctree is None:
+        return
+    title = re.sub(r"<[^>]+>", "", str(context.get("title", "")))
+    first = next(
+        (p.astext() for p in doctree.findall(nodes.paragraph) if len(p.astext()) > 60), title
+    )
+    description = re.sub(r"\s+", " ", first)[:200].rsplit(" ", 1)[0]
+    card = context["pathto"](f"_static/{CARD}", resource=True)
+    target = app.builder.get_target_uri(page)
+    found = tags(
+        html.unescape(title), description, target, app.config.html_baseurl, _citation(app), card
+    )
+    context["metatags"] = str(context.get("metatags", "")) + "".join(
+        f'<meta {attribute}="{name}" content="{html.escape(content)}">\n'
+        for attribute, name, content in found
+    )
+
+
+def sitemap(pages: list[str], address: str) -> str:
+    """Return the list of all pages, as search engines read it."""
+    urls = "".join(f"<url><loc>{html.escape(address + page)}</loc></url>\n" for page in pages)
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n'
+    )
+
+
+def _on_finish(app: Sphinx, exception: Exception | None) -> None:
+    if exception is not None or app.builder.name != "html":
+        return
+    outdir = Path(app.outdir)
+    if app.config.html_baseurl:
+        pages = sorted(app.builder.get_target_uri(name) for name in app.env.found_docs)
+        text = sitemap(pages, app.config.html_baseurl)
+        (outdir / "sitemap.xml").write_text(text, encoding="utf-8")
+    _draw_card(outdir / "_static" / CARD)
+
+
+def _draw_card(path: Path) -> None:
+    """Draw the picture that links to the site are shown with: 1200 × 630 pixels."""
+    import matplotlib.pyplot as plt
+
+    from lotperm.site import answer
+
+    rows = answer.rows()
+    figure = answer.figure(rows)
+    figure.set_size_inches(8, 4.2)
+    figure.suptitle("Can a lottery ticket be used twice?", fontsize=14)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the hooks; Sphinx calls this."""
+    # Before the theme reads its options.
+    app.connect("config-inited", _on_config, priority=100)
+    app.connect("html-page-context", _on_page)
+    app.connect("build-finished", _on_finish)
+    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
+    return {
+        "version": "1",
+        "env_version": version,
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }
