@@ -199,9 +199,9 @@
   const RADIUS = 16;
 
   const STYLE = `
-.lp-sym { --lp-pos: rgb(0 114 178); --lp-neg: rgb(213 94 0); color: var(--pst-color-text-base, #222);
+.lp-sym { --lp-pos: rgb(94 60 153); --lp-neg: rgb(166 97 26); color: var(--pst-color-text-base, #222);
   border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: .75rem; font-size: .9rem; }
-html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 140 60); }
+html[data-theme="dark"] .lp-sym { --lp-pos: rgb(190 165 232); --lp-neg: rgb(230 165 95); }
 .lp-sym-row { display: flex; flex-wrap: wrap; gap: .75rem 1.25rem; align-items: flex-start; }
 .lp-sym-row > * { min-width: 0; }
 .lp-sym-net { flex: 2 1 17rem; max-width: 26rem; }
@@ -230,6 +230,7 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
 .lp-sym-read { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .5rem 1rem; margin: .6rem 0; }
 .lp-sym-read > div { border-left: 3px solid var(--pst-color-border, #ccc); padding-left: .5rem; }
 .lp-sym-read output { display: block; font-size: 1.05rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.lp-sym-read output[data-out="accuracy"] { font-size: 1.7rem; line-height: 1.2; }
 .lp-sym-read .lp-bad { border-left-color: var(--lp-neg); }
 .lp-sym-read .lp-good { border-left-color: #009e73; }
 .lp-sym-status { display: block; min-height: 1.5em; margin: .4rem 0; }
@@ -287,7 +288,7 @@ html[data-theme="dark"] .lp-sym { --lp-pos: rgb(86 180 233); --lp-neg: rgb(240 1
   <svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="group" aria-labelledby="${id}-net">
    <g class="lp-edges" aria-hidden="true"></g><g class="lp-bodies" aria-hidden="true"></g><g class="lp-units"></g>
   </svg>
-  <p class="lp-sym-note">Lines: blue positive, orange negative, the wider the larger; dotted where the mask is 0.</p></div>
+  <p class="lp-sym-note">Lines: purple positive, brown negative, the wider the larger; dotted where the mask is 0.</p></div>
  <div class="lp-sym-map"><p class="lp-sym-caption">What it computes</p>
   <canvas width="160" height="160" role="img"></canvas>
   <p class="lp-sym-note">Blue: output above 0. Circles and squares: the two classes.</p></div>
