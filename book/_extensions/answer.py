@@ -10,6 +10,7 @@ from typing import Any
 from docutils import nodes
 from shown import figure_nodes, note_numbers
 from sphinx.util.docutils import SphinxDirective
+from world import CARD
 
 
 class AnswerSentence(SphinxDirective):
@@ -38,6 +39,7 @@ class AnswerFigure(SphinxDirective):
         note_numbers(self.env)
         rows = answer.rows()
         drawn = answer.figure(rows)
+        self.draw_card(answer.figure(rows))
         pictures, strip = figure_nodes(self.env.app, self.env.docname, drawn, "", [])
         caption, messages = self.parse_inline(" ".join(self.content))
         figure = nodes.figure("", pictures, nodes.caption("", "", *caption, *messages))
@@ -50,6 +52,17 @@ class AnswerFigure(SphinxDirective):
         )
         data = f'<script type="application/json" id="lottery-recorded">{json.dumps(means)}</script>'
         return [figure, nodes.raw("", data, format="html")]
+
+    def draw_card(self, figure: Any) -> None:
+        """Leave the picture that links to the site are shown with: 1200 × 630 pixels."""
+        import matplotlib.pyplot as plt
+
+        target = Path(self.env.app.outdir).parent / "jupyter_execute" / CARD
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.set_size_inches(8, 4.2)
+        figure.suptitle("Can a lottery ticket be used twice?", fontsize=14)
+        figure.savefig(target, dpi=150, metadata={"Software": None})
+        plt.close(figure)
 
 
 def setup(app: Any) -> dict[str, Any]:

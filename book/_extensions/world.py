@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import html
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,7 +58,10 @@ def _on_config(app: Sphinx, config: Config) -> None:
 
     options = config.html_theme_options
     repository = str(options.get("repository_url") or "")
-    config.html_baseurl = site_address(repository, config.html_baseurl)
+    # Not as Sphinx's html_baseurl: its link to the one address of a page is of no use on a disk.
+    address = site_address(repository, config.html_baseurl)
+    config.html_context = {**config.html_context, "site_address": address}
+    config.html_baseurl = ""
     if not repository:
         for name in _BUTTONS:
             options.pop(name, None)
@@ -65,7 +69,16 @@ def _on_config(app: Sphinx, config: Config) -> None:
     options["extra_footer"] = f'<p class="version">{words}</p>'
 
 
-def _citation(app: Sphinx) -> dict[str, Any]:
+def _address(app: Sphinx) -> str:
+    return str(app.config.html_context.get("site_address", ""))
+
+
+def _card(app: Sphinx) -> Path:
+    """Return where the start page leaves the picture."""
+    return Path(app.outdir).parent / "jupyter_execute" / CARD
+
+
+def _citation() -> dict[str, Any]:
     """Read who wrote what, from the file that says how to cite the project."""
     from lotperm.studies.published import book_folder
 
@@ -115,8 +128,8 @@ def tags(
         ("property", "og:title", title),
         ("property", "og:description", description),
         ("property", "og:url", url),
-        ("property", "og:image", (address + f"_static/{CARD}") if address else card),
-        ("property", "og:image:alt", "What permuting a lottery ticket's mask gains"),
+        ("property", "og:image", address + f"_static/{CARD}" if address and card else card),
+        ("property", "og:image:alt", card and "What permuting a lottery ticket's mask gains"),
         ("name", "twitter:card", "summary_large_image"),
     ]
     return [(attribute, name, content) for attribute, name, content in found if content]
@@ -132,11 +145,9 @@ def _on_page(
         (p.astext() for p in doctree.findall(nodes.paragraph) if len(p.astext()) > 60), title
     )
     description = re.sub(r"\s+", " ", first)[:200].rsplit(" ", 1)[0]
-    card = context["pathto"](f"_static/{CARD}", resource=True)
-    target = app.builder.get_target_uri(page)
-    found = tags(
-        html.unescape(title), description, target, app.config.html_baseurl, _citation(app), card
-    )
+    card = context["pathto"](f"_static/{CARD}", resource=True) if _card(app).exists() else ""
+    address, target = _address(app), app.builder.get_target_uri(page)
+    found = tags(html.unescape(title), description, target, address, _citation(), card)
     context["metatags"] = str(context.get("metatags", "")) + "".join(
         f'<meta {attribute}="{name}" content="{html.escape(content)}">\n'
         for attribute, name, content in found
@@ -156,25 +167,11 @@ def _on_finish(app: Sphinx, exception: Exception | None) -> None:
     if exception is not None or app.builder.name != "html":
         return
     outdir = Path(app.outdir)
-    if app.config.html_baseurl:
+    if address := _address(app):
         pages = sorted(app.builder.get_target_uri(name) for name in app.env.found_docs)
-        text = sitemap(pages, app.config.html_baseurl)
-        (outdir / "sitemap.xml").write_text(text, encoding="utf-8")
-    _draw_card(outdir / "_static" / CARD)
-
-
-def _draw_card(path: Path) -> None:
-    """Draw the picture that links to the site are shown with: 1200 × 630 pixels."""
-    import matplotlib.pyplot as plt
-
-    from lotperm.site import answer
-
-    rows = answer.rows()
-    figure = answer.figure(rows)
-    figure.set_size_inches(8, 4.2)
-    figure.suptitle("Can a lottery ticket be used twice?", fontsize=14)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(figure)
+        (outdir / "sitemap.xml").write_text(sitemap(pages, address), encoding="utf-8")
+    if _card(app).exists():
+        shutil.copy(_card(app), outdir / "_static" / CARD)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def rows(sparsity: float = SPARSITY) -> list[Row]:
 def _ours(run: Recorded, sparsity: float, rewind_epoch: int) -> Row:
     e = run.experiment
     table = Run(run.name, run.kind, run.label, e, run.rows()).accuracies()
-    arms = table.loc[(sparsity, rewind_epoch)]
+    arms = table.xs((sparsity, rewind_epoch), level=("sparsity", "rewind_epoch"))
     gain, gap = arms["permuted"] - arms["naive"], arms["lth"] - arms["naive"]
     ratio = ratio_of_means(gain, gap)
     width = e["model"]["width"]
@@ -125,7 +125,9 @@ def _ours(run: Recorded, sparsity: float, rewind_epoch: int) -> Row:
         f"{NAMES[e['data']['name']]}, {network}",
         rewind_epoch,
         e["dense"]["epochs"],
-        *(float(arms[arm].mean()) for arm in _ARMS),
+        float(arms["naive"].mean()),
+        float(arms["permuted"].mean()),
+        float(arms["lth"].mean()),
         gain=interval(gain),
         share=100 * ratio.ratio,
         span=(100 * ratio.bounds[0], 100 * ratio.bounds[1]),

@@ -1,18 +1,27 @@
-"""The book as one PDF."""
+"""The book as a PDF: title page, contents with page numbers, running heads; the package's pages apart."""
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock
 
+import lotperm
 from lotperm.errors import LotpermError, StorageError
 from lotperm.site.sphinx import render, rendered_state
+
+_CHAPTER = re.compile(
+    r'<section[^>]*?\bid="(?P<id>[^"]+)"[^>]*>\s*<h1>(?P<title>.*?)<a ', re.DOTALL
+)
+_API = "the-package"
+"""Anchor of the chapter that is printed apart: it has as many pages as all others."""
 
 # Names of installed browsers that can print, the likeliest first.
 _BROWSERS = (
@@ -42,7 +51,9 @@ def find_browser() -> str | None:
 
 
 def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
-    """Print the book that `build` has built to ``<out>/book.pdf``, all pages in one file.
+    """Print the book that `build` has built to ``<out>/book.pdf``, all chapters in one file.
+
+    The package's pages, if there are any, go into ``<out>/api.pdf``.
 
     Parameters
     ----------
@@ -84,26 +95,128 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
         # `folder`.
         (first,) = re.findall(r"url=([^\"]+)", page.read_text(encoding="utf-8"))
         text = (folder / first).read_text(encoding="utf-8")
-        page.write_text(text.replace(f'href="{first}#', 'href="#'), encoding="utf-8")
-        # With a profile of its own, it doesn't touch the reader's browser.
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as settings:
-            command = [
-                program,
-                "--headless",
-                # So that root can print in a container; the page is our own.
-                "--no-sandbox",
-                "--disable-gpu",
-                "--no-pdf-header-footer",
-                # Milliseconds of the page's own clock, after which all formulas are set.
-                "--virtual-time-budget=10000",
-                f"--user-data-dir={settings}",
-                f"--print-to-pdf={target.resolve()}",
-                page.resolve().as_uri(),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        text = text.replace(f'href="{first}#', 'href="#')
+        if _API in dict(_chapters(text)):
+            apart = out / "api.pdf"
+            _print(program, page, only(text, _API), apart)
+        # Printed twice: only then it is known on which page each chapter begins.
+        _print(program, page, as_book(text, {}), target)
+        if numbers := chapter_pages(target, [name for name, _ in _chapters(text)]):
+            _print(program, page, as_book(text, numbers), target)
+    return target
+
+
+def _print(program: str, page: Path, text: str, target: Path) -> None:
+    """Print a page that is written first."""
+    page.write_text(text, encoding="utf-8")
+    target.unlink(missing_ok=True)
+    # With a profile of its own, it doesn't touch the reader's browser.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as settings:
+        command = [
+            program,
+            "--headless",
+            # So that root can print in a container; the page is our own.
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-pdf-header-footer",
+            # Milliseconds of the page's own clock, after which all formulas are set.
+            "--virtual-time-budget=10000",
+            f"--user-data-dir={settings}",
+            f"--print-to-pdf={target.resolve()}",
+            page.resolve().as_uri(),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not target.exists():
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise LotpermError(
             f"{program} printed no PDF: {last} Name another browser in LOTPERM_BROWSER."
         )
-    return target
+
+
+def _chapters(text: str) -> list[tuple[str, str]]:
+    """List the chapters of the one page: (anchor, title)."""
+    return [
+        (m["id"], html.unescape(re.sub(r"<[^>]+>", "", m["title"])).strip())
+        for m in _CHAPTER.finditer(text)
+    ]
+
+
+def as_book(text: str, pages: Mapping[str, int]) -> str:
+    """Put title page, contents and running heads into the one page; leave the package's pages out.
+
+    Parameters
+    ----------
+    text : str
+        The page, as Sphinx wrote it.
+    pages : mapping of str to int
+        Anchor of a chapter -> the number of its first page; may be empty.
+    """
+    found = _chapters(text)
+    if not found:
+        return text
+    rules, entries = [f"#{_API} {{ display: none; }}"], []
+    for i, (name, title) in enumerate(found):
+        if name == _API:
+            entries.append(f"<li>{html.escape(title)} <span>in api.pdf</span></li>")
+            continue
+        head = title.replace("\\", "").replace('"', "'")
+        # A page of its own name for each chapter, since heads are set by page.
+        rules.append(
+            f'#{name} {{ page: chapter{i}; }} @page chapter{i} {{ @top-center {{ content: "{head}"; '
+            "font: 9px sans-serif; } @bottom-center { content: counter(page); font: 9px sans-serif; } }"
+        )
+        number = pages.get(name, "")
+        entries.append(f'<li><a href="#{name}">{html.escape(title)}</a> <span>{number}</span></li>')
+    front = (
+        '<section class="title-page"><p class="book-title">Lottery tickets, permuted</p>'
+        "<p>An executable companion to “Sparse Training from Random Initialization: Aligning Lottery Ticket "
+        "Masks using Weight Symmetry” (Adnan, Jain, Sharma, Krishnan, Ioannou; ICML 2025)</p>"
+        f"<p>The lotperm developers. Version {lotperm.__version__}</p></section>"
+        f'<nav class="contents" aria-label="Contents"><p class="contents-title">Contents</p>'
+        f"<ol>{''.join(entries)}</ol></nav>"
+    )
+    begin = text.index(f'id="{found[0][0]}"')
+    place = text.rindex("<section", 0, begin)
+    style = f"<style>{' '.join(rules)}</style>"
+    return text[:place] + style + front + text[place:]
+
+
+def only(text: str, chapter: str) -> str:
+    """Return the one page with a single chapter of it visible."""
+    others = ", ".join(f"#{name}" for name, _ in _chapters(text) if name != chapter)
+    style = f"<style>{others} {{ display: none; }}</style>" if others else ""
+    return text.replace("</head>", f"{style}</head>", 1)
+
+
+def chapter_pages(printed: Path, names: list[str]) -> dict[str, int]:
+    """Find the pages on which chapters begin, by the links of the contents.
+
+    Parameters
+    ----------
+    printed : Path
+        The PDF.
+    names : list of str
+        Anchors of the chapters.
+
+    Returns
+    -------
+    dict of str to int
+        Anchor -> number of the page, from 1. Empty where pypdf isn't installed.
+    """
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import PyPdfError
+    except ImportError:
+        return {}
+    try:
+        reader = PdfReader(printed)
+        found = reader.named_destinations
+        return {
+            name: number + 1
+            for name in names
+            if (place := found.get(name) or found.get(f"/{name}")) is not None
+            and (number := reader.get_destination_page_number(place)) is not None
+        }
+    # A browser may print in ways that pypdf doesn't read: then contents have no numbers.
+    except (PyPdfError, OSError):
+        return {}

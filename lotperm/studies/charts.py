@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -47,7 +48,7 @@ MARKERS = {
 """Method -> the shape of its points."""
 
 
-def line_style(method: str) -> dict[str, object]:
+def line_style(method: str) -> dict[str, Any]:
     """Return how a method's line is drawn, as keywords of ``Axes.plot``; without its points."""
     return {"color": METHODS[method][1], "linestyle": DASHES[method]}
 

@@ -32,7 +32,7 @@ _PANEL = 2.3  # inches, the height of one of several panels in a column
 _LINE = 42  # letters of a title that a narrow figure has room for
 
 # With fixed ids and without a date, a page is the same to the byte whenever it is made.
-_FIXED = {"svg.hashsalt": "lotperm", "svg.fonttype": "none"}
+_FIXED: Any = {"svg.hashsalt": "lotperm", "svg.fonttype": "none"}
 
 
 def svg(figure: Figure) -> str:
@@ -73,7 +73,7 @@ def narrowed(figure: Figure) -> Figure | None:
     # What is unpickled registers itself with pyplot, which would show it as a figure of its own.
     plt.close(copy)
     panels = [ax for ax in copy.axes if ax.get_subplotspec() is not None]
-    grids = {ax.get_subplotspec().get_gridspec() for ax in panels}
+    grids = {spec.get_gridspec() for ax in panels if (spec := ax.get_subplotspec()) is not None}
     if len(grids) != 1:
         return None
     (grid,) = grids
@@ -100,7 +100,8 @@ def narrowed(figure: Figure) -> Figure | None:
         # Its columns were laid out for a wide figure.
         words = [text.get_text() for text in legend.get_texts()]
         legend.remove()
-        copy.legend(legend.legend_handles, words, loc="outside lower center", ncols=2)
+        handles = [handle for handle in legend.legend_handles if handle is not None]
+        copy.legend(handles, words, loc="outside lower center", ncols=2)
     return copy
 
 

@@ -44,7 +44,7 @@ def test_a_title_says_that_a_network_is_a_twin():
     twin = Experiment.from_parameters(profile="smoke")
     assert tables.title(twin) == "1-D twin, MNIST-1D, MLP, profile smoke"
     other = Experiment.from_parameters(profile="smoke", dataset="fashion_mnist", model="mlp")
-    assert tables.title(other) == "fashion_mnist, mlp, profile smoke"
+    assert tables.title(other) == "Fashion-MNIST, MLP, profile smoke"
 
 
 def test_settings_have_a_column_for_each_width():
