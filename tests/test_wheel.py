@@ -132,3 +132,35 @@ def test_the_first_program_of_the_readme_runs(programs: Path, tmp_path: Path) ->
     file, *path = (Path(line) for line in done.stdout.splitlines())
     assert file.is_relative_to(programs.parent) and not file.is_relative_to(ROOT)
     assert ROOT not in path
+
+
+def tool(program: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in an environment of its own: its pins would fight with this one's."""
+    uv = Path(sys.executable).with_name("uv")
+    name = program.partition("==")[0]
+    return run(uv, "tool", "run", "--quiet", "--from", program, name, *arguments, cwd=cwd)
+
+
+def test_wheel_and_source_archive_can_be_uploaded(wheel: Path, tmp_path: Path) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    # From the tree that the wheel was built of: the clone's own folder stays clean.
+    options = ("--no-build-isolation", "--python", sys.executable, "--out-dir", tmp_path)
+    built = run(uv, "build", "--sdist", *options, wheel.parent / "tree", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    done = tool("twine==7.0.0", "check", "--strict", wheel, archive, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+    # The control: a description that can't be rendered is refused.
+    broken = tmp_path / "lotperm-0.1.0.tar.gz.txt"
+    broken.write_text("no archive")
+    assert tool("twine==7.0.0", "check", broken, cwd=tmp_path).returncode != 0
+
+
+def test_the_citation_file_is_valid(tmp_path: Path) -> None:
+    valid = ROOT / "CITATION.cff"
+    done = tool("cffconvert==2.0.0", "--validate", "-i", valid, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    broken = tmp_path / "CITATION.cff"
+    broken.write_text(valid.read_text().replace("authors:", "writers:", 1))
+    assert tool("cffconvert==2.0.0", "--validate", "-i", broken, cwd=tmp_path).returncode != 0
