@@ -18,6 +18,7 @@ from lotperm.config.parameters import DEFAULT_PROFILE, PARAMETERS
 from lotperm.config.presets import FIGURES
 from lotperm.errors import ParameterError, StorageError, unknown_name
 from lotperm.site import build, notebooks
+from lotperm.site import epub as books
 from lotperm.site import pdf as printing
 from lotperm.site.notebooks import flat
 from lotperm.store.files import home
@@ -49,6 +50,7 @@ def build_book(
     pdf: Annotated[
         bool, typer.Option("--pdf", help="Also print the book, with Chromium or Chrome.")
     ] = False,
+    epub: Annotated[bool, typer.Option("--epub", help="Also make an EPUB.")] = False,
     jobs: Annotated[
         int,
         typer.Option(
@@ -70,6 +72,8 @@ def build_book(
         rich.print(f"Built {index}")
         if pdf:
             rich.print(f"Printed {printing.pdf(out)}")
+        if epub:
+            rich.print(f"Made {books.epub(out)}")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ def rendered_state(out: Path) -> str | None:
     return complete.read_text(encoding="utf-8") if complete.exists() else None
 
 
-def render(out: Path, state: str, builder: Literal["html", "singlehtml"] = "html") -> None:
+def render(out: Path, state: str, builder: Literal["html", "singlehtml", "epub"] = "html") -> None:
     """Render the sources in ``<out>/src`` into a folder of `out` that is named for the builder.
 
     Parameters
@@ -27,8 +27,8 @@ def render(out: Path, state: str, builder: Literal["html", "singlehtml"] = "html
         The folder with ``src/``; it also gets ``sphinx.log``.
     state : str
         A description of everything that the result depends on, for `rendered_state`.
-    builder : {"html", "singlehtml"}, optional
-        Sphinx's builder: a page for each source, or one page for all.
+    builder : {"html", "singlehtml", "epub"}, optional
+        Sphinx's builder: a page for each source, one page for all, or an EPUB.
 
     Raises
     ------
@@ -47,7 +47,9 @@ def render(out: Path, state: str, builder: Literal["html", "singlehtml"] = "html
     # that leads nowhere is one.
     sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", builder]
     _run([*jupyter_book, "config", "sphinx", str(source)], out)
-    _run([*sphinx, "-d", str(trees), str(source), str(out / builder)], out)
+    # Readers of books run no scripts, so they need formulas that are set.
+    options = ["-D", "html_math_renderer=mathml"] if builder == "epub" else []
+    _run([*sphinx, *options, "-d", str(trees), str(source), str(out / builder)], out)
     _complete(out).write_text(state, encoding="utf-8")
 
 
