@@ -126,6 +126,12 @@ def assert_shows(page: Any, scene: Scene, step: int | None = None) -> None:
     for name in RUNS:
         assert f"{charts.METHODS[name][0].split(':')[0]} {short(expected[name])}" in words
     assert f"pruned A {short(expected['pruned'])}" in words
+    arms = ("lth", "naive", "permuted")
+    least = min(expected[name] for name in arms)
+    for name in arms:
+        word = charts.METHODS[name][0].split(":")[0]
+        stuck = expected[name] > 4 * least + 0.05
+        assert (f"{word[0].upper()}{word[1:]} is stuck" in words) == stuck
     assert ("swaps the neurons" in words) == (result.permutation[0] == 1)
     assert f"A's mask keeps {'w₀' if result.mask[0] else 'w₁'}" in words
     assert f"permuted mask keeps {'w₀' if result.permuted_mask[0] else 'w₁'}" in words

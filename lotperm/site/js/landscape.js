@@ -280,7 +280,10 @@
       const input = element("input", { type: range ? "range" : "number", step, "data-name": id,
         min: Math.min(min, given), max: Math.max(max, given), oninput: () => set(name, index, input) });
       // Half-typed numbers are left alone until the reader leaves the field.
-      input.addEventListener("change", () => describe());
+      input.addEventListener("change", () => {
+        if (fits(input)) return describe();
+        ui.output.textContent = `${words}: a number from ${signed(Number(input.min))} to ${signed(Number(input.max))}, please.`;
+      });
       ui.inputs[id] = input;
       const label = element("label", { class: range ? "" : "ll-number" }, words, input);
       if (range) label.append((ui.values[id] = element("span")));
@@ -307,9 +310,11 @@
       describe();
     }
 
+    const fits = ({ valueAsNumber, min, max }) => valueAsNumber >= Number(min) && valueAsNumber <= Number(max);
+
     function set(name, index, input) {
       const value = input.valueAsNumber;
-      if (!(value >= Number(input.min) && value <= Number(input.max))) return;
+      if (!fits(input)) return;
       if (index === null) scene[name] = value;
       else scene[name][index] = value;
       if (name === "steps") scene.rewind = Math.min(scene.rewind, value);
@@ -414,7 +419,7 @@
         `${run === "pruned" ? "pruned A" : methods[run].words.split(":")[0]} ${short(ends[run])}`);
       const kept = (mask) => (mask[0] ? "w₀" : "w₁");
       const swap = result.permutation[0] === 1;
-      ui.output.textContent = `${presets[pressed] ? presets[pressed].text + " " : ""}Final losses after ` +
+      ui.output.textContent = `${presets[pressed] ? presets[pressed].text + " " : ""}${story(ends)} Final losses after ` +
         `${scene.steps} steps: ${numbers.join(", ")}. A's mask keeps ${kept(result.mask)}; matching ` +
         `${swap ? "swaps the neurons" : "keeps the order"}, so the permuted mask keeps ${kept(result.permuted_mask)}.`;
       for (const which of ["a", "b"]) {
@@ -422,6 +427,22 @@
         ui.handles[which].setAttribute("aria-label", `${which.toUpperCase()}: initialization w₀ ${x}, w₁ ${y}. ` +
           "Drag it, or move it with the arrow keys (with Shift: farther)");
       }
+    }
+
+    /* What happened, in words: a sparse network whose only neuron answers to the wrong side can't get lower. */
+    function story(ends) {
+      const arms = ["lth", "naive", "permuted"];
+      const least = Math.min(...arms.map((run) => ends[run]));
+      const stuck = arms.filter((run) => ends[run] > 4 * least + 0.05);
+      if (!stuck.length) return "All three sparse networks end about equally low.";
+      return stuck.map((run) => {
+        const mask = run === "permuted" ? result.permuted_mask : result.mask;
+        const kept = mask[0] ? 0 : 1;
+        const w = result.paths[run][scene.steps][kept];
+        const side = w > 0 ? "positive" : "negative";
+        const name = methods[run].words.split(":")[0];
+        return `${name[0].toUpperCase()}${name.slice(1)} is stuck: its only neuron, ${kept ? "w₁" : "w₀"} = ${signed(w)}, answers to ${side} x alone.`;
+      }).join(" ");
     }
 
     // Drawing
