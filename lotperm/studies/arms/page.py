@@ -178,7 +178,7 @@ class Page(page.Page):
     def downloads(self, *more: tuple[str, str]) -> HTML:
         """Make links that download this page's numbers, and the paper's and recorded ones beside."""
         e = self.experiment
-        name = f"{self.figure}_{e.profile}_{e.data.name}_{e.model.name}"
+        name = f"{self.figure}_live_{e.data.name}_{e.model.name}_{e.profile}"
         live = csv_link(series.download([self.live], source_hash()[:12]), f"{name}.csv")
         others = [one for one in self.series(*more) if one.kind != "live"]
         link = csv_link(series.download(others, ""), f"{self.figure}_paper_and_recorded.csv")

@@ -118,7 +118,7 @@ class Page(page.Page):
     def downloads(self) -> HTML:
         """Make links that download this page's numbers, and the paper's and recorded ones beside."""
         e = self.experiment
-        name = f"{self.figure}_{e.profile}_{e.data.name}_{e.model.name}.csv"
+        name = f"{self.figure}_live_{e.data.name}_{e.model.name}_{e.profile}.csv"
         live = csv_link(download([self.live], source_hash()[:12]), name)
         others = [one for one in self.series() if one.kind != "live"]
         link = csv_link(download(others, ""), f"{self.figure}_paper_and_recorded.csv")
