@@ -8,8 +8,8 @@ A number::
     :hint: The first unit can go to four places, the next one to three.
     ```
 
-The option ``:within:`` says how far off an answer may be, and ``:compute: module:function`` takes the
-answer from the package instead, so that it follows the data. A choice has a line for each answer,
+The option ``:within:`` says how far off an answer may be, and ``:compute: module:function 5 0.95`` takes
+the answer from the package instead, with numbers as its arguments, so that it follows the data. A choice has a line for each answer,
 with what is said to who chooses it; the right one is marked::
 
     ```{check} ex-order
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from shown import note_numbers
 from sphinx.util.docutils import SphinxDirective
 
 _CHOICE = re.compile(r"- \[(?P<mark>[ x])\] (?P<words>.+?) :: (?P<said>.+)")
@@ -57,8 +58,12 @@ class Check(SphinxDirective):
     def _number(self, name: str) -> str:
         answer = self.options.get("answer")
         if answer is None:
-            module, _, function = self.options["compute"].partition(":")
-            answer = float(getattr(importlib.import_module(module), function)())
+            place, *given = self.options["compute"].split()
+            module, _, function = place.partition(":")
+            called = getattr(importlib.import_module(module), function)
+            note_numbers(self.env)
+            # With the digits that the tables have.
+            answer = round(float(called(*map(float, given))), 6)
         unit = html.escape(self.options.get("unit", ""))
         hint = html.escape(self.options.get("hint", "Not yet."))
         return (

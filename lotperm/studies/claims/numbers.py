@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lotperm.errors import unknown_name
+from lotperm.errors import ParameterError, unknown_name
 from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.published import paper
 
@@ -141,6 +141,38 @@ def settings(tidy: pd.DataFrame) -> pd.DataFrame:
     # Of a difference of two means over three runs each.
     wide["gain_error"] = np.sqrt(variances / 3)
     return wide.rename_axis(columns=None).reset_index()
+
+
+def gain_at(table: float, sparsity: float, rewind_epoch: float) -> float:
+    """Return the points that permuting gains at one setting of Tables 5 to 14, in top-1 accuracy.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such setting.
+    """
+    return float(_setting(table, sparsity, rewind_epoch)["gain"])
+
+
+def share_at(table: float, sparsity: float, rewind_epoch: float) -> float:
+    """Return the share of the gap that permuting closes there, in percent; raises as `gain_at`."""
+    return 100 * float(_setting(table, sparsity, rewind_epoch)["share"])
+
+
+def _setting(table: float, sparsity: float, rewind_epoch: float) -> pd.Series:
+    arms = settings(cells())
+    chosen = arms[
+        (arms["metric"] == "top1")
+        & (arms["table"] == table)
+        & (arms["sparsity"] == sparsity)
+        & (arms["rewind_epoch"] == rewind_epoch)
+    ]
+    if len(chosen) != 1:
+        raise ParameterError(
+            f"Table {table:g} has no setting with S = {sparsity:g} and k = {rewind_epoch:g}; "
+            "book/paper/tables_5_14.csv lists all."
+        )
+    return chosen.iloc[0]
 
 
 class Count(NamedTuple):
