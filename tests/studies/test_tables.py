@@ -53,7 +53,7 @@ def test_settings_have_a_column_for_each_width():
     table = tables.settings(pipelines)
     assert list(table.columns) == ["width 1", "width 2"]
     # 40 inputs, 10 classes, one hidden layer of 4 or 8 units, with biases.
-    assert table.loc["network"].to_list() == [f"mlp, {51 * n + 10} parameters" for n in (4, 8)]
+    assert table.loc["network"].to_list() == [f"MLP, {51 * n + 10} parameters" for n in (4, 8)]
     assert table.loc[["rewind epochs k", "sparsities S"], "width 1"].to_list() == [
         "0, 2",
         "0.5, 0.9",
