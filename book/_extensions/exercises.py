@@ -9,8 +9,8 @@ A number::
     ```
 
 The option ``:within:`` says how far off an answer may be, and ``:compute: module:function 5 0.95`` takes
-the answer from the package instead, with numbers as its arguments, so that it follows the data. A choice has a line for each answer,
-with what is said to who chooses it; the right one is marked::
+the answer from the package instead, with numbers as its arguments, so that it follows the data. A
+choice has a line for each answer, with what is said to who chooses it; the right one is marked::
 
     ```{check} ex-order
     - [ ] They are the same :: Their weights differ.

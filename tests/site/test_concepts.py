@@ -12,6 +12,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from lotperm.science.sparsity import full_mask, magnitude_prune
 from lotperm.science.statistics import interval
 from lotperm.site import concepts
 from lotperm.studies.arms import charts as arms_charts
@@ -137,3 +138,37 @@ def test_swapped_units():
         ]
     assert [label.get_text() for label in pictures[2].get_yticklabels()] == ["b", "a", "d", "c"]
     assert [label.get_text() for label in pictures[3].get_xticklabels()] == ["b", "a", "d", "c"]
+
+
+def test_every_swap_under_the_old_mask_costs_right_answers() -> None:
+    """The figure is there to show it, so it must not show the opposite."""
+    weights, _, points, targets = concepts.quadrants()
+    names = [name for name in weights if name.endswith(".weight")]
+    mask = magnitude_prune(weights, full_mask(weights, names), 0.3)
+
+    def right(state: dict[str, torch.Tensor]) -> float:
+        x = points
+        for i, name in enumerate(names):
+            layer = name.removesuffix(".weight")
+            x = x @ (state[name] * mask[name]).T + state[f"{layer}.bias"]
+            x = x if i == len(names) - 1 else x.relu()
+        return float(((x[:, 0] > 0) == (targets > 0.5)).double().mean())
+
+    assert right(weights) == 1
+    swaps = 0
+    for layer in range(2):
+        into, out_of = names[layer], names[layer + 1]
+        alive = mask[into].any(1) & mask[out_of].any(0)
+        for i, j in itertools.combinations(range(4), 2):
+            if not (alive[i] and alive[j]):
+                continue
+            order = list(range(4))
+            order[i], order[j] = j, i
+            moved = dict(weights)
+            moved[into] = weights[into][order]
+            bias = into.replace(".weight", ".bias")
+            moved[bias] = weights[bias][order]
+            moved[out_of] = weights[out_of][:, order]
+            assert right(moved) <= 0.95, (layer, i, j)
+            swaps += 1
+    assert swaps >= 9
