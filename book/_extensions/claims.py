@@ -289,7 +289,7 @@ class Protocol(_FromData):
             box += nodes.paragraph("", str(part), classes=["paper-table-title"])
             columns = ["what", "paper", "scripts", "ours"]
             body = rows[columns].replace("", "–").to_numpy().tolist()
-            box += _table(["", "paper", "authors' code", "here"], body)
+            box += table_nodes(["", "paper", "authors' code", "here"], body)
             for row in rows[rows["why"] != ""].itertuples():
                 box += self.paragraph(f"{row.what}: {row.why}.")
             places = "; ".join(dict.fromkeys(place for place in rows["where"] if place))
