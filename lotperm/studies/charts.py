@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from lotperm.science.statistics import interval
+from lotperm.studies.origin import describe
 
 METHODS = {
     "dense_a": ("dense A", "#555555"),
@@ -160,7 +161,9 @@ def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> F
     ax.axvline(overall, color="#d55e00", linestyle="--", label=f"all layers: {overall:.1f} %")
     ax.legend()
     ax.set(ylabel="", title=title)
-    return figure
+    means = frame.groupby("layer", sort=False)["kept (%)"].mean()
+    each = ", ".join(f"{layer} {share:.1f}" for layer, share in means.items())
+    return describe(figure, f"Percent of the weights kept: {each}; all layers {overall:.1f}.")
 
 
 def mask_images(images: Mapping[str, Tensor], *, title: str) -> Figure:
@@ -201,16 +204,18 @@ def correlation_before_after(correlation: Tensor, permutation: Tensor, *, title:
     # Only columns move: they are units of A, and permuting A puts the partner of B's unit i into
     # column i. A good match shows as a dark diagonal.
     pictures = {"before": correlation, "after: A permuted": correlation[:, permutation]}
+    seen = []
     for ax, (words, matrix) in zip(axes, pictures.items(), strict=True):
         # One scale from −1 to 1 for both panels: they share a colour bar, and white is 0.
         image = ax.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
         diagonal = matrix.diagonal().mean().item()
+        seen.append(f"{words}: mean correlation on the diagonal {diagonal:.2f}")
         ax.set(title=f"{words}\nmean of the diagonal {diagonal:.2f}", xlabel="unit of A")
         ax.grid(False)
     axes[0].set_ylabel("unit of B")
     figure.colorbar(image, ax=axes, label="Pearson correlation")
     figure.suptitle(title)
-    return figure
+    return describe(figure, f"Correlations of units of B and A. {'; '.join(seen)}.")
 
 
 # The sign of a weight, in drawings of small networks: colours that no arm has.

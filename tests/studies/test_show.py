@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 from lotperm.config.parameters import PARAMETERS
 from lotperm.studies import charts, html, origin, show
 from lotperm.studies.arms.arms import PAPER_ARMS
-from lotperm.studies.arms.charts import line
+from lotperm.studies.arms.charts import final_comparison, line
 from lotperm.studies.claims.charts import against_rewinding, against_width
 from lotperm.studies.published import recorded
 
@@ -91,6 +91,17 @@ def test_lines_are_named_at_their_ends_and_the_names_do_not_overlap():
     line(single, [0], [[0.5, 0.6]], "lth")
     charts.name_lines(single)
     assert single.get_legend() is not None
+
+
+def test_what_a_figure_says_is_computed_from_its_numbers(smoke):
+    _, results = smoke
+    drawn = final_comparison(results, title="Title")
+    said = show.shown(drawn)[1]["lotperm"]["alt"]
+    e = results.experiment
+    for arm in PAPER_ARMS:
+        mean = 100 * results.values(arm, e.sparsities[0], e.rewind_epochs[0]).mean()
+        assert f"{charts.METHODS[arm][0]} {mean:.1f}" in said
+    assert f"of {len(e.seeds)} replicates" in said
 
 
 def test_a_table_reads_without_knowing_the_data():

@@ -17,6 +17,7 @@ from torch import Tensor
 from lotperm.science.statistics import interval
 from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.charts import MARKERS, METHODS, line_style, name_lines
+from lotperm.studies.origin import describe
 from lotperm.studies.results import Results
 
 
@@ -58,7 +59,11 @@ def learning_curves(results: Results, methods: Sequence[str], *, title: str) -> 
     right.set(xlabel="epoch of training", ylabel="test accuracy (%)")
     name_lines(right)
     figure.suptitle(title)
-    return figure
+    ends = []
+    for one in right.lines:
+        epochs, values = np.asarray(one.get_xdata()), np.asarray(one.get_ydata())
+        ends.append(f"{one.get_label()} {values[-1]:.1f} at epoch {epochs[-1]:.0f}")
+    return describe(figure, f"Learning curves. Mean test accuracy in percent: {', '.join(ends)}.")
 
 
 def final_comparison(results: Results, *, title: str) -> Figure:
@@ -88,7 +93,13 @@ def final_comparison(results: Results, *, title: str) -> Figure:
     ax.set_xticks(range(3), [METHODS[arm][0] for arm in arms])
     ax.set(ylabel="test accuracy (%)", xlim=(-0.4, 2.6), title=title)
     ax.legend()
-    return figure
+    means = ", ".join(f"{METHODS[arm][0]} {table[arm].mean():.1f}" for arm in arms)
+    rising = int(((table["naive"] < table["permuted"]) & (table["permuted"] < table["lth"])).sum())
+    return describe(
+        figure,
+        f"Mean test accuracy in percent: {means}. In {rising} of {len(table)} replicates permuted "
+        "lies between naive and LTH.",
+    )
 
 
 def method_overview(
@@ -218,7 +229,11 @@ def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> 
     ax.set_yticks(range(len(labels)), labels)
     # The axis is turned over: methods run from top to bottom.
     ax.set(xlabel="test accuracy (%)", ylim=(len(labels) - 0.4, -0.7), title=title)
-    return figure
+    means = ", ".join(
+        f"{label} {100 * np.mean(seen):.1f}"
+        for label, seen in zip(labels, values.values(), strict=True)
+    )
+    return describe(figure, f"Mean test accuracy in percent: {means}.")
 
 
 def line(
