@@ -89,9 +89,10 @@ def strip(docname: str, origins: Iterable[dict[str, Any]], data: str = "") -> no
     return box
 
 
-def _line(docname: str, origin: Origin, data: str) -> nodes.paragraph:
+def _line(docname: str, origin: Origin, data: str) -> nodes.container:
     live = origin.kind == "live"
-    line = nodes.paragraph(classes=["origin"])
+    # No paragraph, which couldn't hold what opens at a click.
+    line = nodes.container(classes=["origin"])
     line += nodes.inline("", origin.kind, classes=["kind", f"kind-{origin.kind}"])
     parts = [origin.of]
     if origin.seeds:

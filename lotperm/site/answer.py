@@ -198,7 +198,7 @@ def table(found: Sequence[Row]) -> pd.DataFrame:
 def figure(found: Sequence[Row]) -> Figure:
     """Draw the share of the gap that permuting closes, with accuracies and points as numbers."""
     use_style()
-    drawn = lay_out(_drawn(found, 8, 0.62), _drawn(found, NARROW, 0.8))
+    drawn = lay_out(_drawn(found, 8, 0.48), _drawn(found, NARROW, 0.8))
     describe(drawn, " ".join(_words(row) for row in found))
     return attach(drawn, *dict.fromkeys(row.origin for row in found))
 
