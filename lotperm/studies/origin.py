@@ -172,9 +172,13 @@ def of_record(run: Recorded) -> Origin:
 
 
 @cache
-def _fresh(name: str) -> bool:
+def _fresh(name: str) -> bool | None:
     """Compare a record's keys with those that its stages have by today's sources."""
-    content = load_record(book_folder() / "results" / name)
+    folder = book_folder() / "results" / name
+    # What isn't in the repository can't be compared.
+    if not folder.exists():
+        return None
+    content = load_record(folder)
     recorded_keys = {stage["key"] for stage in content["stages"]}
     try:
         study = registry.study(content.get("kind", "table"))

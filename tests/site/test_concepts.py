@@ -16,6 +16,7 @@ from lotperm.science.sparsity import full_mask, magnitude_prune
 from lotperm.science.statistics import interval
 from lotperm.site import concepts
 from lotperm.studies.arms import charts as arms_charts
+from lotperm.studies.charts import NEGATIVE, POSITIVE
 from lotperm.studies.control import charts as control_charts
 
 SIZES = (2, 4, 3)
@@ -60,7 +61,7 @@ def test_a_network_is_drawn_weight_by_weight():
     for (layer, j, i), line in found.items():
         value = weights[layer][i, j].item()
         if kept[layer][i, j]:
-            assert same_color(line.get_color(), "#0072b2" if value >= 0 else "#d55e00")
+            assert same_color(line.get_color(), POSITIVE if value >= 0 else NEGATIVE)
             assert line.get_linestyle() == "-"
             assert line.get_linewidth() == pytest.approx(0.5 + 3 * abs(value) / largest)
         else:
@@ -99,7 +100,7 @@ def test_sparse_training_problem():
     for ax, (name, masked) in zip(figure.axes, drawn, strict=True):
         for (layer, j, i), line in lines(ax).items():
             removed = masked and not mask[layer][i, j]
-            sign = "#0072b2" if networks[name][layer][i, j] >= 0 else "#d55e00"
+            sign = POSITIVE if networks[name][layer][i, j] >= 0 else NEGATIVE
             assert same_color(line.get_color(), "#aaaaaa" if removed else sign)
 
 
