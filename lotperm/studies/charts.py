@@ -93,7 +93,9 @@ def _height(ax: Axes) -> float:
     """Return the height of axes in inches, about: their part of the figure, without words."""
     spec = ax.get_subplotspec()
     rows = 1 if spec is None else spec.get_gridspec().nrows
-    return 0.7 * float(ax.figure.get_size_inches()[1]) / rows
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return 0.7 * float(figure.get_size_inches()[1]) / rows
 
 
 def use_style() -> None:
