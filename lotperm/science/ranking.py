@@ -113,7 +113,7 @@ def erdos_renyi_densities(shapes: Mapping[str, Sequence[int]], sparsity: float) 
     Parameters
     ----------
     shapes : Mapping[str, Sequence[int]]
-        Parameter name -> shape of the weight (out, in, *kernel).
+        Parameter name -> shape of the weight, ``(out, in, *kernel)``.
     sparsity : float
         S, the fraction removed of all these weights.
 
