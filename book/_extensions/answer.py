@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from shown import figure_nodes, note_numbers
+from shown import figure_nodes, note_numbers, strip
 from sphinx.util.docutils import SphinxDirective
 from world import CARD
 
@@ -40,10 +40,9 @@ class AnswerFigure(SphinxDirective):
         rows = answer.rows()
         drawn = answer.figure(rows)
         self.draw_card(answer.figure(rows))
-        pictures, strip = figure_nodes(self.env.app, self.env.docname, drawn, "", [])
+        pictures, _ = figure_nodes(self.env.app, self.env.docname, drawn, "", [])
         caption, messages = self.parse_inline(" ".join(self.content))
         figure = nodes.figure("", pictures, nodes.caption("", "", *caption, *messages))
-        figure += nodes.legend("", strip)
         self.add_name(figure)
         means = next(
             {arm: getattr(row, arm) for arm in ("naive", "permuted", "lth")}
@@ -65,10 +64,22 @@ class AnswerFigure(SphinxDirective):
         plt.close(figure)
 
 
+class AnswerSources(SphinxDirective):
+    """The strip of the figure; below the panel, which is to be on the first screen."""
+
+    def run(self) -> list[nodes.Node]:
+        from lotperm.site import answer
+
+        note_numbers(self.env)
+        origins = dict.fromkeys(row.origin for row in answer.rows())
+        return [strip(self.env.docname, [origin.plain() for origin in origins])]
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Register the directives; Sphinx calls this."""
     app.add_directive("answer", AnswerSentence)
     app.add_directive("answer-figure", AnswerFigure)
+    app.add_directive("answer-sources", AnswerSources)
     version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
     return {
         "version": "1",
