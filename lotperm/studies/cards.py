@@ -124,7 +124,8 @@ def loading(file: TicketFile, sparsity: float) -> str:
     name = "/".join(file.path.parts[-5:]) if "book" in file.path.parts else str(file.path)
     return (
         "from lotperm import load_ticket\n\n"
-        f'ticket = load_ticket("{name}", sparsity={sparsity:g})\n'
+        f'file = "{name}"\n'
+        f"ticket = load_ticket(file, sparsity={sparsity:g})\n"
         f'weights, mask = ticket.start("permuted")  # B after {file.rewind_epoch} epochs, and '
         "A's mask in B's order\n"
         'trained = ticket.train(["permuted"])  # by the experiment\'s recipe'

@@ -95,7 +95,7 @@ def narrowed(figure: Figure) -> Figure | None:
     for ax in panels:
         for label in (ax.xaxis.label, ax.yaxis.label):
             label.set_fontsize(9)
-    _wrap(copy, panels)
+    _wrap(copy, panels, grid.ncols if pictures else 1)
     for legend in list(copy.legends):
         # Its columns were laid out for a wide figure.
         words = [text.get_text() for text in legend.get_texts()]
@@ -128,11 +128,12 @@ def _repeat_labels(panels: list[Axes], columns: int) -> None:
         ax.set_ylabel(ax.get_ylabel() or first.get_ylabel())
 
 
-def _wrap(figure: Figure, panels: list[Axes]) -> None:
-    """Break titles into lines that a narrow figure has room for."""
-    for text in (getattr(figure, "_suptitle", None), *(ax.title for ax in panels)):
+def _wrap(figure: Figure, panels: list[Axes], columns: int) -> None:
+    """Break titles into lines that a narrow figure, or one of its columns, has room for."""
+    titles = [(ax.title, _LINE // columns) for ax in panels]
+    for text, letters in [(getattr(figure, "_suptitle", None), _LINE), *titles]:
         if text is not None and text.get_text():
-            text.set_text("\n".join(textwrap.wrap(text.get_text(), _LINE)))
+            text.set_text("\n".join(textwrap.wrap(text.get_text(), letters)))
             text.set_fontsize(min(text.get_fontsize(), 10))
 
 
