@@ -34,7 +34,7 @@ def _previews(outdir: Path) -> dict[str, str]:
             if figure is not None and caption is not None:
                 found[f"{page}#{figure['id']}"] = _plain(caption)
         # Parsing takes a while, and only two pages have these.
-        if 'class="citation"' in text or 'class="glossary' in text:
+        if 'class="citation"' in text or 'glossary"' in text:
             soup = BeautifulSoup(text, "html.parser")
             for citation in soup.select("div.citation[id]"):
                 found[f"{page}#{citation['id']}"] = _plain(citation.find("p") or citation)
@@ -66,7 +66,16 @@ def _plain(tag: Tag) -> str:
     if len(text) > _LONGEST:
         text = re.sub(r"<[^>]*$", "", text[:_LONGEST]).rsplit(" ", 1)[0] + " …"
     # Formulas are set by MathJax, which isn't asked for a preview: their letters do.
-    return re.sub(r"\\\((.*?)\\\)", lambda m: m[1].replace("\\", ""), text)
+    return re.sub(r"\\\((.*?)\\\)", _letters, text)
+
+
+def _letters(formula: re.Match[str]) -> str:
+    """Return a short formula in letters."""
+    known = {r"\odot": "⊙", r"\pi": "π", r"\sum": "∑", r"\log": "log", "-": "−"}
+    text = formula[1]
+    for written, letter in known.items():
+        text = text.replace(written, letter)
+    return re.sub(r"[\\{}$]", "", text)
 
 
 def _on_finish(app: Sphinx, exception: Exception | None) -> None:
