@@ -187,9 +187,9 @@ def _fresh(name: str) -> bool | None:
         # Some tables were computed in groups of seeds, and older records don't say in which.
         sizes = range(1, len(experiment.seeds) + 1) if "together" in study.Options.names() else ()
         choices = [given, *({**given, "together": size} for size in sizes)]
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as empty:
             # An empty store: keys must not depend on what is there.
-            store = Store(Path(folder))
+            store = Store(Path(empty))
             for choice in choices:
                 options = study.Options.parse(choice).completed(experiment)
                 benches = [Workbench(e, store) for e in study.split(experiment, options)]
