@@ -221,7 +221,7 @@ def test_permutations_by_name(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("wieghts", "permutation is 'wieghts'"),
+        ("wieghts", "unknown permutation 'wieghts'. Did you mean 'weights'"),
         ("epoch-9", "epoch 9 isn't kept; kept are 0, 1, 2, 3"),
         ("activations-1", "expected 2 to 300 examples"),
         ("activations-301", "expected 2 to 300 examples"),
