@@ -162,6 +162,7 @@ def measure(library: str, name: str, size: int) -> dict[str, Any]:
     with torch.no_grad():
         before = output(model, batch)
         model.load_state_dict(moved)
+        model.train().eval()  # some keep what they computed from the weights before
         after = output(model, batch)
     row["deviation"] = float((after - before).norm() / before.norm())
     found = match_activations(moved, weights, [batch], spec, keep_correlations=True)
