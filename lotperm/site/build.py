@@ -27,6 +27,9 @@ from lotperm.site.sphinx import render, rendered_state
 from lotperm.store.files import write_atomic
 from lotperm.store.provenance import source_hash
 
+# The folders of it are no sources: they come and go as the extensions are imported.
+_BYTECODE = "__pycache__"
+
 
 def build(
     profile: str = "live",
@@ -88,7 +91,7 @@ def build(
         sources |= {
             path.relative_to(root): path
             for path in (root / "book").rglob("[!.]*")
-            if path.is_file()
+            if path.is_file() and path.parent.name != _BYTECODE
         }
         # Executed notebooks and whole panels take the place of their sources.
         sources |= _execute_all(notebooks, executed, jobs)
@@ -218,8 +221,10 @@ def _synchronize(sources: Mapping[Path, Path], out: Path) -> None:
     """
     folder = out / "src"
     for path in [path for path in folder.rglob("*") if path.is_file()]:
-        # Jupyter Book writes conf.py there.
-        if path.relative_to(folder) not in sources and path.name != "conf.py":
+        # Jupyter Book writes conf.py there, and Python the bytecode of the extensions.
+        if path.name == "conf.py" or path.parent.name == _BYTECODE:
+            continue
+        if path.relative_to(folder) not in sources:
             path.unlink()
             # Sphinx doesn't remove pages whose source is gone.
             shutil.rmtree(out / "html", ignore_errors=True)
