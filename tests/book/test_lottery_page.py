@@ -64,7 +64,7 @@ class Reader:
 
     def table(self) -> dict[str, list[str]]:
         """Rows of the table: network -> its cells."""
-        rows = self.page.locator(f"{PANEL} tbody tr")
+        rows = self.page.locator(f"{PANEL} tbody tr[data-network]")
         return {
             str(rows.nth(i).get_attribute("data-network")): rows.nth(i)
             .locator("td")
