@@ -255,7 +255,7 @@ class MatchingConfig:
     points: Annotated[
         MatchPoint,
         Help(
-            "block after which a residual stream is observed; authors: as they do in resnet20",
+            "block at which a residual stream is observed; authors: theirs, of resnet20",
             _PERMUTATION,
             name="match_points",
         ),

@@ -119,7 +119,8 @@ class Keeper:
     checkpoints : Checkpoints | None
         Where to save it; None: nowhere.
     seconds : float
-        Seconds between two checkpoints; more where one takes long to write.
+        Seconds between two checkpoints; more where one takes long to write. 0 saves after every
+        step.
     stop : Callable[[], bool] | None
         As in `lotperm.engine.runtime.Runtime`.
     """
@@ -164,7 +165,7 @@ class Keeper:
 
     def _due(self) -> bool:
         # A large network takes seconds to write, during which nothing is trained.
-        wait = max(self.seconds, self._took / _SHARE)
+        wait = max(self.seconds, self._took / _SHARE) if self.seconds else 0.0
         return self.checkpoints is not None and time.monotonic() - self._saved > wait
 
 

@@ -92,7 +92,7 @@ def train(
         Where to keep the state of the run. A run that finds a state there goes on from it, with the
         same result as an unbroken run.
     checkpoint_seconds : float, optional
-        Seconds between two checkpoints, about.
+        Seconds between two checkpoints, about; 0 saves after every step.
     label : str, optional
         Words for the progress bar.
 

@@ -69,10 +69,10 @@ def narrowed(figure: Figure) -> Figure | None:
     wide = figure.get_size_inches()[0] > NARROW
     if not wide or type(figure.get_layout_engine()).__name__ != "ConstrainedLayoutEngine":
         return None
-    copy: Figure = pickle.loads(pickle.dumps(figure))
+    narrow: Figure = pickle.loads(pickle.dumps(figure))
     # What is unpickled registers itself with pyplot, which would show it as a figure of its own.
-    plt.close(copy)
-    panels = [ax for ax in copy.axes if ax.get_subplotspec() is not None]
+    plt.close(narrow)
+    panels = [ax for ax in narrow.axes if ax.get_subplotspec() is not None]
     grids = {spec.get_gridspec() for ax in panels if (spec := ax.get_subplotspec()) is not None}
     if len(grids) != 1:
         return None
@@ -80,29 +80,29 @@ def narrowed(figure: Figure) -> Figure | None:
     pictures = any(ax.images for ax in panels)
     if pictures and grid.ncols > 2:
         return None
-    _, height = copy.get_size_inches()
+    _, height = narrow.get_size_inches()
     if grid.ncols > 1 and not pictures:
         # Shared axes have numbers and words at the edge alone, which is another edge now.
         _repeat_labels(panels, grid.ncols)
-        column = GridSpec(len(panels), 1, figure=copy)
+        column = GridSpec(len(panels), 1, figure=narrow)
         for i, ax in enumerate(panels):
             ax.set_subplotspec(column[i])
-        copy.set_size_inches(NARROW, 0.6 + len(panels) * min(_PANEL, height / grid.nrows))
+        narrow.set_size_inches(NARROW, 0.6 + len(panels) * min(_PANEL, height / grid.nrows))
     else:
-        copy.set_size_inches(NARROW, height * (0.6 if pictures else 1) + 0.3)
-    for text in copy.findobj(Text):
+        narrow.set_size_inches(NARROW, height * (0.6 if pictures else 1) + 0.3)
+    for text in narrow.findobj(Text):
         text.set_fontsize(max(_SMALLEST, text.get_fontsize()))
     for ax in panels:
         for label in (ax.xaxis.label, ax.yaxis.label):
             label.set_fontsize(9)
-    _wrap(copy, panels, grid.ncols if pictures else 1)
-    for legend in list(copy.legends):
+    _wrap(narrow, panels, grid.ncols if pictures else 1)
+    for legend in list(narrow.legends):
         # Its columns were laid out for a wide figure.
         words = [text.get_text() for text in legend.get_texts()]
         legend.remove()
         handles = [handle for handle in legend.legend_handles if handle is not None]
-        copy.legend(handles, words, loc="outside lower center", ncols=2)
-    return copy
+        narrow.legend(handles, words, loc="outside lower center", ncols=2)
+    return narrow
 
 
 def lay_out(figure: Figure, narrow: Figure) -> Figure:
