@@ -396,6 +396,13 @@ def _visit_table(self: Any, node: nodes.table) -> None:
         _add(self, ("<table",), ' role="table"')
 
 
+def _visit_legend(self: Any, node: nodes.legend) -> None:
+    """Put the strip into the caption; docutils sees a caption in the second place alone, not below two pictures."""
+    if not any(isinstance(beside, nodes.caption) for beside in node.parent):
+        self.body.append("<figcaption>\n")
+    self.body.append(self.starttag(node, "div", CLASS="legend"))
+
+
 def _add(self: Any, tags: tuple[str, ...], attributes: str) -> None:
     """Add attributes to the tag that was opened last."""
     for i in range(len(self.body) - 1, max(-1, len(self.body) - 5), -1):
@@ -420,6 +427,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         (nodes.thead, _visit_part("thead")),
         (nodes.tbody, _visit_part("tbody")),
         (nodes.table, _visit_table),
+        (nodes.legend, _visit_legend),
     ):
         app.add_node(node, override=True, html=(visit, _depart(node.__name__)))
     # After an edit of this file all pages are read again.
