@@ -17,11 +17,21 @@ import lotperm
 from lotperm.errors import LotpermError, StorageError
 from lotperm.site.sphinx import render, rendered_state
 
+# The start page has the h1. Sphinx puts all other pages inside it, so their headings are h2, behind
+# a mark of where each page begins.
 _CHAPTER = re.compile(
-    r'<section[^>]*?\bid="(?P<id>[^"]+)"[^>]*>\s*<h1>(?P<title>.*?)<a ', re.DOTALL
+    r'(?:<span id="document-[^"]*"></span>\s*<section[^>]*?\bid="(?P<inner>[^"]+)"[^>]*>\s*<h2>'
+    r'|<section[^>]*?\bid="(?P<start>[^"]+)"[^>]*>\s*<h1>)(?P<title>.*?)<a ',
+    re.DOTALL,
 )
 _API = "the-package"
 """Anchor of the chapter that is printed apart: it has as many pages as all others."""
+
+_RULES = (
+    # The theme prints a page's title and list of sections in place of its h1.
+    "#jb-print-docs-body, .toctree-wrapper > .caption { display: none !important; } "
+    ".bd-main .bd-content .bd-article h1:first-of-type { display: block; }"
+)
 
 # Names of installed browsers that can print, the likeliest first.
 _BROWSERS = (
@@ -136,7 +146,7 @@ def _print(program: str, page: Path, text: str, target: Path) -> None:
 def _chapters(text: str) -> list[tuple[str, str]]:
     """List the chapters of the one page: (anchor, title)."""
     return [
-        (m["id"], html.unescape(re.sub(r"<[^>]+>", "", m["title"])).strip())
+        (m["inner"] or m["start"], html.unescape(re.sub(r"<[^>]+>", "", m["title"])).strip())
         for m in _CHAPTER.finditer(text)
     ]
 
@@ -154,7 +164,7 @@ def as_book(text: str, pages: Mapping[str, int]) -> str:
     found = _chapters(text)
     if not found:
         return text
-    rules, entries = [f"#{_API} {{ display: none; }}"], []
+    rules, entries = [_RULES, f"#{_API} {{ display: none; }}"], []
     for i, (name, title) in enumerate(found):
         if name == _API:
             entries.append(f"<li>{html.escape(title)} <span>in api.pdf</span></li>")
@@ -183,9 +193,12 @@ def as_book(text: str, pages: Mapping[str, int]) -> str:
 
 def only(text: str, chapter: str) -> str:
     """Return the one page with a single chapter of it visible."""
-    others = ", ".join(f"#{name}" for name, _ in _chapters(text) if name != chapter)
-    style = f"<style>{others} {{ display: none; }}</style>" if others else ""
-    return text.replace("</head>", f"{style}</head>", 1)
+    (start, *inner) = [name for name, _ in _chapters(text)]
+    # The start page holds all others, so only what it says itself is hidden.
+    others = [f"#{start} > :not(.toctree-wrapper)"] if chapter != start else []
+    hidden = ", ".join(others + [f"#{name}" for name in inner if name != chapter])
+    style = f"{_RULES} {hidden} {{ display: none; }}" if hidden else _RULES
+    return text.replace("</head>", f"<style>{style}</style></head>", 1)
 
 
 def chapter_pages(printed: Path, names: list[str]) -> dict[str, int]:
