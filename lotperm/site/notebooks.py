@@ -51,6 +51,11 @@ _PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 MORE = "more"
 """Parameter of a notebook that takes those which its parameters cell doesn't name."""
 
+# Warnings of this package: the file and line, and the line's code below.
+_OWN_WARNING = re.compile(
+    r"^\S.*[/\\]lotperm[/\\].*\.py:\d+: \w*Warning: .*\n?(?:  .*\n?)?", re.MULTILINE
+)
+
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters with those in ``more`` beside the others."""
@@ -351,6 +356,8 @@ def _tidy_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
             # A progress bar rewrites its line, a warning doesn't: only bars are removed.
             if output.name == "stderr":
                 output.text = re.sub(r"[^\n]*\r[^\n]*\n?", "", output.text)
+                # A stage warns when it is computed, not when it was in the store already.
+                output.text = _OWN_WARNING.sub("", output.text)
             if not output.text.strip():
                 continue
             # How a stream is cut into pieces depends on timing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from small import small_book, tiny_notebook
 
 from lotperm.errors import LotpermError, ParameterError
@@ -301,10 +302,30 @@ pandas.reset_option("^display");
 """
 
 
+def test_what_a_stage_warned_of_is_not_shown() -> None:
+    """From a store that has the stage, the page would be another."""
+    own = (
+        "\n/home/a b/lotperm/studies/stages.py:201: UserWarning: layer collapse: at sparsity 0.8\n"
+        "  sources.name_collapse(bench, masks, target)\n"
+    )
+    other = "/tmp/ipykernel_1/2.py:3: UserWarning: of the cell\n  warnings.warn('of the cell')\n"
+    outputs = [new_output("stream", name="stderr", text=text) for text in (own * 2, own + other)]
+    (kept,) = notebooks._tidy_outputs(outputs)
+    assert kept.text.strip() == other.strip()
+
+
+def threads(store: Path) -> int:
+    """Return the number of threads that computed a store: with another, sums round otherwise."""
+    notes = [json.loads(path.read_text()) for path in store.glob("stages/*/stage.json")]
+    (number,) = {note["meta"]["threads"] for note in notes if "threads" in note["meta"]}
+    return number
+
+
 def test_all_notebooks_show_the_same_bytes_from_another_empty_store(
-    site: Path, tmp_path: Path
+    site: Path, site_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One kernel executes them all: to start one for each takes longer than their cells."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads(site_store)))
     notebooks_here = sorted((ROOT / "notebooks").glob("*.ipynb"))
     whole = new_notebook()
     for notebook in notebooks_here:
