@@ -308,7 +308,7 @@ def test_what_a_stage_warned_of_is_not_shown() -> None:
         "\n/home/a b/lotperm/studies/stages.py:201: UserWarning: layer collapse: at sparsity 0.8\n"
         "  sources.name_collapse(bench, masks, target)\n"
     )
-    other = "/tmp/ipykernel_1/2.py:3: UserWarning: of the cell\n  warnings.warn('of the cell')\n"
+    other = "<ipython-input-2>:3: UserWarning: of the cell\n  warnings.warn('of the cell')\n"
     outputs = [new_output("stream", name="stderr", text=text) for text in (own * 2, own + other)]
     (kept,) = notebooks._tidy_outputs(outputs)
     assert kept.text.strip() == other.strip()
