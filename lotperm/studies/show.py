@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import copy
 import io
-import pickle
 import textwrap
 from collections.abc import Callable
 from functools import partial
@@ -69,8 +69,8 @@ def narrowed(figure: Figure) -> Figure | None:
     wide = figure.get_size_inches()[0] > NARROW
     if not wide or type(figure.get_layout_engine()).__name__ != "ConstrainedLayoutEngine":
         return None
-    narrow: Figure = pickle.loads(pickle.dumps(figure))
-    # What is unpickled registers itself with pyplot, which would show it as a figure of its own.
+    narrow: Figure = copy.deepcopy(figure)
+    # A copy registers itself with pyplot, which would show it as a figure of its own.
     plt.close(narrow)
     panels = [ax for ax in narrow.axes if ax.get_subplotspec() is not None]
     grids = {spec.get_gridspec() for ax in panels if (spec := ax.get_subplotspec()) is not None}
@@ -99,7 +99,8 @@ def narrowed(figure: Figure) -> Figure | None:
     for legend in list(narrow.legends):
         # Its columns were laid out for a wide figure.
         words = [text.get_text() for text in legend.get_texts()]
-        legend.remove()
+        # The copy's own method to remove itself still knows the list of the figure copied from.
+        narrow.legends.remove(legend)
         handles = [handle for handle in legend.legend_handles if handle is not None]
         narrow.legend(handles, words, loc="outside lower center", ncols=2)
     return narrow
