@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from metadata import metadata
 from shown import figure_nodes, note_numbers, strip
 from sphinx.util.docutils import SphinxDirective
 from world import CARD
@@ -80,10 +80,4 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("answer", AnswerSentence)
     app.add_directive("answer-figure", AnswerFigure)
     app.add_directive("answer-sources", AnswerSources)
-    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
-    return {
-        "version": "1",
-        "env_version": version,
-        "parallel_read_safe": True,
-        "parallel_write_safe": True,
-    }
+    return metadata(__file__)

@@ -7,7 +7,6 @@ ones, a sparsity each.
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 from docutils import nodes
+from metadata import metadata
 from shown import figure_nodes, note_numbers, table_nodes
 from sphinx.util.docutils import SphinxDirective
 
@@ -323,11 +323,4 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("statistics-example", StatisticsExample)
     app.add_directive("protocol", Protocol)
     app.add_css_file("claims.css")
-    # After an edit of this file all pages are read again.
-    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
-    return {
-        "version": "1",
-        "env_version": version,
-        "parallel_read_safe": True,
-        "parallel_write_safe": True,
-    }
+    return metadata(__file__)

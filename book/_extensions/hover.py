@@ -6,13 +6,13 @@ from a disk too; ``_static/hover.js`` shows them with Tippy, which is vendored.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from bs4 import BeautifulSoup, Tag
+from metadata import metadata
 from sphinx.application import Sphinx
 
 FILE = "previews.js"
@@ -98,10 +98,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the hooks; Sphinx calls this."""
     app.connect("builder-inited", _on_inited)
     app.connect("build-finished", _on_finish)
-    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
-    return {
-        "version": "1",
-        "env_version": version,
-        "parallel_read_safe": True,
-        "parallel_write_safe": True,
-    }
+    return metadata(__file__)

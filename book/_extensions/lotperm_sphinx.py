@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import inspect
 import json
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from docutils import nodes
+from metadata import metadata
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
 
@@ -286,11 +286,4 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-signature", _on_signature)
     app.connect("builder-inited", _on_builder)
     app.connect("build-finished", _on_finish)
-    # After an edit of this file all pages are read again.
-    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
-    return {
-        "version": "1",
-        "env_version": version,
-        "parallel_read_safe": True,
-        "parallel_write_safe": True,
-    }
+    return metadata(__file__)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from metadata import metadata
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -430,11 +431,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
         (nodes.legend, _visit_legend),
     ):
         app.add_node(node, override=True, html=(visit, _depart(node.__name__)))
-    # After an edit of this file all pages are read again.
-    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
-    return {
-        "version": "1",
-        "env_version": version,
-        "parallel_read_safe": True,
-        "parallel_write_safe": True,
-    }
+    return metadata(__file__)

@@ -7,7 +7,6 @@ there, and no addresses that would be wrong.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import re
 import shutil
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from docutils import nodes
+from metadata import metadata
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -180,10 +180,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", _on_config, priority=100)
     app.connect("html-page-context", _on_page)
     app.connect("build-finished", _on_finish)
-    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
-    return {
-        "version": "1",
-        "env_version": version,
-        "parallel_read_safe": True,
-        "parallel_write_safe": True,
-    }
+    return metadata(__file__)
