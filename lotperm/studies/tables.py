@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import pandas as pd
 
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import IMAGE_FOLDERS
+from lotperm.science.statistics import paired
 from lotperm.studies.origin import NAMES
 from lotperm.studies.pipeline import Pipeline
 
@@ -114,3 +115,23 @@ def by_width(experiments: Sequence[Experiment], tables: Sequence[pd.DataFrame]) 
     """Join the tables of several experiments; a last column has the width of the network."""
     pairs = zip(experiments, tables, strict=True)
     return pd.concat([table.assign(width=e.model.width) for e, table in pairs])
+
+
+def contrasts(arms: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Return paired differences of arms with intervals and p-values, in words -> text.
+
+    Parameters
+    ----------
+    arms : DataFrame
+        Accuracies as fractions: index seed, a column for each arm.
+    pairs : mapping
+        A difference in words -> the two arms, the second taken from the first. Pairs of which the
+        table lacks an arm are left out.
+    """
+    found = {}
+    for words, (a, b) in pairs.items():
+        if a in arms and b in arms:
+            test = paired(arms[a], arms[b])
+            p = "" if pd.isna(test.p_value) else f", p = {test.p_value:.1g}"
+            found[words] = with_interval(test.mean, test.half_width) + p
+    return found

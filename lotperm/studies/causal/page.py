@@ -10,14 +10,13 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-from lotperm.science.statistics import paired
 from lotperm.studies import page
 from lotperm.studies.causal import charts
 from lotperm.studies.causal.measures import MEASURES, by_arm
 from lotperm.studies.causal.study import COPY_NAIVE, STUDY, CausalOptions, oracle
 from lotperm.studies.predictions import Predictions, load_predictions, verdicts
 from lotperm.studies.study import Study
-from lotperm.studies.tables import with_interval
+from lotperm.studies.tables import contrasts
 
 COMPARISONS = {
     "π known − LTH": (oracle(0).name, "lth"),
@@ -75,13 +74,7 @@ class Page(page.Page):
         """Return paired differences with their p-values, a column for each cell."""
         columns = {}
         for (s, k), cell in self.table.groupby(["sparsity", "rewind_epoch"]):
-            arms = by_arm(cell) / 100
-            column = {}
-            for words, (a, b) in COMPARISONS.items():
-                found = paired(arms[a], arms[b])
-                p = "" if pd.isna(found.p_value) else f", p = {found.p_value:.1g}"
-                column[words] = with_interval(found.mean, found.half_width) + p
-            columns[f"S = {s:g}, k = {k}"] = column
+            columns[f"S = {s:g}, k = {k}"] = contrasts(by_arm(cell) / 100, COMPARISONS)
         return pd.DataFrame(columns)
 
     def verdicts(self) -> pd.DataFrame:

@@ -10,14 +10,14 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-from lotperm.science.statistics import interval, paired
+from lotperm.science.statistics import interval
 from lotperm.studies import page
 from lotperm.studies.matchers import charts
 from lotperm.studies.matchers.measures import CONTRASTS, MEASURES, by_arm
 from lotperm.studies.matchers.study import STUDY, MatchersOptions
 from lotperm.studies.predictions import Predictions, load_predictions, verdicts
 from lotperm.studies.study import Study
-from lotperm.studies.tables import with_interval
+from lotperm.studies.tables import contrasts, with_interval
 
 
 class Page(page.Page):
@@ -71,14 +71,7 @@ class Page(page.Page):
         """Return the contrasts that were written down before, a column for each cell."""
         columns = {}
         for (s, k), cell in self.table.groupby(["sparsity", "rewind_epoch"]):
-            arms = by_arm(cell) / 100
-            column = {}
-            for words, (a, b) in CONTRASTS.items():
-                if a in arms and b in arms:
-                    found = paired(arms[a], arms[b])
-                    p = "" if pd.isna(found.p_value) else f", p = {found.p_value:.1g}"
-                    column[words] = with_interval(found.mean, found.half_width) + p
-            columns[f"S = {s:g}, k = {k}"] = column
+            columns[f"S = {s:g}, k = {k}"] = contrasts(by_arm(cell) / 100, CONTRASTS)
         return pd.DataFrame(columns)
 
     def verdicts(self) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from lotperm.science.signs import ticket_bits
-from lotperm.science.statistics import interval, paired
+from lotperm.science.statistics import interval
 from lotperm.studies import page
 from lotperm.studies.predictions import Predictions, load_predictions, verdicts
 from lotperm.studies.published import Recorded, recorded
@@ -19,7 +19,7 @@ from lotperm.studies.signs import arms, charts
 from lotperm.studies.signs.measures import MEASURES, by_arm
 from lotperm.studies.signs.study import STUDY, SignsOptions
 from lotperm.studies.study import Study, cells
-from lotperm.studies.tables import with_interval
+from lotperm.studies.tables import contrasts, with_interval
 
 
 class Page(page.Page):
@@ -66,16 +66,10 @@ class Page(page.Page):
             "permuted, B's end signs − permuted": (arms.PERMUTED_B, arms.PERMUTED),
             "permuted, random signs − permuted": (arms.PERMUTED_RANDOM, arms.PERMUTED),
         }
+        names = {words: (a.name, b.name) for words, (a, b) in pairs.items()}
         columns = {}
         for k, rows in self.first.groupby("rewind_epoch"):
-            found, column = by_arm(rows) / 100, {}
-            for words, (a, b) in pairs.items():
-                if not {a.name, b.name} <= set(found):
-                    continue
-                test = paired(found[a.name], found[b.name])
-                p = "" if pd.isna(test.p_value) else f", p = {test.p_value:.1g}"
-                column[words] = with_interval(test.mean, test.half_width) + p
-            columns[f"k = {k}"] = column
+            columns[f"k = {k}"] = contrasts(by_arm(rows) / 100, names)
         return pd.DataFrame(columns)
 
     def basins(self) -> Figure:
