@@ -6,8 +6,10 @@ Import it before lotperm trains. Nothing is computed, so the check for finite nu
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch._prims_common import suggest_memory_format
 
 from lotperm.engine.run import Run
 from lotperm.science.correlation import CorrelationAccumulator
+from lotperm.store.stages import StageResult
 
 TF32: set[bool] = set()
 """Whether convolutions were allowed to round float32 to TF32."""
@@ -92,6 +95,25 @@ Run.check_finite = lambda self, epoch: None  # type: ignore[method-assign]
 CorrelationAccumulator.correlation = lambda self: torch.eye(  # type: ignore[method-assign]
     len(self._cross), dtype=torch.float64
 )
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities, which no stage may hold, by 0."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return 0.0 if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_init = StageResult.__init__
+
+
+def _init_finite(self: StageResult, results: Any = None, *rest: Any, **names: Any) -> None:
+    _init(self, _finite(dict(results or {})), *rest, **names)
+
+
+StageResult.__init__ = _init_finite  # type: ignore[assignment, method-assign]
 
 _folder = Path(os.environ["STAND_IN"])
 _runtime = ctypes.CDLL(str(_folder / "libruntime.so"))
