@@ -1,8 +1,8 @@
 # The book in a container, on http://localhost:8000 once it is built:
 #   docker build -t lotperm .
-#   docker run --rm -p 8000:8000 -e PROFILE=live lotperm
+#   docker run --rm -p 8000:8000 -e PROFILE=laptop lotperm
 # Any other command runs in the same place, for example
-#   docker run --rm -v "$PWD/results:/lotperm/results" lotperm lotperm experiment --profile live
+#   docker run --rm -v "$PWD/results:/lotperm/results" lotperm lotperm experiment --profile laptop
 FROM python:3.12-slim
 
 # Chromium prints the PDF and runs the tests of the site.
@@ -16,6 +16,6 @@ WORKDIR /lotperm
 COPY --chown=reader . .
 RUN make setup
 
-ENV PATH=/lotperm/.venv/bin:$PATH PROFILE=live
+ENV PATH=/lotperm/.venv/bin:$PATH PROFILE=laptop
 EXPOSE 8000
 CMD ["sh", "-c", "make book PROFILE=$PROFILE && exec python -m http.server 8000 --directory _build/html"]

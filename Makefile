@@ -1,7 +1,7 @@
 # Every target makes .venv by itself, from the pins in requirements.txt. Bare `make` lists the targets.
 
 VENV    ?= .venv
-PROFILE ?= live
+PROFILE ?= laptop
 UV       = uv==0.9.30
 # As many tests at once as there are cores, each in a process with one thread: more threads would wait for each other.
 PYTEST   = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8
@@ -32,7 +32,7 @@ $(READY): requirements.txt pyproject.toml
 	VIRTUAL_ENV='$(abspath $(VENV))' $(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $@
 
-book: $(READY)  ## run the notebooks (PROFILE=smoke|live|desktop|paper, default live) and build the site
+book: $(READY)  ## run the notebooks (PROFILE=smoke|laptop|desktop|paper, default laptop) and build the site
 	$(BIN)/lotperm book --profile $(PROFILE)
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 

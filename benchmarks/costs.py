@@ -5,7 +5,7 @@ Executes the notebooks in the order of the book, each in a kernel of its own, in
 page that shares stages with an earlier one pays only for its own. Writes
 book/results/costs.{json,md}.
 
-    python benchmarks/costs.py --profile live     # minutes
+    python benchmarks/costs.py --profile laptop   # minutes
     python benchmarks/costs.py --quick            # one page at smoke: checks that it runs
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 
 from common import RESULTS, environment, write_report
 
+from lotperm.config.profiles import DEFAULT_PROFILE, current_profile
 from lotperm.site.notebooks import execute
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +53,7 @@ def measure(notebook: Path, profile: str, home: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", default="live")
+    parser.add_argument("--profile", default=DEFAULT_PROFILE, type=current_profile)
     parser.add_argument(
         "--quick", action="store_true", help="one page at smoke, to see that it runs"
     )

@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     sources: tuple[MaskSource, ...] = get_args(MaskSource)
-    parameters: dict[str, Any] = {"profile": "live", "seeds": options.seeds}
+    parameters: dict[str, Any] = {"profile": "laptop", "seeds": options.seeds}
     store = Store.default()
     if options.quick:
         parameters, sources = QUICK, ("magnitude", "uniform")

@@ -212,6 +212,37 @@ def _plan(table: _Table, figure: str) -> Any:
     return plan.plan([plan.figure(figure, profile="paper")], plan.Estimator("h100"))
 
 
+class Summary(SphinxDirective):
+    """The summary of a recorded table, as a section; its argument names the folder in ``results``.
+
+    The record stays as it was written; its profile is called by its name of today.
+    """
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir) / "book" / "results" / self.arguments[0] / "summary.md"
+        self.env.note_dependency(str(path))
+        head, _, body = path.read_text(encoding="utf-8").partition("\n")
+        return self._under(self.heading(head), self.parse_text_to_nodes(body.strip()))
+
+    @staticmethod
+    def heading(line: str) -> str:
+        """Return the heading that a record's first line gives it."""
+        from lotperm.config.profiles import current_profile
+
+        what, _, profile = line.removeprefix("# ").rpartition(" ")
+        return f"{what} {current_profile(profile)}"
+
+    def _under(self, heading: str, body: list[nodes.Node]) -> list[nodes.Node]:
+        # Only sections hold sections: what folds gets a heading without one.
+        if not isinstance(self.state.parent, nodes.section):
+            return [nodes.rubric(heading, heading), *body]
+        section = nodes.section("", nodes.title(heading, heading), *body, names=[heading])
+        self.state.document.note_implicit_target(section, section)
+        return [section]
+
+
 def _note_package(directive: SphinxDirective) -> None:
     """Make the page anew when any source of the package changes."""
     import lotperm
@@ -283,6 +314,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("plans", Plans)
     app.add_directive("plan", Plan)
     app.add_directive("growth", Growth)
+    app.add_directive("summary", Summary)
     app.connect("autodoc-process-signature", _on_signature)
     app.connect("builder-inited", _on_builder)
     app.connect("build-finished", _on_finish)

@@ -866,7 +866,7 @@
 
   // The experiment
 
-  /* Parameters by the names of the Python package, with the values of its profile `live`. */
+  /* Parameters by the names of the Python package, with the values of its profile `laptop`. */
   const DEFAULTS = {
     seeds: [0, 1, 2], sparsity: 0.9, rewind_epoch: 8, epochs: 40, lr: 0.08, sparse_lr: 0.02, prune_fraction: 0.2,
     finetune_epochs: 10, finetune_lr: 0.01, hidden: [128, 128], momentum: 0.9, weight_decay: 5e-4, batch_size: 128,

@@ -21,7 +21,8 @@ from lotperm.cli.options import (
 from lotperm.cli.output import say
 from lotperm.cli.signals import stop
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import DEFAULT_PROFILE, PARAMETERS
+from lotperm.config.parameters import PARAMETERS
+from lotperm.config.profiles import DEFAULT_PROFILE
 from lotperm.engine.runtime import Runtime, tqdm_bar
 from lotperm.parallel import distributed
 from lotperm.studies.pipeline import Pipeline

@@ -14,8 +14,9 @@ import typer
 from lotperm.cli.options import ParameterOption, ProfileOption, parse_pairs, resolve_device
 from lotperm.cli.signals import stop
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import DEFAULT_PROFILE, PARAMETERS
+from lotperm.config.parameters import PARAMETERS
 from lotperm.config.presets import FIGURES
+from lotperm.config.profiles import DEFAULT_PROFILE
 from lotperm.errors import ParameterError, StorageError, unknown_name
 from lotperm.site import build, notebooks
 from lotperm.site import epub as books

@@ -12,6 +12,7 @@ import torch
 import typer
 
 from lotperm.config.parameters import PARAMETERS
+from lotperm.config.profiles import current_profile
 from lotperm.errors import ParameterError, shown, unknown_name
 
 _DEVICES = ("auto", "cpu", "cuda")
@@ -27,7 +28,10 @@ ParameterOption = Annotated[
     ),
 ]
 ProfileOption = Annotated[
-    str, typer.Option(help=f"Size of the experiment: {PARAMETERS['profile'].values}.")
+    str,
+    typer.Option(
+        help=f"Size of the experiment: {PARAMETERS['profile'].values}.", callback=current_profile
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
 CompileOption = Annotated[

@@ -13,7 +13,6 @@ from typing import Any
 
 from lotperm.config.configuration import configuration, filled, from_plain
 from lotperm.config.parameters import (
-    DEFAULT_PROFILE,
     PARAMETERS,
     DataConfig,
     MatchingConfig,
@@ -24,6 +23,7 @@ from lotperm.config.parameters import (
     require_distinct,
 )
 from lotperm.config.presets import FIGURES, OWN_DATASETS, defaults_of
+from lotperm.config.profiles import DEFAULT_PROFILE
 from lotperm.errors import ParameterError, shown, unknown_name
 
 __all__ = [

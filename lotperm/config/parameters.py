@@ -31,9 +31,9 @@ from lotperm.config.fields import (
     Whole,
     either,
 )
+from lotperm.config.profiles import DEFAULT_PROFILE, Profile
 from lotperm.errors import ParameterError, shown, unknown_name
 
-Profile = Literal["smoke", "live", "desktop", "paper"]
 Dataset = Literal[
     "mnist1d",
     "fashion_mnist",
@@ -62,8 +62,6 @@ MODELS: tuple[str, ...] = get_args(Model)
 # Data sets that are files of images, read while they are used (`lotperm.data.images`).
 # Named here as well as in the catalog of data sets, which is in a layer above this one.
 IMAGE_FOLDERS = ("imagefolder", "picture_crops", "cifar10_png")
-
-DEFAULT_PROFILE = "live"
 
 # Bounds far beyond any experiment: what is past them is a slip, and would end in an endless loop
 # or no memory.

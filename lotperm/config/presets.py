@@ -9,12 +9,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from lotperm.config.parameters import PARAMETERS, Profile
+from lotperm.config.parameters import PARAMETERS
+from lotperm.config.profiles import PROFILES, current_profile
 from lotperm.errors import ParameterError, StorageError, unknown_name
-
-PROFILES: tuple[str, ...] = get_args(Profile)
 
 # Profile -> parameters that are set.
 Preset = dict[str, dict[str, Any]]
@@ -61,7 +60,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is not TOML: {error}.") from None
     # The header keeps a reader's order of columns and the program's from drifting apart.
-    if content.pop("profiles", None) != list(PROFILES):
+    given = content.pop("profiles", None)
+    if not isinstance(given, list) or [current_profile(name) for name in given] != list(PROFILES):
         raise ParameterError(f"{path} lacks its header; expected profiles = {list(PROFILES)}.")
     return content
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from filelock import FileLock
 
 from lotperm.config.canonical import sha256_json
-from lotperm.config.parameters import Profile
+from lotperm.config.parameters import PARAMETERS
+from lotperm.config.profiles import DEFAULT_PROFILE
 from lotperm.errors import StorageError, unknown_name
 from lotperm.site.html import script_element
 from lotperm.site.notebooks import Validate, checked_parameters, defaults, execute_cached
@@ -32,7 +33,7 @@ _BYTECODE = "__pycache__"
 
 
 def build(
-    profile: str = "live",
+    profile: str = DEFAULT_PROFILE,
     out: Path = Path("_build"),
     *,
     root: Path = Path(),
@@ -76,6 +77,8 @@ def build(
     LotpermError
         If a cell failed or the build had warnings.
     """
+    # By its name of today, whatever it is called where it is asked for.
+    profile = PARAMETERS["profile"].check(profile)
     listed = list(pages(root))
     notebooks = [page for page in listed if page.suffix == ".ipynb"]
     # Every value is checked before the first notebook runs: a build takes minutes.
@@ -165,8 +168,6 @@ def _given(
     validate: Validate | None,
 ) -> dict[Path, dict[str, Any]]:
     """Share out the parameters among the notebooks that have them, all values checked."""
-    if profile not in get_args(Profile):
-        raise unknown_name("profile", profile, get_args(Profile))
     wanted = {"profile": profile, **parameters}
     known = {page: defaults(root / page) for page in notebooks}
     # A notebook takes the parameters that it has; a name that none has is a slip.

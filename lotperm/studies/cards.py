@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from safetensors import safe_open
 
+from lotperm.config.profiles import with_current_profile
 from lotperm.store.files import write_atomic
 from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.origin import subject
@@ -101,7 +102,7 @@ def ticket_files(results: Path) -> list[TicketFile]:
         found.append(
             TicketFile(
                 path,
-                json.loads(notes["experiment"]),
+                with_current_profile(json.loads(notes["experiment"])),
                 int(notes["seed"]),
                 int(notes["rewind_epoch"]),
                 sum(_product(shape) for shape in sizes),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lotperm.config.profiles import with_current_profile
 from lotperm.errors import IntegrityError
 from lotperm.store.files import seal, unseal, write_atomic
 from lotperm.store.tasks import Plain
@@ -49,6 +50,8 @@ def save_record(
 def load_record(folder: Path) -> Plain:
     """Load what `save_record` wrote as ``results.json``, and verify all files of the record.
 
+    The experiment's profile has its name of today, whatever it was called when it was recorded.
+
     Raises
     ------
     IntegrityError
@@ -65,6 +68,8 @@ def load_record(folder: Path) -> Plain:
                 )
     except (OSError, KeyError) as error:
         raise IntegrityError(f"the recorded run {folder} is not whole: {error}.") from error
+    if isinstance(content.get("experiment"), dict):
+        content["experiment"] = with_current_profile(content["experiment"])
     return content
 
 

@@ -98,13 +98,14 @@ def test_a_second_build_does_only_what_changed(
     monkeypatch.setattr(build, "render", lambda *args: [rendered.append("again"), render(*args)])
 
     def built() -> Path:
+        # By the profile's old name, which is understood and shown nowhere.
         given = {"sparsity": 0.5}
         return build.build("live", out, root=root, parameters=given, progress=False)
 
     index = built()
     page = out / "html" / "notebooks" / "04_method.html"
     before, stamp = page.read_bytes(), page.stat().st_mtime_ns
-    assert b"live 0.5" in before
+    assert b"laptop 0.5" in before and b"live 0.5" not in before
     with monkeypatch.context() as patch:
         patch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("executed again"))
         built()

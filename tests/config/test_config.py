@@ -56,7 +56,7 @@ def test_seeds_are_streams_of_their_own():
     assert derive_seed("a", 1) == derive_seed("a", 1)
 
 
-@pytest.mark.parametrize("profile", ["smoke", "live", "desktop", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "desktop", "paper"])
 @pytest.mark.parametrize("dataset", [None, *DATASETS])
 def test_every_profile_and_data_set_has_defaults(profile, dataset):
     experiment = Experiment.from_parameters(profile=profile, dataset=dataset)
@@ -114,7 +114,7 @@ def test_given_values_win_and_lists_are_taken():
     ("parameters", "message"),
     [
         ({"sparisty": 0.9}, "Did you mean 'sparsity'"),
-        ({"profile": "liv"}, "Did you mean 'live'"),
+        ({"profile": "lapto"}, "Did you mean 'laptop'"),
         ({"dataset": "cifar-10"}, "Did you mean 'cifar10'"),
         ({"sparsity": "0.9"}, "sparsity is '0.9'; expected a number"),
         ({"sparsity": True}, "sparsity is True"),

@@ -8,10 +8,10 @@ from lotperm.config.parameters import DATASETS, PARAMETERS
 from lotperm.config.presets import FIGURES, PROFILES, add_figures
 from lotperm.errors import ParameterError, StorageError
 
-HEADER = 'profiles = ["smoke", "live", "desktop", "paper"]\n'
+HEADER = 'profiles = ["smoke", "laptop", "desktop", "paper"]\n'
 OWN = f"""{HEADER}
 [my_figure]
-#              smoke      live       desktop    paper
+#              smoke      laptop     desktop    paper
 dataset     = ["mnist1d", "mnist1d", "svhn",    "svhn"]
 train_size  = [100,       "all",     1000,      "all"]
 widths      = [[0.5, 1],  1,         1,         2]
@@ -80,8 +80,8 @@ def test_all_wins_over_a_number_of_the_data_set(tmp_path):
         f'{HEADER}[whole]\ndataset = "cifar10"\ntrain_size = "all"\n'
     )
     add_figures(tmp_path / "figures.toml")
-    assert Experiment.from_parameters(profile="live", dataset="cifar10").data.train_size == 10_000
-    (whole,) = Experiment.for_figure("whole", profile="live")
+    assert Experiment.from_parameters(profile="laptop", dataset="cifar10").data.train_size == 10_000
+    (whole,) = Experiment.for_figure("whole", profile="laptop")
     assert whole.data.train_size is None
 
 
@@ -89,8 +89,8 @@ def test_all_wins_over_a_number_of_the_data_set(tmp_path):
     ("text", "message"),
     [
         ("[a]\nepochs = 3\n", "lacks its header"),
-        (HEADER.replace("live", "alive"), "lacks its header"),
-        (f"{HEADER}[a]\nepochs = [1, 2]\n", "epochs has 2 columns; expected 4: smoke, live"),
+        (HEADER.replace("laptop", "lap"), "lacks its header"),
+        (f"{HEADER}[a]\nepochs = [1, 2]\n", "epochs has 2 columns; expected 4: smoke, laptop"),
         (f"{HEADER}[a]\nepoch = 1\n", "Did you mean 'epochs'"),
         (f'{HEADER}[a]\nepochs = "all"\n', "epochs is 'all'; expected a whole number"),
         (f"{HEADER}[a]\nepochs = [1, 2, 3, true]\n", "epochs is True; expected a whole number"),

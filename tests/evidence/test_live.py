@@ -37,7 +37,7 @@ def _kept_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def live(figure: str):
-    return open_page(figure, "live").live
+    return open_page(figure, "laptop").live
 
 
 @pytest.mark.parametrize("figure", SHOWN)
@@ -50,7 +50,7 @@ def test_permuting_gains(figure: str) -> None:
 
 @pytest.mark.parametrize("figure", NOT_SHOWN)
 def test_a_twin_that_does_not_show_it_says_so_first(figure: str) -> None:
-    page = open_page(figure, "live")
+    page = open_page(figure, "laptop")
     effect = effects.headline(page.live)
     assert not effects.shows("live", effect), f"move {figure} to SHOWN: {effect.text()}"
     assert "live: not shown" in page.answer("?").data
@@ -58,7 +58,7 @@ def test_a_twin_that_does_not_show_it_says_so_first(figure: str) -> None:
 
 def test_what_width_does_is_said_as_it_is() -> None:
     """With these seeds the share of the gap doesn't clearly grow; the page has to say so."""
-    page = open_page("resnet20_cifar10", "live")
+    page = open_page("resnet20_cifar10", "laptop")
     assert len(effects.against(page.live, "units")) >= 5
     statements = {words: (e, rule) for words, e, rule in effects.statements(page.live)}
     effect, rule = statements["it closes more of the gap in wider ones"]
@@ -83,7 +83,7 @@ def test_from_a_random_start_permuting_gains_less() -> None:
 
 
 def test_an_early_match_gains() -> None:
-    one = open_page("early_matching", "live").live
+    one = open_page("early_matching", "laptop").live
     assert one.seeds >= 6
     for at in (early.early_epoch(one), one.table["matched"].max()):
         effect = early.gain(one, at)
@@ -101,7 +101,7 @@ MEASURES = {"causal_test": OF_CAUSAL, "signs": OF_SIGNS}
 
 @pytest.mark.parametrize("figure", BORNE_OUT)
 def test_a_page_beyond_the_paper_bears_its_predictions_out(figure: str) -> None:
-    page = open_page(figure, "live")
+    page = open_page(figure, "laptop")
     width = page.experiment.model.width
     table = page.table[page.table["width"] == width] if "width" in page.table else page.table
     found = verdicts(page.predictions, MEASURES[figure], {"live": table})["verdict"]

@@ -1,7 +1,7 @@
 """Run one experiment with so many threads, compiled or not; print its accuracies and where its
 dense networks are.
 
-    python measure.py '{"profile": "live"}' --threads 2 --compile
+    python measure.py '{"profile": "laptop"}' --threads 2 --compile
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from conftest import LONG, ROOT, TINY, Warm, fingerprint, times
 
 from lotperm.store.files import load_tensors
 
-PARAMETERS = {"profile": "live"} if LONG else {**TINY, "epochs": 6, "hidden": [100]}
+PARAMETERS = {"profile": "laptop"} if LONG else {**TINY, "epochs": 6, "hidden": [100]}
 # A Python with the packages of a bare machine with a GPU and another PyTorch; without it that row
 # is left out.
 OTHER_PYTHON = os.environ.get("LOTPERM_OTHER_PYTHON", "")

@@ -409,7 +409,7 @@ def accuracies(pipeline: Pipeline) -> dict[int, dict[str, float]]:
 
 
 def test_a_whole_run_is_pythons_in_float64(js: Js, tmp_path: Path) -> None:
-    pipeline = Exact(Experiment.from_parameters(profile="live", **SMALL), Store(tmp_path))
+    pipeline = Exact(Experiment.from_parameters(profile="laptop", **SMALL), Store(tmp_path))
     wanted = accuracies(pipeline)
     found = js("L.run({ ...p, arithmetic: 'float64' })", p=SMALL)
     for replicate, (mask, matching) in enumerate(
@@ -434,7 +434,7 @@ def test_a_whole_run_is_near_pythons_in_float32(js: Js, tmp_path: Path) -> None:
     # Rounding differs, and training enlarges the difference: a few of 1000 test examples fall to
     # the other side.
     wanted = accuracies(
-        Pipeline(Experiment.from_parameters(profile="live", **SMALL), Store(tmp_path))
+        Pipeline(Experiment.from_parameters(profile="laptop", **SMALL), Store(tmp_path))
     )
     found = js("L.run(p).map(({ seed, accuracies }) => ({ seed, accuracies }))", p=SMALL)
     for run in found:
@@ -458,7 +458,7 @@ def test_scrambling_is_pythons(js: Js, share: float) -> None:
 
 
 def test_a_dose_is_pythons_arm_in_float64(js: Js, tmp_path: Path) -> None:
-    pipeline = Exact(Experiment.from_parameters(profile="live", **SMALL), Store(tmp_path))
+    pipeline = Exact(Experiment.from_parameters(profile="laptop", **SMALL), Store(tmp_path))
     arm = dataclasses.replace(ARMS["permuted"], name="half", scrambled=0.5)
     evaluations = train_arms(pipeline, "dose", [arm], 0.8, 1).results["evaluations"]
     code = """

@@ -23,7 +23,7 @@ from lotperm.store.tasks import Task, chain
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = json.loads((ROOT / "tests" / "reference" / "keys.json").read_text())
-PROFILES = ("smoke", "live", "desktop", "paper")
+PROFILES = ("smoke", "laptop", "desktop", "paper")
 FOLDER = ROOT / "campaigns"
 CAMPAIGNS = sorted(FOLDER.rglob("*.yaml"))
 

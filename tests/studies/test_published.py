@@ -436,7 +436,7 @@ def test_the_recorded_faults_are_of_a_long_run():
     assert all(name in shown for name in report["missing"])
     # What cluster.md says of these rows.
     apart = {
-        row["fault"]: row["outcome"] for row in rows if row["fault"].startswith("profile live")
+        row["fault"]: row["outcome"] for row in rows if row["fault"].startswith("profile laptop")
     }
     for other, outcome in apart.items():
         mean = float(re.search(r"mean of an arm by ([\d.]+);", outcome)[1])  # type: ignore[index]

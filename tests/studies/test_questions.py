@@ -99,11 +99,11 @@ def test_connectivity_of_a_pruned_network(smoke):
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-@pytest.mark.parametrize("profile", ["smoke", "live", "desktop", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "desktop", "paper"])
 def test_every_figure_has_experiments_at_every_profile(figure, profile):
     experiments = Experiment.for_figure(figure, profile=profile)
     assert experiments and all(e.profile == profile for e in experiments)
-    assert profile != "live" or all(
+    assert profile != "laptop" or all(
         len(e.seeds) >= 5 and e.data.name in ("mnist1d", "picture_crops") for e in experiments
     )
     assert set(FIGURES[figure][profile]) <= {*PARAMETERS, "widths"}
@@ -111,12 +111,12 @@ def test_every_figure_has_experiments_at_every_profile(figure, profile):
 
 def test_a_figure_takes_other_parameters():
     wide, narrow = Experiment.for_figure(
-        "resnet20_cifar10", profile="live", widths=[2, 0.5], sparsity=0.97
+        "resnet20_cifar10", profile="laptop", widths=[2, 0.5], sparsity=0.97
     )
     assert (wide.model.width, narrow.model.width) == (2.0, 0.5)
     assert wide.sparsities == (0.97,) and len(PAPER_ARMS) == 3
     (other,) = Experiment.for_figure(
-        "resnet20_cifar10", profile="live", dataset="cifar10", widths=1
+        "resnet20_cifar10", profile="laptop", dataset="cifar10", widths=1
     )
     assert (other.data.name, other.data.train_size, other.model.name) == (
         "cifar10",

@@ -143,7 +143,7 @@ def test_recorded_numbers_are_fresh_while_their_stages_keep_their_keys(monkeypat
     said = origin.of_record(run)
     assert (said.kind, said.seeds, said.device, said.date) == ("recorded", 8, "cpu", "2026-11-22")
     assert said.fresh is True and said.data == "book/results/mnist1d_live/results.csv"
-    assert said.command == "lotperm experiment --profile live -p dataset=mnist1d"
+    assert said.command == "lotperm experiment --profile laptop -p dataset=mnist1d"
     content = origin.load_record(origin.book_folder() / "results" / run.name)
     changed = {**content, "experiment": {**content["experiment"], "seeds": [1, 2]}}
     monkeypatch.setattr(origin, "load_record", lambda _: changed)
