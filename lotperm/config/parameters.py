@@ -44,7 +44,7 @@ Dataset = Literal[
     "picture_crops",
     "cifar10_png",
 ]
-Model = Literal["mlp", "resnet8", "resnet20", "resnet50", "vgg11"]
+Model = Literal["mlp", "resnet8", "resnet20", "resnet50", "vgg11", "vit_tiny"]
 Schedule = Literal["cosine", "constant", "step"]
 Augment = Literal["none", "crop", "flip_crop", "flip_resized_crop"]
 Precision = Literal["float32", "tf32", "bfloat16"]

@@ -3,7 +3,7 @@
 Every network is a plain `torch.nn.Module`; nothing here knows of masks or permutations. `build`
 makes one by name, `initialize` draws its weights from a seed. The distributions are those of the
 authors' code: Kaiming normal (He et al. 2015), over the fan-in for ResNets and over the fan-out
-for VGG11; PyTorch's default for the MLP.
+for VGG11; PyTorch's default for the MLP and the vision transformer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lotperm.engine.transformer import PATCHES, VisionTransformer
 from lotperm.errors import ParameterError, unknown_name
 
 Weights = dict[str, Tensor]
@@ -260,6 +261,18 @@ def _vgg11(shape: tuple[int, ...], classes: int, width: float, hidden: Sequence[
     return VGG11(shape[0], classes, width=width, dims=dims)
 
 
+def _vit_tiny(
+    shape: tuple[int, ...], classes: int, width: float, hidden: Sequence[int]
+) -> nn.Module:
+    patches = PATCHES[_dims("vit_tiny", shape)]
+    if any(side % patches for side in shape[1:]):
+        raise ParameterError(
+            f"vit_tiny cuts each side into {patches} equal patches: needs multiples of {patches}, "
+            f"got {shape}. Use resnet8."
+        )
+    return VisionTransformer(shape, classes, width=width)
+
+
 Builder = Callable[[tuple[int, ...], int, float, Sequence[int]], nn.Module]
 """Makes a network from the shape of an example, the number of classes, the width and the hidden
 widths, as in `build`; raises `ParameterError` if it has no form for the shape.
@@ -271,6 +284,7 @@ NETWORKS: Mapping[str, Builder] = {
     "resnet20": partial(_resnet, "resnet20", 3),
     "resnet50": _resnet50,
     "vgg11": _vgg11,
+    "vit_tiny": _vit_tiny,
 }
 """The networks by name; the names are those of `lotperm.config.parameters.MODELS`."""
 
@@ -288,8 +302,9 @@ def build(
     Parameters
     ----------
     name : str
-        One of `NETWORKS`. ``resnet8``, ``resnet20`` and ``vgg11`` become their 1-D twin when the
-        input is one; ``resnet50`` is torchvision's, for images of 32 pixels a side or more.
+        One of `NETWORKS`. ``resnet8``, ``resnet20``, ``vgg11`` and ``vit_tiny`` become their 1-D
+        twin when the input is one; ``resnet50`` is torchvision's, for images of 32 pixels a side or
+        more.
     input_shape : tuple[int, ...]
         ``(C, *spatial)`` of one example.
     classes : int

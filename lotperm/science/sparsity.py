@@ -61,6 +61,7 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
     -----
     UserWarning
         If the network has weights that only rule ``"all"`` names, shortcuts aside: they stay dense.
+        A module's attribute `stay_dense` names those of its own parameters that are meant to.
 
     Notes
     -----
@@ -82,7 +83,8 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
         on_shortcut = any(part in _SHORTCUT_NAMES for part in layer.split("."))
         if rule == "all" or (usual and not on_shortcut):
             names.append(name)
-        elif not usual:
+        # A network may say itself which of its parameters are no weights.
+        elif not usual and leaf not in getattr(module, "stay_dense", ()):
             left.append(f"{name} ({type(module).__name__})")
     if left:
         more = f" and {len(left) - 4} more" if len(left) > 4 else ""

@@ -42,6 +42,7 @@ NAMES = {
     "resnet20": "ResNet20",
     "resnet50": "ResNet50",
     "vgg11": "VGG11",
+    "vit_tiny": "tiny ViT",
 }
 """Data sets and networks as they are written in running text."""
 

@@ -1,6 +1,7 @@
 """The networks: shapes, the paper's parameter counts, seeded initialization, errors."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from lotperm.config.parameters import MODELS
 from lotperm.engine.models import NETWORKS, build, initialize
 from lotperm.errors import ParameterError
+from lotperm.science.sparsity import prunable_parameters
 
 SHAPES = {
     "mlp": [(1, 40), (1, 28, 28)],
@@ -17,6 +19,7 @@ SHAPES = {
     "resnet20": [(1, 40), (3, 32, 32)],
     "vgg11": [(1, 40), (3, 32, 32)],
     "resnet50": [(3, 64, 64), (3, 32, 32)],
+    "vit_tiny": [(1, 40), (1, 28, 28), (3, 32, 32)],
 }
 
 
@@ -102,10 +105,23 @@ def test_resnet50_is_torchvisions_at_every_width():
     ]
 
 
+def test_vit_prunes_weights_of_products_alone():
+    model = build("vit_tiny", input_shape=(1, 40), classes=10, width=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        names = prunable_parameters(model)
+    # Patches, classifier, and in both blocks q, k, v, out and the two layers of the MLP.
+    assert len(names) == 2 + 2 * 6
+    assert "positions" not in names and not any("norm" in name for name in names)
+    assert model.classifier.weight.shape == (10, 4 * 16)
+
+
 def test_errors():
     with pytest.raises(ParameterError, match="Did you mean 'resnet20'"):
         build("resnet21", input_shape=(3, 32, 32), classes=10)
     with pytest.raises(ParameterError, match="halves its input five times"):
         build("vgg11", input_shape=(1, 28, 28), classes=10)
+    with pytest.raises(ParameterError, match="multiples of 4"):
+        build("vit_tiny", input_shape=(3, 30, 32), classes=10)
     with pytest.raises(ParameterError, match="RGB images"):
         build("resnet50", input_shape=(3, 16, 16), classes=10)

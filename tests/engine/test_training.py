@@ -50,7 +50,9 @@ def toy(shape, n=96, classes=5, seed=0):
 
 
 def factory(name, shape, classes=5):
-    width = {"mlp": 0.125, "vgg11": 0.0625, "resnet8": 0.25, "resnet20": 0.25}[name]
+    width = {"mlp": 0.125, "vgg11": 0.0625, "resnet8": 0.25, "resnet20": 0.25, "vit_tiny": 0.25}[
+        name
+    ]
     return lambda: build(name, input_shape=shape, classes=classes, width=width)
 
 
@@ -105,6 +107,7 @@ CASES = [
     ("mlp", SIGNAL, "none"),
     ("resnet8", SIGNAL, "none"),
     ("vgg11", SIGNAL, "none"),
+    ("vit_tiny", SIGNAL, "none"),
     ("mlp", IMAGE, "none"),
     ("resnet8", IMAGE, "flip_crop"),
     ("resnet20", IMAGE, "crop"),

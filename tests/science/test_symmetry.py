@@ -373,6 +373,8 @@ def test_small_networks(name: str) -> None:
         ("resnet20", (3, 16, 16)),
         ("vgg11", (1, 40)),
         ("vgg11", (3, 32, 32)),
+        ("vit_tiny", (1, 40)),
+        ("vit_tiny", (1, 28, 28)),
     ],
 )
 def test_our_networks(name: str, shape: tuple[int, ...]) -> None:
@@ -387,6 +389,11 @@ def test_our_networks(name: str, shape: tuple[int, ...]) -> None:
         assert streams == [4, 3, 3]  # post-ReLU: the stem, and each block of the stage
     if name == "vgg11":
         assert len(spec.sizes) == 8
+    if name == "vit_tiny":
+        # The stream; in each block heads, queries with keys and values inside them, and the MLP.
+        assert len(spec.sizes) == 1 + 2 * 4
+        assert spec.fixed == ()
+        assert sorted(len(above) for above in spec.inside.values()) == [1] * 4
 
 
 def _torchvision(name: str) -> nn.Module:

@@ -19,7 +19,7 @@ Kind = Literal["paper", "recorded", "live"]
 SETTING = ["units", "sparsity", "rewind_epoch"]
 """Columns that tell the settings of a series apart."""
 
-_FIRST = {"resnet8": 16, "resnet20": 16, "resnet50": 64, "vgg11": 64}
+_FIRST = {"resnet8": 16, "resnet20": 16, "resnet50": 64, "vgg11": 64, "vit_tiny": 32}
 """Channels of the narrowest layer at width 1; the layers after it are at least as wide."""
 
 _EPOCHS = {"imagenet": 80}
@@ -29,6 +29,7 @@ NAMES = {
     **numbers.NAMES,
     "mlp": "MLP",
     "resnet8": "ResNet8",
+    "vit_tiny": "tiny ViT",
     "mnist1d": "MNIST-1D",
     "fashion_mnist": "Fashion-MNIST",
     "svhn": "SVHN",
