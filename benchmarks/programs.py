@@ -10,7 +10,11 @@ three steps has its program, and until it ends:
 Beside it stands what a stage saves: CPU seconds of a step, plain and compiled. A gate: the losses of
 all three must be the same, bit for bit.
 
+With ``--pages``, also what it means for a whole page of the book, from an empty store: CPU seconds
+of its stages, plain, compiled cold, and compiled where the programs are kept.
+
     python benchmarks/programs.py
+    python benchmarks/programs.py --networks mlp --pages resnet20_cifar100
 """
 
 from __future__ import annotations
@@ -37,6 +41,9 @@ from lotperm.engine import run as engine_run
 from lotperm.engine.models import build, initialize
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.training import train
+from lotperm.store.stages import Store
+from lotperm.studies.parameters import page_parameters
+from lotperm.studies.pipeline import Pipeline
 
 NETWORKS = {
     "mlp": ("mlp", 1.0, (1, 40), 8),
@@ -92,14 +99,43 @@ def stage(name: str, first: int, *, compile: bool = True, steps: int = 3) -> dic
     return {**seconds, "losses": repr(done.train_loss)}
 
 
-def process(name: str, folder: Path | None, steps: int) -> list[dict[str, Any]]:
-    """In a new process with this folder of programs: a first stage, others, and long ones."""
-    command = [sys.executable, __file__, "--stages", name, "--steps", str(steps)]
+def process(name: str, folder: Path | None, *options: str) -> Any:
+    """What this program prints in a new process with this folder of programs."""
     variables = {**os.environ, **({"TORCHINDUCTOR_CACHE_DIR": str(folder)} if folder else {})}
+    command = [sys.executable, __file__, *options]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def page(figure: str, profile: str, *, compile: bool) -> float:
+    """CPU seconds of the stages of a page, from an empty store; the data are there."""
+    experiments, _ = page_parameters(figure, {"profile": profile})
+    with tempfile.TemporaryDirectory() as folder:
+        pipelines = [
+            Pipeline(e, Store(Path(folder)), Runtime(compile=compile)) for e in experiments
+        ]
+        for pipeline in pipelines:
+            _ = pipeline.data
+        begin = cpu_seconds()
+        for pipeline in pipelines:
+            pipeline.run()
+        return cpu_seconds() - begin
+
+
+def measure_page(figure: str, profile: str) -> dict[str, Any]:
+    """One row of the table of pages."""
+    told = ("--page", figure, "--profile", profile)
+    with tempfile.TemporaryDirectory() as folder:
+        programs = Path(folder)
+        return {
+            "figure": figure,
+            "profile": profile,
+            "cold": process(figure, programs, *told, "--compile"),
+            "plain": process(figure, programs, *told),
+            "warm": process(figure, programs, *told, "--compile"),
+        }
 
 
 def stages(name: str, steps: int) -> list[dict[str, Any]]:
@@ -117,7 +153,8 @@ def measure(name: str, steps: int, *, quick: bool = False) -> dict[str, Any]:
         If the same stage has other losses in another process.
     """
     with tempfile.TemporaryDirectory() as folder:
-        cold, warm = (process(name, None if quick else Path(folder), steps) for _ in range(2))
+        told = ("--stages", name, "--steps", str(steps))
+        cold, warm = (process(name, None if quick else Path(folder), *told) for _ in range(2))
     same = {found["losses"] for found in (cold[0], cold[2], warm[0], warm[2])}
     if len(same) != 1 or cold[1]["losses"] in same:
         raise SystemExit(f"{name}: a program that was kept computes something else: {same}")
@@ -143,11 +180,18 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS)
     parser.add_argument("--steps", type=int, help="of the stage that is timed")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--stages", choices=NETWORKS, help=argparse.SUPPRESS)
+    parser.add_argument("--pages", nargs="+", default=[], help="figures of the book")
+    parser.add_argument("--profile", default="live", help="of the pages")
+    for hidden in ("--stages", "--page"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     steps = options.steps or (5 if options.quick else 40)
     if options.stages:
         print(json.dumps(stages(options.stages, steps)))
+        return
+    if options.page:
+        print(json.dumps(page(options.page, options.profile, compile=options.compile)))
         return
     names = options.networks or (["mlp"] if options.quick else list(NETWORKS))
     rows = [measure(name, steps, quick=options.quick) for name in names]
@@ -156,6 +200,7 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/programs.py", *sys.argv[1:]]),
         "steps": steps,
         "rows": rows,
+        "pages": [measure_page(figure, options.profile) for figure in options.pages],
         "machine": environment(),
     }
     write_report(options.out / "programs", report, table(report))
@@ -178,6 +223,18 @@ def table(report: dict[str, Any]) -> str:
         f"{r['step_plain']:.4f} | {r['step_compiled']:.4f} | "
         + (f"{r['pays_off_after']:,.0f} |" if r["pays_off_after"] else "never |")
         for r in report["rows"]
+    ]
+    if report["pages"]:
+        lines += [
+            "",
+            "Of a whole page, from an empty store:",
+            "",
+            "| figure | profile | plain | compiled, cold | compiled, programs kept |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+    lines += [
+        f"| {r['figure']} | {r['profile']} | {r['plain']:.0f} | {r['cold']:.0f} | {r['warm']:.0f} |"
+        for r in report["pages"]
     ]
     return "\n".join(lines) + "\n"
 

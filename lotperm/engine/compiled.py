@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from lotperm.engine import probes
 from lotperm.engine.state import TrainingState
 from lotperm.engine.step import Rule, descend_together, differentiate
 
@@ -139,6 +140,6 @@ def compile_step(
     graph = make_fx(step, tracing_mode="fake")(*arguments)
     # The compiler keeps programs on disk only if it is told that shapes are fixed, by an empty
     # environment of symbolic ones. Tracing above must do without.
-    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+    with probes.remembered(), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
         program: Program = torch._inductor.compile(graph, arguments, options=options or None)
     return program

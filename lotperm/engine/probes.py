@@ -1,0 +1,48 @@
+"""What the compiler asks about the processor, remembered from one process to the next.
+
+Before its first program in a process, even one that is on disk already, PyTorch's compiler tries
+each set of vector instructions: it loads a small library in a new process of its own. Together
+these take a third of the time until a program is found again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def remembered() -> Iterator[None]:
+    """Let libraries that could be loaded once be taken for loadable."""
+    # Imported here: it brings all of the compiler, which most commands don't need.
+    from torch._inductor.cpu_vec_isa import VecISA
+
+    # Private, and not in every version of PyTorch: without it compiling begins a second later.
+    load: Any = getattr(VecISA, "_probe_load", None)
+    if load is None:
+        yield
+        return
+    # The folder may be shared by machines with other processors.
+    suffix = f".loads-{torch.backends.cpu.get_cpu_capability().replace(' ', '-')}"
+
+    def remember(isa: Any, library: str) -> bool:
+        # The library's name has the compiler, its options and PyTorch's version in it.
+        note = Path(library + suffix)
+        if note.exists():
+            return True
+        loads = bool(load(isa, library))
+        # A failure may have been for want of time or memory, so it is tried again.
+        if loads:
+            with contextlib.suppress(OSError):
+                note.touch()
+        return loads
+
+    VecISA._probe_load = remember  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        VecISA._probe_load = load  # type: ignore[method-assign]
