@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lotperm.cluster.beside import Beside
 from lotperm.cluster.campaign_file import read_entry, read_file, require_known
 from lotperm.cluster.entry import Entry
 from lotperm.engine.runtime import Runtime
@@ -271,33 +272,44 @@ def run(
     stop = runtime.stop or (lambda: False)
     datasets: Datasets = {}
     skipped: dict[str, str] = {}
-    for part in campaign.parts(store, results, runtime, datasets):
-        name = part.entry.name
-        if part.recorded():
-            say(f"{name}: is recorded in {part.folder}; --out FOLDER computes it anew")
-            continue
-        # Another entry may have its data, so one that lacks them doesn't end the campaign.
-        if lacking := part.entry.lacking(datasets):
-            if lacking not in skipped.values():
-                say(lacking)
-            skipped[name] = lacking
-            continue
-        for task in part.tasks():
-            if task.done():
+    beside = Beside(runtime, say)
+    parts = campaign.parts(store, results, beside.runtime, datasets)
+    with beside:
+        beside.start(
+            lambda: [
+                (part.entry.name, task)
+                for part in parts
+                if not part.recorded() and not part.entry.lacking(datasets)
+                for task in part.tasks()
+            ]
+        )
+        for part in parts:
+            name = part.entry.name
+            if part.recorded():
+                say(f"{name}: is recorded in {part.folder}; --out FOLDER computes it anew")
                 continue
-            # Training asks after every step; stages that train nothing are only asked about here.
-            if stop():
-                raise PreemptedError(
-                    f"stopped before {task.label} of {name}. Run it again to go on."
-                )
-            say(f"{name}: {task.label}")
-            task.run()
-        entry = part.entry
-        if published := entry.study.publish(part.benches, entry.options, part.folder):
-            say(f"{name}: {published}")
-        # Last of all: from then on the part is taken for finished.
-        record(part)
-        say(f"{name}: recorded in {part.folder}")
+            # Another entry may have its data, so one that lacks them doesn't end the campaign.
+            if lacking := part.entry.lacking(datasets):
+                if lacking not in skipped.values():
+                    say(lacking)
+                skipped[name] = lacking
+                continue
+            for task in part.tasks():
+                if task.done():
+                    continue
+                # Training asks after every step; stages that train nothing are only asked about
+                # here.
+                if stop():
+                    raise PreemptedError(
+                        f"stopped before {task.label} of {name}. Run it again to go on."
+                    )
+                beside.run(name, task)
+            entry = part.entry
+            if published := entry.study.publish(part.benches, entry.options, part.folder):
+                say(f"{name}: {published}")
+            # Last of all: from then on the part is taken for finished.
+            record(part)
+            say(f"{name}: recorded in {part.folder}")
     return skipped
 
 

@@ -36,6 +36,10 @@ class SideStream:
         with torch.cuda.stream(self.stream):
             yield
 
+    def done(self) -> bool:
+        """Return True if nothing that was queued in this stream is left to do."""
+        return self.stream is None or self.stream.query()
+
     def join(self) -> None:
         """Let the default stream wait for what was queued in this one."""
         if self.stream is not None:

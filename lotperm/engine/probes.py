@@ -19,10 +19,11 @@ import torch
 def remembered() -> Iterator[None]:
     """Let libraries that could be loaded once be taken for loadable."""
     # Imported here: it brings all of the compiler, which most commands don't need.
-    from torch._inductor.cpu_vec_isa import VecISA
+    from torch._inductor import cpu_vec_isa
 
+    instructions: Any = cpu_vec_isa.VecISA
     # Private, and not in every version of PyTorch: without it compiling begins a second later.
-    load: Any = getattr(VecISA, "_probe_load", None)
+    load = getattr(instructions, "_probe_load", None)
     if load is None:
         yield
         return
@@ -41,8 +42,8 @@ def remembered() -> Iterator[None]:
                 note.touch()
         return loads
 
-    VecISA._probe_load = remember  # type: ignore[method-assign]
+    instructions._probe_load = remember
     try:
         yield
     finally:
-        VecISA._probe_load = load  # type: ignore[method-assign]
+        instructions._probe_load = load

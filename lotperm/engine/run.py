@@ -208,6 +208,10 @@ class Run:
             torch.manual_seed(derive_seed("layers", *names))
             yield
 
+    def done(self) -> bool:
+        """Return True if the device has done all of this run's work, without waiting for it."""
+        return self._side.done()
+
     def join(self) -> None:
         """Make all work that is queued from here on wait for this run's work on the device."""
         self._side.join()

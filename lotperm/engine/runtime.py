@@ -76,6 +76,12 @@ class Runtime:
     stop : Callable[[], bool] | None
         Called after every step of training; True ends the run there with `PreemptedError`, its
         state saved.
+    overlap : bool | None
+        Compute stages of a campaign beside each other where none needs the other
+        (`lotperm.cluster.beside`); None: on CUDA. No result depends on it.
+    meanwhile : Callable[[Callable[[], bool]], None] | None
+        Called whenever the device has been given work, with a function that says whether it has
+        done it: another stage may go on until then (`lotperm.parallel.turns`).
     """
 
     device: str = "cpu"
@@ -87,6 +93,8 @@ class Runtime:
     workers: int | None = None
     progress: Progress | None = None
     stop: Callable[[], bool] | None = None
+    overlap: bool | None = None
+    meanwhile: Callable[[Callable[[], bool]], None] | None = None
 
     @property
     def modes(self) -> tuple[Mode, ...]:

@@ -166,39 +166,44 @@ def train(
         )
         for part in parts
     ]
+    # Entered anew after every pause, in which another stage may have needed other settings.
+    computing = partial(settings, torch.device(runtime.device), recipe.precision)
     done, epoch = restore(runs, parts, found) if found else (Trained(), 0)
     # A resumed run noted its start before it was interrupted.
     if epoch == 0 and not any(run.step for run in runs):
-        done.note(runs, 0, save_at, evaluate_at)
+        with computing():
+            done.note(runs, 0, save_at, evaluate_at)
     images = sum(run.images_left(epoch, epochs) for run in runs)
-    with (
-        _bar(runtime, label, images) as bar,
-        settings(torch.device(runtime.device), recipe.precision),
-        workers(threads) as each,
-    ):
+    with _bar(runtime, label, images) as bar, workers(threads) as each:
         if epoch < epochs:
             # Only if something is left to train: compiling takes up to a minute.
-            for run in runs:
-                run.prepare(threads)
+            with computing():
+                for run in runs:
+                    run.prepare(threads)
             # What failed for one part has failed for all of its kind: a line each is enough.
             for line in dict.fromkeys(line for run in runs for line in run.failures):
                 _log.warning("%s: %s", label, line)
             done.mode = ", ".join(dict.fromkeys(run.mode for run in runs))
         while epoch < epochs:
             # Every part goes to the end of the epoch, or pauses earlier to save or to stop.
-            each(partial(Run.advance, epoch=epoch, pause=keeper.wanted, bar=bar), runs)
-            for run in runs:
-                # Work may still be queued on a stream of its own: what follows must wait for it.
-                run.join()
-                # Before anything is noted, evaluated or saved.
-                run.check_finite(epoch)
-            # After a pause some parts may be at the end of the epoch and others not.
-            if all(run.step == run.steps for run in runs):
-                loss = done.add_epoch(runs)
-                epoch += 1
-                done.note(runs, epoch, save_at, evaluate_at)
-                if bar is not None:
-                    bar.set_postfix_str(f"epoch {epoch}/{epochs}, loss {loss:.3f}")
+            with computing():
+                each(partial(Run.advance, epoch=epoch, pause=keeper.wanted, bar=bar), runs)
+            # Nothing is freed here that the device still needs: only what follows waits for it.
+            if runtime.meanwhile is not None:
+                runtime.meanwhile(lambda: all(run.done() for run in runs))
+            with computing():
+                for run in runs:
+                    # Work may still be queued on a stream of its own: what follows must wait.
+                    run.join()
+                    # Before anything is noted, evaluated or saved.
+                    run.check_finite(epoch)
+                # After a pause some parts may be at the end of the epoch and others not.
+                if all(run.step == run.steps for run in runs):
+                    loss = done.add_epoch(runs)
+                    epoch += 1
+                    done.note(runs, epoch, save_at, evaluate_at)
+                    if bar is not None:
+                        bar.set_postfix_str(f"epoch {epoch}/{epochs}, loss {loss:.3f}")
             # At the end there is nothing to go on with: the result is returned instead.
             if epoch < epochs and keeper.save_if_wanted(runs, done, epoch):
                 kept = "Its state is saved" if checkpoints is not None else "Its state isn't kept"

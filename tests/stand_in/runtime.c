@@ -165,7 +165,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   wait_until(of(s)->free_at);
   return OK;
 }
-cudaError_t cudaStreamQuery(cudaStream_t s) { return OK; }
+cudaError_t cudaStreamQuery(cudaStream_t s) { return of(s)->free_at > now() ? cudaErrorNotReady : OK; }
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned f) {
   // Whatever the event was: what is queued now is later than all there is.
   if (of(s)->free_at < device_free_at) of(s)->free_at = device_free_at;

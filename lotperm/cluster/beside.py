@@ -1,0 +1,165 @@
+"""Stages of a campaign beside each other on one GPU.
+
+A small network can't fill a GPU, and the rounds of pruning are trained one network at a time. So
+while the stages are computed in their order, a second thread computes, of those to come, the next
+one whose inputs are there: the arms of one sparsity are trained beside the rounds that lead to the
+next. The threads take turns on the host (`lotperm.parallel.turns`), so every stage does the same
+operations in the same order as alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from lotperm.engine.runtime import Runtime
+from lotperm.parallel import distributed
+from lotperm.parallel.turns import Turns
+from lotperm.store.tasks import Task
+
+_IDLE = 0.05
+"""Seconds after which a thread that has nothing to do looks again."""
+
+
+def pays_off(runtime: Runtime) -> bool:
+    """Return True if stages are to be computed beside each other.
+
+    On a CPU one stage alone keeps all cores busy. Several ranks exchange gradients in one order.
+    """
+    if distributed.world_size() > 1:
+        return False
+    if runtime.overlap is not None:
+        return runtime.overlap
+    # In the default stream one would wait for the other.
+    return torch.device(runtime.device).type == "cuda" and runtime.streams > 1
+
+
+class Beside:
+    """A second thread that computes tasks before it is their turn, as long as it is entered.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        How to compute; if that isn't to be beside each other, no thread is started.
+    say : callable
+        Gets a line for each stage that begins.
+
+    Attributes
+    ----------
+    runtime : Runtime
+        How the tasks must compute.
+    """
+
+    def __init__(self, runtime: Runtime, say: Callable[[str], None]) -> None:
+        self._stop, self._say = runtime.stop or (lambda: False), say
+        self._used, self._turns = pays_off(runtime), Turns()
+        self.runtime = runtime
+        if self._used:
+            self.runtime = dataclasses.replace(
+                runtime, stop=self._over, meanwhile=self._turns.meanwhile
+            )
+        self._tasks: Sequence[tuple[str, Task]] = ()
+        self._first: str | None = None
+        self._second: str | None = None
+        self._failed: dict[str, Exception] = {}
+        self._left = False
+        self._thread = threading.Thread(
+            target=self._work,
+            args=(torch.get_num_threads(),),
+            name="beside",
+            # A second Ctrl-C ends the program, whatever the stage does.
+            daemon=True,
+        )
+
+    def start(self, tasks: Callable[[], Sequence[tuple[str, Task]]]) -> None:
+        """Begin to look ahead.
+
+        Parameters
+        ----------
+        tasks : callable
+            Lists all tasks in the order in which the first thread asks for them, each with the name
+            that it is reported under; called only if they are computed beside each other.
+        """
+        if self._used:
+            self._tasks = tasks()
+            self._thread.start()
+
+    def run(self, name: str, task: Task) -> None:
+        """Compute a task in the first thread, or wait until the second one has.
+
+        Raises
+        ------
+        Exception
+            What the task raised, in whichever thread.
+        """
+        if self._second == task.key:
+            self._turns.meanwhile(lambda: self._second != task.key, _IDLE)
+            if task.done():
+                return
+        if error := self._failed.get(task.key):
+            raise error
+        self._say(f"{name}: {task.label}")
+        self._first = task.key
+        try:
+            task.run()
+        finally:
+            self._first = None
+
+    def __enter__(self) -> Self:
+        self._turns.take()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the second thread save what it is at, and wait for it."""
+        self._left = True
+        self._turns.give()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _over(self) -> bool:
+        return self._left or self._stop()
+
+    def _work(self, threads: int) -> None:
+        """Compute what is ready, until all is done or the first thread leaves."""
+        # A new thread has PyTorch's default, not what this program has chosen.
+        torch.set_num_threads(threads)
+        with self._turns.turn():
+            while not self._over() and (waiting := self._waiting()):
+                ready = [(n, t) for n, t in waiting if all(b.exists() for b in t.after)]
+                if not ready:
+                    self._wait_for_first()
+                    continue
+                name, task = ready[0]
+                self._say(f"{name}: {task.label}, beside the others")
+                self._second = task.key
+                try:
+                    task.run()
+                # Raised again where the first thread comes to this task, as if it were the only one.
+                except Exception as error:
+                    self._failed[task.key] = error
+                finally:
+                    self._second = None
+
+    def _wait_for_first(self) -> None:
+        """Wait until the first thread has gone on to another task."""
+        at = self._first
+        self._turns.meanwhile(lambda: self._first != at or self._over(), _IDLE)
+
+    def _waiting(self) -> list[tuple[str, Task]]:
+        """List the tasks that nobody has begun."""
+        return [
+            (name, task)
+            for name, task in self._tasks
+            # Of folders alone: whoever reads a stage verifies it.
+            if task.key != self._first and task.key not in self._failed and not task.exists()
+        ]
