@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of the stage that is timed")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--pages", nargs="+", default=[], help="figures of the book")
-    parser.add_argument("--profile", default="live", help="of the pages")
+    parser.add_argument("--profile", default="laptop", help="of the pages")
     for hidden in ("--stages", "--page"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
