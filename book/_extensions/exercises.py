@@ -9,8 +9,9 @@ A number::
     ```
 
 The option ``:within:`` says how far off an answer may be, and ``:compute: module:function 5 0.95`` takes
-the answer from the package instead, with numbers as its arguments, so that it follows the data. A
-choice has a line for each answer, with what is said to who chooses it; the right one is marked::
+the answer from the package instead, with numbers as its arguments, so that it follows the data. A number
+that is computed on the page itself is asked for by its cell, with `lotperm.studies.page.Page.ask`. A choice
+has a line for each answer, with what is said to who chooses it; the right one is marked::
 
     ```{check} ex-order
     - [ ] They are the same :: Their weights differ.
@@ -29,6 +30,8 @@ from docutils import nodes
 from metadata import metadata
 from shown import note_numbers
 from sphinx.util.docutils import SphinxDirective
+
+from lotperm.studies.html import number_form
 
 _CHOICE = re.compile(r"- \[(?P<mark>[ x])\] (?P<words>.+?) :: (?P<said>.+)")
 
@@ -61,16 +64,9 @@ class Check(SphinxDirective):
             module, _, function = place.partition(":")
             called = getattr(importlib.import_module(module), function)
             note_numbers(self.env)
-            # With the digits that the tables have.
-            answer = round(float(called(*map(float, given))), 6)
-        unit = html.escape(self.options.get("unit", ""))
-        hint = html.escape(self.options.get("hint", "Not yet."))
-        return (
-            f'<form class="check" data-check="{name}" data-answer="{answer!r}" '
-            f'data-within="{self.options.get("within", 0.0)!r}" data-hint="{hint}">'
-            f'<label>Your answer <input name="answer" inputmode="decimal" autocomplete="off"> {unit}</label> '
-            '<button type="submit">Check</button><output aria-live="polite"></output></form>'
-        )
+            answer = called(*map(float, given))
+        options = {k: v for k, v in self.options.items() if k in ("within", "unit", "hint")}
+        return number_form(name, answer, **options)
 
     def _choice(self, name: str) -> str:
         # A choice may run over several lines.

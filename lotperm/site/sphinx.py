@@ -58,11 +58,13 @@ def _complete(out: Path) -> Path:
 
 
 def _run(command: list[str], out: Path) -> None:
+    # Jupyter Book forgets local_extensions when it writes conf.py. What is there stays, so that the
+    # package that builds is the one whose pages are built.
+    path = [str((out / "src" / "book" / "_extensions").resolve()), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "NO_COLOR": "1",
-        # Jupyter Book forgets local_extensions when it writes conf.py.
-        "PYTHONPATH": str((out / "src" / "book" / "_extensions").resolve()),
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
     }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     said, log = done.stdout + done.stderr, out / "sphinx.log"

@@ -131,6 +131,34 @@ def _is_number(text: str) -> bool:
     return not text or re.fullmatch(r"[−+<]?[\d,.]+( ?%)?(e[−-]\d+)?( ± [\d.]+)?", text) is not None
 
 
+def number_form(
+    name: str, answer: float, *, within: float = 0.0, unit: str = "", hint: str = "Not yet."
+) -> str:
+    """Return a form of HTML that checks a number in the page.
+
+    Parameters
+    ----------
+    name : str
+        Label of the exercise that it stands below.
+    answer : float
+        The right answer.
+    within : float, optional
+        How far off an answer may be.
+    unit : str, optional
+        What stands behind the field.
+    hint : str, optional
+        What is said of a wrong answer.
+    """
+    # With the digits that the tables have, and more.
+    answer, unit, hint = round(float(answer), 6), html.escape(unit), html.escape(hint)
+    return (
+        f'<form class="check" data-check="{html.escape(name)}" data-answer="{answer!r}" '
+        f'data-within="{within!r}" data-hint="{hint}">'
+        f'<label>Your answer <input name="answer" inputmode="decimal" autocomplete="off"> {unit}</label> '
+        '<button type="submit">Check</button><output aria-live="polite"></output></form>'
+    )
+
+
 def csv_link(table: pd.DataFrame, filename: str) -> str:
     """Make an HTML link that downloads a table as CSV.
 

@@ -16,7 +16,7 @@ from IPython.display import HTML
 from lotperm.config.experiment import Experiment
 from lotperm.engine.runtime import Runtime, tqdm_bar
 from lotperm.studies import charts, registry, show, tables
-from lotperm.studies.html import command, csv_link, how_made
+from lotperm.studies.html import command, csv_link, how_made, number_form
 from lotperm.studies.origin import Origin, of_live
 from lotperm.studies.parameters import RUNTIME, page_parameters
 from lotperm.studies.pipeline import Pipeline
@@ -102,6 +102,20 @@ class Page:
         parts = (name or self.figure, *what.values())
         table = table.assign(**what, source=self.origin.source[:12])
         return HTML(csv_link(table, f"{'_'.join(parts)}.csv"))
+
+    def ask(self, name: str, answer: float, **options: Any) -> HTML:
+        """Make a form that checks the answer to an exercise, a number computed on this page.
+
+        Parameters
+        ----------
+        name : str
+            Label of the exercise.
+        answer : float
+            The right answer.
+        **options
+            As of `lotperm.studies.html.number_form`.
+        """
+        return HTML(number_form(name, answer, **options))
 
     def made(self) -> HTML:
         """Say how the page was made, and the command that makes it again."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from small import small_book, tiny_notebook
 
 from lotperm.errors import LotpermError, ParameterError
-from lotperm.site import build, notebooks
+from lotperm.site import build, notebooks, sphinx
 from lotperm.store.provenance import source_hash
 
 ROOT = Path(__file__).parents[2]
@@ -437,3 +439,13 @@ def test_an_error_of_ours_keeps_its_exit_code(tmp_path: Path) -> None:
         notebooks.execute(notebook, tmp_path / "out.ipynb", cwd=tmp_path, progress=False)
     assert caught.value.exit_code == 4
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_sphinx_renders_with_the_package_that_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it comes from a path of the environment: that path isn't lost to the extensions'."""
+    monkeypatch.setenv("PYTHONPATH", "/here/first")
+    sphinx._run([sys.executable, "-c", "import os; print(os.environ['PYTHONPATH'])"], tmp_path)
+    extensions, own = (tmp_path / "sphinx.log").read_text().strip().split(os.pathsep)
+    assert extensions.endswith("_extensions") and own == "/here/first"

@@ -77,6 +77,15 @@ class Page(page.Page):
             columns[f"S = {s:g}, k = {k}"] = contrasts(by_arm(cell) / 100, COMPARISONS)
         return pd.DataFrame(columns)
 
+    def ask_dose(self, name: str) -> HTML:
+        """Ask for the points that B loses, at the last rewind epoch, when all of π is scrambled."""
+        last = self.table[self.table["rewind_epoch"] == self.table["rewind_epoch"].max()]
+        first = last[last["sparsity"] == self.experiment.sparsities[0]]
+        means = by_arm(first).mean()
+        lost = means["permuted"] - means["B, 100% scrambled"]
+        hint = "The row permuted − π all scrambled, in the last column."
+        return self.ask(name, lost, within=0.06, unit="points", hint=hint)
+
     def verdicts(self) -> pd.DataFrame:
         """Judge the predictions by what was computed here."""
         return verdicts(self.predictions, MEASURES, {"live": self.table})

@@ -141,6 +141,14 @@ class Page(page.Page):
                 }
         return pd.DataFrame(rows).T
 
+    def ask_bits(self, name: str) -> HTML:
+        """Ask for the bits of the signs in percent of those of the mask, in the first cell."""
+        mask = self.pipeline.masks(*cells(self.experiment)[0])[0]
+        bits = ticket_bits(mask, self.pipeline.spec.sizes)
+        hint = "The first row: bits of the signs, divided by bits of the mask."
+        unit = "% of the mask's bits"
+        return self.ask(name, 100 * bits.signs / bits.mask, within=1.0, unit=unit, hint=hint)
+
     def records(self) -> pd.DataFrame:
         """Return the main arms' accuracies in every recorded run."""
         rows = {}
