@@ -1,11 +1,11 @@
 """A stand-in for a GPU: the host side of the CUDA path, on a machine without one.
 
 `runtime.c` answers the CUDA runtime and `driver.c` the driver: memory of the device is memory of
-the host, and kernels do nothing. `stand_in.kernels`, imported in the process, puts empties in the
-place of cuDNN and cuBLAS. So PyTorch's tracing, inductor's CUDA lowering, Triton down to ptxas,
-streams, captures, replays, checkpoints and campaigns run for real; values, races and the time that
-kernels take can't be seen. A CUDA build of PyTorch is needed, whose wheels bring the headers, and
-a C compiler.
+the host, kernels do nothing, and whatever is read from the device is zero. `stand_in.kernels`,
+imported in the process, puts empties in the place of cuDNN and cuBLAS. So PyTorch's tracing,
+inductor's CUDA lowering, Triton down to ptxas, streams, captures, replays, checkpoints and
+campaigns run for real; values, races and the time that kernels take can't be seen. A CUDA build of
+PyTorch is needed, whose wheels bring the headers, and a C compiler.
 
     eval "$(python tests/stand_in FOLDER)"      # builds it there, and prints the environment
     PYTHONPATH=tests:. python -c 'import stand_in.kernels, torch; print(torch.cuda.get_device_name())'
