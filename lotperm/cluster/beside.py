@@ -22,7 +22,7 @@ from lotperm.parallel import distributed
 from lotperm.parallel.turns import Turns
 from lotperm.store.tasks import Task
 
-_IDLE = 0.05
+_IDLE = 0.01
 """Seconds after which a thread that has nothing to do looks again."""
 
 
@@ -66,6 +66,8 @@ class Beside:
         self._tasks: Sequence[tuple[str, Task]] = ()
         self._first: str | None = None
         self._second: str | None = None
+        # Tasks that the first thread began, and how many of them the second one has seen.
+        self._begun = self._seen = 0
         self._failed: dict[str, Exception] = {}
         self._left = False
         self._thread = threading.Thread(
@@ -105,6 +107,10 @@ class Beside:
             raise error
         self._say(f"{name}: {task.label}")
         self._first = task.key
+        self._begun += 1
+        if self._thread.is_alive():
+            # Else a short task might be over before the second thread has looked what is ready.
+            self._turns.meanwhile(self._looked, _IDLE)
         try:
             task.run()
         finally:
@@ -150,10 +156,15 @@ class Beside:
                 finally:
                     self._second = None
 
+    def _looked(self) -> bool:
+        """Return True if the second thread has something to do, or has found nothing."""
+        busy = self._second is not None or self._seen == self._begun
+        return busy or not self._thread.is_alive()
+
     def _wait_for_first(self) -> None:
-        """Wait until the first thread has gone on to another task."""
-        at = self._first
-        self._turns.meanwhile(lambda: self._first != at or self._over(), _IDLE)
+        """Wait until the first thread has begun another task."""
+        self._seen = self._begun
+        self._turns.meanwhile(lambda: self._seen != self._begun or self._over(), _IDLE)
 
     def _waiting(self) -> list[tuple[str, Task]]:
         """List the tasks that nobody has begun."""

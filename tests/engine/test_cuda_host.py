@@ -43,6 +43,8 @@ def report(shared, home):
                 env=environment,
                 capture_output=True,
                 text=True,
+                # Threads that wait for each other must be a failure, and not wait for ever.
+                timeout=1800,
             )
             assert done.returncode == 0, done.stderr[-3000:]
             (folder / "report.json").write_text(done.stdout.splitlines()[-1])

@@ -151,11 +151,10 @@ def test_a_member_does_not_depend_on_its_company(name, shape):
             assert accuracy[0][position] == pytest.approx(accuracy[1][i], abs=0.05)
 
 
-def test_memory_bound_and_threads_change_nothing():
+def test_memory_bound_and_threads_change_nothing(two_threads):
     data, make = toy(IMAGE), factory("resnet8", IMAGE)
     recipe = Recipe(epochs=2, lr=0.02, batch_size=32, augment="flip_crop")
     starts, seeds = [initialize(make, i) for i in range(4)], [Seeds.of("test", i) for i in range(4)]
-    threads = torch.get_num_threads()
     results = []
     for members, count in ((None, 1), (1, 1), (None, 2), (3, 2)):
         torch.set_num_threads(count)
@@ -165,7 +164,6 @@ def test_memory_bound_and_threads_change_nothing():
             )
         )
         assert torch.get_num_threads() == count
-    torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(
             distance(a, b) < 2e-4 for a, b in zip(results[0].weights, other.weights, strict=True)
