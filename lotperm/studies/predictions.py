@@ -55,6 +55,10 @@ class Prediction:
         "k = 0", "k > 0" or "any k": at which rewind epochs it is expected.
     rule : Rule
         When it holds.
+    on : str
+        Name of the network that it speaks of; "" for any.
+    seen : str
+        What had been seen besides the file's ``known``, in a few words; "" for nothing.
     """
 
     number: str
@@ -62,6 +66,8 @@ class Prediction:
     measure: str
     at: str
     rule: Rule
+    on: str = ""
+    seen: str = ""
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Select the rows that it speaks of."""

@@ -2,6 +2,7 @@
 
 ===================  ============================================================================
 ``activations-64``   the paper's, from the first 64 training examples
+``pre-activations``  the paper's, observed before the nonlinearities in place of behind them
 ``weights``          by weights instead (Git Re-Basin), without any data
 ``epoch-3``          from A at the end to B as it was after 3 epochs
 ``other-seed``       from A to the next replicate's B: for another network than it is used on
@@ -32,6 +33,7 @@ from lotperm.science.assignment import mean_matched
 from lotperm.science.frank_wolfe import match_weights_jointly
 from lotperm.science.matching import match_activations, match_weights, weight_agreement
 from lotperm.science.merging import match_many
+from lotperm.science.preactivations import before_nonlinearities
 from lotperm.science.sparsity import apply_mask
 from lotperm.science.symmetry import Permutation, compose, invert
 from lotperm.store.stages import StageResult
@@ -155,6 +157,15 @@ def _activations(ends: _Ends, number: int) -> list[Permutation]:
     ]
 
 
+def _pre_activations(ends: _Ends, _: int) -> list[Permutation]:
+    bench, points = ends.bench, ends.bench.experiment.matching.points
+    spec, device = before_nonlinearities(bench.spec), bench.runtime.device
+    return [
+        match_activations(a, b, bench.match_batches(), spec, points=points, device=device)
+        for a, b in ends.pairs
+    ]
+
+
 def _epoch(ends: _Ends, number: int) -> list[Permutation]:
     return ends.matched(ends.a, halves(ends.inputs.replicates("dense", epoch_file(number)))[1])
 
@@ -217,6 +228,7 @@ def _weights_many(ends: _Ends, _: int) -> list[Permutation]:
 
 _WAYS: dict[str, Callable[[_Ends, int], list[Permutation]]] = {
     "activations": _activations,
+    "pre-activations": _pre_activations,
     "weights": _weights,
     "epoch": _epoch,
     "other-seed": _other_seed,

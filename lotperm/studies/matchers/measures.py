@@ -34,6 +34,7 @@ CONTRASTS: dict[str, tuple[str, str]] = {
     "many − weights": ("weights-many", "weights"),
     "random − naive": ("random", "naive"),
     "lth − refined": ("lth", "weights-refined"),
+    "before the ReLU − activations": ("pre-activations", "permuted"),
 }
 """Contrasts of accuracies that were written down before the runs -> the two arms."""
 
