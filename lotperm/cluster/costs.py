@@ -1,6 +1,6 @@
 """What a network costs for each image, and how fast a device is.
 
-The cost is counted (`network`). The speed is either measured (`measure`, kept by `record_speeds`) or
+The cost is counted (`lotperm.engine.counts`). The speed is either measured (`measure`, kept by `record_speeds`) or
 bounded by the roofline model (Williams, Waterman and Patterson, CACM 52(4), 2009): a kernel takes
 the larger of its arithmetic at the device's peak and its traffic at the memory's rate. The figures
 and assumptions for that are the constants of this module.
@@ -16,146 +16,25 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from lotperm.config.experiment import DataConfig, Experiment, ModelConfig
+from lotperm.config.experiment import Experiment
 from lotperm.config.seeds import Seeds
 from lotperm.data.dataset import Dataset, Split
 from lotperm.data.datasets import info
-from lotperm.engine.models import build, initialize
+from lotperm.engine.counts import TRAIN_FACTOR as TRAIN_FACTOR
+from lotperm.engine.counts import Network as Network
+from lotperm.engine.counts import network as network
+from lotperm.engine.models import initialize
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.training import train
 from lotperm.errors import StorageError
-from lotperm.science.sparsity import prunable_parameters
 from lotperm.store.files import write_atomic
 from lotperm.studies.pipeline import Pipeline
 from lotperm.studies.published import book_folder
-
-TRAIN_FACTOR = 3
-"""Forward passes that a training image costs in FLOPs: one, and in the backward pass two products
-of the same size, for the gradients of a layer's inputs and of its weights.
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """Cost of one image in a network, and the size of its weights.
-
-    Attributes
-    ----------
-    parameters, prunable : int
-        Number of weights, and of those that may be pruned.
-    state_bytes : int
-        Bytes of its weights and buffers in a file.
-    layers : int
-        Number of convolutions and linear layers.
-    forward_flops : int
-        FLOPs of the forward pass of one image; a multiplication and an addition count as two.
-    outputs : int
-        Values that these layers put out for one image.
-    saved : int
-        Values that the forward pass of one image keeps for the backward pass.
-    largest : int
-        Values of the largest output of any module for one image.
-    """
-
-    parameters: int
-    prunable: int
-    state_bytes: int
-    layers: int
-    forward_flops: int
-    outputs: int
-    saved: int
-    largest: int
-
-
-@cache
-def network(model: ModelConfig, data: DataConfig, prunable: str = "paper") -> Network:
-    """Count what a network costs, on the meta device, which knows shapes and computes nothing.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        The network.
-    data : DataConfig
-        The data set whose images it takes; it need not be here.
-    prunable : str, optional
-        Which weights may be pruned: "paper" or "all", as in `prunable_parameters`.
-
-    Raises
-    ------
-    ParameterError
-        If the network has no form for the data.
-    """
-    of = info(data)
-    with torch.device("meta"):
-        net = build(
-            model.name,
-            input_shape=of.shape,
-            classes=of.classes,
-            width=model.width,
-            # Networks other than the MLP ignore hidden widths.
-            hidden=model.hidden or (1,),
-        )
-    state = net.state_dict()
-    names = prunable_parameters(net, "all" if prunable == "all" else "paper")
-    flops, layers, outputs, largest = _count_forward(net, of.shape)
-    return Network(
-        parameters=sum(p.numel() for p in net.parameters()),
-        prunable=sum(state[name].numel() for name in names),
-        state_bytes=sum(t.numel() * t.itemsize for t in state.values()),
-        layers=layers,
-        forward_flops=flops,
-        outputs=outputs,
-        saved=_count_saved(net, of.shape),
-        largest=largest,
-    )
-
-
-def _count_forward(net: nn.Module, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Count FLOPs, layers, their outputs and the largest output in a forward pass of one image."""
-    # It imports Triton, a sixth of what `lotperm --help` takes.
-    from torch.utils.flop_counter import FlopCounterMode
-
-    layers, outputs, largest = 0, 0, 0
-
-    def seen(module: nn.Module, _: Any, result: Tensor) -> None:
-        nonlocal layers, outputs, largest
-        # Outputs of all leaves count here, also of batch norms and activations.
-        largest = max(largest, result.numel())
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-            layers, outputs = layers + 1, outputs + result.numel()
-
-    # Leaves alone: a container puts out what its last child does.
-    hooks = [m.register_forward_hook(seen) for m in net.modules() if not list(m.children())]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        # In eval mode batch norm takes no statistics, so one image is enough.
-        net.eval()(torch.empty(1, *shape, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    return int(counter.get_total_flops()), layers, outputs, largest
-
-
-def _count_saved(net: nn.Module, shape: tuple[int, ...]) -> int:
-    """Count the values that autograd keeps of one image, each storage once and without weights."""
-    # Views share a storage, which is in memory once.
-    weights = {p.untyped_storage()._cdata for p in net.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in weights:
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        # Two images: batch norm refuses one where nothing else is left to average over.
-        net.train()(torch.empty(2, *shape, device="meta"))
-    return sum(t.numel() for t in kept.values()) // 2
 
 
 @dataclass(frozen=True, kw_only=True)

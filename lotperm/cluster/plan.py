@@ -249,7 +249,7 @@ class Estimator:
             w.networks * w.epochs,
             w.train_images,
             w.forward_images,
-            (TRAIN_FACTOR * w.train_images + w.forward_images) * net.forward_flops,
+            net.flops(w.train_images, w.forward_images),
             seconds,
             least,
             # A stage that trains and evaluates nothing needs no measurement.

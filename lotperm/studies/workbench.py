@@ -50,6 +50,14 @@ class Workbench(Subject):
         super().__init__(experiment, runtime, datasets)
         self.store = store or Store.default()
         self._tasks: dict[str, Task] = {}
+        self._others: dict[Experiment, Workbench] = {}
+
+    def like(self, experiment: Experiment) -> Workbench:
+        """Return the workbench of another experiment, with this one's store, runtime and data."""
+        if experiment not in self._others:
+            other = Workbench(experiment, self.store, self.runtime, self._datasets)
+            self._others[experiment] = other
+        return self._others[experiment]
 
     def train(
         self,

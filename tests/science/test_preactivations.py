@@ -36,7 +36,10 @@ def test_a_relu_of_what_is_observed_is_what_was_observed(name: str) -> None:
             {group: nodes[place] for group, nodes in s.points.items()} for s in (spec, before)
         )
         state = network.state_dict()
-        behind, found = spec.activations(state, inputs, points), before.activations(state, inputs, earlier)
+        behind, found = (
+            spec.activations(state, inputs, points),
+            before.activations(state, inputs, earlier),
+        )
         for group, values in found.items():
             assert torch.equal(values.relu(), behind[group])
             assert (values < 0).any()

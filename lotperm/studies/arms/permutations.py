@@ -14,10 +14,14 @@
 ``weights-kept``     by weights, of which only those that A's mask keeps count
 ``weights-many``     by weights, all replicates' A and B brought into one order
 ===================  ============================================================================
+
+With ``first-ticket-`` before it, as in ``first-ticket-epoch-3``, any of them takes the first
+replicate's A to every B.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +38,7 @@ from lotperm.science.frank_wolfe import match_weights_jointly
 from lotperm.science.matching import match_activations, match_weights, weight_agreement
 from lotperm.science.merging import match_many
 from lotperm.science.preactivations import before_nonlinearities
-from lotperm.science.sparsity import apply_mask
+from lotperm.science.sparsity import Mask, apply_mask
 from lotperm.science.symmetry import Permutation, compose, invert
 from lotperm.store.stages import StageResult
 from lotperm.store.tasks import Inputs, Source, Task, epoch_file, pack
@@ -43,14 +47,21 @@ from lotperm.studies.stages import dense, halves, kept_epochs
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench
 
+FIRST_TICKET = "first-ticket"
+"""The permutations that take the first replicate's A to every B, found in the experiment's way."""
+
+SHARED = f"{FIRST_TICKET}-"
+"""What the names of all others that take the first replicate's A to every B begin with."""
+
 _NUMBERED = ("activations", "epoch", "weights-best")
 """Kinds whose names end in a number."""
 
 
 def _parsed(name: str) -> tuple[str, int]:
-    """Split a name into its kind and its number, 0 if it has none."""
-    found = re.fullmatch(rf"({'|'.join(_NUMBERED)})-(\d+)", name)
-    kind = found[1] if found else name
+    """Split a name, without `SHARED`, into its kind and its number, 0 if it has none."""
+    bare = name.removeprefix(SHARED)
+    found = re.fullmatch(rf"({'|'.join(_NUMBERED)})-(\d+)", bare)
+    kind = found[1] if found else bare
     # The name of a numbered kind isn't whole without its number.
     if kind not in _WAYS or (found is None and kind in _NUMBERED):
         known = [f"{kind}-N" if kind in _NUMBERED else kind for kind in _WAYS]
@@ -85,7 +96,7 @@ def check_source(bench: Workbench, name: str) -> None:
 
 def needs_mask(names: Iterable[str]) -> bool:
     """Return True if one of the permutations depends on A's mask."""
-    return "weights-kept" in names
+    return any(_parsed(name)[0] == "weights-kept" for name in names)
 
 
 def permutations(bench: Workbench, names: Sequence[str], masks: Task | None = None) -> Task:
@@ -111,11 +122,12 @@ def permutations(bench: Workbench, names: Sequence[str], masks: Task | None = No
         sources["imp"] = Source(masks, ("mask",))
 
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
-        ends = _Ends(bench, inputs, *halves(inputs.replicates("dense", "final")))
+        own = _Ends(bench, inputs, *halves(inputs.replicates("dense", "final")))
+        shared = dataclasses.replace(own, a=own.a[:1] * len(own.b), shared=True)
         files = {}
         for name in names:
             kind, number = _parsed(name)
-            files[name] = pack(_WAYS[kind](ends, number))
+            files[name] = pack(_WAYS[kind](shared if name.startswith(SHARED) else own, number))
         return StageResult({"names": names}, files, bench.meta())
 
     return bench.task(
@@ -136,6 +148,14 @@ class _Ends:
     inputs: Inputs
     a: list[Weights]
     b: list[Weights]
+    shared: bool = False
+    """Whether all have the first replicate's A."""
+
+    @property
+    def masks(self) -> list[Mask]:
+        """A's mask in every replicate."""
+        found: list[Mask] = self.inputs.replicates("imp", "mask")
+        return found[:1] * len(found) if self.shared else found
 
     @property
     def pairs(self) -> Iterator[tuple[Weights, Weights]]:
@@ -211,9 +231,8 @@ def _weights_joint(ends: _Ends, _: int) -> list[Permutation]:
 
 
 def _weights_kept(ends: _Ends, _: int) -> list[Permutation]:
-    masks = ends.inputs.replicates("imp", "mask")
     # What the mask removes from A is 0, so it adds nothing to the inner product with B's weights.
-    kept = [apply_mask(a, mask) for a, mask in zip(ends.a, masks, strict=True)]
+    kept = [apply_mask(a, mask) for a, mask in zip(ends.a, ends.masks, strict=True)]
     return [match_weights(a, b, ends.bench.spec) for a, b in zip(kept, ends.b, strict=True)]
 
 

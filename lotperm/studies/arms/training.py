@@ -20,13 +20,10 @@ from lotperm.studies.arms.arms import (
     permutations_of,
     start,
 )
-from lotperm.studies.arms.permutations import permutations
+from lotperm.studies.arms.permutations import FIRST_TICKET, SHARED, permutations
 from lotperm.studies.stages import CURVE_POINTS, dense, halves, match, ticket
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench, spaced_epochs
-
-FIRST_TICKET = "first-ticket"
-"""The permutations that take the first replicate's A to every B."""
 
 
 def train_arms(
@@ -124,15 +121,20 @@ def sources_of(
         "dense": Source(dense(bench).stage, tuple(dense_files)),
         "imp": Source(masks, imp_files),
     }
-    others = sorted(moved_by - {FOUND})
-    if FOUND in moved_by:
-        if one_ticket:
-            others.append(FIRST_TICKET)
-        else:
+    if one_ticket:
+        others = sorted(map(_of_first, moved_by))
+    else:
+        others = sorted(moved_by - {FOUND})
+        if FOUND in moved_by:
             sources["match"] = Source(match(bench), ("permutation",))
     if others:
         sources["permutations"] = Source(permutations(bench, others, masks), tuple(others))
     return sources
+
+
+def _of_first(name: str) -> str:
+    """Return the name of the permutations that take the first replicate's A to every B."""
+    return FIRST_TICKET if name == FOUND else f"{SHARED}{name}"
 
 
 def parts_of(
@@ -152,7 +154,7 @@ def parts_of(
         moved_by[FOUND] = inputs.replicates("match", "permutation")
     for file in inputs.files("permutations"):
         name = FOUND if one_ticket and file == FIRST_TICKET else file
-        moved_by[name] = inputs.replicates("permutations", file)
+        moved_by[name.removeprefix(SHARED)] = inputs.replicates("permutations", file)
     if one_ticket:
         masks = masks[:1] * len(seeds)
         for name in networks.keys() & {"a", "a end", "imp end"}:
