@@ -12,11 +12,14 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
+from lotperm.config.parameters import Model
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.studies.claims.evidence import Above, Effect, Rule, Within, mean_effect, verdict
+from lotperm.studies.origin import NAMES
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,17 @@ class Prediction:
     seen: str = ""
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Select the rows that it speaks of."""
+        """Select the rows that it speaks of; a table without column ``model`` is of any network."""
         k = table["rewind_epoch"]
-        return table[{"k = 0": k == 0, "k > 0": k > 0, "any k": k >= 0}[self.at]]
+        chosen = {"k = 0": k == 0, "k > 0": k > 0, "any k": k >= 0}[self.at]
+        if self.on and "model" in table:
+            chosen = chosen & (table["model"] == self.on)
+        return table[chosen]
+
+    @property
+    def where(self) -> str:
+        """Where it is expected, in words."""
+        return f"{self.at} on {NAMES.get(self.on, self.on)}" if self.on else self.at
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ def load_predictions(folder: Path, measures: Mapping[str, Measure]) -> Predictio
     Raises
     ------
     ParameterError
-        If a prediction names an unknown quantity, rule or kind of rewind epoch.
+        If a prediction names an unknown quantity, rule, network or kind of rewind epoch.
     """
     path = folder / "predictions.toml"
     content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -110,16 +121,40 @@ def load_predictions(folder: Path, measures: Mapping[str, Measure]) -> Predictio
             raise unknown_name(f"{path}: measure", entry["measure"], measures)
         if entry["at"] not in ("k = 0", "k > 0", "any k"):
             raise ParameterError(f"{path}: at is {entry['at']!r}; expected k = 0, k > 0 or any k.")
+        if entry.get("on", "") not in ("", *get_args(Model)):
+            raise unknown_name(f"{path}: network", entry["on"], get_args(Model))
         rules: dict[str, Callable[[float], Rule]] = {"above": Above, "within": Within}
         ((name, size),) = entry["rule"].items()
         if name not in rules:
             raise unknown_name(f"{path}: rule", name, rules)
         found.append(
             Prediction(
-                entry["number"], entry["words"], entry["measure"], entry["at"], rules[name](size)
+                entry["number"],
+                entry["words"],
+                entry["measure"],
+                entry["at"],
+                rules[name](size),
+                on=entry.get("on", ""),
+                seen=entry.get("seen", ""),
             )
         )
     return Predictions(str(content["stated"]), content["known"], tuple(found))
+
+
+def by_arm(rows: pd.DataFrame, column: str = "accuracy") -> pd.DataFrame:
+    """Return a column of a cell, accuracies in percent: index seed, a column for each arm."""
+    wide = rows.pivot(index="seed", columns="arm", values=column)
+    return 100 * wide if column == "accuracy" else wide
+
+
+def less(a: str, b: str, column: str = "accuracy") -> Callable[[pd.DataFrame], pd.Series]:
+    """Return the measure "a − b" of two arms, accuracies in points."""
+
+    def difference(rows: pd.DataFrame) -> pd.Series:
+        arms = by_arm(rows, column)
+        return arms[a] - arms[b]
+
+    return difference
 
 
 def effects(
@@ -178,7 +213,8 @@ def verdicts(
         rows.append(
             {
                 "prediction": f"{p.number}: {p.words}",
-                "expected": f"{measures[p.measure].what} {p.rule.words(measures[p.measure].unit)}",
+                "expected": f"{measures[p.measure].what} {p.rule.words(measures[p.measure].unit)}"
+                + (f", on {NAMES.get(p.on, p.on)}" if p.on else ""),
                 "measured": "; ".join(_measured(found)),
                 "verdict": verdict(found, p.rule) or "not run here",
             }

@@ -117,6 +117,14 @@ def by_width(experiments: Sequence[Experiment], tables: Sequence[pd.DataFrame]) 
     return pd.concat([table.assign(width=e.model.width) for e, table in pairs])
 
 
+def by_cell(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each sparsity and rewind epoch, with these in words."""
+    return [
+        (f"S = {s:g}, k = {k}", rows)
+        for (s, k), rows in table.groupby(["sparsity", "rewind_epoch"])
+    ]
+
+
 def contrasts(arms: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     """Return paired differences of arms with intervals and p-values, in words -> text.
 

@@ -9,9 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
-from lotperm.studies.causal.measures import by_arm, doses
+from lotperm.studies.causal.measures import doses
 from lotperm.studies.causal.study import COPY_NAIVE, IDENTITY, oracle
 from lotperm.studies.charts import METHODS, dots
+from lotperm.studies.predictions import by_arm
+from lotperm.studies.tables import by_cell
 
 _COPY = "#cc79a7"
 
@@ -27,14 +29,6 @@ _SOURCES = {
 }
 
 
-def _cells(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the cells of the table with their titles."""
-    return [
-        (f"S = {s:g}, k = {k}", rows)
-        for (s, k), rows in table.groupby(["sparsity", "rewind_epoch"])
-    ]
-
-
 def known(table: pd.DataFrame, *, title: str) -> Figure:
     """Draw what the mask gives to a copy of A whose permutation is known, a panel for each cell."""
     shown = {
@@ -43,7 +37,7 @@ def known(table: pd.DataFrame, *, title: str) -> Figure:
         COPY_NAIVE.name: ("shuffled copy of A, mask as found", "#b07aa1"),
         "naive": (METHODS["naive"][0], METHODS["naive"][1]),
     }
-    cells = _cells(table)
+    cells = by_cell(table)
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 2.6), layout="constrained", squeeze=False, sharey=True
     )
@@ -57,7 +51,7 @@ def known(table: pd.DataFrame, *, title: str) -> Figure:
 
 def dose_response(table: pd.DataFrame, *, title: str) -> Figure:
     """Draw accuracy against the scrambled share, of the copy and of B, a panel for each cell."""
-    cells = _cells(table)
+    cells = by_cell(table)
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 3.4), layout="constrained", squeeze=False, sharey=True
     )
@@ -102,7 +96,7 @@ def kind(row: pd.Series) -> str:
 
 def gain_against_correlation(table: pd.DataFrame, *, title: str) -> Figure:
     """Draw what every permutation gains over naive against the likeness of the units it joins."""
-    cells = _cells(table)
+    cells = by_cell(table)
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 3.8), layout="constrained", squeeze=False, sharey=True
     )

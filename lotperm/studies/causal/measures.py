@@ -7,22 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from lotperm.studies.causal.study import COPY_NAIVE, IDENTITY, oracle
-from lotperm.studies.predictions import Measure
-
-
-def by_arm(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the accuracies of a cell in percent: index seed, a column for each arm."""
-    return 100 * rows.pivot(index="seed", columns="arm", values="accuracy")
-
-
-def _less(a: str, b: str) -> Callable[[pd.DataFrame], pd.Series]:
-    """Return the measure "a − b" in points."""
-
-    def difference(rows: pd.DataFrame) -> pd.Series:
-        arms = by_arm(rows)
-        return arms[a] - arms[b]
-
-    return difference
+from lotperm.studies.predictions import Measure, less
 
 
 def doses(rows: pd.DataFrame, of: str) -> pd.DataFrame:
@@ -63,19 +48,19 @@ def rank_correlation(rows: pd.DataFrame) -> pd.Series:
 
 
 MEASURES: dict[str, Measure] = {
-    "copy is lth": Measure("copy, π known − LTH", _less(oracle(0).name, "lth")),
-    "copy naive is naive": Measure("copy, naive − B, naive", _less(COPY_NAIVE.name, "naive")),
+    "copy is lth": Measure("copy, π known − LTH", less(oracle(0).name, "lth")),
+    "copy naive is naive": Measure("copy, naive − B, naive", less(COPY_NAIVE.name, "naive")),
     "copy falls": Measure("copy, fall from 0 to 100 % scrambled", _fall("copy")),
     "found falls": Measure("B, fall from 0 to 100 % scrambled", _fall("B")),
     "rank correlation": Measure(
         "rank correlation of accuracy and alike units", rank_correlation, ""
     ),
     "other seed is random": Measure(
-        "π of another B − random π", _less("other-seed", "B, 100% scrambled")
+        "π of another B − random π", less("other-seed", "B, 100% scrambled")
     ),
-    "256 is all": Measure("π from 256 examples − from all", _less("activations-256", "permuted")),
+    "256 is all": Measure("π from 256 examples − from all", less("activations-256", "permuted")),
     "untrained is better": Measure(
-        "π to B at epoch 0 − to B at the end", _less("epoch-0", "permuted")
+        "π to B at epoch 0 − to B at the end", less("epoch-0", "permuted")
     ),
 }
 """Every quantity, by its name in ``predictions.toml``."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-from lotperm.studies import page
+from lotperm.studies import beyond
 from lotperm.studies.causal import charts
-from lotperm.studies.causal.measures import MEASURES, by_arm
-from lotperm.studies.causal.study import COPY_NAIVE, STUDY, CausalOptions, oracle
-from lotperm.studies.predictions import Predictions, load_predictions, verdicts
+from lotperm.studies.causal.measures import MEASURES
+from lotperm.studies.causal.study import COPY_NAIVE, STUDY, oracle
+from lotperm.studies.predictions import Measure, by_arm
 from lotperm.studies.study import Study
-from lotperm.studies.tables import contrasts
+from lotperm.studies.tables import by_cell
 
 COMPARISONS = {
     "π known − LTH": (oracle(0).name, "lth"),
@@ -30,21 +29,11 @@ COMPARISONS = {
 """A comparison in words -> the two arms that it compares."""
 
 
-class Page(page.Page):
+class Page(beyond.Page):
     """The page on which the permutation is known, spoiled and exchanged."""
 
     study: ClassVar[Study[Any]] = STUDY
-    options: CausalOptions
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Every arm of every cell, as `lotperm.studies.causal.study.causal_table`."""
-        return STUDY.table(self.pipeline, self.options.completed(self.experiment))
-
-    @cached_property
-    def predictions(self) -> Predictions:
-        """What was stated before the runs."""
-        return load_predictions(Path(__file__).parent, MEASURES)
+    measures: ClassVar[Mapping[str, Measure]] = MEASURES
 
     def known(self) -> Figure:
         """Draw the arms of the copy whose permutation is known."""
@@ -53,9 +42,9 @@ class Page(page.Page):
     def exact(self) -> pd.DataFrame:
         """Return by how much the copy, its permutation known, ends apart from LTH."""
         rows = {}
-        for (s, k), cell in self.table.groupby(["sparsity", "rewind_epoch"]):
+        for words, cell in by_cell(self.table):
             apart = (by_arm(cell)[oracle(0).name] - by_arm(cell)["lth"]).abs()
-            rows[f"S = {s:g}, k = {k}"] = {
+            rows[words] = {
                 "seeds that end with the same accuracy": f"{int((apart == 0).sum())} of {len(apart)}",
                 "largest difference (points)": f"{apart.max():.2f}",
             }
@@ -72,10 +61,7 @@ class Page(page.Page):
 
     def comparisons(self) -> pd.DataFrame:
         """Return paired differences with their p-values, a column for each cell."""
-        columns = {}
-        for (s, k), cell in self.table.groupby(["sparsity", "rewind_epoch"]):
-            columns[f"S = {s:g}, k = {k}"] = contrasts(by_arm(cell) / 100, COMPARISONS)
-        return pd.DataFrame(columns)
+        return self.compared(COMPARISONS)
 
     def ask_dose(self, name: str) -> HTML:
         """Ask for the points that B loses, at the last rewind epoch, when all of π is scrambled."""
@@ -85,14 +71,6 @@ class Page(page.Page):
         lost = means["permuted"] - means["B, 100% scrambled"]
         hint = "The row permuted − π all scrambled, in the last column."
         return self.ask(name, lost, within=0.06, unit="points", hint=hint)
-
-    def verdicts(self) -> pd.DataFrame:
-        """Judge the predictions by what was computed here."""
-        return verdicts(self.predictions, MEASURES, {"live": self.table})
-
-    def data(self) -> HTML:
-        """Make a link that downloads every number of the page."""
-        return self.download(self.table)
 
     def in_short(self) -> str:
         """Say what is equal on every machine."""

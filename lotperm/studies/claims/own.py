@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from lotperm.studies import causal, signs
+from lotperm.studies import causal, many, matchers, signs
 from lotperm.studies.causal.measures import MEASURES as OF_CAUSAL
 from lotperm.studies.claims.evidence import Effect
 from lotperm.studies.claims.ledger import Row, ledger
 from lotperm.studies.claims.register import Claim
 from lotperm.studies.claims.sources import Sources
+from lotperm.studies.many.measures import MEASURES as OF_MANY
+from lotperm.studies.matchers.measures import MEASURES as OF_MATCHERS
 from lotperm.studies.predictions import Measure, Prediction, effects, load_predictions
 from lotperm.studies.signs.measures import MEASURES as OF_SIGNS
 
@@ -26,6 +28,8 @@ THEME = "Beyond the paper"
 _QUESTIONS: dict[str, tuple[Path, Mapping[str, Measure], str]] = {
     "causal": (Path(causal.__path__[0]), OF_CAUSAL, "notebooks/14_causal_test"),
     "signs": (Path(signs.__path__[0]), OF_SIGNS, "notebooks/15_signs"),
+    "matchers": (Path(matchers.__path__[0]), OF_MATCHERS, "notebooks/16_matchers"),
+    "many": (Path(many.__path__[0]), OF_MANY, "notebooks/18_many"),
 }
 
 
@@ -40,12 +44,18 @@ def own_claims() -> list[Claim]:
             rule=p.rule,
             ours=partial(_recorded, kind, p, measures),
             needs="a recorded run of its page",
-            remark=f"Expected at {p.at}; stated on {found.stated}, before the runs.",
+            remark=_remark(p, found.stated),
         )
         for kind, (folder, measures, page) in _QUESTIONS.items()
         for found in [load_predictions(folder, measures)]
         for p in found.all
     ]
+
+
+def _remark(prediction: Prediction, stated: str) -> str:
+    """Say where a prediction holds, and when it was stated."""
+    after = f", after {prediction.seen}" if prediction.seen else ""
+    return f"Expected at {prediction.where}; stated on {stated}{after}, before the runs."
 
 
 def _recorded(
@@ -55,7 +65,7 @@ def _recorded(
     return [
         effect
         for run in sources.of_kind(kind)
-        for effect in effects(prediction, measures, run.rows, run.source)
+        for effect in effects(prediction, measures, run.rows.assign(model=run.model), run.source)
     ]
 
 

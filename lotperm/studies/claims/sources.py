@@ -22,6 +22,8 @@ KINDS = (
     "basin",
     "causal",
     "signs",
+    "matchers",
+    "many",
 )
 
 

@@ -33,13 +33,9 @@ def at_price(rows: pd.DataFrame, method: str, of: str) -> pd.Series:
         Index ticket: fractions; NaN where the price buys no single member.
     """
     price = together(rows, "flops")[of]
-    own = rows[rows["method"] == method].set_index(["ticket", "members"]).sort_index()
-    found = {}
-    for ticket, budget in price.items():
-        bought = own.loc[ticket]
-        bought = bought[bought["flops"] <= budget]
-        found[ticket] = bought["accuracy"].iloc[-1] if len(bought) else float("nan")
-    return pd.Series(found).rename_axis("ticket")
+    own = rows[rows["method"] == method]
+    bought = own[own["flops"] <= own["ticket"].map(price)].sort_values("members")
+    return bought.groupby("ticket")["accuracy"].last().reindex(price.index)
 
 
 def _less(a: str, b: str, column: str = "accuracy") -> Callable[[pd.DataFrame], pd.Series]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
 from lotperm.studies.charts import METHODS
-from lotperm.studies.matchers.measures import by_arm
+from lotperm.studies.predictions import by_arm
+from lotperm.studies.tables import by_cell
 
 # Arm -> its words, colour and marker.
 _MATCHERS = {
@@ -30,6 +33,12 @@ def words_of(arm: str) -> str:
     return _MATCHERS[arm][0] if arm in _MATCHERS else METHODS[arm][0] if arm in METHODS else arm
 
 
+def ordered(arms: Iterable[str]) -> list[str]:
+    """Return arms in the order of the legend: LTH first, those without a colour of their own last."""
+    places = {arm: i for i, arm in enumerate(("lth", *_MATCHERS))}
+    return sorted(arms, key=lambda arm: (places.get(arm, len(places)), arm))
+
+
 def gain_against(table: pd.DataFrame, column: str, label: str, *, title: str) -> Figure:
     """Draw what every matching gains over naive against another column, a panel for each cell.
 
@@ -44,11 +53,11 @@ def gain_against(table: pd.DataFrame, column: str, label: str, *, title: str) ->
     title : str
         Of the figure.
     """
-    cells = list(table.groupby(["sparsity", "rewind_epoch"]))
+    cells = by_cell(table)
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 4), layout="constrained", squeeze=False, sharey=True
     )
-    for ax, ((s, k), rows) in zip(axes[0], cells, strict=True):
+    for ax, (cell, rows) in zip(axes[0], cells, strict=True):
         arms, across = by_arm(rows), by_arm(rows, column)
         for arm in map(str, arms):
             if arm == "lth":
@@ -76,7 +85,7 @@ def gain_against(table: pd.DataFrame, column: str, label: str, *, title: str) ->
             linewidth=1.2,
             label=METHODS["lth"][0],
         )
-        ax.set(title=f"S = {s:g}, k = {k}", xlabel=label)
+        ax.set(title=cell, xlabel=label)
     axes[0][0].set_ylabel("gain over naive (points)")
     figure.legend(
         *axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pandas as pd
-from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
-from lotperm.studies import page
+from lotperm.studies import beyond
 from lotperm.studies.matchers import charts
-from lotperm.studies.matchers.measures import CONTRASTS, MEASURES, by_arm
-from lotperm.studies.matchers.study import STUDY, MatchersOptions
-from lotperm.studies.predictions import Predictions, load_predictions, verdicts
+from lotperm.studies.matchers.measures import CONTRASTS, MEASURES
+from lotperm.studies.matchers.study import STUDY
+from lotperm.studies.predictions import Measure, by_arm
 from lotperm.studies.study import Study
-from lotperm.studies.tables import contrasts, with_interval
+from lotperm.studies.tables import with_interval
 
 
-class Page(page.Page):
+class Page(beyond.Page):
     """The page on which matchings compete."""
 
     study: ClassVar[Study[Any]] = STUDY
-    options: MatchersOptions
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Every matching of every cell, as `lotperm.studies.matchers.study.matchers_table`."""
-        return STUDY.table(self.pipeline, self.options.completed(self.experiment))
-
-    @cached_property
-    def predictions(self) -> Predictions:
-        """What was stated before the runs."""
-        return load_predictions(Path(__file__).parent, MEASURES)
+    measures: ClassVar[Mapping[str, Measure]] = MEASURES
 
     def against_barrier(self) -> Figure:
         """Draw the gain over naive against the barrier that each matching leaves."""
@@ -69,18 +57,13 @@ class Page(page.Page):
 
     def contrasts(self) -> pd.DataFrame:
         """Return the contrasts that were written down before, a column for each cell."""
-        columns = {}
-        for (s, k), cell in self.table.groupby(["sparsity", "rewind_epoch"]):
-            columns[f"S = {s:g}, k = {k}"] = contrasts(by_arm(cell) / 100, CONTRASTS)
-        return pd.DataFrame(columns)
+        return self.compared(CONTRASTS)
 
-    def verdicts(self) -> pd.DataFrame:
-        """Judge the predictions by what was computed here."""
-        return verdicts(self.predictions, MEASURES, {"live": self.table})
-
-    def data(self) -> HTML:
-        """Make a link that downloads every number of the page."""
-        return self.download(self.table)
+    def records(self) -> pd.DataFrame:
+        """Return the accuracy of every matching in every recorded run, a column for each cell."""
+        arms = {arm for run in self.recorded for arm in run.summary["arm"]}
+        words = {arm: charts.words_of(arm) for arm in charts.ordered(arms)}
+        return self.of_records(words).T
 
     def in_short(self) -> str:
         """Say what is equal on every machine."""

@@ -11,6 +11,7 @@ from lotperm.studies.arms.arms import Arm
 from lotperm.studies.charts import METHODS, dots
 from lotperm.studies.signs import arms
 from lotperm.studies.signs.measures import by_arm
+from lotperm.studies.tables import by_cell
 
 _GREY = "#777777"
 
@@ -50,14 +51,6 @@ def _label(arm: Arm) -> str:
     return METHODS[arm.name][0] if arm.name in METHODS else arm.name
 
 
-def _cells(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the cells of the table with their titles."""
-    return [
-        (f"S = {s:g}, k = {k}", rows)
-        for (s, k), rows in table.groupby(["sparsity", "rewind_epoch"])
-    ]
-
-
 def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
     """Draw the accuracies of all arms, a panel for each cell.
 
@@ -68,7 +61,7 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
     title : str
         The figure's title: data, network and profile.
     """
-    cells = _cells(table[table["ticket"] == "own"])
+    cells = by_cell(table[table["ticket"] == "own"])
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 4.6), layout="constrained", squeeze=False, sharey=True
     )
@@ -91,7 +84,7 @@ def whose_basin(table: pd.DataFrame, *, title: str) -> Figure:
 
     Below the diagonal an arm ends nearer to the permuted copy of A's basin than to A's own.
     """
-    cells = _cells(table[(table["ticket"] == "own") & (table["arm"] != arms.LTH.name)])
+    cells = by_cell(table[(table["ticket"] == "own") & (table["arm"] != arms.LTH.name)])
     figure, axes = plt.subplots(
         1,
         len(cells),

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from lotperm.science.signs import ticket_bits
 from lotperm.science.statistics import interval
-from lotperm.studies import page
-from lotperm.studies.predictions import Predictions, load_predictions, verdicts
-from lotperm.studies.published import Recorded, recorded
+from lotperm.studies import beyond
+from lotperm.studies.predictions import Measure
 from lotperm.studies.signs import arms, charts
 from lotperm.studies.signs.measures import MEASURES, by_arm
-from lotperm.studies.signs.study import STUDY, SignsOptions
+from lotperm.studies.signs.study import STUDY
 from lotperm.studies.study import Study, cells
-from lotperm.studies.tables import contrasts, with_interval
+from lotperm.studies.tables import with_interval
 
 
-class Page(page.Page):
+class Page(beyond.Page):
     """The page on which masks and signs are moved, together and apart."""
 
     study: ClassVar[Study[Any]] = STUDY
-    options: SignsOptions
+    measures: ClassVar[Mapping[str, Measure]] = MEASURES
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -39,22 +37,21 @@ class Page(page.Page):
         s, width = self.experiment.sparsities[0], self.experiment.model.width
         return self.table[(self.table["sparsity"] == s) & (self.table["width"] == width)]
 
-    @cached_property
-    def predictions(self) -> Predictions:
-        """What was stated before the runs."""
-        return load_predictions(Path(__file__).parent, MEASURES)
+    @property
+    def judged(self) -> pd.DataFrame:
+        """The rows of the first width."""
+        return self.table[self.table["width"] == self.experiment.model.width]
 
-    @cached_property
-    def recorded(self) -> list[Recorded]:
-        """The recorded runs of the question."""
-        return recorded(kind=STUDY.name)
+    def arms_of(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return accuracies in percent, of arms that have a ticket each."""
+        return by_arm(rows)
 
     def accuracies(self) -> Figure:
         """Draw the accuracies of all arms."""
         return charts.accuracies(self.first, title=f"Masks and signs ({self.about})")
 
     def comparisons(self) -> pd.DataFrame:
-        """Return what mask, signs and both gain, with p-values, a column for each rewind epoch."""
+        """Return what mask, signs and both gain, with p-values, a column for each cell."""
         pairs = {
             "mask permuted − naive": (arms.PERMUTED, arms.NAIVE),
             "A's signs − naive": (arms.NAIVE_A, arms.NAIVE),
@@ -67,10 +64,7 @@ class Page(page.Page):
             "permuted, random signs − permuted": (arms.PERMUTED_RANDOM, arms.PERMUTED),
         }
         names = {words: (a.name, b.name) for words, (a, b) in pairs.items()}
-        columns = {}
-        for k, rows in self.first.groupby("rewind_epoch"):
-            columns[f"k = {k}"] = contrasts(by_arm(rows) / 100, names)
-        return pd.DataFrame(columns)
+        return self.compared(names, self.first)
 
     def basins(self) -> Figure:
         """Draw the barriers to the ticket and to its permuted copy."""
@@ -151,26 +145,7 @@ class Page(page.Page):
 
     def records(self) -> pd.DataFrame:
         """Return the main arms' accuracies in every recorded run."""
-        rows = {}
-        for run in self.recorded:
-            own = run.rows()
-            own = own[own["ticket"] == "own"]
-            for (s, k), of in own.groupby(["sparsity", "rewind_epoch"]):
-                found = by_arm(of) / 100
-                rows[f"{run.label}, S = {s:g}, k = {k}"] = {
-                    arm.name: with_interval(*interval(found[arm.name])) for arm in arms.MAIN
-                }
-        return pd.DataFrame(rows).T
-
-    def verdicts(self) -> pd.DataFrame:
-        """Judge the predictions by what was computed here at the first width, and by records."""
-        tables = {"live": self.table[self.table["width"] == self.experiment.model.width]}
-        tables |= {run.label: run.rows() for run in self.recorded}
-        return verdicts(self.predictions, MEASURES, tables)
-
-    def data(self) -> HTML:
-        """Make a link that downloads every number of the page."""
-        return self.download(self.table)
+        return self.of_records({arm.name: arm.name for arm in arms.MAIN})
 
     def in_short(self) -> str:
         """Say what is equal on every machine."""

@@ -1,0 +1,107 @@
+"""The page of a question that goes beyond the paper: its predictions, and what decides them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from IPython.display import HTML
+
+from lotperm.science.statistics import interval
+from lotperm.studies import page
+from lotperm.studies.predictions import Measure, Predictions, by_arm, load_predictions, verdicts
+from lotperm.studies.published import Recorded, recorded
+from lotperm.studies.tables import by_cell, contrasts, with_interval
+
+
+class Page(page.Page):
+    """A page that judges predictions; subclasses add the tables and figures of a question.
+
+    Attributes
+    ----------
+    measures : mapping
+        The question's quantities by name.
+    """
+
+    measures: ClassVar[Mapping[str, Measure]]
+    options: Any
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The question's table, of the first width."""
+        found: pd.DataFrame = self.study.table(
+            self.pipeline, self.options.completed(self.experiment)
+        )
+        return found
+
+    @property
+    def judged(self) -> pd.DataFrame:
+        """The rows of the table that predictions are judged by."""
+        return self.table
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """What was stated before the runs."""
+        folder = Path(inspect.getfile(type(self.study))).parent
+        return load_predictions(folder, self.measures)
+
+    @cached_property
+    def recorded(self) -> list[Recorded]:
+        """The recorded runs of the question."""
+        return recorded(kind=self.study.name)
+
+    def arms_of(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return the accuracies of a cell in percent: index seed, a column for each arm."""
+        return by_arm(rows)
+
+    def compared(
+        self, pairs: Mapping[str, tuple[str, str]], table: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """Return paired differences with their p-values, a column for each cell of a table.
+
+        Parameters
+        ----------
+        pairs : mapping
+            A difference in words -> the two arms, the second taken from the first.
+        table : DataFrame, optional
+            By default the page's own.
+        """
+        cells = by_cell(self.table if table is None else table)
+        return pd.DataFrame(
+            {words: contrasts(self.arms_of(rows) / 100, pairs) for words, rows in cells}
+        )
+
+    def of_records(self, arms: Mapping[str, str]) -> pd.DataFrame:
+        """Return accuracies of arms in every recorded run, a row for each cell.
+
+        Parameters
+        ----------
+        arms : mapping
+            Arm -> its words. Where a run lacks it, its place is empty.
+        """
+        rows = {}
+        for run in self.recorded:
+            for words, of in by_cell(run.rows()):
+                found = self.arms_of(of) / 100
+                rows[f"{run.label}, {words}"] = {
+                    label: with_interval(*interval(found[arm])) if arm in found else ""
+                    for arm, label in arms.items()
+                }
+        return pd.DataFrame(rows).T
+
+    def verdicts(self) -> pd.DataFrame:
+        """Judge the predictions by what was computed here, and by records."""
+        tables = {"live": self.judged.assign(model=self.experiment.model.name)}
+        tables |= {
+            run.label: run.rows().assign(model=run.experiment["model"]["name"])
+            for run in self.recorded
+        }
+        return verdicts(self.predictions, self.measures, tables)
+
+    def data(self) -> HTML:
+        """Make a link that downloads every number of the page."""
+        return self.download(self.table)
