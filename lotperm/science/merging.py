@@ -11,6 +11,7 @@ from torch import nn
 
 from lotperm.errors import ParameterError
 from lotperm.science.matching import match_weights
+from lotperm.science.state_dicts import is_parameter
 from lotperm.science.symmetry import Permutation, PermutationSpec, permute
 
 
@@ -64,8 +65,10 @@ def match_many(
         # The first one stays: else the common order itself could drift.
         for i in 1 + generator.permutation(len(states) - 1):
             mean = {
+                # What isn't trained, such as the counter of a batch norm, has no mean.
                 name: torch.stack([m[name].double() for j, m in enumerate(moved) if j != i]).mean(0)
-                for name in moved[0]
+                for name, tensor in moved[0].items()
+                if is_parameter(name, tensor)
             }
             better = dict(match_weights(states[i], mean, spec, init=found[i]))
             if any(not torch.equal(better[group], found[i][group]) for group in better):
