@@ -127,6 +127,20 @@ def test_many_copies_come_into_one_order(
         assert all(torch.equal(moved[name], networks[j][name]) for name in moved)
 
 
+def test_many_networks_may_count_batches() -> None:
+    """A batch norm's counter is a whole number; the mean of several networks has none."""
+
+    def made(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        layers = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)
+        return nn.Sequential(*layers)
+
+    spec = PermutationSpec.trace(made(0), torch.randn(3, 4))
+    base, hidden = made(1).state_dict(), spec.random(torch.Generator().manual_seed(2))
+    orders = match_many([base, permute(base, spec, hidden), made(3)], spec)
+    assert all(torch.equal(orders[1][g], invert(hidden)[g]) for g in spec.sizes)
+
+
 def test_many_needs_two() -> None:
     torch.manual_seed(0)
     network, inputs = _mlp()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval, paired
@@ -103,6 +104,13 @@ class Page(beyond.Page):
                 found[measure.what] = with_interval(test.mean, test.half_width) + p
             columns[words] = found
         return pd.DataFrame(columns)
+
+    def ask_saved(self, name: str) -> HTML:
+        """Ask for the dense trainings that members matched at k save against own tickets."""
+        prices = together(self.first, "dense_trainings").mean()
+        saved = prices["own tickets"] - prices["permuted at k"]
+        hint = "The column of dense trainings, for all members together."
+        return self.ask(name, saved, within=0.06, unit="dense trainings", hint=hint)
 
     def records(self) -> pd.DataFrame:
         """Return the largest ensemble of every method, in every recorded run."""

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from lotperm.science.signs import ticket_bits
