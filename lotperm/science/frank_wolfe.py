@@ -104,16 +104,11 @@ def _nearest(spec: PermutationSpec, matrices: Relaxed) -> Permutation:
 
 def _mixed(role: Role, tensor: Tensor, relaxed: Relaxed) -> Tensor:
     """Do to a tensor with matrices what `Role.apply` does with permutations."""
-    part = tensor[role.rows]
-    flat = part.flatten(role.first, role.last).movedim(role.first, 0)
+    flat = role.flatten(tensor)
     for group, places in role.positions.items():
         mixed = torch.tensordot(relaxed[group], flat[places], dims=1)
         flat = flat.index_put((places,), mixed)
-    moved = flat.movedim(0, role.first).reshape(part.shape)
-    if role.rows == slice(None):
-        return moved
-    before, after = tensor[: role.rows.start], tensor[role.rows.stop :]
-    return torch.cat([before, moved, after])
+    return role.unflatten(flat, tensor)
 
 
 def _objective(

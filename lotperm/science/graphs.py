@@ -69,6 +69,27 @@ class TracedNetwork:
         network = compile_graph(self.graph, {**self.constants, **weights})
         return pytree.tree_leaves(network(*inputs))
 
+    def unlike(self, inputs: Sequence[Any]) -> ParameterError | None:
+        """Make the error for inputs of other shapes than the network was traced with, if any is."""
+        nodes = [node for node in self.graph.nodes if node.op == "placeholder"]
+        for node, given in zip(nodes, inputs, strict=False):
+            value = node.meta.get("val")
+            if not isinstance(value, Tensor) or not isinstance(given, Tensor):
+                continue
+            expected = tuple(d if isinstance(d, int) else "B" for d in value.shape)
+            fits = len(expected) == given.dim() and all(
+                d in ("B", n) for d, n in zip(expected, given.shape, strict=True)
+            )
+            if not fits:
+                # Batches come in parts.
+                got = ("B", *given.shape[1:]) if is_variable(value) else tuple(given.shape)
+                shapes = [str(shape).replace("'", "") for shape in (got, expected)]
+                return ParameterError(
+                    f"a batch has shape {shapes[0]}, but the network was traced with {shapes[1]}; "
+                    "give batches of that shape."
+                )
+        return None
+
     @cached_property
     def writes(self) -> bool:
         """Whether the network may write into its weights or inputs."""

@@ -14,8 +14,9 @@ from lotperm.science.blocks import Inside, undrawable
 from lotperm.science.graphs import TracedNetwork, node_place, operation_name
 from lotperm.science.labels import FIXED, NO_RULE, Cause, Labels, Place, distinct_pairs, thin
 from lotperm.science.relations import Belonging, refine, settle_relations
+from lotperm.science.roles import Channels, Fixed, Role
 from lotperm.science.rules.elementwise import NONLINEARITIES
-from lotperm.science.symmetry import Channels, Fixed, PermutationSpec, Role
+from lotperm.science.symmetry import PermutationSpec
 
 # What groups of whole blocks are called, beside their layer.
 _BLOCKS = ("heads", "blocks")
@@ -57,6 +58,7 @@ class _Groups:
 def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
     """Make the spec of a network from the labels of all its operations."""
     labels.settle_places()
+    labels.settle_unused()
     while True:
         belonging = settle_relations(labels)
         places = {**labels.matrix_roles, **labels.element_roles}
@@ -280,15 +282,18 @@ def _roles(
     axes: dict[str, list[list[str]]] = {
         name: [[] for _ in shape] for name, shape in labels.shapes.items()
     }
-    for (name, first, last, start, stop), ids in places.items():
+    for (name, of_axes, start, stop), ids in places.items():
         positions = groups.positions(ids)
         if not positions:
             continue
         shape = labels.shapes[name]
         whole = (start, stop) == (0, shape[0])
         rows = slice(None) if whole else slice(start, stop)
-        roles.setdefault(name, []).append(Role(first, last, rows, positions))
-        for axis in labels.varying(ids.view(shape)) if last > first else [first]:
+        roles.setdefault(name, []).append(Role(of_axes, rows, positions))
+        along = [0]
+        if len(of_axes) > 1:
+            along = labels.varying(ids.reshape([shape[d] for d in of_axes]))
+        for axis in (of_axes[d] for d in along):
             axes[name][axis] += [group for group in positions if group not in axes[name][axis]]
     return roles, axes
 

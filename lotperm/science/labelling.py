@@ -10,9 +10,10 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from lotperm.science.graphs import operation_name
+from lotperm.science.graphs import concrete_shape, operation_name
 from lotperm.science.labels import Labels, fixed_outputs
-from lotperm.science.rules import MATRIX_ARGUMENT, RULES, Call, Matrix, unknown
+from lotperm.science.matrices import Matrix
+from lotperm.science.rules import MATRIX_ARGUMENT, RULES, Call, unknown
 from lotperm.science.rules.attention import attention
 from lotperm.science.rules.elementwise import elementwise, gated
 from lotperm.science.rules.layout import move
@@ -46,13 +47,14 @@ class Labeller(fx.Interpreter):
         self.matrices: set[fx.Node] = set()
         of_weights: set[fx.Node] = set()
         for node in program.graph.nodes:
-            sources = node.all_input_nodes
+            sources = [source for source in node.all_input_nodes if _is_tensor(source)]
             computed = sources and of_weights.issuperset(sources) and keeps_axes(node)
             if computed or (node.op == "get_attr" and node.target in labels.names):
                 of_weights.add(node)
         for node in reversed(program.graph.nodes):
             if node in of_weights and all(
-                _takes_as_matrix(user, node) or user in self.matrices for user in node.users
+                _takes_as_matrix(user, node) or user in self.matrices or _is_computed_vector(node)
+                for user in node.users
             ):
                 self.matrices.add(node)
 
@@ -64,6 +66,18 @@ class Labeller(fx.Interpreter):
             return self.parameter(n)
         self.labels.begin(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n not in self.matrices:
+            places = MATRIX_ARGUMENT.get(operation_name(n), ())
+            leaves, structure = pytree.tree_flatten(args)
+            args = pytree.tree_unflatten(
+                [
+                    leaf.values(self.labels)
+                    if isinstance(leaf, Matrix) and i not in places
+                    else leaf
+                    for i, leaf in enumerate(leaves)
+                ],
+                structure,
+            )
         if n.op == "output":
             self.labels.because("is where they leave the network")
             for ids in pytree.tree_leaves(args):
@@ -119,7 +133,26 @@ def _takes_as_matrix(user: fx.Node, parameter: fx.Node) -> bool:
     places = MATRIX_ARGUMENT.get(operation_name(user), ())
     leaves = pytree.tree_leaves(user.args)
     taken = any(leaves[i] is parameter for i in places if i < len(leaves))
-    return taken and user.all_input_nodes != [parameter]
+    return taken and [n for n in user.all_input_nodes if _is_tensor(n)] != [parameter]
+
+
+def _is_computed_vector(node: fx.Node) -> bool:
+    """Return whether a node makes weights with one axis from some with several."""
+
+    def is_vector(of: fx.Node) -> bool:
+        value = of.meta.get("val")
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        shapes = [concrete_shape(part) for part in parts if isinstance(part, Tensor)]
+        return bool(shapes) and all(s.numel() == max(s, default=1) for s in shapes)
+
+    if node.op == "get_attr" or not is_vector(node):
+        return False
+    return not all(is_vector(n) for n in node.all_input_nodes if _is_tensor(n))
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    """Return whether a node is no size of a batch."""
+    return not isinstance(node.meta.get("val"), (int, torch.SymInt))
 
 
 def _has_rule(user: fx.Node) -> bool:

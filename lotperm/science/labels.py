@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
-from lotperm.science.graphs import concrete_shape
+from lotperm.science.ids import (
+    FIXED,
+    LARGE,
+    NO_RULE,
+    Cause,
+    Ids,
+    distinct_pairs,
+    fixed_outputs,
+    spread,
+    thin,
+)
 
-# The id of what must not move: the network's inputs and outputs, constants, statistics over units.
-FIXED = 0
-
-
-# Values that no unit holds are told apart up to this many of them.
-LARGE = 2**20
+__all__ = [
+    "FIXED",
+    "LARGE",
+    "NO_RULE",
+    "Cause",
+    "Ids",
+    "Labels",
+    "Place",
+    "Relation",
+    "distinct_pairs",
+    "fixed_outputs",
+    "spread",
+    "thin",
+]
 
 
 class Place(NamedTuple):
@@ -26,28 +43,16 @@ class Place(NamedTuple):
     ----------
     tensor : str
         The first of its names.
-    first, last : int
-        The axes ``first..last``, taken as one.
+    axes : tuple of int
+        Axes, in ascending order, taken as one.
     start, stop : int
         Rows of axis 0.
     """
 
     tensor: str
-    first: int
-    last: int
+    axes: tuple[int, ...]
     start: int
     stop: int
-
-
-# Why an operation without a rule fixes units.
-NO_RULE = "has no rule, so it may use them by their position"
-
-
-class Cause(NamedTuple):
-    """Why units are fixed: an operation, and what it does to them."""
-
-    node: fx.Node
-    reason: str
 
 
 class Relation(NamedTuple):
@@ -76,13 +81,10 @@ class Relation(NamedTuple):
     pinned: bool = False
 
 
-class Labels:
+class Labels(Ids):
     """What is known of a network's units while its operations are labelled.
 
-    Every position of an activation carries an id. Ids that must move together are made equal, by a
-    union-find in which the smallest id of a class is its root, so that `FIXED` wins. Ids are int64
-    tensors of the activation's own shape; dimensions along which they are constant mostly have
-    stride 0, which lets `thin` do the work once.
+    Every position of an activation carries an id (`Ids`).
 
     Parameters
     ----------
@@ -106,11 +108,10 @@ class Labels:
         `Place` -> new ids that a layer gave out there, not as they became.
     unruled : dict
         Tensor name -> an operation without a rule that takes it.
-    causes : list of Cause
-        The operations that made ids equal, in order of execution.
     """
 
     def __init__(self, shapes: dict[str, torch.Size], names: dict[str, str]) -> None:
+        super().__init__()
         self.shapes, self.names = shapes, names
         self.matrix_roles: dict[Place, Tensor] = {}
         self.element_roles: dict[Place, Tensor] = {}
@@ -119,147 +120,16 @@ class Labels:
         self.relations: list[Relation] = []
         self.produced: dict[Place, Tensor] = {}
         self.unruled: dict[str, fx.Node] = {}
-        self.causes: list[Cause] = []
-        self._parent = torch.zeros(1, dtype=torch.int64)
-        # Ids of values that no unit holds, but of which equal ids have equal values.
-        self._constant = torch.ones(1, dtype=torch.bool)
-        # Ids of units without weights, which all have one value.
-        self._blank = torch.zeros(1, dtype=torch.bool)
-        # Ids of pairs of a unit and a mixture of positions.
-        self._mixed = torch.zeros(1, dtype=torch.bool)
-        # Of an id that isn't a root any more: by which of the causes.
-        self._cause = torch.full((1,), -1)
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._consumed: list[Tensor] = []
-        self._inner: set[int] = set()
-
-    def __len__(self) -> int:
-        """Return how many ids were given out, `FIXED` included."""
-        return len(self._parent)
-
-    def fresh(self, n: int) -> Tensor:
-        """Return new ids for n units; a single one has nothing to change places with."""
-        return self._new(n, constant=False) if n > 1 else torch.zeros(1, dtype=torch.int64)
-
-    def blank(self, n: int) -> Tensor:
-        """Return new ids for n units without weights, which all have one value."""
-        ids = self.fresh(n)
-        self._blank[ids[ids > 0]] = True
-        return ids
-
-    def is_blank(self, ids: Tensor) -> bool:
-        """Return whether all of these are units without weights."""
-        return bool(self._blank[thin(self.find(ids))].all())
-
-    def _new(self, n: int, *, constant: bool) -> Tensor:
-        ids = torch.arange(len(self._parent), len(self._parent) + n)
-        self._parent = torch.cat([self._parent, ids])
-        self._constant = torch.cat([self._constant, torch.full((n,), constant)])
-        none = torch.zeros(n, dtype=torch.bool)
-        self._blank, self._mixed = torch.cat([self._blank, none]), torch.cat([self._mixed, none])
-        self._cause = torch.cat([self._cause, torch.full((n,), -1)])
-        return ids
-
-    def constants(self, ids: Tensor) -> Tensor:
-        """Return ids for values that no unit holds, a new one for each that isn't known apart.
-
-        Where such an id is repeated along a dimension, the value is the same for all units there,
-        and lets them move.
-        """
-        if self.may_move(ids) or self.find(ids).any() or ids.numel() > LARGE:
-            return ids
-        return self._new(ids.numel(), constant=True).view(ids.shape)
-
-    def combine(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return ids for a function of two values that no unit holds, position by position."""
-        a, b = torch.broadcast_tensors(self.constants(a), self.constants(b))
-        a, b = self.find(a), self.find(b)
-        if not (a.all() and b.all()) or a.numel() > LARGE:
-            return torch.zeros(a.shape, dtype=torch.int64)
-        pairs, inverse = (a * len(self) + b).unique(return_inverse=True)
-        return self._new(len(pairs), constant=True)[inverse]
-
-    def constant(self, roots: Tensor) -> Tensor:
-        """Return which roots stay: `FIXED`, and those of values that no unit holds."""
-        return self._constant[roots]
-
-    def roots(self) -> int:
-        """Return how many ids are still apart."""
-        return int((self._parent == torch.arange(len(self))).sum())
-
-    def is_constant(self, root: int) -> bool:
-        """Return whether a root is that of values that no unit holds."""
-        return bool(self._constant[root])
-
-    def settle(self, ids: Tensor) -> Tensor:
-        """Return ids for values that may differ where constants didn't."""
-        roots = self.find(ids)
-        constant = self._constant[roots]
-        return torch.where(constant, FIXED, roots) if constant.any() and roots.any() else ids
-
-    def find(self, ids: Tensor) -> Tensor:
-        """Return the root of each id."""
-        roots = thin(ids)
-        while not torch.equal(above := self._parent[roots], roots):
-            roots = above
-        return roots.expand(ids.shape)
-
-    def unify(self, a: Tensor, b: Tensor) -> None:
-        """Make ids equal, position by position, with broadcasting."""
-        a, b = torch.broadcast_tensors(a, b)
-        strides = zip(a.stride(), b.stride(), strict=True)
-        once = tuple(slice(1) if s == t == 0 else slice(None) for s, t in strides)
-        a, b = a[once].flatten(), b[once].flatten()
-        while True:
-            a, b = self.find(a), self.find(b)
-            differ = a != b
-            if not differ.any():
-                return
-            a, b = torch.maximum(a[differ], b[differ]), torch.minimum(a[differ], b[differ])
-            # A unit that meets a constant is fixed, and so is what was known of the constant.
-            self._blank[b[~self._blank[a]]] = False
-            fixed = self._constant[a] | self._constant[b]
-            b, low = torch.where(fixed, FIXED, b), b[fixed]
-            a, b = torch.cat([a, low]), torch.cat([b, torch.zeros_like(low)])
-            self._parent.scatter_reduce_(0, a, b, "amin")
-            self._cause[a[a > 0]] = len(self.causes) - 1
-
-    def fix(self, ids: Tensor) -> None:
-        """Let none of these units move."""
-        self.unify(ids, torch.tensor(FIXED))
-
-    def may_move(self, ids: Tensor) -> bool:
-        """Return whether any of these units may move."""
-        return not bool(self._constant[thin(self.find(ids))].all())
-
-    def varying(self, ids: Tensor) -> list[int]:
-        """Return the dimensions along which the ids differ."""
-        roots = thin(self.find(ids))
-        return [d for d in range(ids.dim()) if bool((roots != roots.narrow(d, 0, 1)).any())]
-
-    def compact(self, ids: Tensor) -> Tensor:
-        """Return the root of each id, with stride 0 along dimensions where they are constant."""
-        roots = thin(self.find(ids))
-        for d in range(roots.dim()):
-            if roots.shape[d] > 1 and bool((roots == roots.narrow(d, 0, 1)).all()):
-                roots = roots.narrow(d, 0, 1)
-        return roots.expand(ids.shape)
-
-    def crosses(self, ids: Tensor, dim: int) -> bool:
-        """Return whether units lie along other dimensions than this one, which holds positions."""
-        varying = self.varying(ids) if self.may_move(ids) else []
-        return bool(varying) and dim % ids.dim() not in varying
-
-    def along(self, ids: Tensor, dim: int) -> Tensor:
-        """Return one id for each index of `dim`, made equal over all other dimensions."""
-        rows = thin(ids).movedim(dim, 0).flatten(1)
-        self.unify(rows, rows[:, :1])
-        return self.find(rows[:, 0].expand(ids.shape[dim]))
 
     def lie_on(
-        self, tensor: str, axis: int, ids: Tensor, rows: tuple[int, int] | None = None
+        self,
+        tensor: str,
+        axes: int | tuple[int, ...],
+        ids: Tensor,
+        rows: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Note that ids lie along an axis of a matrix, in some or all of its rows.
+        """Note that ids lie along axes of a matrix, taken as one, in some or all of its rows.
 
         Returns
         -------
@@ -267,79 +137,121 @@ class Labels:
             Their roots. A matrix that is used twice makes the ids of both uses equal.
         """
         name = self.names[tensor]
+        axes = (axes,) if isinstance(axes, int) else axes
+        if len(axes) > 1 and list(axes) != sorted(axes):
+            order = sorted(range(len(axes)), key=axes.__getitem__)
+            sorted_ids = ids.reshape([self.shapes[name][d] for d in axes]).permute(order)
+            self.lie_on(tensor, tuple(sorted(axes)), sorted_ids.flatten(), rows)
+            return self.find(ids)
         whole = (0, self.shapes[name][0])
-        if axis == 0 and rows not in (None, whole):
+        if axes[0] == 0 and rows not in (None, whole):
+            if len(axes) > 1:
+                self.fix(ids)
+                for axis in axes:
+                    self.lie_on(tensor, axis, torch.zeros(self.shapes[name][axis]).long())
+                return self.find(ids)
             # Along the first axis itself, rows are a part of the units.
-            place = Place(name, 0, 0, *whole)
+            place = Place(name, (0,), *whole)
             if place not in self.matrix_roles:
                 self.matrix_roles[place] = self._new(whole[1], constant=False)
             self.unify(self.matrix_roles[place][slice(*rows)], ids)
             return self.find(ids)
-        place = Place(name, axis, axis, *(rows or whole))
+        place = Place(name, axes, *(rows or whole))
         self.unify(self.matrix_roles.setdefault(place, ids), ids)
         return self.find(ids)
 
     def produce(
-        self, tensor: str, axis: int, n: int, rows: tuple[int, int] | None = None
+        self,
+        tensor: str,
+        axes: int | tuple[int, ...],
+        n: int,
+        rows: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Give out new ids for the units that an axis of a matrix makes; return their roots."""
+        """Give out new ids for the units that axes of a matrix make; return their roots."""
         ids = self.fresh(n)
         name = self.names[tensor]
-        place = Place(name, axis, axis, *(rows or (0, self.shapes[name][0])))
-        roots = self.lie_on(tensor, axis, ids, rows)
+        axes = (axes,) if isinstance(axes, int) else axes
+        place = Place(name, axes, *(rows or (0, self.shapes[name][0])))
+        roots = self.lie_on(tensor, axes, ids, rows)
         if roots.any():  # else the layer is tied to one whose units are inputs
             self.produced.setdefault(place, ids)
         return roots
 
     def settle_places(self) -> None:
-        """Fix what lies on some rows of a matrix, and otherwise on others that share a row."""
-        for place, ids in self.matrix_roles.items():
-            for other, more in self.matrix_roles.items():
-                same = place[:3] == other[:3] and place != other
-                if same and place.start < other.stop and other.start < place.stop:
-                    self.fix(ids)
-                    self.fix(more)
+        """Make the ids consistent that lie on the same axes of a tensor in several ways.
 
-    def consume(self, ids: Tensor) -> None:
-        """Note that a layer takes these units in."""
-        self._consumed.append(thin(ids).flatten())
+        What lies on some rows, and otherwise on others that share a row, is fixed. Where ids lie
+        along several axes taken as one, and along one of these alone, those of the others are
+        positions: the former become constant along them, and aren't needed any more.
+        """
+        by_tensor: dict[str, dict[Place, Tensor]] = {}
+        for place, ids in (self.matrix_roles | self.element_roles).items():
+            by_tensor.setdefault(place.tensor, {})[place] = ids
+        for places in by_tensor.values():
+            for place, ids in places.items():
+                others = [other for other in places if other != place and _meet(place, other)]
+                inner = [other for other in others if set(other.axes) < set(place.axes)]
+                for other in others:
+                    if other in inner:
+                        self._nest(place, ids, other, places[other])
+                    elif not set(place.axes) < set(other.axes):
+                        self.fix(ids)
+                        self.fix(places[other])
+                if inner:
+                    for axes in {other.axes for other in inner}:
+                        rows = sum(
+                            other.stop - other.start for other in inner if other.axes == axes
+                        )
+                        if rows < place.stop - place.start:
+                            self.fix(ids)  # in the other rows they would be missed
+                    self.matrix_roles.pop(place, None)
+                    self.element_roles.pop(place, None)
 
-    def begin(self, node: fx.Node) -> None:
-        """Note that what becomes equal from now on does so by this operation."""
-        if node.op == "output":
-            self._inner = {root for ids in self._consumed for root in self.find(ids).tolist()}
-        self.causes.append(Cause(node, "uses them by their position"))
+    def _nest(self, place: Place, ids: Tensor, other: Place, inner: Tensor) -> None:
+        """Make ids along several axes those along some of these."""
+        shape = self.shapes[place.tensor]
+        if 0 in place.axes and (place.start, place.stop) != (other.start, other.stop):
+            self.fix(ids)
+            self.fix(inner)
+            return
+        view = inner.reshape([shape[d] if d in other.axes else 1 for d in place.axes])
+        self.unify(ids.reshape([shape[d] for d in place.axes]), view)
 
-    def because(self, reason: str) -> None:
-        """Say why the current operation fixes units."""
-        if self.causes:
-            self.causes[-1] = Cause(self.causes[-1].node, reason)
+    def settle_unused(self) -> None:
+        """Let values of parameters that this pass didn't use go with those that it used.
 
-    def fixed_by(self, unit: int) -> Cause | None:
-        """Return what fixed a unit, or made it equal to others; None for a mere output."""
-        unit = self._path(unit)[-2]
-        cause = self.causes[int(self._cause[unit])]
-        return None if cause.node.op == "output" and unit not in self._inner else cause
-
-    def joined_by(self, one: int, other: int) -> Cause:
-        """Return what made two units equal."""
-        paths = [self._path(unit) for unit in (one, other)]
-        shared = set(paths[0]) & set(paths[1])
-        steps = [int(self._cause[unit]) for path in paths for unit in path if unit not in shared]
-        return self.causes[max(steps)]
-
-    def _path(self, unit: int) -> list[int]:
-        """Return a unit and all ids that it was made equal to, up to its root."""
-        path = [unit]
-        while (above := int(self._parent[path[-1]])) != path[-1]:
-            path.append(above)
-        return path
+        These are rows for positions behind the last one, or the rest of a causal mask. A value is
+        unused if it occurs in one tensor alone and stands in no relation. It goes with the used
+        ones that have its place along all axes but one, if these are one unit; else it stays.
+        """
+        places = {**self.matrix_roles, **self.element_roles}
+        count = torch.zeros(len(self), dtype=torch.int64)
+        for ids in places.values():
+            count[self.find(ids).unique()] += 1
+        for ids in (*self.matrix_roles.values(), *self.together):
+            count[self.find(ids)] = 2
+        for relation in self.relations:
+            count[self.find(relation.children)] = count[self.find(relation.parents)] = 2
+        count[self._constant] = 2
+        for place, ids in self.element_roles.items():
+            shape = self.shapes[place.tensor]
+            roots = self.find(ids).reshape(shape)
+            used = count[roots] > 1
+            if used.all():
+                continue
+            for dim in range(len(shape)):
+                low = torch.where(used, roots, len(count)).amin(dim, keepdim=True)
+                high = torch.where(used, roots, -1).amax(dim, keepdim=True)
+                known = ((low == high) & ~used).expand(shape)
+                self.unify(roots[known], low.expand(shape)[known])
+                used = used | known
+            self.fix(roots[~used])
 
     def values_of(self, tensor: str) -> Tensor:
         """Return an id for each value of a parameter or buffer, the same ones at each use."""
         name = self.names[tensor]
         shape = self.shapes[name]
-        place = Place(name, 0, max(len(shape) - 1, 0), 0, shape[0] if shape else 0)
+        place = Place(name, tuple(range(max(len(shape), 1))), 0, shape[0] if shape else 0)
         if place not in self.element_roles:
             self.element_roles[place] = self.fresh(shape.numel())
         return self.element_roles[place].view(shape)
@@ -431,26 +343,8 @@ class Labels:
         self.together += groups
 
 
-def distinct_pairs(a: Tensor, b: Tensor) -> Tensor:
-    """Return the distinct pairs of two vectors, in order: int64 of shape (2, n)."""
-    base = int(b.max()) + 1 if len(b) else 1
-    codes = (a * base + b).unique()  # many times faster than to sort columns
-    return torch.stack([codes // base, codes % base])
-
-
-def thin(ids: Tensor) -> Tensor:
-    """Return ids without their repetitions: dimensions of stride 0 get size 1."""
-    return ids[tuple(slice(1) if stride == 0 else slice(None) for stride in ids.stride())]
-
-
-def spread(ids: Tensor, shape: torch.Size, dim: int) -> Tensor:
-    """Return ids of one dimension in a tensor of `shape`, constant along all others."""
-    return ids.view([-1 if d == dim % len(shape) else 1 for d in range(len(shape))]).expand(shape)
-
-
-def fixed_outputs(node: fx.Node) -> Any:
-    """Return ids for the outputs of a node that hold no unit that moves."""
-    none = torch.tensor(FIXED)
-    return pytree.tree_map_only(
-        Tensor, lambda value: none.expand(concrete_shape(value)), node.meta.get("val")
+def _meet(one: Place, other: Place) -> bool:
+    """Return whether two places of a tensor share an axis and a row."""
+    return bool(set(one.axes) & set(other.axes)) and (
+        one.start < other.stop and other.start < one.stop
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +13,19 @@ from lotperm.errors import ParameterError, unknown_name
 from lotperm.types import Bool, Float
 
 
-def kept_after(total: int, sparsity: float) -> int:
+def kept_after(total: int, sparsity: Any) -> int:
     """Return how many of `total` weights remain at a sparsity: ``total - round(sparsity * total)``.
 
-    Halves are rounded to even.
+    Halves are rounded to even. A sparsity is a number, or a tensor or array that holds one.
     """
-    if not 0.0 <= sparsity < 1.0:
+    try:
+        sparsity = sparsity if isinstance(sparsity, (int, str)) else float(sparsity)
+        valid = 0 <= sparsity < 1
+    except (TypeError, ValueError, RuntimeError):
+        valid = False
+    if not valid:
         raise ParameterError(
-            f"sparsity is {sparsity}; expected 0 <= sparsity < 1 (the fraction removed)."
+            f"sparsity is {sparsity!r}; expected 0 <= sparsity < 1 (the fraction removed)."
         )
     return total - round(sparsity * total)
 
@@ -37,7 +43,7 @@ def _keep_largest(scores: Float[Tensor, " n"], kept: int) -> Bool[Tensor, " n"]:
 
 def keep_highest(
     scores: Mapping[str, Tensor],
-    sparsity: float,
+    sparsity: Any,
     *,
     among: Mapping[str, Tensor] | None = None,
     scope: str = "global",

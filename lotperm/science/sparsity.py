@@ -143,7 +143,7 @@ def full_mask(weights: Mapping[str, Any] | nn.Module, names: Iterable[str]) -> M
 def magnitude_prune(
     weights: Mapping[str, Any] | nn.Module,
     mask: Mapping[str, Any] | nn.Module,
-    sparsity: float,
+    sparsity: Any,
     *,
     scope: str = "global",
 ) -> Mask:
@@ -160,7 +160,7 @@ def magnitude_prune(
         What is kept so far: bool tensors, or 0 and 1 of any dtype, by the names of weights or as
         ``X_mask``; or a module that `torch.nn.utils.prune` has pruned. A weight pruned there stays
         pruned, and its tensors are the prunable ones.
-    sparsity : float
+    sparsity : number
         Fraction of the prunable weights removed in all, 0 <= sparsity < 1.
     scope : str, optional
         ``"global"``: one threshold for all tensors (the paper's L1 criterion). ``"layerwise"``:

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -44,7 +45,8 @@ def is_parameter(name: str, tensor: Tensor) -> bool:
 def state_dicts(content: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Find the state dicts in a checkpoint: (dotted path, name -> tensor); the path may be empty.
 
-    A state dict is a mapping from text to tensors, at least one; it isn't searched any further.
+    A state dict is a mapping from text to tensors or arrays, at least one; it isn't searched any
+    further.
     """
     yield from _search(content, 4, set())
 
@@ -56,7 +58,7 @@ def _search(content: object, depth: int, seen: set[int]) -> Iterator[tuple[str, 
     seen.add(id(content))
     # torch.save keeps what `get_extra_state` returns under such names, which needn't be a tensor.
     entries = {n: v for n, v in content.items() if not str(n).endswith("_extra_state")}
-    tensors = [isinstance(value, Tensor) for value in entries.values()]
+    tensors = [isinstance(value, (Tensor, np.ndarray)) for value in entries.values()]
     if tensors and all(tensors) and all(isinstance(name, str) for name in entries):
         yield "", content
         return
@@ -73,7 +75,9 @@ def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
     Parameters
     ----------
     weights : mapping or nn.Module
-        A module; a state dict; or a mapping that holds one state dict or module at any depth.
+        A module; a state dict, also one of NumPy's arrays, as `numpy.load` opens an .npz file; or a
+        mapping that holds one state dict or module at any depth. Entries that are None are left
+        out.
 
     Returns
     -------
@@ -91,6 +95,9 @@ def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
         raise ParameterError(
             f"expected a module or a state dict (name -> tensor), got a {type(weights).__name__}."
         )
+    odd = [name for name, value in weights.items() if value is None]
+    if odd and any(isinstance(value, (Tensor, np.ndarray)) for value in weights.values()):
+        weights = {name: value for name, value in weights.items() if value is not None}
     modules = [value for value in weights.values() if isinstance(value, nn.Module)]
     if len(modules) == 1:
         return state_dict_of(modules[0])
@@ -107,7 +114,25 @@ def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
             f"({paths}) and the entries {shown(list(weights)[:5])}. Give the one that is meant."
         )
     state = found[0][1]
-    return dict_like(state, {n: t for n, t in state.items() if isinstance(t, Tensor)})
+    tensors = {n: _as_tensor(t, n) for n, t in state.items()}
+    return dict_like(state, {n: t for n, t in tensors.items() if isinstance(t, Tensor)})
+
+
+def _as_tensor(value: Any, name: str) -> Any:
+    """Return an array of NumPy as a tensor, and everything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        return torch.from_numpy(np.array(value))  # a copy, which may be written into
+    except TypeError:
+        raise ParameterError(
+            f"{name} is an array of {value.dtype}; expected numbers or booleans."
+        ) from None
+
+
+def as_dense(tensor: Tensor) -> Tensor:
+    """Return a tensor that is kept as a sparse one with all its values."""
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -366,8 +391,7 @@ def as_bool(tensor: Tensor, name: str) -> Tensor:
     ParameterError
         If it holds anything else.
     """
-    if tensor.layout != torch.strided:
-        tensor = tensor.to_dense()
+    tensor = as_dense(tensor)
     if tensor.dtype == torch.bool:
         return tensor
     odd = (tensor != 0) & (tensor != 1)

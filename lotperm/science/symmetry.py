@@ -30,7 +30,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,121 +40,28 @@ from lotperm.science.blocks import Inside, complete, draw
 from lotperm.science.folding import fold_batch_norms
 from lotperm.science.graphs import TracedNetwork, compile_graph, cut_graph
 from lotperm.science.inputs import Batch
-from lotperm.science.state_dicts import dict_like, match_names, read_weights, state_dict_of
+from lotperm.science.roles import Channels, Fixed, Role
+from lotperm.science.state_dicts import (
+    as_dense,
+    dict_like,
+    match_names,
+    read_weights,
+    state_dict_of,
+)
 from lotperm.types import Int64, Num
 
+__all__ = [
+    "Channels",
+    "Fixed",
+    "Permutation",
+    "PermutationSpec",
+    "Role",
+    "compose",
+    "invert",
+    "permute",
+]
+
 Permutation = dict[str, Int64[Tensor, " _"]]
-
-
-@dataclass(frozen=True)
-class Role:
-    """Where groups act on one tensor.
-
-    Attributes
-    ----------
-    first, last : int
-        The axes ``first..last``, taken as one.
-    rows : slice
-        The rows of axis 0 that are meant; several blocks of a grouped convolution share a tensor.
-    positions : dict
-        Group -> int64 Tensor of shape (n, k): the k places of each unit along the axes.
-    """
-
-    first: int
-    last: int
-    rows: slice
-    positions: dict[str, Tensor]
-
-    def apply(self, tensor: Tensor, moves: Mapping[str, Tensor]) -> Tensor:
-        """Reorder the units of the groups in `moves` (all of them on the CPU)."""
-        here = [group for group in self.positions if group in moves]
-        if not here:
-            return tensor
-        part = tensor[self.rows]
-        index = torch.arange(part.shape[self.first : self.last + 1].numel())
-        for group in here:
-            index[self.positions[group]] = self.positions[group][moves[group]]
-        flat = part.flatten(self.first, self.last)
-        moved = flat.index_select(self.first, index.to(tensor.device)).reshape(part.shape)
-        if self.rows == slice(None):
-            return moved
-        tensor = tensor.clone()
-        tensor[self.rows] = moved
-        return tensor
-
-    def values_of_units(self, tensor: Tensor, group: str) -> Num[Tensor, "n _"]:
-        """Return the values that belong to each unit of a group, one row a unit."""
-        flat = tensor[self.rows].flatten(self.first, self.last).movedim(self.first, 0)
-        return flat[self.positions[group].to(flat.device)].flatten(1)
-
-
-class Channels(NamedTuple):
-    """Where the units of a group lie in the output of a graph node.
-
-    Attributes
-    ----------
-    dims : tuple of int
-        The dimensions, taken as one, without that of the samples.
-    places : Tensor, int64, shape (n,) or (n, k)
-        The place of each unit along them, or its k places.
-    averaged : tuple of int
-        Dimensions along which other units lie, whose order is another one in another network.
-    """
-
-    dims: tuple[int, ...]
-    places: Tensor
-    averaged: tuple[int, ...] = ()
-
-    def select(self, output: Tensor) -> Tensor:
-        """Return the activations of the group, shape ``(B, n, *spatial)``."""
-        count = len(self.dims)
-        if self.averaged:
-            output = output.mean(self.averaged, keepdim=True)
-        values = output.movedim(self.dims, tuple(range(1, count + 1))).flatten(1, count)
-        if torch.equal(self.places, torch.arange(values.shape[1])):
-            return values
-        chosen = values.index_select(1, self.places.flatten().to(values.device))
-        return chosen.unflatten(1, self.places.shape) if self.places.dim() > 1 else chosen
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Units of a layer that stay where they are, and why.
-
-    Attributes
-    ----------
-    layer : str
-        The layer that produces them.
-    units : tuple of int
-        Which they are, along the layer's output axis.
-    total : int
-        How many units the layer has there.
-    operation : str
-        The ATen operation that fixed them; ``"output"`` if they are an output of the network.
-        Empty where none is to blame: nothing else is used as the unit is.
-    reason : str
-        What it does to them.
-    module : str
-        Path of the module in which that happens, where known.
-    file, line : str, int or None
-        Where it stands in the source, if known.
-    """
-
-    layer: str
-    units: tuple[int, ...]
-    total: int
-    operation: str
-    reason: str
-    module: str = ""
-    file: str | None = None
-    line: int | None = None
-
-    def __str__(self) -> str:
-        what = f"{self.layer}: {len(self.units)} of {self.total} units fixed"
-        by = f" by {self.operation}, which {self.reason}" if self.operation else f": {self.reason}"
-        where = f", in module {self.module!r}" if self.module else ""
-        where += f", {self.file}:{self.line}" if self.file else ""
-        return what + by + where
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -344,7 +251,14 @@ class PermutationSpec:
         network = compile_graph(cut_graph(graph, nodes), tensors)
 
         def extract(*inputs: Any) -> dict[str, Tensor]:
-            outputs = dict(zip(nodes, network(*inputs), strict=True))
+            try:
+                values = network(*inputs)
+            except (IndexError, RuntimeError) as error:
+                other = self.network.unlike(inputs)
+                if other is None:
+                    raise
+                raise other from error
+            outputs = dict(zip(nodes, values, strict=True))
             return {
                 group: self.channels[group, node].select(outputs[node])
                 for group, node in points.items()
@@ -398,7 +312,7 @@ class PermutationSpec:
 def permute(
     tensors: Mapping[str, Any] | nn.Module,
     spec: PermutationSpec,
-    permutation: Mapping[str, Tensor],
+    permutation: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     """Reorder the units of a network: ``new = old[p]`` on every axis of a group.
 
@@ -411,7 +325,8 @@ def permute(
     spec : PermutationSpec
         Of the network that the tensors belong to.
     permutation : mapping
-        Group name -> int64 Tensor of shape (n,); ``p[i]`` is the unit that moves to position i.
+        Group name -> int64 Tensor of shape (n,), or as many whole numbers in another form;
+        ``p[i]`` is the unit that moves to position i.
         Groups that are not named stay as they are, but for blocks that a named one moves.
 
     Returns
@@ -441,9 +356,10 @@ def permute(
                 f"tensor {name!r} has shape {tuple(tensor.shape)}, but the traced network has "
                 f"{tuple(spec.shapes[own])}; trace the network that these tensors belong to."
             )
+        layout, dense = tensor.layout, as_dense(tensor)
         for role in spec.roles.get(own, ()):
-            tensor = role.apply(tensor, moves)
-        result[name] = tensor
+            dense = role.apply(dense, moves)
+        result[name] = dense if layout == torch.strided else dense.to_sparse(layout=layout)
     return dict_like(state, result)
 
 
@@ -465,11 +381,12 @@ def compose(
     return {**outer, **both}
 
 
-def _validated(spec: PermutationSpec, group: str, p: Tensor) -> Tensor:
+def _validated(spec: PermutationSpec, group: str, p: Any) -> Tensor:
     """Return the permutation of one group, on the CPU, if it is one."""
     if group not in spec.sizes:
         raise unknown_name("permutation group", group, spec.sizes)
     n = spec.sizes[group]
+    p = _whole_numbers(p)
     if not isinstance(p, Tensor) or p.dtype != torch.int64 or p.shape != (n,):
         got = f"{p.dtype} of shape {tuple(p.shape)}" if isinstance(p, Tensor) else type(p).__name__
         raise ParameterError(
@@ -481,3 +398,15 @@ def _validated(spec: PermutationSpec, group: str, p: Tensor) -> Tensor:
             f"the permutation of {group!r} must hold each of 0..{n - 1} exactly once."
         )
     return p
+
+
+def _whole_numbers(p: Any) -> Any:
+    """Return whole numbers in any form, as files of other kinds keep them, as an int64 tensor."""
+    whole = (torch.uint8, torch.int8, torch.int16, torch.int32)
+    if isinstance(p, Tensor):
+        return p.to(torch.int64) if p.dtype in whole else p
+    try:
+        found = torch.as_tensor(p)
+    except (TypeError, ValueError, RuntimeError):
+        return p
+    return found.to(torch.int64) if found.dtype in (*whole, torch.int64) else p

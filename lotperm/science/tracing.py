@@ -73,24 +73,24 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     # Two examples are enough, or one image, where the graph takes any number: the first dimension
     # may be that of time, along which attention to one alone shows nothing.
     values = [n.meta["val"] for n in graph.nodes if n.op == "placeholder"]
-    leaves = [
+    few = [
         leaf[: 1 if leaf.dim() > 3 else 2]
         if isinstance(value, Tensor) and is_variable(value)
         else leaf
         for leaf, value in zip(leaves, values, strict=True)
     ]
     try:
-        check_spec(spec, state, names, leaves)
+        check_spec(spec, state, names, few)
     except UnsupportedModelError:
         if not spec.inside:
             raise
         for relation in labels.relations:  # without blocks, whose order may matter after all
             labels.fix(relation.parents)
         spec = assemble_spec(labels, network)
-        check_spec(spec, state, names, leaves)
+        check_spec(spec, state, names, few)
     except Exception:
         check_that_it_runs(model, args, kwargs)  # the network may be to blame
-        raise
+        check_spec(spec, state, names, leaves)  # or it takes no other number of examples
     still = [fixed for fixed in spec.fixed if len(fixed.units) == fixed.total]
     if still:
         more = f" and {len(still) - 3} more layers" if len(still) > 3 else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
+from inspect import signature
 from typing import Any
 
 import torch
@@ -105,7 +106,10 @@ def network(library: str, name: str, batch: Tensor) -> nn.Module:
     else:
         import torchvision
 
-        model = torchvision.models.get_model(name, weights=None, num_classes=10)
+        builder = torchvision.models.get_model_builder(name)
+        # The networks for segmentation would fetch trained weights of their backbones.
+        own = {"weights_backbone": None} if "weights_backbone" in str(signature(builder)) else {}
+        model = builder(weights=None, num_classes=10, **own)
     if name == "vgg11" or name == "vgg16_bn":  # the same layers, without 120 million weights
         model.avgpool = nn.AdaptiveAvgPool2d(1)
         model.classifier[0], model.classifier[3] = nn.Linear(512, 256), nn.Linear(256, 128)

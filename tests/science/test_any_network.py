@@ -191,6 +191,8 @@ def test_forms_of_batches() -> None:
     for batches, got in (([{"image": X}], "a dict with image"), (["x"], "of type str")):
         with pytest.raises(ParameterError, match=f"a batch is {got}, but .* with one tensor"):
             match_activations(model, model, batches, spec)
+    with pytest.raises(ParameterError, match=r"has shape \(B, 4\), but .* with \(B, 20\)"):
+        match_activations(model, model, [X[:, :4]], spec)
     two = PermutationSpec.trace(TwoInputs(), (X, Y))
     with pytest.raises(ParameterError, match=r"one tensor of shape .*, but .* with 2 inputs"):
         match_activations(TwoInputs(), TwoInputs(), [X], two)

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -369,3 +370,52 @@ def test_normed_weights_are_read_into_a_plain_network(kind, prefix):
     mask = magnitude_prune(given, full, 0.5)
     expected = magnitude_prune(read, full, 0.5)
     assert all(torch.equal(mask[name], expected[name]) for name in full)
+
+
+@pytest.mark.parametrize("form", ["arrays", "npz", "coo", "csr", "none"])
+def test_masks_and_weights_in_other_containers(spec, tmp_path, form):
+    """NumPy's arrays and files, sparse tensors, and None where there is no mask."""
+    weights, p = mlp().state_dict(), planted(spec)
+    mask = {n: torch.rand(weights[n].shape) < 0.5 for n in prunable_parameters(mlp())}
+    expected = permute(mask, spec, p)
+    given = {
+        "arrays": {n: m.numpy() for n, m in mask.items()},
+        "npz": {n: m.numpy() for n, m in mask.items()},
+        "coo": {n: m.float().to_sparse() for n, m in mask.items()},
+        "csr": {n: m.float().to_sparse_csr() for n, m in mask.items()},
+        "none": {**mask, "0.bias": None},
+    }[form]
+    if form == "npz":
+        np.savez(tmp_path / "mask.npz", **given)
+        given = np.load(tmp_path / "mask.npz")
+    moved = permute(given, spec, p)
+    assert moved.keys() == expected.keys()
+    for name, tensor in moved.items():
+        assert form not in ("coo", "csr") or tensor.layout == given[name].layout
+        dense = tensor.to_dense() if tensor.layout != torch.strided else tensor
+        assert torch.equal(dense.bool(), expected[name])
+    for name, tensor in apply_mask(weights, given).items():
+        assert name not in mask or torch.equal(tensor, weights[name] * mask[name])
+    arrays = {n: t.numpy() for n, t in weights.items()}
+    assert torch.equal(permute(arrays, spec, p)["0.bias"], weights["0.bias"][p["0"]])
+
+
+def test_arrays_of_other_things_are_refused(spec):
+    with pytest.raises(ParameterError, match=r"0.weight is an array of <U1; expected numbers"):
+        permute({"0.weight": np.array(["x"])}, spec, planted(spec))
+
+
+def test_permutations_and_sparsities_in_other_forms(spec):
+    weights, p = mlp().state_dict(), planted(spec)
+    expected = permute(weights, spec, p)["0.bias"]
+    for form in (lambda q: q.tolist(), lambda q: q.numpy(), lambda q: q.int()):
+        moved = permute(weights, spec, {group: form(q) for group, q in p.items()})
+        assert torch.equal(moved["0.bias"], expected)
+    for odd in ([0.5] * 16, "0", [[0]]):
+        with pytest.raises(ParameterError, match="the permutation of '0' must be an int64 tensor"):
+            permute(weights, spec, {"0": odd})
+    mask = full_mask(weights, prunable_parameters(mlp()))
+    for sparsity in (torch.tensor(0.5), np.float32(0.5)):
+        assert count(mlp(), magnitude_prune(weights, mask, sparsity)).sparsity == 0.5
+    with pytest.raises(ParameterError, match=r"sparsity is '0.5'; expected 0 <= sparsity < 1"):
+        magnitude_prune(weights, mask, "0.5")

@@ -1,7 +1,8 @@
 """One rule for every kind of operation: what it does to the ids of hidden units.
 
 ===================  ===========================================================
-`products`           linear, matmul, einsum, convolutions, transposed convolutions
+`products`           linear, matmul, convolutions, transposed convolutions
+`contractions`       einsum, tensordot, bilinear layers, batches of matrices
 `normalization`      batch, instance, group and layer norm; PReLU
 `elementwise`        sums, products, nonlinearities, dropout, copies
 `attention`          scaled dot products, embeddings, biases by relative position
@@ -30,8 +31,10 @@ moves, never one too many. An operation without a rule is value by value if PyTo
 `registry.unknown` decides.
 """
 
+from lotperm.science.matrices import Matrix
 from lotperm.science.rules import (
     attention,
+    contractions,
     creation,
     elementwise,
     layout,
@@ -42,7 +45,7 @@ from lotperm.science.rules import (
     reductions,
     weights,
 )
-from lotperm.science.rules.registry import MATRIX_ARGUMENT, RULES, Call, Matrix, rule, unknown
+from lotperm.science.rules.registry import MATRIX_ARGUMENT, RULES, Call, rule, unknown
 
 __all__ = [
     "MATRIX_ARGUMENT",
@@ -50,6 +53,7 @@ __all__ = [
     "Call",
     "Matrix",
     "attention",
+    "contractions",
     "creation",
     "elementwise",
     "layout",

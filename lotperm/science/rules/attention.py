@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lotperm.science.labels import Labels, spread
+from lotperm.science.graphs import concrete_shape
+from lotperm.science.labels import Labels, fixed_outputs, spread
+from lotperm.science.matrices import Matrix
+from lotperm.science.rules.contractions import contract
 from lotperm.science.rules.elementwise import align
-from lotperm.science.rules.products import contract
-from lotperm.science.rules.registry import Call, Matrix, rule, unknown
+from lotperm.science.rules.registry import Call, rule, unknown
 
 
 @rule("scaled_dot_product_attention")
@@ -41,6 +43,19 @@ def embedding(labels: Labels, call: Call) -> Any:
         return unknown(labels, call)
     weight.lie_on(labels, 0, torch.zeros(weight.shape[0], dtype=torch.int64))
     return spread(weight.produce(labels, 1, weight.shape[1]), call.shape, -1)
+
+
+@rule("embedding_bag", matrix=0)
+def embedding_bag(labels: Labels, call: Call) -> Any:
+    """Label sums, means or maxima of rows that are looked up."""
+    weight = call.args[0]
+    weighing = [ids for ids in call.tensors if labels.may_move(ids)]
+    if not isinstance(weight, Matrix) or weighing:
+        return unknown(labels, call)
+    weight.lie_on(labels, 0, torch.zeros(weight.shape[0], dtype=torch.int64))
+    units = weight.produce(labels, 1, weight.shape[1])
+    values = call.node.meta["val"]
+    return [spread(units, concrete_shape(values[0]), -1), *list(fixed_outputs(call.node))[1:]]
 
 
 @rule("index")

@@ -12,6 +12,7 @@ from lotperm.science.rules.registry import Call, rule
 @rule("full_like", "ones_like", "zeros_like")
 def creation(labels: Labels, call: Call) -> Any:
     """Label equal values: new units without weights, which may be added to or follow others."""
-    if len(call.shape) > 1:
-        return spread(labels.blank(call.shape[1]), call.shape, 1)
+    dim = next((d for d, size in enumerate(call.shape) if d and size > 1), 0)
+    if dim:
+        return spread(labels.blank(call.shape[dim]), call.shape, dim)
     return fixed_outputs(call.node)

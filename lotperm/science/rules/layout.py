@@ -40,7 +40,7 @@ _REPETITIONS = (
 @rule("cat", "concat", "hstack", "stack", "vstack")
 @rule("chunk", "narrow", "select", "slice", "split", "split_with_sizes", "tensor_split", "unbind")
 @rule("broadcast_tensors", "broadcast_to", "expand", "expand_as", "repeat", "repeat_interleave")
-@rule("flip", "roll", "tile")
+@rule("channel_shuffle", "flip", "native_channel_shuffle", "roll", "tile", "unfold")
 def move(labels: Labels, call: Call) -> Any:
     """Run the operation on the ids themselves."""
     # Ids may lie otherwise in memory than values, so that a view isn't possible.
@@ -58,11 +58,26 @@ def move(labels: Labels, call: Call) -> Any:
             if nodes.count(node) > 1
         }
         parts = [known.get(node, ids) for node, ids in zip(nodes, args[0], strict=True)]
+        if name in ("cat", "concat"):
+            parts = _padded(labels, parts, call.arguments["dim"])
         args = (parts, *args[1:])
     elif name in _REPETITIONS:
         known_ids = pytree.tree_map_only(Tensor, labels.constants, args[0])
         args = (known_ids, *args[1:])
     return getattr(torch.ops.aten, name)(*args, **call.kwargs)
+
+
+def _padded(labels: Labels, parts: list[Tensor], dim: int) -> list[Tensor]:
+    """Let equal values that are joined to units, along another dimension, be values of these."""
+    units = [p for p in parts if labels.may_move(p) and not labels.is_blank(p)]
+    if (
+        not units
+        or any(p.dim() != units[0].dim() for p in parts)
+        or not labels.crosses(units[0], dim)
+    ):
+        return parts
+    row = units[0].narrow(dim, 0, 1)
+    return [row.expand(p.shape) if labels.may_move(p) and labels.is_blank(p) else p for p in parts]
 
 
 def _copies(labels: Labels, call: Call) -> Tensor | None:
@@ -78,6 +93,8 @@ def _copies(labels: Labels, call: Call) -> Tensor | None:
         if not _in_blocks(labels, ids, dim):
             return None
         return labels.copies(ids, count).movedim(-1, dim + 1).flatten(dim, dim + 1)
+    if call.name in ("broadcast_to", "expand", "expand_as", "repeat"):
+        return _one_for_all(labels, call)
     if call.name not in ("flatten", "reshape", "view", "_unsafe_view"):
         return None
     node = call.node.all_input_nodes[0]
@@ -98,7 +115,22 @@ def _copies(labels: Labels, call: Call) -> Tensor | None:
 def _in_blocks(labels: Labels, ids: Tensor, dim: int) -> bool:
     """Return whether blocks of units lie along a dimension, and single ones along another."""
     varying = labels.varying(ids)
-    return labels.may_move(ids) and dim in varying and len(varying) > 1
+    # A single block may be repeated for all the queries.
+    single = ids.dim() > 3 and ids.shape[dim] == 1 and varying == [ids.dim() - 1]
+    return labels.may_move(ids) and (single or (dim in varying and len(varying) > 1))
+
+
+def _one_for_all(labels: Labels, call: Call) -> Tensor | None:
+    """Label units, last of four dimensions or more, that are repeated as a key for all queries."""
+    ids, shape = call.args[0], call.shape
+    if ids.dim() < 4 or ids.dim() != len(shape) or not labels.may_move(ids):
+        return None
+    grown = [d for d in range(len(shape)) if ids.shape[d] != shape[d]]
+    known = labels.varying(ids) == [len(shape) - 1]
+    if not known or len(grown) != 1 or grown[0] == 0 or ids.shape[grown[0]] != 1:
+        return None
+    (dim,) = grown
+    return labels.copies(ids.squeeze(dim), shape[dim]).movedim(-1, dim)
 
 
 @rule("pad", "constant_pad_nd")

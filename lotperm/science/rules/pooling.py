@@ -18,6 +18,8 @@ from lotperm.science.rules.registry import Call, rule
 @rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 @rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
 @rule("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
+@rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
+@rule("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
 def pooling(labels: Labels, call: Call) -> Any:
     """Label an operation on each channel (dimension 1) by itself."""
     units = labels.along(call.tensors[0], 1)
@@ -25,3 +27,30 @@ def pooling(labels: Labels, call: Call) -> Any:
     return pytree.tree_map_only(
         Tensor, lambda value: spread(units, concrete_shape(value), 1), call.node.meta["val"]
     )
+
+
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d", "max_unpool3d")
+def sampling(labels: Labels, call: Call) -> Any:
+    """Label channels that are sampled at places that others say."""
+    ids, places = call.tensors[:2]
+    if call.name.startswith("grid"):
+        labels.fix(places)
+        return spread(labels.along(ids, 1), call.shape, 1)
+    units = labels.along(ids, 1)
+    labels.unify(labels.along(places, 1), units)
+    return spread(labels.find(units), call.shape, 1)
+
+
+@rule("im2col")
+def patches(labels: Labels, call: Call) -> Tensor:
+    """Label patches of images: the places in a patch come after each other, channel by channel."""
+    units = labels.along(call.tensors[0], 1)
+    return spread(units.repeat_interleave(call.shape[1] // len(units)), call.shape, 1)
+
+
+@rule("col2im")
+def from_patches(labels: Labels, call: Call) -> Any:
+    """Label the sum of patches: each channel's own places."""
+    rows = labels.along(call.tensors[0], 1).view(call.shape[1], -1)
+    labels.unify(rows, rows[:, :1])
+    return spread(labels.find(rows[:, 0]), call.shape, 1)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from lotperm.science.labels import LARGE, Labels, spread
+from lotperm.science.matrices import Matrix
+from lotperm.science.rules.contractions import batched, contract
 from lotperm.science.rules.elementwise import align
 from lotperm.science.rules.reductions import statistic
-from lotperm.science.rules.registry import Call, Matrix, rule, unknown
+from lotperm.science.rules.registry import Call, rule, unknown
 
 
 class _Axes(NamedTuple):
@@ -37,6 +39,8 @@ def matmul(labels: Labels, call: Call) -> Any:
     x, weight = call.args
     if isinstance(x, Tensor) and isinstance(weight, Tensor):
         return contract(labels, x, weight)
+    if any(isinstance(w, Matrix) and len(w.shape) > 2 for w in call.args):
+        return batched(labels, call)
     if isinstance(x, Matrix):
         if not isinstance(weight, Tensor) or weight.dim() < 2:
             return unknown(labels, call)
@@ -44,10 +48,10 @@ def matmul(labels: Labels, call: Call) -> Any:
     return _product(labels, call, _Axes(output=1, input=0, units=-1))
 
 
-@rule("bmm")
+@rule("bmm", matrix=(0, 1))
 def batched_matmul(labels: Labels, call: Call) -> Any:
-    """Label ``x @ y`` of two batches of activations."""
-    return contract(labels, *call.tensors)
+    """Label ``x @ y`` of two batches, of which one may be weights."""
+    return matmul(labels, call)
 
 
 @rule("baddbmm")
@@ -55,23 +59,6 @@ def added_matmul(labels: Labels, call: Call) -> Any:
     """Label ``a + x @ y``, as scores of attention with a mask."""
     added, x, y = call.tensors
     return align(labels, [contract(labels, x, y), added])
-
-
-def contract(labels: Labels, x: Tensor, y: Tensor) -> Tensor:
-    """Label ``x @ y`` of two activations: products, value by value, and their sum.
-
-    Scores of attention are a sum over the units inside each head, so a value of the head's; what
-    they weigh belongs to the head.
-    """
-    if x.dim() == 1 or y.dim() == 1:
-        for ids in (x, y):
-            labels.fix(ids)
-        return torch.zeros(x.shape[:-1] if y.dim() == 1 else y.shape[:-2] + y.shape[-1:]).long()
-    for ids in (x, y):
-        if labels.may_move(ids):
-            labels.consume(ids)
-    products = align(labels, [x.unsqueeze(-1), y.unsqueeze(-3)])
-    return statistic(labels, products, [-2], "scores").squeeze(-2)
 
 
 @rule("addmm", matrix=2)
@@ -83,55 +70,6 @@ def addmm(labels: Labels, call: Call) -> Any:
     return align(
         labels, [_multiply(labels, call, x, weight, _Axes(output=1, input=0, units=-1)), bias]
     )
-
-
-@rule("einsum", matrix=(1, 2))
-def einsum(labels: Labels, call: Call) -> Any:
-    """Label a product of activations and weights of two axes, in Einstein's notation."""
-    equation, operands = call.args[:2]
-    terms, arrow, result = equation.replace(" ", "").partition("->")
-    letters = terms.split(",")
-    if len(operands) == 2 and arrow and all(isinstance(x, Tensor) for x in operands):
-        return _contract_letters(labels, call, operands, letters, result)
-    if len(operands) == 2 and isinstance(operands[0], Matrix):
-        operands, letters = operands[::-1], letters[::-1]
-    if len(operands) != 2 or not arrow or "." in equation:
-        return unknown(labels, call)
-    (x, weight), (a, b) = operands, letters
-    summed, made = sorted(set(a) & set(b) - set(result)), sorted(set(b) & set(result) - set(a))
-    known = isinstance(x, Tensor) and isinstance(weight, Matrix)
-    if not known or sorted(b) != sorted([*summed, *made]) or len(summed) != 1 or len(made) != 1:
-        return unknown(labels, call)
-    source = result.replace(made[0], summed[0])
-    if sorted(source) != sorted(a) or len(set(a)) != len(a):
-        return unknown(labels, call)
-    # As if the output's axis took the place of the summed one.
-    moved = x.permute([a.index(letter) for letter in source])
-    axes = _Axes(b.index(made[0]), b.index(summed[0]), result.index(made[0]))
-    return _multiply(labels, call, moved, weight, axes)
-
-
-def _contract_letters(
-    labels: Labels, call: Call, operands: list[Tensor], letters: list[str], result: str
-) -> Any:
-    """Label a product of two activations in Einstein's notation."""
-    every = "".join(dict.fromkeys("".join(letters)))
-    if any(len(set(own)) < len(own) for own in (*letters, result)) or "." in every:
-        return unknown(labels, call)
-    aligned = []
-    for ids, own in zip(operands, letters, strict=True):
-        inner = [letter for letter in every if letter in own]
-        moved = ids.permute([own.index(letter) for letter in inner])
-        aligned.append(moved[tuple(slice(None) if letter in own else None for letter in every)])
-        if labels.may_move(ids):
-            labels.consume(ids)
-    products = align(labels, aligned)
-    summed = [d for d, letter in enumerate(every) if letter not in result]
-    if summed:
-        products = statistic(labels, products, summed, "scores")
-        products = products[tuple(0 if d in summed else slice(None) for d in range(len(every)))]
-    kept = [letter for letter in every if letter in result]
-    return products.permute([kept.index(letter) for letter in result])
 
 
 @rule("conv1d", "conv2d", "conv3d", matrix=1)

@@ -10,7 +10,8 @@ from torch.utils import _pytree as pytree
 
 from lotperm.science.graphs import concrete_shape
 from lotperm.science.labels import Labels, spread
-from lotperm.science.rules.registry import Call, Matrix, rule, unknown
+from lotperm.science.matrices import Matrix
+from lotperm.science.rules.registry import Call, rule, unknown
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
@@ -26,7 +27,7 @@ def recurrent(labels: Labels, call: Call) -> Any:
     x, params = arguments.get("input"), arguments.get("params")
     if not isinstance(x, Tensor) or params is None or arguments.get("num_layers") != 1:
         return unknown(labels, call)
-    state = [arguments["hx"]] if isinstance(arguments["hx"], Tensor) else arguments["hx"]
+    state = [arguments["hx"]] if isinstance(arguments["hx"], (Tensor, Matrix)) else arguments["hx"]
     directions = 2 if arguments["bidirectional"] else 1
     per = len(params) // directions
     units: list[Tensor] = []
@@ -54,7 +55,9 @@ def recurrent(labels: Labels, call: Call) -> Any:
         cells.append(cell)
     for initial, ids in zip(state, (units, cells), strict=False):
         for number, unit in enumerate(ids):
-            if not labels.is_blank(initial[number]):  # zeros are alike for all units
+            if isinstance(initial, Matrix):
+                _learned(labels, initial, number, unit)
+            elif not labels.is_blank(initial[number]):  # zeros are alike for all units
                 labels.unify(initial[number], unit)
     values = pytree.tree_leaves(call.node.meta["val"])
     output = spread(labels.find(torch.cat(units)), concrete_shape(values[0]), -1)
@@ -63,6 +66,15 @@ def recurrent(labels: Labels, call: Call) -> Any:
         for ids, value in zip((units, cells), values[1:], strict=False)
     ]
     return (output, *last)
+
+
+def _learned(labels: Labels, state: Matrix, direction: int, units: Tensor) -> None:
+    """Label an initial state that is a parameter, the same for all examples."""
+    own = state.selected(0, direction) if state.shape[0] > 1 else state
+    if own is None:
+        labels.fix(units)
+    else:
+        own.lie_on(labels, len(own.shape) - 1, units)
 
 
 def _gates(labels: Labels, rows: Tensor, size: int) -> Tensor:
@@ -94,8 +106,10 @@ def cell(labels: Labels, call: Call) -> Any:
         if bias is not None:
             bias.lie_on(labels, 0, rows)
     state = arguments["hx"]
-    for initial in [state] if isinstance(state, Tensor) else state:
-        if not labels.is_blank(initial):
+    for initial in [state] if isinstance(state, (Tensor, Matrix)) else state:
+        if isinstance(initial, Matrix):
+            initial.lie_on(labels, len(initial.shape) - 1, units)
+        elif not labels.is_blank(initial):
             labels.unify(initial, units)
     return pytree.tree_map_only(
         Tensor,

@@ -15,39 +15,43 @@ from torch.utils import _pytree as pytree
 
 from lotperm.science.graphs import node_shape, operation_name
 from lotperm.science.labels import Labels
-from lotperm.science.rules.registry import Call, Matrix, unknown
+from lotperm.science.matrices import Joined, Matrix
+from lotperm.science.rules.registry import Call, unknown
 
 _COPIES = ("alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as")
-_TRANSPOSES = ("mT", "numpy_T", "permute", "swapaxes", "t", "transpose")
-_RESHAPES = ("expand", "expand_as", "flatten", "reshape", "squeeze", "unsqueeze", "view")
+_TRANSPOSES = ("mT", "movedim", "numpy_T", "permute", "swapaxes", "t", "transpose")
+_RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view")
+_REPETITIONS = ("broadcast_to", "expand", "expand_as")
 _SLICES = ("chunk", "narrow", "slice", "split", "split_with_sizes", "tensor_split")
+_ROWS = ("select", "unbind")
 _PRODUCTS = ("dot", "matmul", "mm", "mv", "vdot")
 _STATISTICS = ("amax", "amin", "linalg_vector_norm", "mean", "norm", "std", "sum", "var")
+_NORMS = ("_softmax", "log_softmax", "softmax", "_weight_norm")
+_ORDERED = ("cumsum", "flip")
+_JOINTS = ("cat", "concat", "stack")
 
 
 def keeps_axes(node: fx.Node) -> bool:
     """Return whether an operation may take weights by their axes, and give such."""
     name, target = operation_name(node), node.target
     if target is operator.getitem:
-        return operation_name(node.all_input_nodes[0]) in _SLICES
+        return operation_name(node.all_input_nodes[0]) in (*_SLICES, "unbind")
     if not isinstance(target, OpOverload) or target._schema.is_mutable:
         return False
-    if name in _SLICES and _slice_dim(node) != 0:
-        return False
-    if name == "flatten":  # as spectral norm calls it; where it merges axes, values are told apart
-        return node_shape(node) == node_shape(node.all_input_nodes[0])
-    of_axes = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_SLICES, *_STATISTICS, "_weight_norm")
-    # Of two weights; with an activation they are what `products` labels.
-    known = (*of_axes, *_PRODUCTS)
+    if name == "unbind":
+        return _dim(node, 1) == 0
+    if name in _ORDERED:  # of a kernel, along space, where no units lie
+        dims, count = node.args[1:2], len(node_shape(node))
+        return all(d % count > 1 for d in pytree.tree_leaves(dims)) and bool(dims)
+    moved = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_REPETITIONS, *_SLICES, *_ORDERED, *_JOINTS)
+    # Products are those of two weights; with an activation they are what `products` labels.
+    known = (*moved, "select", *_STATISTICS, *_NORMS, *_PRODUCTS)
     return name in known or torch.Tag.pointwise in target.tags
 
 
-def _slice_dim(node: fx.Node) -> int:
-    """Return the axis along which an operation takes a part."""
-    dim = node.kwargs.get("dim", 0)
-    place = 1 if operation_name(node) in ("narrow", "slice") else 2
-    if len(node.args) > place:
-        dim = node.args[place]
+def _dim(node: fx.Node, place: int) -> int:
+    """Return the axis that an operation is along, by its place among the arguments."""
+    dim = node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
     source = node.all_input_nodes[0].meta.get("val")
     return dim % source.dim() if isinstance(dim, int) and isinstance(source, Tensor) else -1
 
@@ -56,7 +60,10 @@ def computed_weight(labels: Labels, call: Call) -> Any:
     """Label an operation on nothing but parameters: a `Matrix`, if it keeps their axes."""
     if call.name in _SLICES:
         return _sliced(labels, call)
-    matrix = _contracted(labels, call) if call.name in _PRODUCTS else _computed(call)
+    if call.name == "unbind":
+        rows = [call.args[0].selected(0, i) for i in range(call.args[0].shape[0])]
+        return unknown(labels, call) if None in rows else rows
+    matrix = _contracted(labels, call) if call.name in _PRODUCTS else _computed(labels, call)
     if matrix is None or matrix.shape != tuple(call.shape):
         return unknown(labels, call)
     return matrix
@@ -70,14 +77,15 @@ def _contracted(labels: Labels, call: Call) -> Matrix | None:
     left, right = call.args[:2]
     if not (isinstance(left, Matrix) and isinstance(right, Matrix)):
         return None
-    if max(len(left.shape), len(right.shape)) > 2 or left.part or right.part:
+    joined = isinstance(left, Joined) or isinstance(right, Joined)
+    if max(len(left.shape), len(right.shape)) > 2 or left.part or right.part or joined:
         return None
     inner, n = len(left.shape) - 1, right.shape[0]
     # A vector makes no units, it only goes with those of the other factor.
     vector = len(right.shape) == 1
     units = right.lie_on(labels, 0, labels.fresh(n)) if vector else right.produce(labels, 0, n)
     left.lie_on(labels, inner, units)
-    rows, columns = (None,) * (len(left.shape) - 1), (None,) * (len(right.shape) - 1)
+    rows, columns = ((),) * (len(left.shape) - 1), ((),) * (len(right.shape) - 1)
     parts = [(name, (*axes[:inner], *columns)) for name, axes in left.parts]
     parts += [(name, (*rows, *axes[1:])) for name, axes in right.parts]
     return Matrix(tuple(dict.fromkeys(parts)), tuple(call.shape))
@@ -85,38 +93,80 @@ def _contracted(labels: Labels, call: Call) -> Matrix | None:
 
 def _sliced(labels: Labels, call: Call) -> Any:
     """Label some rows of weights, or all of them in parts."""
-    whole, dim = call.args[0], call.arguments["dim"]
+    whole: Matrix = call.args[0]
+    dim = call.arguments["dim"] % len(whole.shape)
     # The operation itself says which rows, when it is run on their numbers.
     numbers = torch.arange(whole.shape[dim]).view(
-        [-1 if d == dim % len(whole.shape) else 1 for d in range(len(whole.shape))]
+        [-1 if d == dim else 1 for d in range(len(whole.shape))]
     )
     rows = getattr(torch.ops.aten, call.name)(numbers, *call.args[1:], **call.kwargs)
-    parts = []
+    parts: list[Matrix | None] = []
     for part in rows if isinstance(rows, (list, tuple)) else [rows]:
         found = part.flatten().tolist()
-        if not found or found != list(range(found[0], found[-1] + 1)):
-            return unknown(labels, call)
-        parts.append(whole.sliced(dim, found[0], found[-1] + 1))
+        if found == list(range(whole.shape[dim])):
+            parts.append(whole)
+            continue
+        first_axis = all(axes[dim] == (0,) for _, axes in whole.parts)
+        if found and first_axis and found == list(range(found[0], found[-1] + 1)):
+            parts.append(whole.sliced(dim, found[0], found[-1] + 1))
+        else:
+            shape = (*whole.shape[:dim], len(found), *whole.shape[dim + 1 :])
+            parts.append(whole.stay(labels, [dim], shape) if found else None)
     if any(part is None for part in parts):
         return unknown(labels, call)
     return parts if isinstance(rows, (list, tuple)) else parts[0]
 
 
-def _computed(call: Call) -> Matrix | None:
+def _computed(labels: Labels, call: Call) -> Matrix | None:
     leaves = pytree.tree_leaves((call.args, call.kwargs))
     operands = [leaf for leaf in leaves if isinstance(leaf, Matrix)]
     if any(isinstance(leaf, Tensor) and leaf.numel() > 1 for leaf in leaves):
         return None
-    first = operands[0]
+    first, shape = operands[0], tuple(call.shape)
+    if call.name in _JOINTS:
+        return _joined(labels, call, operands)
     if call.name in _TRANSPOSES:
         # The transpose of a tensor that has as many values along an axis as its number, plus 1.
         order = torch.empty([d + 1 for d in range(len(first.shape))], device="meta")
         moved = getattr(torch.ops.aten, call.name)(order, *call.args[1:], **call.kwargs)
         return first.rearranged([size - 1 for size in moved.shape])
     if call.name in _RESHAPES:
-        return first.reshaped(tuple(call.shape))
+        return first.reshaped(shape, labels.shapes)
+    if call.name in _REPETITIONS:
+        return first.expanded(shape)
     if call.name in _STATISTICS:
         dims = call.arguments.get("dim")
         dims = [dims] if isinstance(dims, int) else dims or list(range(len(first.shape)))
-        return first.reduced([d % len(first.shape) for d in dims], tuple(call.shape))
-    return Matrix.together(operands, tuple(call.shape))
+        return first.reduced([d % len(first.shape) for d in dims], shape)
+    if call.name == "select":
+        return _selected(labels, call, first)
+    if call.name in _ORDERED:
+        dims = call.arguments.get("dims", call.arguments.get("dim"))
+        dims = [dims] if isinstance(dims, int) else dims or list(range(len(first.shape)))
+        return first.stay(labels, [d % len(first.shape) for d in dims], shape)
+    return Matrix.together(operands, shape)
+
+
+def _selected(labels: Labels, call: Call, whole: Matrix) -> Matrix | None:
+    """Label weights at one place along an axis."""
+    dim, index = call.args[1] % len(whole.shape), call.args[2]
+    if not isinstance(index, int):
+        return None
+    if all(axes[dim] == (0,) for _, axes in whole.parts):
+        return whole.selected(dim, index % whole.shape[dim])
+    one = (*whole.shape[:dim], 1, *whole.shape[dim + 1 :])
+    return whole.stay(labels, [dim], one).reduced([dim], tuple(call.shape))
+
+
+def _joined(labels: Labels, call: Call, pieces: list[Matrix]) -> Matrix | None:
+    """Label weights one behind the other along an axis, which may be a new one."""
+    dim = call.arguments["dim"] % len(call.shape)
+    if call.name == "stack":
+        one = (*pieces[0].shape[:dim], 1, *pieces[0].shape[dim:])
+        new = [piece.reshaped(one, labels.shapes) for piece in pieces]
+        pieces = [piece for piece in new if piece is not None]
+        if len(pieces) < len(new):
+            return None
+    if any(isinstance(piece, Joined) for piece in pieces):
+        return None
+    return Joined.of_pieces(pieces, dim)

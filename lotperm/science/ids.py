@@ -1,0 +1,238 @@
+"""Ids of units: a union-find, and what is known of each id."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from lotperm.science.graphs import concrete_shape
+
+# The id of what must not move: the network's inputs and outputs, constants, statistics over units.
+FIXED = 0
+
+# Values that no unit holds are told apart up to this many of them.
+LARGE = 2**20
+
+# Why an operation without a rule fixes units.
+NO_RULE = "has no rule, so it may use them by their position"
+
+
+class Cause(NamedTuple):
+    """Why units are fixed: an operation, and what it does to them."""
+
+    node: fx.Node
+    reason: str
+
+
+class Ids:
+    """Ids that are made equal where units must move together.
+
+    A union-find in which the smallest id of a class is its root, so that `FIXED` wins. Ids are
+    int64 tensors of an activation's own shape; dimensions along which they are constant mostly have
+    stride 0, which lets `thin` do the work once.
+
+    Attributes
+    ----------
+    causes : list of Cause
+        The operations that made ids equal, in order of execution.
+    """
+
+    def __init__(self) -> None:
+        self.causes: list[Cause] = []
+        self._parent = torch.zeros(1, dtype=torch.int64)
+        # Ids of values that no unit holds, but of which equal ids have equal values.
+        self._constant = torch.ones(1, dtype=torch.bool)
+        # Ids of units without weights, which all have one value.
+        self._blank = torch.zeros(1, dtype=torch.bool)
+        # Ids of pairs of a unit and a mixture of positions.
+        self._mixed = torch.zeros(1, dtype=torch.bool)
+        # Of an id that isn't a root any more: by which of the causes.
+        self._cause = torch.full((1,), -1)
+        self._consumed: list[Tensor] = []
+        self._inner: set[int] = set()
+
+    def __len__(self) -> int:
+        """Return how many ids were given out, `FIXED` included."""
+        return len(self._parent)
+
+    def fresh(self, n: int) -> Tensor:
+        """Return new ids for n units; a single one has nothing to change places with."""
+        return self._new(n, constant=False) if n > 1 else torch.zeros(1, dtype=torch.int64)
+
+    def blank(self, n: int) -> Tensor:
+        """Return new ids for n units without weights, which all have one value."""
+        ids = self.fresh(n)
+        self._blank[ids[ids > 0]] = True
+        return ids
+
+    def is_blank(self, ids: Tensor) -> bool:
+        """Return whether all of these are units without weights."""
+        return bool(self._blank[thin(self.find(ids))].all())
+
+    def _new(self, n: int, *, constant: bool) -> Tensor:
+        ids = torch.arange(len(self._parent), len(self._parent) + n)
+        self._parent = torch.cat([self._parent, ids])
+        self._constant = torch.cat([self._constant, torch.full((n,), constant)])
+        none = torch.zeros(n, dtype=torch.bool)
+        self._blank, self._mixed = torch.cat([self._blank, none]), torch.cat([self._mixed, none])
+        self._cause = torch.cat([self._cause, torch.full((n,), -1)])
+        return ids
+
+    def constants(self, ids: Tensor) -> Tensor:
+        """Return ids for values that no unit holds, a new one for each that isn't known apart.
+
+        Where such an id is repeated along a dimension, the value is the same for all units there,
+        and lets them move.
+        """
+        if self.may_move(ids) or self.find(ids).any() or ids.numel() > LARGE:
+            return ids
+        return self._new(ids.numel(), constant=True).view(ids.shape)
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return ids for a function of two values that no unit holds, position by position."""
+        a, b = torch.broadcast_tensors(self.constants(a), self.constants(b))
+        a, b = self.find(a), self.find(b)
+        if not (a.all() and b.all()) or a.numel() > LARGE:
+            return torch.zeros(a.shape, dtype=torch.int64)
+        pairs, inverse = (a * len(self) + b).unique(return_inverse=True)
+        return self._new(len(pairs), constant=True)[inverse]
+
+    def constant(self, roots: Tensor) -> Tensor:
+        """Return which roots stay: `FIXED`, and those of values that no unit holds."""
+        return self._constant[roots]
+
+    def roots(self) -> int:
+        """Return how many ids are still apart."""
+        return int((self._parent == torch.arange(len(self))).sum())
+
+    def is_constant(self, root: int) -> bool:
+        """Return whether a root is that of values that no unit holds."""
+        return bool(self._constant[root])
+
+    def settle(self, ids: Tensor) -> Tensor:
+        """Return ids for values that may differ where constants didn't."""
+        roots = self.find(ids)
+        constant = self._constant[roots]
+        return torch.where(constant, FIXED, roots) if constant.any() and roots.any() else ids
+
+    def find(self, ids: Tensor) -> Tensor:
+        """Return the root of each id."""
+        roots = thin(ids)
+        while not torch.equal(above := self._parent[roots], roots):
+            roots = above
+        return roots.expand(ids.shape)
+
+    def unify(self, a: Tensor, b: Tensor) -> None:
+        """Make ids equal, position by position, with broadcasting."""
+        a, b = torch.broadcast_tensors(a, b)
+        strides = zip(a.stride(), b.stride(), strict=True)
+        once = tuple(slice(1) if s == t == 0 else slice(None) for s, t in strides)
+        a, b = a[once].flatten(), b[once].flatten()
+        while True:
+            a, b = self.find(a), self.find(b)
+            differ = a != b
+            if not differ.any():
+                return
+            a, b = torch.maximum(a[differ], b[differ]), torch.minimum(a[differ], b[differ])
+            # A unit that meets a constant is fixed, and so is what was known of the constant.
+            self._blank[b[~self._blank[a]]] = False
+            fixed = self._constant[a] | self._constant[b]
+            b, low = torch.where(fixed, FIXED, b), b[fixed]
+            a, b = torch.cat([a, low]), torch.cat([b, torch.zeros_like(low)])
+            self._parent.scatter_reduce_(0, a, b, "amin")
+            self._cause[a[a > 0]] = len(self.causes) - 1
+
+    def fix(self, ids: Tensor) -> None:
+        """Let none of these units move."""
+        self.unify(ids, torch.tensor(FIXED))
+
+    def may_move(self, ids: Tensor) -> bool:
+        """Return whether any of these units may move."""
+        return not bool(self._constant[thin(self.find(ids))].all())
+
+    def varying(self, ids: Tensor) -> list[int]:
+        """Return the dimensions along which the ids differ."""
+        roots = thin(self.find(ids))
+        return [d for d in range(ids.dim()) if bool((roots != roots.narrow(d, 0, 1)).any())]
+
+    def compact(self, ids: Tensor) -> Tensor:
+        """Return the root of each id, with stride 0 along dimensions where they are constant."""
+        roots = thin(self.find(ids))
+        for d in range(roots.dim()):
+            if roots.shape[d] > 1 and bool((roots == roots.narrow(d, 0, 1)).all()):
+                roots = roots.narrow(d, 0, 1)
+        return roots.expand(ids.shape)
+
+    def crosses(self, ids: Tensor, dim: int) -> bool:
+        """Return whether units lie along other dimensions than this one, which holds positions."""
+        varying = self.varying(ids) if self.may_move(ids) else []
+        return bool(varying) and dim % ids.dim() not in varying
+
+    def along(self, ids: Tensor, dim: int) -> Tensor:
+        """Return one id for each index of `dim`, made equal over all other dimensions."""
+        rows = thin(ids).movedim(dim, 0).flatten(1)
+        self.unify(rows, rows[:, :1])
+        return self.find(rows[:, 0].expand(ids.shape[dim]))
+
+    def consume(self, ids: Tensor) -> None:
+        """Note that a layer takes these units in."""
+        self._consumed.append(thin(ids).flatten())
+
+    def begin(self, node: fx.Node) -> None:
+        """Note that what becomes equal from now on does so by this operation."""
+        if node.op == "output":
+            self._inner = {root for ids in self._consumed for root in self.find(ids).tolist()}
+        self.causes.append(Cause(node, "uses them by their position"))
+
+    def because(self, reason: str) -> None:
+        """Say why the current operation fixes units."""
+        if self.causes:
+            self.causes[-1] = Cause(self.causes[-1].node, reason)
+
+    def fixed_by(self, unit: int) -> Cause | None:
+        """Return what fixed a unit, or made it equal to others; None for a mere output."""
+        unit = self._path(unit)[-2]
+        cause = self.causes[int(self._cause[unit])]
+        return None if cause.node.op == "output" and unit not in self._inner else cause
+
+    def joined_by(self, one: int, other: int) -> Cause:
+        """Return what made two units equal."""
+        paths = [self._path(unit) for unit in (one, other)]
+        shared = set(paths[0]) & set(paths[1])
+        steps = [int(self._cause[unit]) for path in paths for unit in path if unit not in shared]
+        return self.causes[max(steps)]
+
+    def _path(self, unit: int) -> list[int]:
+        """Return a unit and all ids that it was made equal to, up to its root."""
+        path = [unit]
+        while (above := int(self._parent[path[-1]])) != path[-1]:
+            path.append(above)
+        return path
+
+
+def distinct_pairs(a: Tensor, b: Tensor) -> Tensor:
+    """Return the distinct pairs of two vectors, in order: int64 of shape (2, n)."""
+    base = int(b.max()) + 1 if len(b) else 1
+    codes = (a * base + b).unique()  # many times faster than to sort columns
+    return torch.stack([codes // base, codes % base])
+
+
+def thin(ids: Tensor) -> Tensor:
+    """Return ids without their repetitions: dimensions of stride 0 get size 1."""
+    return ids[tuple(slice(1) if stride == 0 else slice(None) for stride in ids.stride())]
+
+
+def spread(ids: Tensor, shape: torch.Size, dim: int) -> Tensor:
+    """Return ids of one dimension in a tensor of `shape`, constant along all others."""
+    return ids.view([-1 if d == dim % len(shape) else 1 for d in range(len(shape))]).expand(shape)
+
+
+def fixed_outputs(node: fx.Node) -> Any:
+    """Return ids for the outputs of a node that hold no unit that moves."""
+    none = torch.tensor(FIXED)
+    return pytree.tree_map_only(
+        Tensor, lambda value: none.expand(concrete_shape(value)), node.meta.get("val")
+    )

@@ -1,0 +1,299 @@
+"""Weights that are labelled by their axes, also those that are computed from parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lotperm.science.labels import Labels, spread
+
+# Axes of parameters that lie along one axis of the weights; none where these are constant.
+_Axes = tuple[int, ...]
+
+# In place of axes: the weights are used by their position there, and what lies there stays.
+STAYS: _Axes = (-1,)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Weights that are labelled by their axes: a rule names the units that lie on each of them.
+
+    Attributes
+    ----------
+    parts : tuple
+        The parameters from which they are computed, value by value, each with its own axes for
+        each axis of the weights: mostly one; several where they are taken as one, as by `flatten`;
+        none where the parameter is the same along it.
+    shape : tuple of int
+        Of the weights.
+    part : tuple of int or None
+        Which rows of the parameters' first axis they are computed from, if not all.
+    """
+
+    parts: tuple[tuple[str, tuple[_Axes, ...]], ...]
+    shape: tuple[int, ...]
+    part: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, name: str, shape: Sequence[int]) -> Matrix:
+        """Make the label of a parameter itself."""
+        axes = tuple((d,) if size > 1 else () for d, size in enumerate(shape))
+        return cls(((name, axes),), tuple(shape))
+
+    @classmethod
+    def together(cls, operands: Sequence[Matrix], shape: tuple[int, ...]) -> Matrix | None:
+        """Combine weights value by value, with broadcasting; None if they are other rows."""
+        if len({operand.part for operand in operands}) > 1:
+            return None
+        if any(isinstance(operand, Joined) for operand in operands):
+            return operands[0] if len(operands) == 1 else None
+        parts = [
+            (name, (*[()] * (len(shape) - len(axes)), *axes))
+            for operand in operands
+            for name, axes in operand.parts
+        ]
+        return cls(tuple(dict.fromkeys(parts)), shape, operands[0].part)
+
+    @property
+    def name(self) -> str:
+        """Name of the parameter, or of the first of them."""
+        return self.parts[0][0]
+
+    def lie_on(
+        self,
+        labels: Labels,
+        axis: int | tuple[int, ...],
+        ids: Tensor,
+        rows: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Note that ids lie along an axis, or several taken as one, as `Labels.lie_on`."""
+        wanted = (axis,) if isinstance(axis, int) else axis
+        if self.part is not None and rows is not None:
+            labels.fix(ids)  # blocks of a part
+            rows = None
+        rows = rows or self.part
+        for name, axes in self.parts:
+            view = ids.reshape([self.shape[d] for d in wanted])
+            own: _Axes = ()
+            for place, d in enumerate(wanted):
+                if axes[d] == STAYS:
+                    labels.fix(ids)
+                elif not axes[d] and len(wanted) > 1:
+                    labels.unify(view, view.narrow(place, 0, 1))
+                    view = labels.find(view.narrow(place, 0, 1))
+                own += axes[d] if axes[d] != STAYS else ()
+            if not own or any(axes[d] == STAYS for d in wanted):
+                continue
+            blocked = rows if axes[0] == (0,) or self.part is not None else None
+            if blocked is None and rows is not None and set(own) & set(axes[0]):
+                labels.fix(ids)  # blocks of rows that don't lie along the first axis
+                continue
+            labels.lie_on(name, own, view.flatten(), blocked)
+        return labels.find(ids)
+
+    def produce(
+        self,
+        labels: Labels,
+        axis: int | tuple[int, ...],
+        n: int,
+        rows: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Give out new ids for the units that axes make, as `Labels.produce`."""
+        wanted = (axis,) if isinstance(axis, int) else axis
+        for name, axes in self.parts:
+            known = all(axes[d] not in ((), STAYS) or self.shape[d] == 1 for d in wanted)
+            own = sum((axes[d] for d in wanted), ()) if known else ()
+            if own and (rows is None or axes[0] == (0,)):
+                ids = labels.produce(name, own, n, rows or self.part)
+                return self.lie_on(labels, axis, ids, rows)
+        return self.lie_on(labels, axis, torch.zeros(n, dtype=torch.int64), rows)
+
+    def values(self, labels: Labels) -> Tensor:
+        """Return ids for the values of weights that have one axis, as those of a bias."""
+        along = [d for d, size in enumerate(self.shape) if size > 1]
+        if not along:
+            return torch.zeros(self.shape, dtype=torch.int64)
+        return spread(
+            self.produce(labels, along[0], self.shape[along[0]]), torch.Size(self.shape), along[0]
+        )
+
+    def rearranged(self, order: Sequence[int]) -> Matrix:
+        """Return the weights with their axes in another order."""
+        parts = tuple((name, tuple(axes[d] for d in order)) for name, axes in self.parts)
+        return Matrix(parts, tuple(self.shape[d] for d in order), self.part)
+
+    def sliced(self, dim: int, start: int, stop: int) -> Matrix | None:
+        """Return weights in some rows of the parameters' first axis; None for another axis."""
+        dim %= len(self.shape)
+        if any(axes[dim] != (0,) for _, axes in self.parts):
+            return None
+        first = self.part[0] if self.part else 0
+        shape = (*self.shape[:dim], stop - start, *self.shape[dim + 1 :])
+        return Matrix(self.parts, shape, (first + start, first + stop))
+
+    def selected(self, dim: int, index: int) -> Matrix | None:
+        """Return the weights in one row of the parameters' first axis; None for another axis."""
+        row = self.sliced(dim, index, index + 1)
+        if row is None:
+            return None
+        parts = tuple(
+            (name, tuple(a for d, a in enumerate(axes) if d != dim)) for name, axes in row.parts
+        )
+        return Matrix(parts, tuple(n for d, n in enumerate(self.shape) if d != dim), row.part)
+
+    def reshaped(
+        self, shape: tuple[int, ...], shapes: Mapping[str, Sequence[int]]
+    ) -> Matrix | None:
+        """Return the weights with axes taken as one, or apart again; None if by more."""
+        parts = []
+        for name, axes in self.parts:
+            atoms: list[tuple[int, _Axes]] = []
+            for size, own in zip(self.shape, axes, strict=True):
+                if len(own) > 1:
+                    atoms += [(shapes[name][d], (d,)) for d in own]
+                elif size > 1:
+                    atoms.append((size, own))
+            found = _regrouped(atoms, shape)
+            if found is None:
+                return None
+            parts.append((name, found))
+        return Matrix(tuple(parts), shape, self.part)
+
+    def expanded(self, shape: tuple[int, ...]) -> Matrix:
+        """Return the weights repeated along new axes, and along those of size 1."""
+        more = len(shape) - len(self.shape)
+        parts = tuple((name, (*[()] * more, *axes)) for name, axes in self.parts)
+        return Matrix(parts, shape, self.part)
+
+    def reduced(self, dims: Sequence[int], shape: tuple[int, ...]) -> Matrix | None:
+        """Return a statistic of the weights over axes, which are kept at size 1 or dropped."""
+        keep = len(shape) == len(self.shape)
+        parts = tuple(
+            (
+                name,
+                tuple(() if d in dims else a for d, a in enumerate(axes) if keep or d not in dims),
+            )
+            for name, axes in self.parts
+        )
+        return Matrix(parts, shape, self.part)
+
+    def stay(self, labels: Labels, dims: Sequence[int], shape: tuple[int, ...]) -> Matrix:
+        """Return weights of a shape that are used by their position along axes.
+
+        What lies there stays.
+        """
+        for d in dims:
+            self.lie_on(labels, d, torch.zeros(self.shape[d], dtype=torch.int64))
+        parts = tuple(
+            (name, tuple(STAYS if d in dims else a for d, a in enumerate(axes)))
+            for name, axes in self.parts
+        )
+        return Matrix(parts, tuple(shape), self.part)
+
+
+@dataclass(frozen=True)
+class Joined(Matrix):
+    """Weights that are several, one behind the other along an axis.
+
+    Attributes
+    ----------
+    pieces : tuple of Matrix
+    dim : int
+        The axis.
+    """
+
+    pieces: tuple[Matrix, ...] = ()
+    dim: int = 0
+
+    @classmethod
+    def of_pieces(cls, pieces: Sequence[Matrix], dim: int) -> Joined:
+        """Join weights of equal shapes, but for one axis."""
+        dim %= len(pieces[0].shape)
+        size = sum(piece.shape[dim] for piece in pieces)
+        shape = (*pieces[0].shape[:dim], size, *pieces[0].shape[dim + 1 :])
+        parts = tuple(part for piece in pieces for part in piece.parts)
+        return cls(parts, shape, None, tuple(pieces), dim)
+
+    def lie_on(
+        self,
+        labels: Labels,
+        axis: int | tuple[int, ...],
+        ids: Tensor,
+        rows: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Note that ids lie along an axis, each piece's own along that of the pieces."""
+        wanted = (axis,) if isinstance(axis, int) else axis
+        across = self.dim in wanted
+        if rows is not None or (across and len(wanted) > 1):
+            labels.fix(ids)
+            rows = None
+        sizes = [piece.shape[self.dim] for piece in self.pieces]
+        whole = ids.split(sizes) if wanted == (self.dim,) else [ids] * len(sizes)
+        if across and len(wanted) > 1:
+            whole = [ids[:1].expand(math.prod(p.shape[d] for d in wanted)) for p in self.pieces]
+        for piece, own in zip(self.pieces, whole, strict=True):
+            if wanted == (self.dim,) and all(axes[self.dim] == () for _, axes in piece.parts):
+                labels.fix(own)  # a single one, in its place
+            piece.lie_on(labels, axis, own)
+        return labels.find(ids)
+
+    def produce(
+        self,
+        labels: Labels,
+        axis: int | tuple[int, ...],
+        n: int,
+        rows: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Give out new ids for the units that an axis makes, each piece its own."""
+        wanted = (axis,) if isinstance(axis, int) else axis
+        if rows is None and wanted == (self.dim,):
+            made = [p.produce(labels, self.dim, p.shape[self.dim]) for p in self.pieces]
+            return labels.find(torch.cat(made))
+        if rows is not None or self.dim in wanted:
+            return self.lie_on(labels, axis, torch.zeros(n, dtype=torch.int64), rows)
+        return self.lie_on(labels, axis, self.pieces[0].produce(labels, axis, n))
+
+    def rearranged(self, order: Sequence[int]) -> Matrix:
+        """Return the weights with their axes in another order."""
+        pieces = [piece.rearranged(order) for piece in self.pieces]
+        return Joined.of_pieces(pieces, list(order).index(self.dim))
+
+    def sliced(self, dim: int, start: int, stop: int) -> Matrix | None:
+        """Return a part of the weights: none that is known."""
+        return None
+
+    def reshaped(
+        self, shape: tuple[int, ...], shapes: Mapping[str, Sequence[int]]
+    ) -> Matrix | None:
+        """Return the weights in another shape: none that is known."""
+        return self if shape == self.shape else None
+
+    def reduced(self, dims: Sequence[int], shape: tuple[int, ...]) -> Matrix | None:
+        """Return a statistic: of pieces that lie on each other, a function of them all."""
+        same = len({piece.shape for piece in self.pieces}) == 1
+        if list(dims) != [self.dim] or not same or self.pieces[0].shape[self.dim] > 1:
+            return None
+        return Matrix.together([p for x in self.pieces if (p := x.reduced(dims, shape))], shape)
+
+
+def _regrouped(atoms: list[tuple[int, _Axes]], shape: Sequence[int]) -> tuple[_Axes, ...] | None:
+    """Gather axes of some sizes to those of a shape, in their order; None if they don't fit."""
+    left = list(atoms)
+    result = []
+    for size in shape:
+        group: list[_Axes] = []
+        have = 1
+        while have < size and left:
+            n, own = left.pop(0)
+            group.append(own)
+            have *= n
+        if have != size:
+            return None
+        if len(group) > 1 and any(own in ((), STAYS) for own in group) and any(group):
+            return None
+        result.append(sum(group, ()) if any(group) else ())
+    return None if left else tuple(result)
