@@ -13,6 +13,8 @@ all three must be the same, bit for bit.
 With ``--pages``, also what it means for a whole page of the book, from an empty store: CPU seconds
 of its stages, plain, compiled cold, and compiled where the programs are kept.
 
+Rows of networks that aren't measured this time stay as they were.
+
     python benchmarks/programs.py
     python benchmarks/programs.py --networks mlp --pages resnet20_cifar100
 """
@@ -35,6 +37,7 @@ from common import RESULTS, environment, write_report
 from torch import nn
 
 from lotperm.config.experiment import Recipe
+from lotperm.config.parameters import Precision
 from lotperm.config.seeds import Seeds
 from lotperm.data.dataset import Dataset, Split
 from lotperm.engine import run as engine_run
@@ -45,12 +48,14 @@ from lotperm.store.stages import Store
 from lotperm.studies.parameters import page_parameters
 from lotperm.studies.pipeline import Pipeline
 
-NETWORKS = {
-    "mlp": ("mlp", 1.0, (1, 40), 8),
-    "resnet8x0.5": ("resnet8", 0.5, (3, 32, 32), 4),
-    "resnet20x1": ("resnet20", 1.0, (3, 32, 32), 1),
+NETWORKS: dict[str, tuple[str, float, tuple[int, ...], int, Precision]] = {
+    "mlp": ("mlp", 1.0, (1, 40), 8, "float32"),
+    # As a page of the book has them.
+    "resnet8 on signals": ("resnet8", 1.0, (1, 40), 6, "bfloat16"),
+    "resnet8x0.5": ("resnet8", 0.5, (3, 32, 32), 4, "bfloat16"),
+    "resnet20x1": ("resnet20", 1.0, (3, 32, 32), 1, "bfloat16"),
 }
-"""Name -> architecture, width, shape of an example, networks at once."""
+"""Name -> architecture, width, shape of an example, networks at once, precision."""
 
 
 def cpu_seconds() -> float:
@@ -61,7 +66,7 @@ def cpu_seconds() -> float:
 
 def stage(name: str, first: int, *, compile: bool = True, steps: int = 3) -> dict[str, Any]:
     """Train networks for a few steps; return the seconds, and the losses as text."""
-    model, width, shape, members = NETWORKS[name]
+    model, width, shape, members, precision = NETWORKS[name]
     draw = torch.Generator().manual_seed(0)
     make: partial[nn.Module] = partial(
         build, model, input_shape=shape, classes=10, width=width, hidden=(128, 128)
@@ -70,7 +75,7 @@ def stage(name: str, first: int, *, compile: bool = True, steps: int = 3) -> dic
     split = Split(pixels, torch.randint(10, (128 * steps,), generator=draw))
     half = torch.full((shape[0],), 0.5)
     data = Dataset("noise", split, split, 10, half, half)
-    recipe = Recipe(epochs=1, lr=0.01, precision="bfloat16" if len(shape) == 3 else "float32")
+    recipe = Recipe(epochs=1, lr=0.01, precision=precision)
     seconds: dict[str, float] = {}
     prepare = engine_run.Run.prepare
 
@@ -194,16 +199,32 @@ def main() -> None:
         print(json.dumps(page(options.page, options.profile, compile=options.compile)))
         return
     names = options.networks or (["mlp"] if options.quick else list(NETWORKS))
-    rows = [measure(name, steps, quick=options.quick) for name in names]
+    command = shlex.join(["python", "benchmarks/programs.py", *sys.argv[1:]])
+    rows = recorded(options.out, names)
+    for name in names:
+        row = measure(name, steps, quick=options.quick)
+        rows.append({**row, "command": command, "load_1min": environment()["load_1min"]})
+    rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
     report = {
         "what": "CPU seconds for a compiled step",
-        "command": shlex.join(["python", "benchmarks/programs.py", *sys.argv[1:]]),
-        "steps": steps,
+        "command": command,
         "rows": rows,
         "pages": [measure_page(figure, options.profile) for figure in options.pages],
         "machine": environment(),
     }
     write_report(options.out / "programs", report, table(report))
+
+
+def recorded(folder: Path, names: list[str]) -> list[dict[str, Any]]:
+    """The rows of other networks in the report that is there, if they were measured here."""
+    path = folder / "programs.json"
+    if not path.exists():
+        return []
+    report = json.loads(path.read_text())
+    here = ("cpu", "torch", "threads")
+    if any(report["machine"][name] != environment()[name] for name in here):
+        return []
+    return [row for row in report["rows"] if row["network"] not in names and "command" in row]
 
 
 def table(report: dict[str, Any]) -> str:
@@ -212,18 +233,19 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"# Compiled programs: {report['what']}",
         "",
-        f"`{report['command']}`, on {machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}, load "
-        f"{machine['load_1min']:.1f} at the end. CPU seconds; on a busy machine they are up to twice as many.",
+        f"`python benchmarks/programs.py`, on {machine['cpu']}, {machine['threads']} threads, PyTorch",
+        f"{machine['torch']}. CPU seconds; on a busy machine (load) they are up to twice as many.",
         "",
-        "| network | at once | cold | next stage | new process | a step, plain | compiled | pays off after steps |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | at once | load | cold | next stage | new process | plain step | compiled | pays off after |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [
-        f"| {r['network']} | {r['members']} | {r['cold']:.1f} | {r['next_stage']:.2f} | {r['new_process']:.1f} | "
-        f"{r['step_plain']:.4f} | {r['step_compiled']:.4f} | "
-        + (f"{r['pays_off_after']:,.0f} |" if r["pays_off_after"] else "never |")
-        for r in report["rows"]
-    ]
+    for r in report["rows"]:
+        pays_off = f"{r['pays_off_after']:,.0f} steps" if r["pays_off_after"] else "never"
+        lines.append(
+            f"| {r['network']} | {r['members']} | {r['load_1min']:.0f} | {r['cold']:.1f} | "
+            f"{r['next_stage']:.2f} | {r['new_process']:.1f} | {r['step_plain']:.4f} | "
+            f"{r['step_compiled']:.4f} | {pays_off} |"
+        )
     if report["pages"]:
         lines += [
             "",
