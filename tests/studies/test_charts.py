@@ -161,6 +161,19 @@ def test_diversity_shows_members_and_ensembles():
     assert [bar.get_width() for bar in right.patches] == [30, 10]
 
 
+def test_members_and_ensembles_are_drawn_against_sparsity():
+    rows = [
+        {"method": method, "sparsity": s, "mean": mean - s / 10, "ensemble_accuracy": mean}
+        for method, mean in (("dense", 0.9), ("permuted", 0.8))
+        for s in (0.8, 0.9)
+    ]
+    left, right = diversity_charts.against_sparsity(pd.DataFrame(rows), title="Title").axes
+    assert [line.get_label().partition(":")[0] for line in left.lines] == ["dense", "permuted"]
+    np.testing.assert_allclose(left.lines[1].get_data(), [[80, 90], [72, 71]])
+    np.testing.assert_allclose(right.lines[1].get_data(), [[80, 90], [80, 80]])
+    assert [text.get_text() for text in right.texts] == ["permuted", "dense"]
+
+
 LINES = pd.DataFrame(
     [
         {

@@ -61,8 +61,8 @@ EXPECTED = {
     "13": (None, "agrees"),
     "14": (None, "weaker"),
     "15": ("agrees", "agrees"),
-    "16 a": ("agrees", "not run here"),
-    "16 b": ("opposite", "not run here"),
+    "16 a": ("agrees", "weaker"),
+    "16 b": ("opposite", "weaker"),
     "17": ("agrees", "agrees"),
     "18": ("agrees", "weaker"),
     "19": ("agrees", "agrees"),
@@ -73,14 +73,14 @@ EXPECTED = {
     "23 b": ("weaker", "weaker"),
     "24": ("agrees", "agrees"),
     "25": ("weaker", "opposite"),
-    "26": ("agrees", "agrees"),
-    "27": ("agrees", "agrees"),
+    "26": ("agrees", "weaker"),
+    "27": ("agrees", "weaker"),
     "28": ("agrees", "weaker"),
     "29": ("agrees", "agrees"),
     "30": ("weaker", "weaker"),
     "31 a": ("agrees", "weaker"),
-    "31 b": ("agrees", "agrees"),
-    "31 c": ("agrees", "not run here"),
+    "31 b": ("agrees", "weaker"),
+    "31 c": ("agrees", "agrees"),
     "31 d": ("agrees", "agrees"),
     "32 a": (None, "agrees"),
     "32 b": (None, "weaker"),
@@ -117,6 +117,12 @@ def with_run(sources, name, change):
             change(run.rows)
         runs.append(run)
     return dataclasses.replace(sources, runs=tuple(runs))
+
+
+def without(sources, prefix):
+    """The sources, but for the runs whose names begin with a prefix."""
+    runs = tuple(run for run in sources.runs if not run.name.startswith(prefix))
+    return dataclasses.replace(sources, runs=runs)
 
 
 def set_cell(frame, column, value, **where):
@@ -237,6 +243,8 @@ def test_one_recorded_accuracy_changes_a_verdict(sources):
 
 def test_one_recorded_ensemble_changes_a_verdict(sources):
     assert recorded("25", sources) == "opposite"
+    sources = without(sources, "fashion_ensembles")
+    assert recorded("25", sources) == "opposite"
 
     def change(to):
         return lambda table: set_cell(table, "ensemble_accuracy", to, method="permuted")
@@ -297,6 +305,7 @@ def another_width(sources, gain):
 
 
 def test_a_second_width_decides_what_width_does(sources):
+    sources = without(sources, "fashion_widths")
     assert recorded("16 a", sources) is None
     for gain, expected in ((0.02, "agrees"), (-0.02, "opposite")):
         more = dataclasses.replace(sources, runs=(*sources.runs, another_width(sources, gain)))
@@ -306,8 +315,7 @@ def test_a_second_width_decides_what_width_does(sources):
 
 
 def test_a_run_at_k_0_decides_what_rewinding_does(sources):
-    without = [run for run in sources.runs if not run.name.startswith("fashion_widths")]
-    sources = dataclasses.replace(sources, runs=tuple(without))
+    sources = without(sources, ("fashion_widths", "fashion_rewinds"))
     assert recorded("31 a", sources) is None
 
     def from_the_start(table):
@@ -328,6 +336,7 @@ def test_a_run_at_k_0_decides_what_rewinding_does(sources):
 
 def test_rewind_epochs_decide_about_a_plateau(sources):
     """Permuted at 16 epochs rises up to k = 2 alone; naive, a VGG11's, after it too."""
+    sources = without(sources, "fashion_rewinds")
     (run,) = (run for run in sources.runs if run.name == "desktop_resnet8_cifar10")
     at = run.rows[(run.rows["rewind_epoch"] == 2) & (run.rows["metric"] == "test_accuracy")]
     rises = {"permuted": (0, 0.04, 0.04, 0.04, 0.04), "naive": (0, 0.02, 0.04, 0.06, 0.08)}

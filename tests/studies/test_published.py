@@ -42,6 +42,56 @@ def test_without_the_repository_it_says_what_is_missing(monkeypatch, tmp_path):
         published.paper("table1_diversity")
 
 
+def test_the_recorded_ensembles_are_what_chapter_8_says_of_them():
+    runs = published.recorded("fashion_mnist", "mlp", 0.5, kind="diversity")
+    rows = pd.concat(run.summary for run in runs)
+    cells = rows[rows["method"] != "dense"].set_index(["method", "sparsity"])
+    together, alone = (100 * cells[column] for column in ("ensemble_accuracy", "mean"))
+    ahead = [(them["permuted"] - them["lth"]).round(1).tolist() for them in (together, alone)]
+    assert ahead == [[0.3, 0.1, -0.1], [-0.1, -0.4, -0.5]]
+    gain = together - alone
+    assert gain["lth"].round(1).tolist() == [0.1] * 3
+    assert gain["permuted"].round(1).tolist() == [0.5, 0.6, 0.5]
+    assert (gain["naive"] > gain["permuted"]).all()
+    assert (together["naive"] < together["lth"]).tolist() == [False, True, True]
+
+
+def test_the_recorded_widths_are_what_the_book_says_of_them():
+    """The words of book/recorded.md."""
+    cells = {}
+    for width in (0.125, 0.25, 0.5, 1.0):
+        (run,) = (
+            run
+            for run in published.recorded("fashion_mnist", "mlp", width)
+            if run.name.startswith("fashion_widths")
+        )
+        means = run.summary.set_index(["sparsity", "rewind_epoch", "method"])["mean"].unstack()
+        cells[width] = 100 * means.dropna(subset=["lth"])
+    cells = pd.concat(cells)
+    assert len(cells) == 32 and (cells["permuted"] > cells["naive"]).all()
+    gain = (cells["permuted"] - cells["naive"]).unstack("rewind_epoch")
+    by_width, by_sparsity = (gain.groupby(level=level) for level in (0, 1))
+    assert by_width.mean()[4].agg(["min", "max"]).round(1).tolist() == [1.3, 1.7]
+    assert by_width.mean()[0].agg(["min", "max"]).round(1).tolist() == [0.4, 0.7]
+    for sparsity, ends in ((0.8, [0.3, 0.5]), (0.98, [2.7, 3.4])):
+        at = gain.xs(sparsity, level=1)[4]
+        assert at.agg(["min", "max"]).round(1).tolist() == ends
+    assert by_sparsity.mean()[4].is_monotonic_increasing
+    late = cells.xs(4, level="rewind_epoch").groupby(level=0).mean()
+    share = (late["permuted"] - late["naive"]) / (late["lth"] - late["naive"])
+    assert (100 * share).round().tolist() == [67, 72, 78, 71]
+
+
+def test_the_recorded_rewind_epochs_are_what_the_book_says_of_them():
+    """The words of book/recorded.md."""
+    (run,) = (r for r in published.recorded("fashion_mnist") if r.name == "fashion_rewinds")
+    means = 100 * run.summary.pivot(index="rewind_epoch", columns="method", values="mean")
+    permuted, naive = means["permuted"], means["naive"]
+    assert permuted[2] - permuted[0] == pytest.approx(1.4, abs=0.05)
+    assert permuted[8] - permuted[2] == pytest.approx(0.0, abs=0.05)
+    assert naive[naive.index > 0].mean() - naive[0] == pytest.approx(0.0, abs=0.1)
+
+
 def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     """The words of book/recorded.md and of chapter 5."""
     (run,) = published.recorded("cifar10", "resnet8", 0.5)
@@ -258,7 +308,7 @@ def test_the_recorded_fashion_mnist_run_is_what_the_book_says_of_it():
 
 
 def test_recorded_runs_are_found_by_what_they_ran():
-    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop"]
+    names = ["desktop_mlp_fashion_mnist", "fashion_mnist_desktop", "fashion_widths_x1"]
     assert [other.name for other in published.recorded("fashion_mnist", "ml", 1.0)] == names
     run = published.recorded("fashion_mnist", "mlp", 1.0)[1]
     assert run.name == names[1]

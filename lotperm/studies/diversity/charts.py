@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lotperm.studies.charts import METHODS
+from lotperm.studies.charts import MARKERS, METHODS, line_style, name_lines
 
 
 def diversity(table: pd.DataFrame, *, title: str) -> Figure:
@@ -46,5 +46,31 @@ def diversity(table: pd.DataFrame, *, title: str) -> Figure:
     left.legend(fontsize=8)
     right.barh(y, 100 * table["disagreement"], color=colours)
     right.set(xlabel="disagreement between members (%)")
+    figure.suptitle(title)
+    return figure
+
+
+def against_sparsity(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw the members' mean and their ensemble against sparsity, a line for every method.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `lotperm.studies.diversity.study.diversity_table`, with the column sparsity.
+    title : str
+        The figure's title: data, network and profile.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
+    columns = {"mean": "one member (mean)", "ensemble_accuracy": "the members together"}
+    for ax, (column, words) in zip(axes, columns.items(), strict=True):
+        for method, rows in table.groupby("method", sort=False):
+            name = "dense_b" if method == "dense" else str(method)
+            label = "dense" if method == "dense" else METHODS[name][0]
+            x, y = 100 * rows["sparsity"], 100 * rows[column]
+            ax.plot(x, y, marker=MARKERS[name], label=label, **line_style(name))
+        ax.set(title=words, xlabel="sparsity (%)", xticks=sorted(100 * table["sparsity"].unique()))
+    axes[0].set(ylabel="test accuracy (%)")
+    # Both have the same lines: they are named where the reader's eye ends.
+    name_lines(axes[1])
     figure.suptitle(title)
     return figure

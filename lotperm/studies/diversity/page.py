@@ -10,10 +10,13 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from lotperm.studies import page
+from lotperm.studies.claims import members, sources
 from lotperm.studies.diversity import charts, tables
 from lotperm.studies.diversity.beside import beside_diversity
 from lotperm.studies.diversity.study import STUDY, diversity_table
-from lotperm.studies.published import live_label
+from lotperm.studies.numbers import Number
+from lotperm.studies.origin import attach, of_record
+from lotperm.studies.published import live_label, recorded
 from lotperm.studies.relearning import charts as nearness_charts
 from lotperm.studies.relearning import tables as nearness_tables
 from lotperm.studies.relearning.beside import beside_relearning
@@ -60,6 +63,26 @@ class Page(page.Page):
     def beside(self) -> pd.DataFrame:
         """Put the table, live and recorded, beside the paper's."""
         return beside_diversity(self.table, self.experiment)
+
+    def against_sparsity(self) -> Figure:
+        """Draw members and ensembles against sparsity, of the record that has most sparsities."""
+        run = max(recorded(kind="diversity"), key=lambda run: run.summary["sparsity"].nunique())
+        drawn = charts.against_sparsity(run.summary, title=f"Members and ensembles ({run.label})")
+        return attach(drawn, of_record(run))
+
+    def ensembles_compared(self) -> pd.DataFrame:
+        """Return every recorded ensemble of permuted members beside that of LTH's."""
+        rows = {}
+        for those in members.recorded(sources.Sources.load()):
+            less = members.better_ensemble_than_lth(those)
+            single = those.number("permuted", "mean") - those.number("lth", "mean")
+            rows[those.source, f"{those.sparsity:g}"] = {
+                "one member: permuted − LTH": Number(single).text(2),
+                "together: LTH": Number(those.number("lth", "ensemble")).text(2),
+                "together: permuted": Number(those.number("permuted", "ensemble")).text(2),
+                "permuted − LTH": Number(less.value, (less.high - less.low) / 2).text(2),
+            }
+        return pd.DataFrame(rows).T.rename_axis(["", "S"])
 
     # The pruned network that a ticket came from
 
