@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -295,12 +296,20 @@ _NAMES = (
 )
 
 
+_SPREAD = re.compile(r'(<p class="spread">)([^<]+)(</p>)')
+"""What ± means, below a table that a notebook wrote, which can't know where the page will be."""
+
+
 def _on_finish(app: Any, exception: Exception | None) -> None:
     if exception is None and app.builder.format == "html":
+        statistics = Path(app.outdir) / "book" / "statistics.html"
         for path in Path(app.outdir).rglob("*.html"):
             text = new = path.read_text(encoding="utf-8")
             for pattern, replacement in _NAMES:
                 new = pattern.sub(replacement, new)
+            if statistics.exists():
+                link = Path(os.path.relpath(statistics, path.parent)).as_posix()
+                new = _SPREAD.sub(rf'\1<a href="{link}">\2</a>\3', new)
             if new != text:
                 path.write_text(new, encoding="utf-8")
 

@@ -195,7 +195,9 @@ def _stored(app: Sphinx, text: str, name: str = "") -> str:
 
 def _layouts(app: Sphinx, image: nodes.image, svg: str, about: dict[str, Any]) -> list[nodes.image]:
     """Return the picture for wide windows and, where there is one, that for phones."""
-    image["alt"] = about["alt"] or image.get("alt", "")
+    # What a cell says of its figure can't know the numbers: those that are drawn follow.
+    written = " ".join((image.get("alt", ""), about.get("drawn", ""))).strip()
+    image["alt"] = about["alt"] or written
     own = ["keep-colours"] if about["photos"] else []
     image["classes"] += ["figure-wide", *own]
     _size(image, svg)

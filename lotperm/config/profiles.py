@@ -36,5 +36,5 @@ def with_current_profile(experiment: Mapping[str, Any]) -> dict[str, Any]:
     return given | {"profile": current_profile(given["profile"])} if "profile" in given else given
 
 
+# The type of a parameter that is the name of a profile; an old name is understood.
 Profile = Annotated[_Name, BeforeValidator(current_profile)]
-"""The type of a parameter that is the name of a profile; an old name is understood."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import os
 import re
 import shutil
@@ -19,19 +20,27 @@ from lotperm.site.sphinx import render, rendered_state
 
 # The start page has the h1. Sphinx puts all other pages inside it, so their headings are h2, behind
 # a mark of where each page begins.
-_CHAPTER = re.compile(
+_SECTION = re.compile(
     r'(?:<span id="document-[^"]*"></span>\s*<section[^>]*?\bid="(?P<inner>[^"]+)"[^>]*>\s*<h2>'
-    r'|<section[^>]*?\bid="(?P<start>[^"]+)"[^>]*>\s*<h1>)(?P<title>.*?)<a ',
+    r'|<section[^>]*?\bid="(?P<start>[^"]+)"[^>]*>\s*<h1>)',
+)
+# The same with an anchor of its own.
+_CHAPTER = re.compile(
+    r'<section[^>]*?\bid="(?P<name>chapter-\d+)"[^>]*>(?:\s*<span id="[^"]*"></span>)*\s*<h[12]>(?P<title>.*?)<a ',
     re.DOTALL,
 )
-_API = "the-package"
-"""Anchor of the chapter that is printed apart: it has as many pages as all others."""
+_LINK = re.compile(r'(?P<before><a\b[^>]*?) href="(?!#|https?:|mailto:)(?P<to>[^"]*)"')
+_API = "The package"
+"""Title of the chapter that is printed apart: it has as many pages as all others."""
 
 _RULES = (
     # The theme prints a page's title and list of sections in place of its h1.
     "#jb-print-docs-body, .toctree-wrapper > .caption { display: none !important; } "
     ".bd-main .bd-content .bd-article h1:first-of-type { display: block; }"
 )
+
+# The title page has neither head nor number. A page of its own name would begin after an empty one.
+_FRONT = "@page chapter0:first { @top-center { content: none; } @bottom-center { content: none; } }"
 
 # Names of installed browsers that can print, the likeliest first.
 _BROWSERS = (
@@ -105,10 +114,10 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
         # `folder`.
         (first,) = re.findall(r"url=([^\"]+)", page.read_text(encoding="utf-8"))
         text = (folder / first).read_text(encoding="utf-8")
-        text = text.replace(f'href="{first}#', 'href="#')
-        if _API in dict(_chapters(text)):
-            apart = out / "api.pdf"
-            _print(program, page, only(text, _API), apart)
+        text = own_anchors(text.replace(f'href="{first}#', 'href="#'))
+        apart = [name for name, title in _chapters(text) if title == _API]
+        if apart:
+            _print(program, page, only(text, apart[0]), out / "api.pdf")
         # Printed twice: only then it is known on which page each chapter begins.
         _print(program, page, as_book(text, {}), target)
         if numbers := chapter_pages(target, [name for name, _ in _chapters(text)]):
@@ -143,12 +152,41 @@ def _print(program: str, page: Path, text: str, target: Path) -> None:
         )
 
 
+def own_anchors(text: str) -> str:
+    """Give every chapter an anchor that nothing else on the one page has.
+
+    Sphinx names a section after its title, and other chapters may have sections of that name.
+    """
+
+    def named(match: re.Match[str]) -> str:
+        count = next(number)
+        old = match["inner"] or match["start"]
+        whole = match[0]
+        # What leads to the chapter by its page goes inside: between two chapters it would be a line
+        # of its own, on a page of its own.
+        mark = re.match(r'<span id="document-[^"]*"></span>\s*', whole)
+        inside = (mark[0].strip() if mark else "") + f'<span id="{old}"></span>'
+        rest = whole[mark.end() :] if mark else whole
+        end = rest.index(">", rest.index(f'id="{old}"')) + 1
+        return rest[:end].replace(f'id="{old}"', f'id="chapter-{count}"') + inside + rest[end:]
+
+    number = itertools.count()
+    return _SECTION.sub(named, text)
+
+
 def _chapters(text: str) -> list[tuple[str, str]]:
-    """List the chapters of the one page: (anchor, title)."""
+    """List the chapters of the one page, which have `own_anchors`: (anchor, title)."""
     return [
-        (m["inner"] or m["start"], html.unescape(re.sub(r"<[^>]+>", "", m["title"])).strip())
+        (m["name"], html.unescape(re.sub(r"<[^>]+>", "", m["title"])).strip())
         for m in _CHAPTER.finditer(text)
     ]
+
+
+def _inside(match: re.Match[str], text: str) -> str:
+    """Lead a link to a page of the site to that chapter; a file beside the site isn't beside the PDF."""
+    page = re.search(r"([\w.-]+)\.html(?:#.*)?$", match["to"])
+    mark = page and re.search(rf'id="(document-[\w/-]*?{re.escape(page[1])})"', text)
+    return f'{match["before"]} href="#{mark[1]}"' if mark else match["before"]
 
 
 def as_book(text: str, pages: Mapping[str, int]) -> str:
@@ -164,9 +202,10 @@ def as_book(text: str, pages: Mapping[str, int]) -> str:
     found = _chapters(text)
     if not found:
         return text
-    rules, entries = [_RULES, f"#{_API} {{ display: none; }}"], []
+    rules, entries = [_RULES], []
     for i, (name, title) in enumerate(found):
-        if name == _API:
+        if title == _API:
+            rules.append(f"#{name} {{ display: none; }}")
             entries.append(f"<li>{html.escape(title)} <span>in api.pdf</span></li>")
             continue
         head = title.replace("\\", "").replace('"', "'")
@@ -177,6 +216,7 @@ def as_book(text: str, pages: Mapping[str, int]) -> str:
         )
         number = pages.get(name, "")
         entries.append(f'<li><a href="#{name}">{html.escape(title)}</a> <span>{number}</span></li>')
+    text = _LINK.sub(lambda match: _inside(match, text), text)
     front = (
         '<section class="title-page"><p class="book-title">Lottery tickets, permuted</p>'
         "<p>An executable companion to “Sparse Training from Random Initialization: Aligning Lottery Ticket "
@@ -187,7 +227,7 @@ def as_book(text: str, pages: Mapping[str, int]) -> str:
     )
     begin = text.index(f'id="{found[0][0]}"')
     place = text.rindex("<section", 0, begin)
-    style = f"<style>{' '.join(rules)}</style>"
+    style = f"<style>{' '.join(rules)} {_FRONT}</style>"
     return text[:place] + style + front + text[place:]
 
 

@@ -21,6 +21,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.text import Text
 
 from lotperm.config.experiment import Experiment
+from lotperm.studies.alt import told
 from lotperm.studies.html import command, table
 from lotperm.studies.origin import HERE, Origin, attached, description, of_live
 
@@ -152,8 +153,8 @@ def shown(figure: Figure, origins: tuple[Origin, ...] = ()) -> tuple[str, dict[s
     -------
     tuple of str and dict
         The figure as SVG, and under ``lotperm`` what belongs to it: ``origins``, ``narrow`` (the
-        SVG for phones, or ""), ``alt`` (what it says, or "") and ``photos`` (whether its colours
-        must stay as they are).
+        SVG for phones, or ""), ``alt`` (what it says, or ""), ``drawn`` (what is drawn, in words,
+        or "") and ``photos`` (whether its colours must stay as they are).
     """
     # An opaque RGB picture is a photograph; what is drawn by numbers has a map of colours.
     photos = any(
@@ -168,6 +169,7 @@ def shown(figure: Figure, origins: tuple[Origin, ...] = ()) -> tuple[str, dict[s
         "origins": [origin.plain() for origin in dict.fromkeys(known)],
         "narrow": "" if narrow is None else svg(narrow),
         "alt": description(figure),
+        "drawn": told(figure),
         "photos": photos,
     }
     return svg(figure), {"lotperm": about}

@@ -80,6 +80,9 @@ def test_data_are_files_that_say_what_they_hold(site: Path, texts: dict[str, str
 def test_no_table_is_as_pandas_writes_it(texts: dict[str, str]) -> None:
     assert [name for name, text in texts.items() if 'class="dataframe' in text] == []
     assert sum(text.count('<table class="results') for text in texts.values()) > 15
+    # What ± means is said below a table, and leads to the page that explains it.
+    said = re.findall(r'<p class="spread">(.{0,60})', "".join(texts.values()))
+    assert said and all("statistics.html" in words for words in said)
 
 
 def test_previews_are_there_for_terms_citations_and_figures(site: Path) -> None:

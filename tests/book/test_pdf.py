@@ -84,6 +84,39 @@ def test_all_pages_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         check(out, root)
 
 
+PAGE = """<head></head><body><section class="x" id="start">
+<h1>Start<a href="#start">#</a></h1>
+<p><a class="reference download internal" download="" href="../x.ipynb">The file</a> has it.</p>
+<p><a href="../notebooks/01.html#there">How sure?</a> <a href="https://arxiv.org">Paper</a></p>
+<section id="one"><h2>One<a href="#one">#</a></h2></section>
+<span id="document-notebooks/01"></span><section class="x" id="one">
+<h2>One<a href="#one">#</a></h2><p>A chapter.</p></section>
+<span id="document-book/api"></span><section id="the-package">
+<h2>The package<a href="#the-package">#</a></h2></section></section></body>"""
+
+
+def test_a_chapter_is_told_from_a_section_of_its_name() -> None:
+    """The ledger has sections that are named after chapters."""
+    text = pdf.own_anchors(PAGE)
+    assert pdf._chapters(text) == [
+        ("chapter-0", "Start"), ("chapter-1", "One"), ("chapter-2", "The package")
+    ]  # fmt: skip
+    book = BeautifulSoup(pdf.as_book(text, {"chapter-1": 7}), "html.parser")
+    section = book.find(id="chapter-1")
+    assert section is not None and "A chapter." in section.text
+    # What leads to a file of the site is text.
+    assert "The file has it." in book.text and "x.ipynb" not in str(book)
+    links = {a.text: a.get("href") for a in book.select("p a")}
+    assert links["How sure?"] == "#document-notebooks/01" and links["Paper"] == "https://arxiv.org"
+    # Links to the chapter, by its page or by its name, still have somewhere to lead.
+    assert section.find(id="document-notebooks/01") and section.find(id="one")
+    # A line between two chapters would be printed on a page of its own.
+    assert section.find_previous_sibling().name == "section"  # type: ignore[union-attr]
+    listed = [" ".join(li.text.split()) for li in book.select("nav.contents li")]
+    assert listed == ["Start", "One 7", "The package in api.pdf"]
+    assert "#chapter-2 { display: none; }" in str(book) and "chapter0:first" in str(book)
+
+
 def test_the_whole_book_where_it_was_printed() -> None:
     """What ``make pdf`` made, which takes minutes; the workflows run this behind it."""
     printed, built = ROOT / "_build" / "book.pdf", ROOT / "_build" / ".complete"

@@ -178,7 +178,7 @@
   .lotperm-landscape input[type="number"] { font: inherit; width: 100%; min-width: 0; color: var(--ll-text);
     background: var(--ll-ground); border: 1px solid var(--ll-edge); border-radius: .3rem; padding: .1rem .3rem; }
   .ll-time { display: flex; flex: 1 1 12rem; gap: .4rem; align-items: center; white-space: nowrap; }
-  .lotperm-landscape input[type="checkbox"] { flex: none; width: 1.1rem; height: 1.1rem; margin: 0 .2rem 0 0;
+  .lotperm-landscape input[type="checkbox"] { flex: none; width: 24px; height: 24px; margin: 0;
     accent-color: #0072b2; }
   .ll-path { display: flex; gap: .3rem; align-items: center; min-height: 1.6rem; }
   .ll-path canvas { width: 2.2rem !important; height: 1rem !important; flex: none; }
