@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from lotperm.studies.arms import effects
-from lotperm.studies.causal.measures import MEASURES as OF_CAUSAL
 from lotperm.studies.early import series as early
 from lotperm.studies.page import open_page
 from lotperm.studies.predictions import verdicts
-from lotperm.studies.signs.measures import MEASURES as OF_SIGNS
 
 pytestmark = pytest.mark.evidence
 
@@ -94,17 +92,15 @@ def test_an_early_match_gains() -> None:
 BORNE_OUT = {
     "causal_test": ("C 1", "C 3", "C 4", "C 6"),
     "signs": ("S 1", "S 4", "S 7", "S 8", "S 9", "S 12"),
+    "matchers": ("M 3", "M 4", "M 7", "M 8", "M 9"),
+    "many": ("N 3", "N 6", "N 7"),
 }
-
-MEASURES = {"causal_test": OF_CAUSAL, "signs": OF_SIGNS}
 
 
 @pytest.mark.parametrize("figure", BORNE_OUT)
 def test_a_page_beyond_the_paper_bears_its_predictions_out(figure: str) -> None:
     page = open_page(figure, "laptop")
-    width = page.experiment.model.width
-    table = page.table[page.table["width"] == width] if "width" in page.table else page.table
-    found = verdicts(page.predictions, MEASURES[figure], {"live": table})["verdict"]
+    found = verdicts(page.predictions, page.measures, {"live": page.judged})["verdict"]
     by_number = {words.split(":")[0]: verdict for words, verdict in found.items()}
     assert {number: by_number[number] for number in BORNE_OUT[figure]} == dict.fromkeys(
         BORNE_OUT[figure], "agrees"
