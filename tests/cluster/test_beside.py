@@ -83,7 +83,7 @@ def test_beside_each_other_to_the_same_bits_also_when_stopped_anywhere(campaign,
 
     stops = 0
     while True:
-        left = [3]
+        left = [6]
 
         def stop(left=left):
             left[0] -= 1
@@ -97,7 +97,7 @@ def test_beside_each_other_to_the_same_bits_also_when_stopped_anywhere(campaign,
             assert "beside" not in [thread.name for thread in threading.enumerate()]
         else:
             break
-    assert stops > 3
+    assert stops > 2
     assert content(tmp_path / "sliced") == alone
 
 
