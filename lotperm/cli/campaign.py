@@ -47,6 +47,12 @@ def run_campaign(
         ),
     ] = None,
     members: MembersOption = None,
+    overlap: Annotated[
+        bool,
+        typer.Option(
+            "--overlap", help="On a GPU, train a stage beside another that it doesn't need."
+        ),
+    ] = False,
 ) -> None:
     """Compute what is missing, in order, and record every entry as it finishes.
 
@@ -64,6 +70,7 @@ def run_campaign(
     runtime = Runtime(
         device=resolve_device(device),
         members=members,
+        overlap=overlap,
         # A bar rewrites its line, which a file can't.
         progress=tqdm_bar if sys.stderr.isatty() else None,
         stop=lambda: over() or stop.asked(),

@@ -26,17 +26,10 @@ _IDLE = 0.01
 """Seconds after which a thread that has nothing to do looks again."""
 
 
-def pays_off(runtime: Runtime) -> bool:
-    """Return True if stages are to be computed beside each other.
-
-    On a CPU one stage alone keeps all cores busy. Several ranks exchange gradients in one order.
-    """
-    if distributed.world_size() > 1:
-        return False
-    if runtime.overlap is not None:
-        return runtime.overlap
-    # In the default stream one would wait for the other.
-    return torch.device(runtime.device).type == "cuda" and runtime.streams > 1
+def wanted(runtime: Runtime) -> bool:
+    """Return True if stages are to be computed beside each other: asked for, and possible."""
+    # Several ranks exchange gradients in one order.
+    return runtime.overlap and distributed.world_size() == 1
 
 
 class Beside:
@@ -57,7 +50,7 @@ class Beside:
 
     def __init__(self, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._stop, self._say = runtime.stop or (lambda: False), say
-        self._used, self._turns = pays_off(runtime), Turns()
+        self._used, self._turns = wanted(runtime), Turns()
         self.runtime = runtime
         if self._used:
             self.runtime = dataclasses.replace(

@@ -76,9 +76,10 @@ class Runtime:
     stop : Callable[[], bool] | None
         Called after every step of training; True ends the run there with `PreemptedError`, its
         state saved.
-    overlap : bool | None
+    overlap : bool
         Compute stages of a campaign beside each other where none needs the other
-        (`lotperm.cluster.beside`); None: on CUDA. No result depends on it.
+        (`lotperm.cluster.beside`). No result depends on it, but that was seen on CPUs and on a
+        stand-in for a GPU alone, so it has to be asked for.
     meanwhile : Callable[[Callable[[], bool]], None] | None
         Called whenever the device has been given work, with a function that says whether it has
         done it: another stage may go on until then (`lotperm.parallel.turns`).
@@ -93,7 +94,7 @@ class Runtime:
     workers: int | None = None
     progress: Progress | None = None
     stop: Callable[[], bool] | None = None
-    overlap: bool | None = None
+    overlap: bool = False
     meanwhile: Callable[[Callable[[], bool]], None] | None = None
 
     @property

@@ -116,11 +116,11 @@ def test_an_error_is_raised_where_the_stage_is_asked_for(campaign, tmp_path, mon
     assert list(content(tmp_path / "broken")[1]) == ["half"]
 
 
-def test_only_a_gpu_computes_stages_beside_each_other():
-    assert not beside.pays_off(Runtime())
-    assert beside.pays_off(Runtime(device="cuda"))
-    assert not beside.pays_off(Runtime(device="cuda", streams=1))
-    assert not beside.pays_off(Runtime(device="cuda", overlap=False))
+def test_stages_are_computed_beside_each_other_only_if_asked_for(monkeypatch):
+    assert not beside.wanted(Runtime(device="cuda"))
+    assert beside.wanted(Runtime(device="cuda", overlap=True))
+    monkeypatch.setattr(beside.distributed, "world_size", lambda: 2)
+    assert not beside.wanted(Runtime(device="cuda", overlap=True))
 
 
 def test_one_thread_has_the_turn_and_the_next_in_line_gets_it():
