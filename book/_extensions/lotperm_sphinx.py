@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from metadata import metadata
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
@@ -216,16 +217,22 @@ def _plan(table: _Table, figure: str) -> Any:
 class Summary(SphinxDirective):
     """The summary of a recorded table, as a section; its argument names the folder in ``results``.
 
-    The record stays as it was written; its profile is called by its name of today.
+    The record stays as it was written; its profile is called by its name of today. With the option
+    ``:folded:``, for a place that can't hold a section, the heading is no section's.
     """
 
     required_arguments = 1
+    option_spec = {"folded": directives.flag}  # noqa: RUF012 (as docutils has it)
 
     def run(self) -> list[nodes.Node]:
         path = Path(self.env.srcdir) / "book" / "results" / self.arguments[0] / "summary.md"
         self.env.note_dependency(str(path))
         head, _, body = path.read_text(encoding="utf-8").partition("\n")
-        return self._under(self.heading(head), self.parse_text_to_nodes(body.strip()))
+        heading = self.heading(head)
+        if "folded" in self.options:
+            return [nodes.rubric(heading, heading), *self.parse_text_to_nodes(body.strip())]
+        text = f"### {heading}\n\n{body.strip()}"
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
 
     @staticmethod
     def heading(line: str) -> str:
@@ -234,14 +241,6 @@ class Summary(SphinxDirective):
 
         what, _, profile = line.removeprefix("# ").rpartition(" ")
         return f"{what} {current_profile(profile)}"
-
-    def _under(self, heading: str, body: list[nodes.Node]) -> list[nodes.Node]:
-        # Only sections hold sections: what folds gets a heading without one.
-        if not isinstance(self.state.parent, nodes.section):
-            return [nodes.rubric(heading, heading), *body]
-        section = nodes.section("", nodes.title(heading, heading), *body, names=[heading])
-        self.state.document.note_implicit_target(section, section)
-        return [section]
 
 
 def _note_package(directive: SphinxDirective) -> None:
