@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from lotperm.studies import causal, many, matchers, signs
+from lotperm.studies import attention, causal, many, matchers, signs
+from lotperm.studies.attention.measures import MEASURES as OF_ATTENTION
 from lotperm.studies.causal.measures import MEASURES as OF_CAUSAL
 from lotperm.studies.claims.evidence import Effect
 from lotperm.studies.claims.ledger import Row, ledger
@@ -29,6 +30,7 @@ _QUESTIONS: dict[str, tuple[Path, Mapping[str, Measure], str]] = {
     "causal": (Path(causal.__path__[0]), OF_CAUSAL, "notebooks/14_causal_test"),
     "signs": (Path(signs.__path__[0]), OF_SIGNS, "notebooks/15_signs"),
     "matchers": (Path(matchers.__path__[0]), OF_MATCHERS, "notebooks/16_matchers"),
+    "attention": (Path(attention.__path__[0]), OF_ATTENTION, "notebooks/17_attention"),
     "many": (Path(many.__path__[0]), OF_MANY, "notebooks/18_many"),
 }
 
