@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -131,6 +132,8 @@ def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
 def _fixed_units(layer: str, units: Iterable[int], total: int, cause: Cause) -> Fixed:
     """Note that an operation fixed units of a layer."""
     node = cause.node
+    if node.target is operator.getitem:  # one of the outputs of another
+        node = node.all_input_nodes[0]
     operation = "output" if node.op == "output" else str(node.target)
     return Fixed(layer, tuple(units), total, operation, cause.reason, *node_place(node))
 

@@ -220,7 +220,20 @@ def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
     for way in ways:
         if len(way) > len(best):
             best = way
+    _refuse_twins(given, best, unwrapped)
     return best
+
+
+def _refuse_twins(given: list[str], found: Mapping[str, str], unwrapped: Mapping[str, str]) -> None:
+    """Raise an error if names that were left out are the same network under another prefix."""
+    rest = [name for name in given if name not in found]
+    for prefix in _prefixes(map(_unwrapped, rest), unwrapped) if found else ():
+        again = {_among(_unwrapped(name).removeprefix(prefix), unwrapped) for name in rest}
+        if len(again - {None}) >= len(found):
+            raise ParameterError(
+                f"{shown(next(iter(found)))} and {shown(rest[0])}: the names hold the network "
+                "twice, under two prefixes. Give those of one of them."
+            )
 
 
 def _prefixes(longer: Iterable[str], shorter: Mapping[str, Any]) -> list[str]:
@@ -376,11 +389,28 @@ def read_mask(
         if len(set(renamed.values())) < len(renamed):
             renamed = {n: n for n in state}
     else:
-        renamed = match_names(state, names)
+        renamed = _mask_names(state, names)
         for name in state:
             if name not in renamed:
                 raise unknown_name("weight of the mask", name, names)
     return {renamed[name]: as_bool(tensor, name) for name, tensor in state.items()}
+
+
+def _mask_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
+    """Find the network's name for each name of a mask, which may be that of a layer or buffer.
+
+    ``layer``, ``layer.mask`` and ``layer.weight.mask`` are masks of ``layer.weight``.
+    """
+    given = list(given)
+    found = match_names(given, names)
+    for ending in (".weight", ""):
+        if len(found) == len(given):
+            break
+        forms = {name: name.removesuffix(".mask") + ending for name in given}
+        other = match_names(forms.values(), names) if len(set(forms.values())) == len(forms) else {}
+        if len(other) > len(found):
+            found = {name: other[form] for name, form in forms.items() if form in other}
+    return found
 
 
 def as_bool(tensor: Tensor, name: str) -> Tensor:

@@ -325,7 +325,7 @@ def permute(
     spec : PermutationSpec
         Of the network that the tensors belong to.
     permutation : mapping
-        Group name -> int64 Tensor of shape (n,), or as many whole numbers in another form;
+        Group name -> int64 Tensor of shape (n,), or a list or array of as many whole numbers;
         ``p[i]`` is the unit that moves to position i.
         Groups that are not named stay as they are, but for blocks that a named one moves.
 
@@ -401,12 +401,12 @@ def _validated(spec: PermutationSpec, group: str, p: Any) -> Tensor:
 
 
 def _whole_numbers(p: Any) -> Any:
-    """Return whole numbers in any form, as files of other kinds keep them, as an int64 tensor."""
-    whole = (torch.uint8, torch.int8, torch.int16, torch.int32)
+    """Return a list or array of whole numbers as an int64 tensor, and everything else as it is."""
     if isinstance(p, Tensor):
-        return p.to(torch.int64) if p.dtype in whole else p
+        return p
     try:
         found = torch.as_tensor(p)
     except (TypeError, ValueError, RuntimeError):
         return p
-    return found.to(torch.int64) if found.dtype in (*whole, torch.int64) else p
+    whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    return found.to(torch.int64) if found.dtype in whole else p

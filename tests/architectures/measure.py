@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections import Counter
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from lotperm.science.matching import match_activations
 from lotperm.science.symmetry import PermutationSpec, invert, permute
+from lotperm.store.provenance import source_hash
 
 # Library -> names, some with the size of their images where that isn't free.
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
@@ -139,6 +141,7 @@ def measure(library: str, name: str, size: int) -> dict[str, Any]:
     images = 16 if size <= 64 else 4
     batch = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0))
     row: dict[str, Any] = {"library": library, "name": name, "pixels": size, "traced": False}
+    row["source"] = source_hash()
     model = network(library, name, batch)
     row["parameters"] = sum(p.numel() for p in model.parameters())
     began = time.process_time()
@@ -161,7 +164,7 @@ def measure(library: str, name: str, size: int) -> dict[str, Any]:
         "by": dict(fixed.most_common(3)),
     }
     p = spec.random(torch.Generator().manual_seed(1))
-    weights = {n: t.clone() for n, t in model.state_dict().items()}
+    weights = copy.deepcopy(model.state_dict())  # with PyTorch's metadata, which some need
     moved = permute(weights, spec, p)
     with torch.no_grad():
         before = output(model, batch)

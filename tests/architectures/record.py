@@ -18,8 +18,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests")]
 from architectures.measure import every  # noqa: E402
 from common import RESULTS, environment  # noqa: E402
 
-from lotperm.store.provenance import source_hash  # noqa: E402
-
 # Networks of torchvision 0.13.1 that the tables of Torch-Pruning's README name, as pruned or not.
 PRUNED = (
     "alexnet", "vit_b_16", "vit_b_32", "convnext_tiny", "densenet121", "efficientnet_b0",
@@ -46,12 +44,13 @@ def collect(kept: Path) -> tuple[list[dict[str, Any]], list[str]]:
 def table(report: dict[str, Any]) -> str:
     """Return the rows as Markdown."""
     machine, rows = report["machine"], report["rows"]
+    sources = ", ".join(dict.fromkeys(row["source"][:12] for row in rows))
     lines = [
         "# Architectures",
         "",
         f"`{report['command']}`, on {machine['cpu']}, Python {machine['python']}, PyTorch "
         f"{machine['torch']}, torchvision {report['torchvision']}, timm {report['timm']}, "
-        f"{report['date']}; sources {report['source'][:12]}.",
+        f"{report['date']}; sources {sources}.",
         "",
         "| network | groups | units | heads | fixed, by | change of f | copy found | seconds "
         "| Torch-Pruning |",
@@ -99,7 +98,6 @@ def main() -> None:
     report = {
         "command": "make architectures",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "source": source_hash(),
         "machine": environment(),
         "torchvision": version("torchvision"),
         "timm": version("timm"),

@@ -31,7 +31,7 @@ from lotperm.science.sparsity import (
     mask_of_zeros,
     to_torch_prune,
 )
-from lotperm.science.state_dicts import copy_of, read_weights
+from lotperm.science.state_dicts import copy_of, read_mask, read_weights
 from lotperm.store.files import save_tensors
 
 
@@ -408,7 +408,7 @@ def test_arrays_of_other_things_are_refused(spec):
 def test_permutations_and_sparsities_in_other_forms(spec):
     weights, p = mlp().state_dict(), planted(spec)
     expected = permute(weights, spec, p)["0.bias"]
-    for form in (lambda q: q.tolist(), lambda q: q.numpy(), lambda q: q.int()):
+    for form in (lambda q: q.tolist(), lambda q: q.numpy(), lambda q: q.int().numpy()):
         moved = permute(weights, spec, {group: form(q) for group, q in p.items()})
         assert torch.equal(moved["0.bias"], expected)
     for odd in ([0.5] * 16, "0", [[0]]):
@@ -419,3 +419,18 @@ def test_permutations_and_sparsities_in_other_forms(spec):
         assert count(mlp(), magnitude_prune(weights, mask, sparsity)).sparsity == 0.5
     with pytest.raises(ParameterError, match=r"sparsity is '0.5'; expected 0 <= sparsity < 1"):
         magnitude_prune(weights, mask, "0.5")
+
+
+@pytest.mark.parametrize("form", ["{}.mask", "{}.weight.mask", "{}", "module.{}.mask", "net.{}"])
+def test_masks_named_after_layers(spec, form):
+    mask = {form.format(layer): torch.ones(spec.shapes[f"{layer}.weight"]) for layer in "02"}
+    assert list(read_mask(mask, spec.shapes)) == ["0.weight", "2.weight"]
+
+
+def test_two_networks_in_a_state_dict_are_refused(spec):
+    weights = mlp().state_dict()
+    both = {f"{who}.{n}": t for who in ("student", "teacher") for n, t in weights.items()}
+    with pytest.raises(ParameterError, match=r"'student.0.weight' and 'teacher.0.weight'.* twice"):
+        read_weights(both, spec.shapes)
+    one = {f"student.{n}": t for n, t in weights.items()} | {"head.weight": torch.ones(2)}
+    assert list(read_weights(one, spec.shapes)) == list(weights)
