@@ -45,6 +45,11 @@ class Page(page.Page):
         """Return the groups of units that can be permuted."""
         return symmetries(self.pipeline.spec)
 
+    def ask_inside(self, name: str) -> HTML:
+        """Ask how many of the groups of units lie inside heads."""
+        hint = "Each block has queries with keys, and values; the heads themselves are a group beside them."
+        return self.ask(name, len(self.pipeline.spec.inside), unit="groups", hint=hint)
+
     def rotation(self) -> pd.DataFrame:
         """Compare a permutation with a rotation of queries and keys, on the first ticket."""
         p, (s, k) = self.pipeline, cells(self.experiment)[0]
