@@ -9,7 +9,16 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import lotperm
 from lotperm.errors import LotpermError
+
+# Readers of books run no scripts, so they need formulas that are set, and no buttons that launch a
+# notebook. The format asks for a version.
+_EPUB = [
+    *("-D", "html_math_renderer=mathml"),
+    *("-D", "html_theme_options.launch_buttons="),
+    *("-D", f"version={lotperm.__version__}"),
+]
 
 
 def rendered_state(out: Path) -> str | None:
@@ -47,8 +56,7 @@ def render(out: Path, state: str, builder: Literal["html", "singlehtml", "epub"]
     # that leads nowhere is one.
     sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", builder]
     _run([*jupyter_book, "config", "sphinx", str(source)], out)
-    # Readers of books run no scripts, so they need formulas that are set.
-    options = ["-D", "html_math_renderer=mathml"] if builder == "epub" else []
+    options = _EPUB if builder == "epub" else []
     _run([*sphinx, *options, "-d", str(trees), str(source), str(out / builder)], out)
     _complete(out).write_text(state, encoding="utf-8")
 

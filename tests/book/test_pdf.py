@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from small import small_book
 
 from lotperm.errors import LotpermError, StorageError
 from lotperm.site import build, pdf
+from lotperm.site.epub import epub
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +65,9 @@ $$
 """
 
 
-def test_all_pages_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_pages_are_printed_and_in_the_epub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
     root, out = small_book(tmp_path), tmp_path / "out"
     rows = [f"| {i} | its number of units is {2**i} |" for i in range(100)]
@@ -75,6 +79,11 @@ def test_all_pages_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert pdf.pdf(out, browser=tools.chromium()) == out / "book.pdf"
     assert times(site) == before  # the site stays as it is
     check(out, root)
+    with zipfile.ZipFile(epub(out)) as book:
+        names = book.namelist()
+        assert names[0] == "mimetype" and "notebooks/04_method.xhtml" in names
+        page = book.read("book/tables.xhtml").decode()
+        assert "<math" in page and "<script" not in page
     last = PdfReader(out / "book.pdf").pages[-1].extract_text()
     assert str(2**99) in last
     # The control: a chapter that was printed, but isn't there any more, is missed.
