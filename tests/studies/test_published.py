@@ -92,6 +92,18 @@ def test_the_recorded_rewind_epochs_are_what_the_book_says_of_them():
     assert naive[naive.index > 0].mean() - naive[0] == pytest.approx(0.0, abs=0.1)
 
 
+def test_the_recorded_lines_are_what_chapter_10_says_of_them():
+    barriers = {}
+    for run in published.recorded("fashion_mnist", kind="connectivity"):
+        found = accuracy_barriers(run.summary)
+        of = found[found["repair"] == "none"].groupby("ends")["barrier"].mean()
+        barriers[run.experiment["model"]["width"]] = 100 * of
+    table = pd.DataFrame(barriers).T.sort_index()
+    assert table["permuted"].round(1).tolist() == [2.7, 1.5, 0.8, 0.4]
+    assert table["as trained"].iloc[[0, -1]].round().tolist() == [33, 11]
+    assert (table["permuted"] < 0.1 * table["as trained"]).all()
+
+
 def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     """The words of book/recorded.md and of chapter 5."""
     (run,) = published.recorded("cifar10", "resnet8", 0.5)
