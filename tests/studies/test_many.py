@@ -31,7 +31,7 @@ from lotperm.studies.predictions import load_predictions, verdicts
 from lotperm.studies.stages import dense, imp_rounds, match, ticket_masks
 
 CELL = (0.8, 1)
-OPTIONS = ManyOptions(members=3)
+OPTIONS = ManyOptions(ensemble_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +210,8 @@ def test_seeds_must_make_groups(seeds: list[int], members: int, said: str) -> No
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(ParameterError, match="members is 1"):
-        ManyOptions.parse({"members": 1})
+    with pytest.raises(ParameterError, match="ensemble_size is 1"):
+        ManyOptions.parse({"ensemble_size": 1})
     experiment = Experiment.from_parameters(profile="smoke", mask="snip")
     with pytest.raises(ParameterError, match="mask"):
         ManyOptions().completed(experiment)

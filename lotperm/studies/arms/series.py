@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -154,7 +154,20 @@ def of_records(dataset: str, model: str) -> list[Series]:
         )
         for runs in joined.values()
     ]
-    return [one for one in found if len(one.table[SETTING].drop_duplicates()) > 1]
+    curves = [one for one in found if len(one.table[SETTING].drop_duplicates()) > 1]
+    labels = [one.label for one in curves]
+    return [_told_apart(one) if labels.count(one.label) > 1 else one for one in curves]
+
+
+def _told_apart(series: Series) -> Series:
+    """Add to a label what is the same in all of its settings."""
+    words = {"units": "{:g} units", "sparsity": "S = {:g}", "rewind_epoch": "k = {:g}"}
+    fixed = [
+        text.format(series.table[name].iloc[0])
+        for name, text in words.items()
+        if series.table[name].nunique() == 1
+    ]
+    return replace(series, label=", ".join([series.label, *fixed]))
 
 
 def _series(

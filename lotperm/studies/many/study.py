@@ -134,7 +134,7 @@ def many_table(bench: Workbench, sparsity: float, rewind_epoch: int) -> pd.DataF
     return table.assign(sparsity=sparsity, rewind_epoch=rewind_epoch, ticket=experiment.seeds[0])
 
 
-def _members(name: str, value: Any) -> int:
+def _size(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 2:
         raise ParameterError(f"{name} is {shown(value)}; expected a whole number, 2 or more.")
     return value
@@ -144,7 +144,7 @@ def _members(name: str, value: Any) -> int:
 class ManyOptions(Options):
     """Options of a mask for many."""
 
-    members: int = option(6, _members, "initializations that share a ticket, at the most")
+    ensemble_size: int = option(6, _size, "initializations that share a ticket, at the most")
 
     def completed(self, experiment: Experiment) -> ManyOptions:
         """Check that the seeds make whole groups, each with a ticket of its own."""
@@ -154,13 +154,13 @@ class ManyOptions(Options):
             raise ParameterError("members with signs start from epoch 0: add 0 to keep.")
         if seeds < 2:
             raise ParameterError("many compares members with each other: give two seeds or more.")
-        members = min(self.members, seeds)
-        if seeds % members:
+        size = min(self.ensemble_size, seeds)
+        if seeds % size:
             raise ParameterError(
-                f"{seeds} seeds don't make groups of {members} members; give a multiple of "
-                f"{members} seeds, or other members."
+                f"{seeds} seeds don't make groups of {size} members; give a multiple of {size} "
+                "seeds, or another ensemble_size."
             )
-        return dataclasses.replace(self, members=members)
+        return dataclasses.replace(self, ensemble_size=size)
 
 
 class Many(Study[ManyOptions]):
@@ -173,7 +173,7 @@ class Many(Study[ManyOptions]):
 
     def groups(self, bench: Workbench, options: ManyOptions) -> list[Workbench]:
         """Divide the seeds into groups of members, each with a ticket of its own."""
-        seeds, size = bench.experiment.seeds, options.completed(bench.experiment).members
+        seeds, size = bench.experiment.seeds, options.completed(bench.experiment).ensemble_size
         return [
             bench.like(dataclasses.replace(bench.experiment, seeds=seeds[i : i + size]))
             for i in range(0, len(seeds), size)
