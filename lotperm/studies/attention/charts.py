@@ -7,10 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
-from lotperm.studies.attention.measures import by_arm
 from lotperm.studies.attention.study import COPY, KINDS, WEIGHTS
 from lotperm.studies.charts import METHODS, dots
 from lotperm.studies.origin import describe
+from lotperm.studies.predictions import by_arm
+from lotperm.studies.tables import by_cell
 
 ARMS = {
     "lth": METHODS["lth"],
@@ -48,19 +49,19 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
     title : str
         The figure's title: data, network and profile.
     """
-    cells = list(table.groupby(["sparsity", "rewind_epoch"]))
+    cells = by_cell(table)
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 3.2), layout="constrained", squeeze=False, sharey=True
     )
     said = []
-    for ax, ((s, k), rows) in zip(axes[0], cells, strict=True):
+    for ax, (cell, rows) in zip(axes[0], cells, strict=True):
         arms = by_arm(rows)
         dots(ax, {words: arms[arm] for arm, (words, _) in ARMS.items()}, dict(ARMS.values()))
         dense = 100 * rows[rows["arm"] == "lth"]["dense"].mean()
         ax.axvline(dense, color=METHODS["dense_a"][1], linestyle=":", linewidth=1)
-        ax.set(title=f"S = {s:g}, k = {k}", xlabel="test accuracy (%)")
+        ax.set(title=cell, xlabel="test accuracy (%)")
         means = ", ".join(f"{words} {arms[arm].mean():.1f}" for arm, (words, _) in ARMS.items())
-        said.append(f"S = {s:g}, k = {k}: {means}; dense A {dense:.1f}")
+        said.append(f"{cell}: {means}; dense A {dense:.1f}")
     figure.suptitle(title)
     return describe(figure, f"Test accuracy in percent. {'. '.join(said)}.")
 

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pandas as pd
 
 from lotperm.studies.attention.study import COPY
-from lotperm.studies.predictions import Measure
-
-
-def by_arm(rows: pd.DataFrame, column: str = "accuracy") -> pd.DataFrame:
-    """Return a column of a cell, accuracies in percent: index seed, a column for each arm."""
-    wide = rows.pivot(index="seed", columns="arm", values=column)
-    return 100 * wide if column == "accuracy" else wide
-
-
-def _less(a: str, b: str) -> Callable[[pd.DataFrame], pd.Series]:
-    """Return the measure "a − b" in points."""
-
-    def difference(rows: pd.DataFrame) -> pd.Series:
-        arms = by_arm(rows)
-        return arms[a] - arms[b]
-
-    return difference
+from lotperm.studies.predictions import Measure, by_arm, less
 
 
 def _half_the_gap(rows: pd.DataFrame) -> pd.Series:
@@ -46,7 +28,7 @@ CONTRASTS: dict[str, tuple[str, str]] = {
 """A comparison in words -> the two arms that it compares."""
 
 MEASURES: dict[str, Measure] = {
-    **{words: Measure(words, _less(*pair)) for words, pair in CONTRASTS.items()},
+    **{words: Measure(words, less(*pair)) for words, pair in CONTRASTS.items()},
     "half the gap − gain": Measure("half of LTH − naive, less permuted − naive", _half_the_gap),
     "MLP − heads": Measure(
         "correlation of joined units, MLP less inside of heads", _mlp_above_heads, ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -12,34 +11,23 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from lotperm.engine.transformer import VisionTransformer
-from lotperm.science.statistics import interval
 from lotperm.science.symmetry import permute
-from lotperm.studies import page
+from lotperm.studies import beyond
 from lotperm.studies.attention import charts
-from lotperm.studies.attention.measures import CONTRASTS, MEASURES, by_arm
+from lotperm.studies.attention.measures import CONTRASTS, MEASURES
 from lotperm.studies.attention.places import likeness_by_place
 from lotperm.studies.attention.rotation import symmetries, what_a_mask_can_follow
 from lotperm.studies.attention.study import STUDY
-from lotperm.studies.predictions import Predictions, load_predictions, verdicts
-from lotperm.studies.published import Recorded, recorded
+from lotperm.studies.predictions import Measure
 from lotperm.studies.study import Study, cells
-from lotperm.studies.tables import contrasts, with_interval
 
 
-class Page(page.Page):
+class Page(beyond.Page):
     """The page on which the tickets of a transformer are permuted."""
 
     study: ClassVar[Study[Any]] = STUDY
 
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Every arm of every cell, as `lotperm.studies.attention.study.attention_table`."""
-        return STUDY.table(self.pipeline, self.options.completed(self.experiment))
-
-    @cached_property
-    def predictions(self) -> Predictions:
-        """What was stated before the runs."""
-        return load_predictions(Path(__file__).parent, MEASURES)
+    measures: ClassVar[Mapping[str, Measure]] = MEASURES
 
     def symmetries(self) -> pd.DataFrame:
         """Return the groups of units that can be permuted."""
@@ -62,22 +50,9 @@ class Page(page.Page):
             heads=VisionTransformer.HEADS,
         )
 
-    @cached_property
-    def recorded(self) -> list[Recorded]:
-        """The recorded runs of the question."""
-        return recorded(kind=STUDY.name)
-
     def records(self) -> pd.DataFrame:
         """Return the accuracies of all arms in every recorded run, in percent."""
-        rows = {}
-        for run in self.recorded:
-            for (s, k), of in run.rows().groupby(["sparsity", "rewind_epoch"]):
-                found = by_arm(of) / 100
-                rows[f"{run.label}, S = {s:g}, k = {k}"] = {
-                    words: with_interval(*interval(found[arm]))
-                    for arm, (words, _) in charts.ARMS.items()
-                }
-        return pd.DataFrame(rows).T
+        return self.of_records({arm: words for arm, (words, _) in charts.ARMS.items()})
 
     def accuracies(self) -> Figure:
         """Draw the accuracies of all arms."""
@@ -101,19 +76,7 @@ class Page(page.Page):
 
     def contrasts(self) -> pd.DataFrame:
         """Return the paired differences of arms, a column for each cell."""
-        columns = {}
-        for (s, k), cell in self.table.groupby(["sparsity", "rewind_epoch"]):
-            columns[f"S = {s:g}, k = {k}"] = contrasts(by_arm(cell) / 100, CONTRASTS)
-        return pd.DataFrame(columns)
-
-    def verdicts(self) -> pd.DataFrame:
-        """Judge the predictions by what was computed here, and by recorded runs."""
-        tables = {"live": self.table, **{run.label: run.rows() for run in self.recorded}}
-        return verdicts(self.predictions, MEASURES, tables)
-
-    def data(self) -> HTML:
-        """Make a link that downloads every number of the page."""
-        return self.download(self.table)
+        return self.compared(CONTRASTS)
 
     def in_short(self) -> str:
         """Say what is equal on every machine."""
