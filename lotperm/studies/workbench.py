@@ -186,3 +186,11 @@ def curves(trained: Trained) -> Plain:
         "train_loss": trained.train_loss,
         "evaluations": {str(epoch): metrics for epoch, metrics in trained.evaluations.items()},
     }
+
+
+def final_accuracies(stage: Task) -> list[float]:
+    """Return the accuracies at the end of a training that kept its `curves`, network by network."""
+    evaluations = stage.results["evaluations"]
+    # Epochs are texts in JSON, and texts sort 10 before 9.
+    found: list[float] = evaluations[max(evaluations, key=int)]["accuracy"]
+    return found

@@ -21,7 +21,7 @@ from lotperm.studies.arms.training import train_arms
 from lotperm.studies.causal.study import oracle
 from lotperm.studies.stages import dense, match
 from lotperm.studies.study import Options, Study, cells
-from lotperm.studies.workbench import Workbench
+from lotperm.studies.workbench import Workbench, final_accuracies
 
 NONE = "none"
 """Name of the permutation that moves nothing, in tables."""
@@ -105,8 +105,8 @@ def attention_table(bench: Workbench, sparsity: float, rewind_epoch: int) -> pd.
         same by kind of unit (`KINDS`). LTH, the copy and the random mask have no correlation.
     """
     stage = trained(bench, sparsity, rewind_epoch)
-    accuracies = _last(stage)
-    whole = _last(dense(bench).stage)
+    accuracies = final_accuracies(stage)
+    whole = final_accuracies(dense(bench).stage)
     seeds = bench.experiment.seeds
     matrices = unpack(correlations(bench).load("b"))
     moved = {
@@ -133,14 +133,6 @@ def attention_table(bench: Workbench, sparsity: float, rewind_epoch: int) -> pd.
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _last(stage: Task) -> list[float]:
-    """Return the accuracy of every network at the end of a training."""
-    evaluations = stage.results["evaluations"]
-    # Epochs are texts in JSON, and texts sort 10 before 9.
-    found: list[float] = evaluations[max(evaluations, key=int)]["accuracy"]
-    return found
 
 
 class Attention(Study[AttentionOptions]):

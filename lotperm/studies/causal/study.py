@@ -22,7 +22,7 @@ from lotperm.studies.arms.permutations import (
 )
 from lotperm.studies.arms.training import parts_of, train_arms
 from lotperm.studies.study import Options, Study, cells, option
-from lotperm.studies.workbench import Workbench
+from lotperm.studies.workbench import Workbench, final_accuracies
 
 LTH, PERMUTED, NAIVE = ARMS["lth"], ARMS["permuted"], ARMS["naive"]
 
@@ -132,8 +132,7 @@ def causal_table(
         end of dense training; 1 for A under its own mask), accuracy (a fraction).
     """
     stage = causal(bench, sparsity, rewind_epoch, options)
-    evaluations = stage.results["evaluations"]
-    accuracies = evaluations[max(evaluations, key=int)]["accuracy"]
+    accuracies = final_accuracies(stage)
     replicates = parts_of(bench, Inputs(stage.inputs), rewind_epoch)
     alike = correlations(bench)
     to_b, to_a = unpack(alike.load("b")), unpack(alike.load("a"))

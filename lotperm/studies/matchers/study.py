@@ -29,7 +29,7 @@ from lotperm.studies.arms.training import train_arms
 from lotperm.studies.lines import STATISTICS
 from lotperm.studies.stages import dense, halves, match, ticket
 from lotperm.studies.study import Options, Study, cells, option
-from lotperm.studies.workbench import Workbench
+from lotperm.studies.workbench import Workbench, final_accuracies
 
 ALPHAS = (0.0, 0.5, 1.0)
 """Positions on the line at which a barrier is measured: the ends and the middle."""
@@ -169,8 +169,7 @@ def matchers_table(
         train_barrier (nats), agreement. LTH has the accuracy alone.
     """
     stage = trained(bench, sparsity, rewind_epoch, options)
-    evaluations = stage.results["evaluations"]
-    accuracies = evaluations[max(evaluations, key=int)]["accuracy"]
+    accuracies = final_accuracies(stage)
     seeds = bench.experiment.seeds
     rows = [
         {

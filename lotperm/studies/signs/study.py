@@ -16,7 +16,7 @@ from lotperm.studies.arms.training import parts_of, train_arms
 from lotperm.studies.signs.arms import CONTROLS, LTH, MAIN, arms_with
 from lotperm.studies.signs.basins import basins, between
 from lotperm.studies.study import Options, Study, cells, option
-from lotperm.studies.workbench import Workbench
+from lotperm.studies.workbench import Workbench, final_accuracies
 
 WORDS = "arms with signs"
 
@@ -69,7 +69,9 @@ def signs_table(
     rows = []
     replicates = parts_of(bench, Inputs(stage.inputs), rewind_epoch)
     for (arm, i), accuracy in zip(
-        ((arm, i) for arm in arms for i in range(len(replicates))), _accuracies(stage), strict=True
+        ((arm, i) for arm in arms for i in range(len(replicates))),
+        final_accuracies(stage),
+        strict=True,
     ):
         parts = replicates[i]
         weights, mask = start(arm, parts)
@@ -106,16 +108,8 @@ def members_table(bench: Workbench, sparsity: float, rewind_epoch: int) -> pd.Da
     stage = members(bench, sparsity, rewind_epoch)
     table = pd.DataFrame(apart(bench, sparsity, rewind_epoch).results["rows"])
     # Rows are by arm, then by seed, as the networks are.
-    table["accuracy"] = _accuracies(stage)
+    table["accuracy"] = final_accuracies(stage)
     return table.assign(sparsity=sparsity, rewind_epoch=rewind_epoch, ticket="first")
-
-
-def _accuracies(stage: Task) -> list[float]:
-    """Return the accuracies at the end, in the order of the networks."""
-    evaluations = stage.results["evaluations"]
-    # Epochs are texts in JSON, and texts sort 10 before 9.
-    found: list[float] = evaluations[max(evaluations, key=int)]["accuracy"]
-    return found
 
 
 def _controls(name: str, value: Any) -> tuple[str, ...]:
