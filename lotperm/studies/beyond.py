@@ -93,14 +93,19 @@ class Page(page.Page):
                 }
         return pd.DataFrame(rows).T
 
-    def verdicts(self) -> pd.DataFrame:
-        """Judge the predictions by what was computed here, and by records."""
-        tables = {"live": self.judged.assign(model=self.experiment.model.name)}
-        tables |= {
-            run.label: run.rows().assign(model=run.experiment["model"]["name"])
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What predictions are judged by: where it comes from -> the rows."""
+        records = {
+            # Labels are no names: records at other sparsities have the same.
+            f"{run.label} ({run.name})": run.rows().assign(model=run.experiment["model"]["name"])
             for run in self.recorded
         }
-        return verdicts(self.predictions, self.measures, tables)
+        return {"live": self.judged.assign(model=self.experiment.model.name), **records}
+
+    def verdicts(self) -> pd.DataFrame:
+        """Judge the predictions by what was computed here, and by records."""
+        return verdicts(self.predictions, self.measures, self.tables)
 
     def data(self) -> HTML:
         """Make a link that downloads every number of the page."""
