@@ -115,12 +115,6 @@ def command(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
-def node():
-    """Return the path of Node."""
-    return tools.node()
-
-
-@pytest.fixture(scope="session")
 def browser():
     """Start a headless Chromium, driven by Playwright."""
     from playwright.sync_api import sync_playwright

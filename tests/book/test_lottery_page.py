@@ -7,13 +7,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import checks
 import pytest
+import tools
 from playwright.sync_api import Browser, Page
 
 from lotperm.errors import StorageError
@@ -95,7 +95,7 @@ def reader(browser: Browser, path: Path) -> Iterator[Reader]:
     assert reader.problems == []
 
 
-def test_the_table_is_what_node_computes(reader: Reader, node: str, tmp_path: Path) -> None:
+def test_the_table_is_what_node_computes(reader: Reader, tmp_path: Path) -> None:
     reader.fill(TINY)
     reader.page.focus(RUN)
     reader.page.keyboard.press("Enter")
@@ -107,14 +107,7 @@ def test_the_table_is_what_node_computes(reader: Reader, node: str, tmp_path: Pa
         const found = run(JSON.parse(process.argv[2])).map(({ accuracies, scores }) => ({ accuracies, scores }));
         process.stdout.write(JSON.stringify(found));
     """
-    done = subprocess.run(
-        [node, "-e", program, str(JS / "lottery.js"), json.dumps(parameters)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    found = json.loads(done.stdout)
+    found = tools.run_node(program, str(JS / "lottery.js"), json.dumps(parameters))
     rows = reader.table()
     assert rows.keys() == {*found[0]["accuracies"], "gap"}
     for network in found[0]["accuracies"]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
+import tools
 import torch
 
 from lotperm.site import explorer
@@ -28,15 +28,9 @@ def data() -> dict[str, object]:
     return carried
 
 
-def run(node: str, program: str) -> object:
+def run(program: str) -> object:
     text = f"const s = require({json.dumps(str(SCRIPT))}), data = {json.dumps(data())};"
-    done = subprocess.run(
-        [node, "-e", f"{text}process.stdout.write(JSON.stringify((() => {{{program}}})()))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    return tools.run_node(f"{text}process.stdout.write(JSON.stringify((() => {{{program}}})()))")
 
 
 def test_the_page_carries_what_was_given() -> None:
@@ -52,22 +46,22 @@ def test_the_page_carries_what_was_given() -> None:
     assert "://" not in made()["text/html"]
 
 
-def test_a_permuted_mask_is_the_packages(node: str) -> None:
+def test_a_permuted_mask_is_the_packages() -> None:
     """Units at their places draw π(m): row and column of each weight are where `permute` puts it."""
-    places = run(node, "return [s.places(data.rows, true), s.places(data.columns, true)]")
+    places = run("return [s.places(data.rows, true), s.places(data.columns, true)]")
     rows, columns = places  # type: ignore[misc]
     drawn = torch.zeros_like(MASK)
     for i in range(4):
         for j in range(3):
             drawn[rows[i], columns[j]] = MASK[i, j]
     assert torch.equal(drawn, MASK[PERMUTATION["out"]][:, PERMUTATION["in"]])
-    assert run(node, "return s.places(data.rows, false)") == [0, 1, 2, 3]
+    assert run("return s.places(data.rows, false)") == [0, 1, 2, 3]
 
 
-def test_units_are_sorted_and_told_apart(node: str) -> None:
-    assert run(node, "return s.counts(data).rows") == [1, 3, 0, 2]
-    assert run(node, "return s.places(data.rows, false, s.counts(data).rows)") == [2, 0, 3, 1]
-    said = run(node, "return s.words(data, 3)")
+def test_units_are_sorted_and_told_apart() -> None:
+    assert run("return s.counts(data).rows") == [1, 3, 0, 2]
+    assert run("return s.places(data.rows, false, s.counts(data).rows)") == [2, 0, 3, 1]
+    said = run("return s.words(data, 3)")
     # Unit 3 of A stands at place 2 of B.
     assert said == (
         f"Unit 3 of A plays unit 2 of B: their activations correlate by {float(CORRELATIONS['out'][2, 3]):.2f}. "

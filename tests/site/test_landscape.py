@@ -4,13 +4,12 @@ its JS twin.
 
 from __future__ import annotations
 
-import json
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tools
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -326,17 +325,8 @@ process.stdout.write(JSON.stringify(answers));
 """
 
 
-def in_node(node: str, cases: list[Scene]) -> list[dict]:
-    text = json.dumps([asdict(scene) for scene in cases])
-    done = subprocess.run(
-        [node, "-e", RUNNER, str(SCRIPT)],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return json.loads(done.stdout)
+def in_node(cases: list[Scene]) -> list[dict]:
+    return tools.run_node(RUNNER, str(SCRIPT), given=[asdict(scene) for scene in cases])
 
 
 def assert_twins(scene: Scene, answer: dict) -> None:
@@ -360,12 +350,12 @@ def assert_twins(scene: Scene, answer: dict) -> None:
 
 @given(cases=st.lists(scenes, min_size=5, max_size=30))
 @settings(max_examples=12, deadline=None)
-def test_the_script_agrees_with_python(node, cases):
-    for scene, answer in zip(cases, in_node(node, cases), strict=True):
+def test_the_script_agrees_with_python(cases):
+    for scene, answer in zip(cases, in_node(cases), strict=True):
         assert_twins(scene, answer)
 
 
-def test_the_script_agrees_on_a_grid_of_starts_and_long_runs(node):
+def test_the_script_agrees_on_a_grid_of_starts_and_long_runs():
     side = np.linspace(-2.5, 2.5, 6)
     cases = [Scene(init_a=(x, y), init_b=(y, -x), steps=300) for x in side for y in side]
     cases += [Scene(), Scene(teacher=(1.0, 1.5), learning_rate=1.5, rewind=20)]
@@ -373,7 +363,7 @@ def test_the_script_agrees_on_a_grid_of_starts_and_long_runs(node):
         Scene(init_a=(0.0, 0.5), init_b=(-0.5, 0.0)),
         Scene(init_a=(1.0, -1.0), init_b=(0.0, -0.0)),
     ]
-    for scene, answer in zip(cases, in_node(node, cases), strict=True):
+    for scene, answer in zip(cases, in_node(cases), strict=True):
         assert_twins(scene, answer)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tools
 import torch
 from torch import Tensor
 
@@ -47,7 +47,7 @@ Js = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def js(node: str) -> Js:
+def js() -> Js:
     """Evaluates an expression of JavaScript, in which `L` is the script and each keyword a
     constant.
     """
@@ -61,16 +61,7 @@ def js(node: str) -> Js:
 
     def evaluate(code: str, **given: Any) -> Any:
         body = code if "return" in code else f"return {code}"
-        done = subprocess.run(
-            [node, "-e", program, str(SCRIPT), body],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout)
+        return tools.run_node(program, str(SCRIPT), body, given=given)
 
     return evaluate
 

@@ -6,12 +6,12 @@ import base64
 import json
 import math
 import re
-import subprocess
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+import tools
 import torch
 from torch.func import functional_call
 
@@ -55,7 +55,7 @@ def as_layers(weights):
 
 
 @pytest.fixture(scope="module")
-def run(node):
+def run():
     """Run a body of JavaScript under Node: it sees `s` (the module) and `given`, and returns
     plain data.
     """
@@ -66,15 +66,7 @@ def run(node):
             const given = JSON.parse(require("fs").readFileSync(0, "utf8"));
             process.stdout.write(JSON.stringify((() => {{ {body} }})()));
         """
-        done = subprocess.run(
-            [node, "-e", program],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return tools.run_node(program, given=given)
 
     return call
 
