@@ -20,10 +20,13 @@ class SideStream:
         Where the work is done.
     used : bool, optional
         True: make a stream if the device has streams; False: stay in the default one.
+    priority : int, optional
+        Of the stream and of the graphs captured in it; the lower, the sooner its kernels start.
     """
 
-    def __init__(self, device: torch.device, *, used: bool = True) -> None:
-        self.stream = torch.cuda.Stream(device) if used and device.type == "cuda" else None
+    def __init__(self, device: torch.device, *, used: bool = True, priority: int = 0) -> None:
+        streams = used and device.type == "cuda"
+        self.stream = torch.cuda.Stream(device, priority) if streams else None
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[None]:

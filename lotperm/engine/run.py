@@ -104,7 +104,7 @@ class Run:
         # With several ranks there is one part at a time, and DistributedDataParallel keeps to the
         # stream in which it was made.
         apart = self.runtime.streams > 1 and distributed.world_size() == 1
-        return SideStream(self.state.device, used=apart)
+        return SideStream(self.state.device, used=apart, priority=self.runtime.priority)
 
     @property
     def members(self) -> int:

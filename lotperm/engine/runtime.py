@@ -59,6 +59,9 @@ class Runtime:
     streams : int
         On CUDA, parts of the members that are trained at the same time, each in a stream of its
         own; 1: all in the default stream.
+    priority : int
+        On CUDA, that of the streams; the lower, the sooner a kernel starts where stages that are
+        computed at the same time compete.
     members : int | None
         Most networks that go through one forward pass; None: as many as run
         fastest (`lotperm.engine.partition`), all of a thread's if there are no convolutions.
@@ -89,6 +92,7 @@ class Runtime:
     compile: bool = False
     graph: bool = True
     streams: int = 32
+    priority: int = 0
     members: int | None = None
     microbatch: int | None = None
     workers: int | None = None

@@ -118,7 +118,14 @@ def dense(bench: Workbench) -> DensePair:
         ]
         return bench.result(
             bench.train(
-                workspace, start, recipe, networks, label, save_at=kept, evaluate_at=evaluate_at
+                workspace,
+                start,
+                recipe,
+                networks,
+                label,
+                urgent=True,
+                save_at=kept,
+                evaluate_at=evaluate_at,
             )
         )
 
@@ -202,7 +209,8 @@ def _imp_round(
         if rewinding:
             weights = halves(inputs.replicates("dense", epoch_file(rewind_epoch)))[0]
         # A stream for each round: the network sees the examples in another order every time.
-        trained = bench.train(workspace, weights, recipe, (f"imp_{number}",), label, masks=masks)
+        networks = (f"imp_{number}",)
+        trained = bench.train(workspace, weights, recipe, networks, label, urgent=True, masks=masks)
         return bench.result(trained, files={"mask": pack(masks)})
 
     return bench.task(

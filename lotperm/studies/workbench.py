@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,8 @@ class Workbench(Subject):
         recipe: Recipe,
         networks: Sequence[str],
         label: str,
+        *,
+        urgent: bool = False,
         **options: Any,
     ) -> Trained:
         """Train named networks of all replicates; the seeds of each follow its name.
@@ -82,6 +85,9 @@ class Workbench(Subject):
             Names of the random streams ("dense_a", "sparse_b", ...).
         label : str
             Words for the progress bar.
+        urgent : bool, optional
+            True: many stages wait for this one, so that on a GPU it goes before what is trained
+            beside it.
         **options
             Further arguments of `lotperm.engine.training.train`.
         """
@@ -93,7 +99,7 @@ class Workbench(Subject):
             self.data,
             recipe,
             seeds,
-            runtime=self.runtime,
+            runtime=dataclasses.replace(self.runtime, priority=-1) if urgent else self.runtime,
             checkpoints=workspace,
             label=label,
             **options,

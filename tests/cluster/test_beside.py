@@ -16,6 +16,7 @@ from lotperm.engine.runtime import Runtime
 from lotperm.errors import DivergedError, PreemptedError
 from lotperm.parallel.turns import Turns
 from lotperm.store.tasks import Task
+from lotperm.studies import workbench
 
 TINY = {
     "profile": "smoke",
@@ -99,6 +100,19 @@ def test_beside_each_other_to_the_same_bits_also_when_stopped_anywhere(campaign,
             break
     assert stops > 2
     assert content(tmp_path / "sliced") == alone
+
+
+def test_what_others_wait_for_goes_first_on_a_gpu(campaign, tmp_path, monkeypatch):
+    seen = {}
+
+    def train(*arguments, runtime, label, **options):
+        seen[label.split()[0]] = runtime.priority
+        return real(*arguments, runtime=runtime, label=label, **options)
+
+    real = workbench.train
+    monkeypatch.setattr(workbench, "train", train)
+    compute(campaign, tmp_path / "beside", overlap=True)
+    assert seen == {"dense": -1, "IMP": -1, "sparse": 0}
 
 
 def test_an_error_is_raised_where_the_stage_is_asked_for(campaign, tmp_path, monkeypatch):

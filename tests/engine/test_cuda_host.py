@@ -66,6 +66,10 @@ def test_a_step_is_few_kernels(report):
     assert 5 < report["forms"]["launches_a_step"] < 28
 
 
+def test_streams_have_the_priority_that_was_asked_for(report):
+    assert report["forms"]["priorities"] == [-1]
+
+
 def test_a_step_that_cannot_be_made_goes_one_down_and_says_so_in_a_line(report):
     mode, said = report["forms"]["no compiler"]
     assert mode == "graph"

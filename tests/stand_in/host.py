@@ -115,7 +115,12 @@ def forms() -> dict[str, Any]:
     found["programs"] = len(compiled.PROGRAMS)
     # A step is started three times to warm up and once to be captured.
     before = kernels.count("launches"), kernels.count("captures")
-    run(1)
+    streams: list[int] = []
+    opened = graphs.SideStream.queue
+    graphs.SideStream.queue = lambda self: streams.append(self.stream.priority) or opened(self)  # type: ignore[assignment, func-returns-value, method-assign, union-attr]
+    run(1, runtime=Runtime(device="cuda", compile=True, priority=-1))
+    graphs.SideStream.queue = opened  # type: ignore[method-assign]
+    found["priorities"] = sorted(set(streams))
     # Counting batches isn't part of a step, nor are the update's tensors one kernel each.
     launches, captures = (
         kernels.count(what) - n for what, n in zip(("launches", "captures"), before, strict=True)

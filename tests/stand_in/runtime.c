@@ -16,7 +16,7 @@
 #undef cudaGetDeviceProperties
 #define OK cudaSuccess
 
-typedef struct { double free_at; } Stream;
+typedef struct { double free_at; int priority; } Stream;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static volatile cudaStream_t capturing = 0;
@@ -159,9 +159,11 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void
 
 // --- streams and graphs ---
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned f, int priority) {
-  *s = calloc(1, 64);
+  *s = calloc(1, sizeof(Stream));
+  of(*s)->priority = priority;
   return OK;
 }
+cudaError_t cudaStreamGetPriority(cudaStream_t s, int *priority) { *priority = of(s)->priority; return OK; }
 cudaError_t cudaStreamDestroy(cudaStream_t s) { free(s); return OK; }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   if (capturing && capturing == s) {
