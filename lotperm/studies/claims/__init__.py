@@ -1,9 +1,11 @@
 """The paper's claims, each with its evidence and ours, and verdicts that the data decide.
 
-`numbers` has the paper's tables and `register` the claims; `theirs`, `ours` and `symmetry` compute
-the evidence, `evidence` has the rules, and `ledger` puts everything together.
+`numbers` has the paper's tables. `paper` has the claims, a module for each heading, and `register`
+gathers them. `theirs`, `ours`, `members`, `basins` and `symmetry` compute the evidence, `evidence`
+has the rules, and `ledger` puts everything together.
 """
 
+from lotperm.studies.claims.claim import Claim
 from lotperm.studies.claims.evidence import VERDICTS, Above, Effect, Verdict, Within, verdict
 from lotperm.studies.claims.ledger import (
     Row,
@@ -13,7 +15,7 @@ from lotperm.studies.claims.ledger import (
     ledger_sum,
     ledger_table,
 )
-from lotperm.studies.claims.register import CLAIMS, Claim
+from lotperm.studies.claims.register import CLAIMS
 from lotperm.studies.claims.sources import Run, Sources
 
 __all__ = [

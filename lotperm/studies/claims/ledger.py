@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lotperm.studies.claims.claim import Claim
 from lotperm.studies.claims.evidence import VERDICTS, Effect, Verdict, verdict
-from lotperm.studies.claims.register import CLAIMS, Claim
+from lotperm.studies.claims.register import CLAIMS
 from lotperm.studies.claims.sources import Sources, can_be_had
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lotperm.studies.claims.claim import Measure
 from lotperm.studies.claims.evidence import Effect, count_effect, welch_effect
 from lotperm.studies.claims.sources import Sources
 
@@ -73,6 +75,16 @@ def recorded(sources: Sources) -> list[Members]:
             size = int(rows["members"].iloc[0])
             found.append(Members(run.source, table, size, run.test_images, float(key[0])))
     return found
+
+
+def of_published(measure: Callable[[Members], Effect]) -> Measure:
+    """Return a measure of every part of the paper's Table 1."""
+    return lambda sources: [measure(part) for part in published(sources)]
+
+
+def of_recorded(measure: Callable[[Members], Effect]) -> Measure:
+    """Return a measure of every recorded run of diversity."""
+    return lambda sources: [measure(part) for part in recorded(sources)]
 
 
 def accuracy_difference(members: Members, a: str, b: str) -> Effect:

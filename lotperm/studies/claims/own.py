@@ -13,9 +13,9 @@ from pathlib import Path
 from lotperm.studies import attention, causal, many, matchers, signs
 from lotperm.studies.attention.measures import MEASURES as OF_ATTENTION
 from lotperm.studies.causal.measures import MEASURES as OF_CAUSAL
+from lotperm.studies.claims.claim import Claim
 from lotperm.studies.claims.evidence import Effect
 from lotperm.studies.claims.ledger import Row, ledger
-from lotperm.studies.claims.register import Claim
 from lotperm.studies.claims.sources import Sources
 from lotperm.studies.many.measures import MEASURES as OF_MANY
 from lotperm.studies.matchers.measures import MEASURES as OF_MATCHERS
