@@ -229,6 +229,9 @@ class Summary(SphinxDirective):
         self.env.note_dependency(str(path))
         head, _, body = path.read_text(encoding="utf-8").partition("\n")
         heading = self.heading(head)
+        # A row for each seed, where the table has means.
+        file = f"results/{self.arguments[0]}/results.csv"
+        body = f"{body.strip()}\n\n{{download}}`Every seed's numbers as CSV <{file}>`"
         if "folded" in self.options:
             return [nodes.rubric(heading, heading), *self.parse_text_to_nodes(body.strip())]
         text = f"### {heading}\n\n{body.strip()}"
