@@ -53,7 +53,7 @@ def figure_nodes(
 
     svg, about = shown(figure, tuple(origins))
     plt.close(figure)
-    image = nodes.image(uri=_stored(app, svg), alt=alt)
+    image = nodes.image(uri=stored(app, svg), alt=alt)
     images = _layouts(app, image, svg, about["lotperm"])
     return [nodes.paragraph("", "", *images), strip(docname, about["lotperm"]["origins"])]
 
@@ -183,8 +183,18 @@ def _folder(app: Sphinx) -> Path:
     return folder
 
 
-def _stored(app: Sphinx, text: str, name: str = "") -> str:
-    """Write a file and return its path relative to the sources, as Sphinx takes it."""
+def stored(app: Sphinx, text: str, name: str = "") -> str:
+    """Write a file beside those that myst-nb keeps; return its path from the sources, as Sphinx takes it.
+
+    Parameters
+    ----------
+    app : Sphinx
+        The application.
+    text : str
+        The content.
+    name : str
+        The file's name; by default that of a picture, after its content.
+    """
     data = text.encode()
     path = _folder(app) / (name or f"{hashlib.sha256(data).hexdigest()}.svg")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +216,7 @@ def _layouts(app: Sphinx, image: nodes.image, svg: str, about: dict[str, Any]) -
         image["classes"].append("figure-alone")
         return [image]
     image["classes"].append("no-scaled-link")
-    narrow = nodes.image(uri=_stored(app, about["narrow"]), alt=image["alt"])
+    narrow = nodes.image(uri=stored(app, about["narrow"]), alt=image["alt"])
     narrow["classes"] += ["figure-narrow", "no-scaled-link", *own]
     _size(narrow, about["narrow"])
     return [image, narrow]
@@ -268,7 +278,7 @@ def _data_files(
         for link in links:
             name = html.unescape(link["name"])
             content = base64.b64decode(link["data"]).decode()
-            target = _stored(app, content, f"csv/{docname.replace('/', '-')}/{name}")
+            target = stored(app, content, f"csv/{docname.replace('/', '-')}/{name}")
             if len(place):
                 place += nodes.raw("", "<br>", format="html")
             place += download(docname, target, html.unescape(link["words"]), "csv-download")
@@ -303,7 +313,7 @@ def _put_pictures(
             pieces.append(nodes.raw("", text[end : found.start()], format="html"))
             svg = base64.b64decode(found["svg"]).decode()
             about = json.loads(found["about"])
-            image = nodes.image(uri=_stored(app, svg), alt=html.unescape(found["alt"]))
+            image = nodes.image(uri=stored(app, svg), alt=html.unescape(found["alt"]))
             box = nodes.container(classes=["shown"])
             box += nodes.paragraph("", "", *_layouts(app, image, svg, about))
             box += nodes.raw("", found["below"], format="html")
@@ -343,9 +353,17 @@ def _put_figures(
         bundle = box.parent
         below = strip(docname, about["origins"], data)
         if isinstance(bundle.parent, nodes.figure):
+            _conclude(bundle.parent, about.get("finding", ""))
             bundle.parent += nodes.legend("", below)
         else:
             bundle.parent.insert(bundle.parent.index(bundle) + 1, below)
+
+
+def _conclude(figure: nodes.figure, words: str) -> None:
+    """Let a caption end with what the numbers come to, which the notebook computed."""
+    caption = next(iter(figure.findall(nodes.caption)), None)
+    if caption is not None and words:
+        caption += [nodes.Text(" "), nodes.inline("", words, classes=["finding"])]
 
 
 def _mark_tables(doctree: nodes.document) -> None:

@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from lotperm.science.statistics import interval
-from lotperm.studies.origin import describe
+from lotperm.studies.findings import number
+from lotperm.studies.origin import conclude, describe
 
 METHODS = {
     "dense_a": ("dense A", "#555555"),
@@ -165,6 +166,11 @@ def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> F
     ax.set(ylabel="", title=title)
     means = frame.groupby("layer", sort=False)["kept (%)"].mean()
     each = ", ".join(f"{layer} {share:.1f}" for layer, share in means.items())
+    conclude(
+        figure,
+        f"The mask keeps the largest share of {means.idxmax()}, {means.max():.1f} %, and the smallest "
+        f"of {means.idxmin()}, {means.min():.1f} %.",
+    )
     return describe(figure, f"Percent of the weights kept: {each}; all layers {overall:.1f}.")
 
 
@@ -187,6 +193,13 @@ def mask_images(images: Mapping[str, Tensor], *, title: str) -> Figure:
         ax.set(title=words, xlabel="input unit", ylabel="output unit")
         ax.grid(False)
     figure.suptitle(title)
+    if len(images) == 2 and len({image.shape for image in images.values()}) == 1:
+        one, other = images.values()
+        conclude(
+            figure,
+            f"Of {int(one.sum()):,} dark places on the left, {int((one & other).sum()):,} are dark "
+            "on the right.",
+        )
     return figure
 
 
@@ -206,17 +219,19 @@ def correlation_before_after(correlation: Tensor, permutation: Tensor, *, title:
     # Only columns move: they are units of A, and permuting A puts the partner of B's unit i into
     # column i. A good match shows as a dark diagonal.
     pictures = {"before": correlation, "after: A permuted": correlation[:, permutation]}
-    seen = []
+    seen, means = [], []
     for ax, (words, matrix) in zip(axes, pictures.items(), strict=True):
         # One scale from −1 to 1 for both panels: they share a colour bar, and white is 0.
         image = ax.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
         diagonal = matrix.diagonal().mean().item()
         seen.append(f"{words}: mean correlation on the diagonal {diagonal:.2f}")
+        means.append(number(diagonal, 2))
         ax.set(title=f"{words}\nmean of the diagonal {diagonal:.2f}", xlabel="unit of A")
         ax.grid(False)
     axes[0].set_ylabel("unit of B")
     figure.colorbar(image, ax=axes, label="Pearson correlation")
     figure.suptitle(title)
+    conclude(figure, f"Its mean is {means[0]} before and {means[1]} after.")
     return describe(figure, f"Correlations of units of B and A. {'; '.join(seen)}.")
 
 

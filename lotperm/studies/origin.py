@@ -245,6 +245,21 @@ def describe(figure: Figure, alt: str) -> Figure:
     return figure
 
 
+def conclude(figure: Figure, words: str) -> Figure:
+    """Say in a sentence or two what a figure's numbers come to, and return the figure.
+
+    Parameters
+    ----------
+    figure : Figure
+        The figure.
+    words : str
+        The sentences, computed from what is drawn. They stand at the end of its caption, whose
+        other words only say how to read it.
+    """
+    figure._lotperm_finding = words  # type: ignore[attr-defined]
+    return figure
+
+
 def attached(figure: Figure) -> tuple[Origin, ...]:
     """Return what `attach` said of a figure; empty if nothing."""
     found: tuple[Origin, ...] = getattr(figure, "_lotperm_origins", ())
@@ -254,3 +269,8 @@ def attached(figure: Figure) -> tuple[Origin, ...]:
 def description(figure: Figure) -> str:
     """Return what `describe` said of a figure, or ""."""
     return str(getattr(figure, "_lotperm_alt", ""))
+
+
+def finding(figure: Figure) -> str:
+    """Return what `conclude` said of a figure, or ""."""
+    return str(getattr(figure, "_lotperm_finding", ""))

@@ -23,7 +23,7 @@ from matplotlib.text import Text
 from lotperm.config.experiment import Experiment
 from lotperm.studies.alt import told
 from lotperm.studies.html import command, table
-from lotperm.studies.origin import HERE, Origin, attached, description, of_live
+from lotperm.studies.origin import HERE, Origin, attached, description, finding, of_live
 
 NARROW = 3.7
 """Width of a figure on a phone in inches: 8 points are 9 pixels or more there."""
@@ -154,7 +154,8 @@ def shown(figure: Figure, origins: tuple[Origin, ...] = ()) -> tuple[str, dict[s
     tuple of str and dict
         The figure as SVG, and under ``lotperm`` what belongs to it: ``origins``, ``narrow`` (the
         SVG for phones, or ""), ``alt`` (what it says, or ""), ``drawn`` (what is drawn, in words,
-        or "") and ``photos`` (whether its colours must stay as they are).
+        or ""), ``finding`` (the end of its caption, or "") and ``photos`` (whether its colours
+        must stay as they are).
     """
     # An opaque RGB picture is a photograph; what is drawn by numbers has a map of colours.
     photos = any(
@@ -170,6 +171,7 @@ def shown(figure: Figure, origins: tuple[Origin, ...] = ()) -> tuple[str, dict[s
         "narrow": "" if narrow is None else svg(narrow),
         "alt": description(figure),
         "drawn": told(figure),
+        "finding": finding(figure),
         "photos": photos,
     }
     return svg(figure), {"lotperm": about}

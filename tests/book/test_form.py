@@ -16,6 +16,7 @@ from playwright.sync_api import Browser
 
 import lotperm
 from lotperm.site import build
+from lotperm.studies import downloads
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_extensions"))
@@ -53,6 +54,48 @@ def test_every_drawn_figure_says_where_its_numbers_come_from(texts: dict[str, st
     assert {tag.text for tag in start.select(".provenance .kind")} == {"recorded", "paper"}
     # A record whose stages would be computed as they were is fresh.
     assert {tag.text for tag in start.select(".provenance .fresh")} == {"fresh"}
+
+
+DRAWINGS = {"fig-swap", "fig-imagenet-examples"}
+"""Figures that only show what something looks like."""
+
+
+def test_captions_end_with_what_the_numbers_come_to(site: Path) -> None:
+    without, found = set(), 0
+    for path in sorted((site.parent / "src" / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            figure = cell["metadata"].get("mystnb", {}).get("figure")
+            if figure is None:
+                continue
+            abouts = [
+                output["metadata"]["image/svg+xml"]["lotperm"]
+                for output in cell["outputs"]
+                if "image/svg+xml" in output.get("metadata", {})
+            ]
+            if not any(about["finding"] for about in abouts):
+                without.add(figure["name"])
+                continue
+            found += 1
+            page = (site / "notebooks" / path.name).with_suffix(".html").read_text("utf-8")
+            shown = BeautifulSoup(page, "html.parser").select_one(
+                f"#{figure['name']} figcaption .finding"
+            )
+            assert shown is not None, figure["name"]
+            assert shown.text in {about["finding"] for about in abouts}
+    assert without == DRAWINGS
+    assert found > 25
+
+
+def test_every_recorded_and_published_table_can_be_had(site: Path) -> None:
+    page = BeautifulSoup((site / "book" / "recorded.html").read_text("utf-8"), "html.parser")
+    listed = {str(a["href"]) for a in page.select("a.download[href$='.csv']")}
+    names = {Path(link).name for link in listed}
+    assert names >= {row["name"] for row in downloads.every_table()}
+    for link in listed:
+        assert (site / "book" / link).resolve().is_file(), link
+    # No page offers one of them under a name that doesn't say what it holds.
+    for path in site.rglob("*.html"):
+        assert "/results.csv" not in path.read_text("utf-8"), path.name
 
 
 def test_live_numbers_are_of_the_sources_that_built_the_page(texts: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.basin import tables
 from lotperm.studies.basin.study import CORNERS, BasinOptions, plane
 from lotperm.studies.lines import FEWER_STATISTICS, Lines
+from lotperm.studies.origin import attached
 from lotperm.studies.page import open_page
 from lotperm.studies.relearning.study import NETWORKS, REFERENCES, relearning, relearning_table
 from lotperm.studies.solutions import solutions, sources
@@ -161,6 +162,16 @@ def test_a_ticket_is_nearer_to_pruned_a_than_what_starts_from_b(smoke):
     table = relearning_table(smoke[0], S, K)
     means = table[table["reference"] == "imp"].groupby("network")["disagreement"].mean()
     assert means["lth"] < means[["permuted", "naive", "dense_b"]].min()
+
+
+def test_figures_of_two_pages_in_one_notebook_say_whose_numbers_they_show(lines):
+    pages = [open_page(name, "smoke") for name in ("one_basin", "one_basin_mlp")]
+    said = []
+    for page in pages:
+        page.table = lines
+        (origin,) = attached(page.against_round())
+        said.append(origin.of)
+    assert "ResNet8" in said[0] and "MLP" in said[1]
 
 
 def test_a_page_of_several_masks_is_refused():

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from lotperm.site.html import script_element
 from lotperm.site.landscape.model import PRESETS, RUNS, Floats, Scene, loss, output, simulate
 from lotperm.studies.arms.arms import ARMS
+from lotperm.studies.origin import conclude, describe
 
 Methods = Mapping[str, tuple[str, str]]
 """Name of a run -> its words and its colour, as in `lotperm.studies.charts.METHODS`."""
@@ -118,7 +119,19 @@ def figure3(scene: Scene, methods: Methods) -> Figure:
             ax.annotate(letter, starts[letter], ha="center", va="center", fontsize=8, color="black")
         ax.set_title(f"({name}) {preset.title}")
         ax.legend(loc="lower left", fontsize=8, frameon=True, framealpha=0.9)
-    return figure
+    ends = "; ".join(
+        f"{methods[run][0]} from {_place(path[0])} to {_place(path[-1])}, loss {_short(final[run])}"
+        for run, path in result.paths.items()
+    )
+    kept = "w0" if result.mask[0] else "w1"
+    describe(
+        figure,
+        f"Contours of the loss over the weights w0 and w1, symmetric about the diagonal, with the "
+        f"path of each run. A's mask keeps {kept}. {ends}; A, pruned, at {_place(result.pruned)}, "
+        f"loss {_short(final['pruned'])}.",
+    )
+    losses = ", ".join(f"{methods[run][0]} {_short(final[run])}" for run in RUNS[2:])
+    return conclude(figure, f"A's mask keeps {kept}. Final losses: {losses}.")
 
 
 def curves(scene: Scene, methods: Methods) -> Figure:
@@ -136,7 +149,32 @@ def curves(scene: Scene, methods: Methods) -> Figure:
     left.set(xlabel="step", ylabel="loss", yscale="log")
     right.set(xlabel="$x$", ylabel="$f(x)$")
     right.legend(fontsize=8)
-    return figure
+    slopes = []
+    for name in RUNS:
+        left_end, right_end = (
+            float(output(result.paths[name][-1], np.array([z]))[0]) for z in (-1, 1)
+        )
+        slopes.append(f"{methods[name][0]} {right_end:.2f} right and {left_end:.2f} left of zero")
+    final = result.final_losses()
+    lowest, highest = (end(RUNS, key=lambda run: final[run]) for end in (min, max))
+    describe(
+        figure,
+        "Left: loss against the step, logarithmic; it ends at "
+        + ", ".join(f"{_short(final[run])} for {methods[run][0]}" for run in RUNS)
+        + f". Right: what the trained networks compute, with the slopes: {'; '.join(slopes)}; the "
+        f"teacher has {scene.teacher[0]:g} and {scene.teacher[1]:g}.",
+    )
+    return conclude(
+        figure,
+        f"The loss ends lowest for {methods[lowest][0]}, at {_short(final[lowest])}, and highest for "
+        f"{methods[highest][0]}, at {_short(final[highest])}.",
+    )
+
+
+def _place(weights: Floats) -> str:
+    """Write a place of the plane: (2.00, 0.00)."""
+    x, y = (f"{float(w) + 0:.2f}".replace("-", "−") for w in weights)
+    return f"({x}, {y})"
 
 
 def _short(value: float | Floats) -> str:

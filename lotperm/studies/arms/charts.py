@@ -17,7 +17,8 @@ from torch import Tensor
 from lotperm.science.statistics import interval
 from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.charts import MARKERS, METHODS, line_style, name_lines
-from lotperm.studies.origin import describe
+from lotperm.studies.findings import gain, ranked
+from lotperm.studies.origin import conclude, describe
 from lotperm.studies.results import Results
 
 
@@ -59,10 +60,12 @@ def learning_curves(results: Results, methods: Sequence[str], *, title: str) -> 
     right.set(xlabel="epoch of training", ylabel="test accuracy (%)")
     name_lines(right)
     figure.suptitle(title)
-    ends = []
+    ends, last = [], {}
     for one in right.lines:
         epochs, values = np.asarray(one.get_xdata()), np.asarray(one.get_ydata())
         ends.append(f"{one.get_label()} {values[-1]:.1f} at epoch {epochs[-1]:.0f}")
+        last[str(one.get_label())] = values[-1]
+    conclude(figure, f"Test accuracy at the end, on average: {ranked(last)}.")
     return describe(figure, f"Learning curves. Mean test accuracy in percent: {', '.join(ends)}.")
 
 
@@ -94,6 +97,11 @@ def final_comparison(results: Results, *, title: str) -> Figure:
     ax.set(ylabel="test accuracy (%)", xlim=(-0.4, 2.6), title=title)
     ax.legend()
     means = ", ".join(f"{METHODS[arm][0]} {table[arm].mean():.1f}" for arm in arms)
+    conclude(
+        figure,
+        f"Permuted ends {gain(table['permuted'], table['naive'])} naive on average, and LTH "
+        f"{gain(table['lth'], table['permuted'])} permuted.",
+    )
     rising = int(((table["naive"] < table["permuted"]) & (table["permuted"] < table["lth"])).sum())
     return describe(
         figure,
@@ -173,7 +181,13 @@ def method_overview(
         )
         figure.add_artist(arrow)
     figure.suptitle(title)
-    return figure
+    arms = {METHODS[m][0]: 100 * accuracies[m] for m in PAPER_ARMS}
+    before, after = (float(m.diagonal().mean()) for m in (correlation, aligned))
+    return conclude(
+        figure,
+        f"Matching raises the mean correlation of the paired units from {before:.2f} to {after:.2f}; "
+        f"the sparse networks end at {ranked(arms)}.",
+    )
 
 
 def _bars(ax: Axes, accuracies: Mapping[str, float]) -> None:
@@ -233,6 +247,8 @@ def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> 
         f"{label} {100 * np.mean(seen):.1f}"
         for label, seen in zip(labels, values.values(), strict=True)
     )
+    seen = {label: 100 * np.asarray(v) for label, v in zip(labels, values.values(), strict=True)}
+    conclude(figure, f"From best to worst: {ranked(seen)}.")
     return describe(figure, f"Mean test accuracy in percent: {means}.")
 
 

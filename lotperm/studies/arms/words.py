@@ -32,6 +32,14 @@ _AGAINST = {
 }
 
 
+_AXES = {
+    "rewind": "the rewind point",
+    "matched": "the matching epoch",
+    "sparsity": "sparsity",
+    "units": "width",
+}
+
+
 def answer(question: str, lines: Sequence[str], *, smoke: bool = False) -> str:
     """Answer a page's question in HTML.
 
@@ -185,6 +193,21 @@ def in_words(by_factor: Mapping[str, Sequence[tuple[Series, pd.DataFrame]]]) -> 
     return found
 
 
+def rising(by_factor: Mapping[str, Sequence[tuple[Series, pd.DataFrame]]]) -> str:
+    """Count the curves of points gained that end higher than they begin, for each axis."""
+    counts = []
+    for factor, pairs in by_factor.items():
+        ends = [curve["gain"].iloc[[0, -1]].to_numpy() for _, curve in pairs if len(curve) > 1]
+        if ends:
+            more = sum(bool(last > first) for first, last in ends)
+            counts.append(f"{more} of {len(ends)} against {_AXES[factor]}")
+    return (
+        f"Curves of points gained that end higher than they begin: {', '.join(counts)}."
+        if counts
+        else ""
+    )
+
+
 def curves(figure: Figure, by_factor: Mapping[str, Any], caption: str) -> str:
     """Put a figure of curves into the page, with what it shows in words folded away below it.
 
@@ -201,5 +224,5 @@ def curves(figure: Figure, by_factor: Mapping[str, Any], caption: str) -> str:
     items = "".join(f"<li>{html.escape(text)}</li>" for text in said)
     every = [one for curves in by_factor.values() for one, *_ in curves]
     attach(figure, *dict.fromkeys(origin for one in every for origin in one.origins))
-    shown = picture(figure, "; ".join(said) + ".", caption)
+    shown = picture(figure, "; ".join(said) + ".", f"{caption} {html.escape(rising(by_factor))}")
     return shown + folded("The same in words", f"<ul>{items}</ul>")

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from lotperm.science.statistics import interval
 from lotperm.studies.attention.study import COPY, KINDS, WEIGHTS
 from lotperm.studies.charts import METHODS, dots
-from lotperm.studies.origin import describe
+from lotperm.studies.findings import each, ranked
+from lotperm.studies.origin import conclude, describe
 from lotperm.studies.predictions import by_arm
 from lotperm.studies.tables import by_cell
 
@@ -53,7 +54,7 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 3.2), layout="constrained", squeeze=False, sharey=True
     )
-    said = []
+    said, ranks = [], []
     for ax, (cell, rows) in zip(axes[0], cells, strict=True):
         arms = by_arm(rows)
         dots(ax, {words: arms[arm] for arm, (words, _) in ARMS.items()}, dict(ARMS.values()))
@@ -62,7 +63,9 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
         ax.set(title=cell, xlabel="test accuracy (%)")
         means = ", ".join(f"{words} {arms[arm].mean():.1f}" for arm, (words, _) in ARMS.items())
         said.append(f"{cell}: {means}; dense A {dense:.1f}")
+        ranks.append((cell, ranked({words: arms[arm] for arm, (words, _) in ARMS.items()})))
     figure.suptitle(title)
+    conclude(figure, f"From best to worst. {each(ranks)}")
     return describe(figure, f"Test accuracy in percent. {'. '.join(said)}.")
 
 
@@ -77,7 +80,7 @@ def likeness(table: pd.DataFrame, *, title: str) -> Figure:
         The figure's title.
     """
     figure, ax = plt.subplots(figsize=(8, 2.8), layout="constrained")
-    said = []
+    said, alike = [], {}
     for arm, (words, colour, marker) in _JOINED.items():
         found = [interval(by_arm(table, kind)[arm]) for kind in KINDS]
         means, halves = zip(*found, strict=True)
@@ -91,6 +94,7 @@ def likeness(table: pd.DataFrame, *, title: str) -> Figure:
             capsize=3,
             linewidth=1.5,
         )
+        alike[words] = means
         said.append(
             f"joined {words}: "
             + ", ".join(
@@ -101,4 +105,5 @@ def likeness(table: pd.DataFrame, *, title: str) -> Figure:
     ax.set_ylim(len(KINDS) - 0.5, -0.5)
     ax.set(xlabel="mean correlation of joined units", title=title)
     figure.legend(title="A and B joined", loc="outside right center")
+    conclude(figure, f"Mean over the kinds of unit, joined {ranked(alike, unit='', digits=2)}.")
     return describe(figure, f"Correlation of units of A and B. {'. '.join(said)}.")

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from lotperm.science.statistics import interval
 from lotperm.studies.basin.tables import barriers
 from lotperm.studies.charts import METHODS
+from lotperm.studies.findings import number
 from lotperm.studies.lines import REPAIR_WORDS
+from lotperm.studies.origin import conclude
 
 _LINES = {"none": ("#d55e00", "o-"), "repair": ("#009e73", "s--")}
 """Repair -> colour, and marker with dashes."""
@@ -30,6 +32,7 @@ def against_round(table: pd.DataFrame, *, title: str) -> Figure:
     """
     found = barriers(table[table["network"] == "imp"])
     figure, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    said = []
     for repair, part in found.groupby("repair"):
         colour, style = _LINES[str(repair)]
         groups = {
@@ -39,11 +42,15 @@ def against_round(table: pd.DataFrame, *, title: str) -> Figure:
         means, halves = np.array([interval(values) for values in groups.values()]).T
         words = REPAIR_WORDS[str(repair)]
         ax.errorbar(list(groups), means, halves, fmt=style, capsize=4, color=colour, label=words)
+        highest = int(np.argmax(means))
+        said.append(
+            f"{words}, {number(means[highest])} points with {list(groups)[highest]:.0f} % removed"
+        )
     ax.axhline(0, color="#999999", linewidth=1)
     ax.set(xlabel="weights removed after the round (%)", ylabel="error barrier (points)")
     ax.set_title(title)
     ax.legend()
-    return figure
+    return conclude(figure, f"The highest mean barrier: {'; '.join(said)}.")
 
 
 def plane(places: pd.DataFrame, corners: Mapping[str, Sequence[float]], *, title: str) -> Figure:
@@ -78,7 +85,19 @@ def plane(places: pd.DataFrame, corners: Mapping[str, Sequence[float]], *, title
     ax.set(xlabel="distance in weight space", aspect="equal")
     ax.grid(False)
     ax.set_title(title)
-    return figure
+    errors = {_PLACES[name]: _at(grid, place) for name, place in corners.items()}
+    return conclude(
+        figure,
+        f"Test error next to the corners: {', '.join(f'{n} {number(e)}' for n, e in errors.items())} %; "
+        f"between {number(low)} and {number(high)} % on all of the plane.",
+    )
+
+
+def _at(grid: pd.DataFrame, place: Sequence[float]) -> float:
+    """Return the value at the place of the grid that is nearest to one."""
+    x, y = (np.asarray(axis, float) for axis in (grid.columns, grid.index))
+    row, column = (int(np.abs(a - p).argmin()) for a, p in ((y, place[1]), (x, place[0])))
+    return float(grid.to_numpy()[row, column])
 
 
 _PLACES = {"dense_a": "dense A", "lth": "LTH", "permuted": "permuted, brought back"}

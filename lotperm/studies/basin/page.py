@@ -14,6 +14,7 @@ from lotperm.studies.basin import charts, tables
 from lotperm.studies.basin.beside import beside_basin
 from lotperm.studies.basin.study import STUDY, BasinOptions, basin_table
 from lotperm.studies.basin.study import plane as plane_task
+from lotperm.studies.origin import attach
 from lotperm.studies.study import Study
 
 
@@ -36,13 +37,15 @@ class Page(page.Page):
     def against_round(self) -> Figure:
         """Draw the error barrier from dense A to A after every round of IMP."""
         title = f"Dense A to its own sparse solution ({self.about})"
-        return charts.against_round(self.table, title=title)
+        # Two of these pages share a notebook: each figure says which of them it is of.
+        return attach(charts.against_round(self.table, title=title), self.origin)
 
     def plane(self) -> Figure:
         """Draw the 0–1 loss on the plane through dense A, LTH and permuted."""
         found = plane_task(self.pipeline, self.chosen).results
         title = f"Test error on the plane, seed {self.experiment.seeds[0]} ({self.about})"
-        return charts.plane(pd.DataFrame(found["plane"]), found["corners"], title=title)
+        drawn = charts.plane(pd.DataFrame(found["plane"]), found["corners"], title=title)
+        return attach(drawn, self.origin)
 
     def edges(self) -> pd.DataFrame:
         """Return the barriers along the edges of the plane's triangle."""

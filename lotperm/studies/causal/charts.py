@@ -12,6 +12,8 @@ from lotperm.science.statistics import interval
 from lotperm.studies.causal.measures import doses
 from lotperm.studies.causal.study import COPY_NAIVE, IDENTITY, oracle
 from lotperm.studies.charts import METHODS, dots
+from lotperm.studies.findings import each, number, ranked
+from lotperm.studies.origin import conclude
 from lotperm.studies.predictions import by_arm
 from lotperm.studies.tables import by_cell
 
@@ -41,12 +43,14 @@ def known(table: pd.DataFrame, *, title: str) -> Figure:
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 2.6), layout="constrained", squeeze=False, sharey=True
     )
+    said = []
     for ax, (words, rows) in zip(axes[0], cells, strict=True):
         arms = by_arm(rows)
+        said.append((words, ranked({label: arms[arm] for arm, (label, _) in shown.items()})))
         dots(ax, {label: arms[arm] for arm, (label, _) in shown.items()}, dict(shown.values()))
         ax.set(title=words, xlabel="test accuracy (%)")
     figure.suptitle(title)
-    return figure
+    return conclude(figure, f"From best to worst. {each(said)}")
 
 
 def dose_response(table: pd.DataFrame, *, title: str) -> Figure:
@@ -55,8 +59,10 @@ def dose_response(table: pd.DataFrame, *, title: str) -> Figure:
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 3.4), layout="constrained", squeeze=False, sharey=True
     )
+    said = []
     for ax, (words, rows) in zip(axes[0], cells, strict=True):
         arms = by_arm(rows)
+        ends = []
         for method in ("lth", "naive"):
             _level(ax, arms[method].to_numpy(), method)
         for of, label, colour, marker in (
@@ -66,14 +72,18 @@ def dose_response(table: pd.DataFrame, *, title: str) -> Figure:
             found = doses(rows, of)
             means, halves = np.array([interval(found[share]) for share in found]).T
             x = 100 * found.columns.to_numpy(float)
+            ends.append(
+                f"{label} from {number(means[0])} at {x[0]:.0f} % to {number(means[-1])} at {x[-1]:.0f} %"
+            )
             ax.errorbar(
                 x, means, halves, fmt=f"{marker}-", color=colour, label=label, capsize=3, ms=5
             )
+        said.append((words, "; ".join(ends)))
         ax.set(title=words, xlabel="share of π's units that is scrambled (%)")
     axes[0][0].set_ylabel("test accuracy (%)")
     axes[0][-1].legend(fontsize=8)
     figure.suptitle(title)
-    return figure
+    return conclude(figure, f"Accuracy (%) at the least and the largest share. {each(said)}")
 
 
 def _level(ax: Axes, percent: np.ndarray, method: str) -> None:
@@ -100,12 +110,16 @@ def gain_against_correlation(table: pd.DataFrame, *, title: str) -> Figure:
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 3.8), layout="constrained", squeeze=False, sharey=True
     )
+    said = []
     for ax, (words, rows) in zip(axes[0], cells, strict=True):
         arms = by_arm(rows)
+        alike, gained = [], []
         on_b = rows[(rows["test"] != "oracle") & (rows["arm"] != "lth")]
         seen = set()
         for arm, of_arm in on_b.groupby("arm", sort=False):
             gain, half = interval(arms[arm] - arms["naive"])
+            alike.append(of_arm["correlation"].mean())
+            gained.append(gain)
             what = kind(of_arm.iloc[0])
             label, colour, marker = _SOURCES[what]
             ax.errorbar(
@@ -128,10 +142,11 @@ def gain_against_correlation(table: pd.DataFrame, *, title: str) -> Figure:
             linewidth=1.2,
             label=METHODS["lth"][0],
         )
+        said.append((words, number(float(np.corrcoef(alike, gained)[0, 1]), 2)))
         ax.set(title=words, xlabel="correlation of the units that π joins")
     axes[0][0].set_ylabel("gain over naive (points)")
     figure.legend(
         *axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
     )
     figure.suptitle(title)
-    return figure
+    return conclude(figure, f"Correlation of the points' two coordinates. {each(said)}")

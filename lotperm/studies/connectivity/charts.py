@@ -12,7 +12,9 @@ from torch import Tensor
 
 from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval
+from lotperm.studies.findings import each, number, short
 from lotperm.studies.lines import REPAIR_WORDS
+from lotperm.studies.origin import conclude
 
 # In the colours of naive and permuted: π does to these lines what it does to the arms.
 _LINES = (("as trained", "#d55e00", "A to B"), ("permuted", "#009e73", "π(A) to B"))
@@ -35,7 +37,9 @@ def connectivity(table: pd.DataFrame, metric: str, *, title: str) -> Figure:
         1, len(repairs), figsize=(8, 3.1), layout="constrained", sharey=True, squeeze=False
     )
     scale = 100 if metric == "accuracy" else 1
+    halfway = []
     for ax, repair in zip(axes[0], repairs, strict=True):
+        middles = []
         for ends, colour, words in _LINES:
             part = table[(table["repair"] == repair) & (table["ends"] == ends)]
             lines = part.pivot_table(index="alpha", columns="seed", values=metric)
@@ -44,11 +48,15 @@ def connectivity(table: pd.DataFrame, metric: str, *, title: str) -> Figure:
             ax.fill_between(
                 lines.index, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0
             )
+            # The number of positions is odd.
+            middles.append(f"{number(means[len(means) // 2], 1 if scale > 1 else 2)} from {words}")
+        halfway.append((REPAIR_WORDS[repair], ", ".join(middles)))
         ax.set(title=REPAIR_WORDS[repair], xlabel="position α on the line")
     axes[0][0].set_ylabel("test accuracy (%)" if metric == "accuracy" else "test loss (nats)")
     axes[0][0].legend(fontsize=8)
     figure.suptitle(title)
-    return figure
+    unit = "%" if metric == "accuracy" else "nats"
+    return conclude(figure, f"Halfway ({unit}). {each(halfway)}")
 
 
 def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool = False) -> Figure:
@@ -74,12 +82,16 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
     figure, axes = plt.subplots(
         1, len(repairs), figsize=(8, 3.1), layout="constrained", sharey=True, squeeze=False
     )
+    said = []
     for ax, repair in zip(axes[0], repairs, strict=True):
+        course = []
         for ends, colour, words in _LINES:
             part = found[(found["repair"] == repair) & (found["ends"] == ends)]
             groups = {at: 100 * group["barrier"].to_numpy() for at, group in part.groupby(x)}
             means, halves = np.array([interval(values) for values in groups.values()]).T
             ax.errorbar(list(groups), means, halves, fmt="o-", capsize=4, color=colour, label=words)
+            course.append(f"{words} {_from_to(list(groups), means)}")
+        said.append((REPAIR_WORDS[repair], "; ".join(course)))
         # Widths are doubled from one to the next, so a binary scale spaces them evenly.
         if log:
             ax.set_xscale("log", base=2)
@@ -89,7 +101,13 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
     axes[0][0].set_ylabel("accuracy barrier (points)")
     axes[0][0].legend(fontsize=8)
     figure.suptitle(title)
-    return figure
+    return conclude(figure, f"Barrier in points, against the {label}. {each(said)}")
+
+
+def _from_to(places: Sequence[float], values: Sequence[float]) -> str:
+    """Say where a curve begins and ends: "35.4 at 0.25, 46.8 at 1"."""
+    ends = dict.fromkeys((0, len(places) - 1))
+    return ", ".join(f"{number(values[i])} at {places[i]:g}" for i in ends)
 
 
 def by_width(table: pd.DataFrame) -> Figure:
@@ -118,7 +136,11 @@ def by_width(table: pd.DataFrame) -> Figure:
     ax.axhline(0, color="#999999", linewidth=1)
     ax.set(xlabel="width", ylabel="accuracy barrier, π(A) to B (points)")
     ax.legend(fontsize=8)
-    return figure
+    said = [
+        f"{short(str(source))}, {_from_to(part['width'].tolist(), part['barrier'].tolist())}"
+        for source, part in table.groupby("source", sort=False)
+    ]
+    return conclude(figure, f"Points at the least and the largest width: {'; '.join(said)}.")
 
 
 def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:
@@ -133,6 +155,7 @@ def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: s
     """
     groups = list(matchings[0])
     figure, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    matched: dict[str, float] = {}
     for attribute, colour, words in (
         ("identity_scores", "#d55e00", "unit i of A and unit i of B"),
         ("scores", "#009e73", "matched units"),
@@ -142,6 +165,7 @@ def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: s
         ax.errorbar(
             range(len(groups)), means, halves, fmt="o-", capsize=4, color=colour, label=words
         )
+        matched = dict(zip(groups, means, strict=True))
     # Labels of deep networks only fit upright and small.
     many = len(groups) > 14
     labels = [
@@ -151,4 +175,9 @@ def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: s
     ax.set_xticks(range(len(groups)), labels, fontsize=6 if many else 8, rotation=90 if many else 0)
     ax.set(ylabel="mean correlation", ylim=(-0.1, 1.02), title=title)
     ax.legend()
-    return figure
+    least, most = (end(matched, key=lambda group: matched[group]) for end in (min, max))
+    return conclude(
+        figure,
+        f"Matched units correlate least in {least}, {number(matched[least], 2)}, and most in {most}, "
+        f"{number(matched[most], 2)}.",
+    )

@@ -13,6 +13,8 @@ from lotperm.studies import page, tables
 from lotperm.studies.connectivity import charts
 from lotperm.studies.connectivity.beside import barriers_by_width, beside_connectivity
 from lotperm.studies.connectivity.study import STUDY, ConnectivityOptions, connectivity_table
+from lotperm.studies.origin import attach, of_file, of_record
+from lotperm.studies.published import recorded
 from lotperm.studies.study import Study
 
 
@@ -64,7 +66,10 @@ class Page(Lines):
 
     def by_width(self) -> Figure:
         """Draw the barrier of matched networks against width, live, recorded and published."""
-        return charts.by_width(barriers_by_width(self.experiments, self.lines))
+        drawn = charts.by_width(barriers_by_width(self.experiments, self.lines))
+        runs = [of_record(run) for run in recorded(kind="connectivity")]
+        published = of_file("lmc_reference", "midpoints by REPAIR's authors")
+        return attach(drawn, self.origin, *runs, published)
 
     def width_data(self) -> HTML:
         """Make a link that downloads what `by_width` draws."""

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lotperm.studies.charts import METHODS, NEGATIVE, POSITIVE
+from lotperm.studies.findings import gain
+from lotperm.studies.origin import conclude
 
 
 def draw_network(
@@ -162,4 +164,9 @@ def sparse_training_problem(
             )
             ax.text(1.23, 0.56, step, transform=ax.transAxes, ha="center", fontsize=9)
     figure.suptitle(title)
-    return figure
+    percent = {name: 100 * share for name, share in accuracies.items()}
+    return conclude(
+        figure,
+        f"With the same mask and as many weights, LTH ends {gain(percent['lth'], percent['naive'])} "
+        "naive.",
+    )

@@ -8,6 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lotperm.studies.charts import MARKERS, METHODS, line_style, name_lines
+from lotperm.studies.findings import each, number, ranked
+from lotperm.studies.origin import conclude
 
 
 def diversity(table: pd.DataFrame, *, title: str) -> Figure:
@@ -47,7 +49,13 @@ def diversity(table: pd.DataFrame, *, title: str) -> Figure:
     right.barh(y, 100 * table["disagreement"], color=colours)
     right.set(xlabel="disagreement between members (%)")
     figure.suptitle(title)
-    return figure
+    by_method = table.set_index("method")
+    gains = 100 * (by_method["ensemble_accuracy"] - by_method["mean"])
+    alike = by_method["disagreement"].idxmin()
+    return conclude(
+        figure,
+        f"Points gained together: {ranked(gains.to_dict(), unit='')}. Members of {alike} agree most.",
+    )
 
 
 def against_sparsity(table: pd.DataFrame, *, title: str) -> Figure:
@@ -73,4 +81,10 @@ def against_sparsity(table: pd.DataFrame, *, title: str) -> Figure:
     # Both have the same lines: they are named where the reader's eye ends.
     name_lines(axes[1])
     figure.suptitle(title)
-    return figure
+    ranks = []
+    for sparsity, rows in table.groupby("sparsity"):
+        together = 100 * rows.set_index("method")["ensemble_accuracy"]
+        ranks.append(
+            (f"{number(100 * float(str(sparsity)), 0)} % sparsity", ranked(together.to_dict()))
+        )
+    return conclude(figure, f"Together, at {each(ranks)}")

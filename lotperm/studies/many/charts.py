@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lotperm.science.statistics import interval
 from lotperm.studies.charts import METHODS as ARMS
+from lotperm.studies.findings import ranked
 from lotperm.studies.many.methods import METHODS
 from lotperm.studies.tables import by_cell
 
@@ -79,6 +80,17 @@ def _curves(ax: Axes, table: pd.DataFrame, column: str) -> None:
         if np.isfinite(half):
             # Of all members: that of the others is about as wide.
             ax.errorbar(place.iloc[-1], mean, half, color=colour, capsize=3, linewidth=1)
+
+
+def largest(table: pd.DataFrame) -> str:
+    """Say how accurate all members of each method are together, and what the cheapest costs."""
+    last = table[table["members"] == table["members"].max()]
+    means = last.groupby("method")[["accuracy", "dense_trainings"]].mean()
+    cheap = means["dense_trainings"].idxmin()
+    return (
+        f"{last['members'].iloc[0]} members together: {ranked((100 * means['accuracy']).to_dict())}. "
+        f"Cheapest is {cheap}, for {means['dense_trainings'].min():.1f} dense trainings."
+    )
 
 
 def curves_of(table: pd.DataFrame) -> list[str]:

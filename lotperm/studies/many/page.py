@@ -15,7 +15,7 @@ from lotperm.studies.many import charts
 from lotperm.studies.many.measures import MEASURES, together
 from lotperm.studies.many.methods import METHODS
 from lotperm.studies.many.study import STUDY
-from lotperm.studies.origin import attach, describe, of_record
+from lotperm.studies.origin import attach, conclude, describe, of_record
 from lotperm.studies.predictions import Measure
 from lotperm.studies.study import Study
 from lotperm.studies.tables import by_cell, with_interval
@@ -35,6 +35,7 @@ class Page(beyond.Page):
     def against_cost(self) -> Figure:
         """Draw ensembles against their cost."""
         figure = charts.against_cost(self.first, title=f"One ticket for many ({self.about})")
+        conclude(figure, charts.largest(self.first))
         return describe(figure, "; ".join(charts.curves_of(self.first)) + ".")
 
     def recorded_against_cost(self) -> Figure | None:
@@ -44,6 +45,7 @@ class Page(beyond.Page):
             return None
         run, rows = runs[0], by_cell(runs[0].rows())[0][1]
         figure = charts.against_cost(rows, title=f"One ticket for many ({run.label})")
+        conclude(figure, charts.largest(rows))
         describe(figure, "; ".join(charts.curves_of(rows)) + ".")
         return attach(figure, of_record(run))
 

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
 from lotperm.studies.charts import METHODS
+from lotperm.studies.findings import each, number
+from lotperm.studies.origin import conclude
 from lotperm.studies.predictions import by_arm
 from lotperm.studies.tables import by_cell
 
@@ -57,17 +59,18 @@ def gain_against(table: pd.DataFrame, column: str, label: str, *, title: str) ->
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 4), layout="constrained", squeeze=False, sharey=True
     )
+    said = []
     for ax, (cell, rows) in zip(axes[0], cells, strict=True):
         arms, across = by_arm(rows), by_arm(rows, column)
         for arm in map(str, arms):
             if arm == "lth":
                 continue
             words, colour, marker = _MATCHERS.get(arm, (arm, "#333333", "."))
-            gain, half = interval(arms[arm] - arms["naive"])
+            gained, half = interval(arms[arm] - arms["naive"])
             place, spread = interval(across[arm])
             ax.errorbar(
                 place,
-                gain,
+                gained,
                 # Naive gains nothing over itself, without any spread.
                 half if arm != "naive" else None,
                 spread,
@@ -85,10 +88,22 @@ def gain_against(table: pd.DataFrame, column: str, label: str, *, title: str) ->
             linewidth=1.2,
             label=METHODS["lth"][0],
         )
+        said.append((cell, _best(arms, across)))
         ax.set(title=cell, xlabel=label)
     axes[0][0].set_ylabel("gain over naive (points)")
     figure.legend(
         *axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
     )
     figure.suptitle(title)
-    return figure
+    return conclude(figure, each(said))
+
+
+def _best(arms: pd.DataFrame, across: pd.DataFrame) -> str:
+    """Say which matching gains most, and which stand farthest to the left and to the right."""
+    gains = arms.drop(columns="lth").mean()
+    places = across.drop(columns="lth", errors="ignore").mean()
+    best, left, right = (str(end) for end in (gains.idxmax(), places.idxmin(), places.idxmax()))
+    return (
+        f"{words_of(best)} gains most, {number(gains.max() - gains['naive'])} points; leftmost is "
+        f"{words_of(left)} ({places.min():.3g}), rightmost {words_of(right)} ({places.max():.3g})"
+    )

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
 from lotperm.studies.charts import METHODS
+from lotperm.studies.findings import ranked
+from lotperm.studies.origin import conclude
 from lotperm.studies.relearning.tables import WORDS, main_reference
 
 
@@ -48,4 +50,13 @@ def nearness(
     axes[0].set_yticks(y, [WORDS[name] for name in networks])
     axes[0].invert_yaxis()
     figure.suptitle(title)
-    return figure
+    means = 100 * chosen.groupby("network")[["disagreement", "barrier_repair"]].mean()
+    near = {METHODS[name][0]: means.loc[name] for name in networks}
+    apart, height = (
+        {name: row[column] for name, row in near.items()}
+        for column in ("disagreement", "barrier_repair")
+    )
+    return conclude(
+        figure,
+        f"Disagreement: {ranked(apart)}. Barrier after REPAIR: {ranked(height, ' points')}.",
+    )

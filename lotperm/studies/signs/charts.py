@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from lotperm.science.statistics import interval
 from lotperm.studies.arms.arms import Arm
 from lotperm.studies.charts import METHODS, dots
+from lotperm.studies.findings import each, number, ranked
+from lotperm.studies.origin import conclude
 from lotperm.studies.signs import arms
 from lotperm.studies.signs.measures import by_arm
 from lotperm.studies.tables import by_cell
@@ -47,6 +49,10 @@ _ORDER = (
 )
 
 
+_MAIN = (arms.LTH, arms.PERMUTED, arms.NAIVE, arms.NAIVE_A, arms.PERMUTED_A)
+"""The ticket, and masks and signs as found or moved: what the captions speak of."""
+
+
 def _label(arm: Arm) -> str:
     return METHODS[arm.name][0] if arm.name in METHODS else arm.name
 
@@ -65,9 +71,12 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
     figure, axes = plt.subplots(
         1, len(cells), figsize=(8, 4.6), layout="constrained", squeeze=False, sharey=True
     )
+    said = []
     for ax, (words, rows) in zip(axes[0], cells, strict=True):
         found = by_arm(rows)
         shown = [arm for arm in _ORDER if arm.name in found]
+        main = {_label(arm): found[arm.name] for arm in _MAIN if arm.name in found}
+        said.append((words, ranked(main)))
         dots(
             ax,
             {_label(arm): found[arm.name] for arm in shown},
@@ -76,7 +85,7 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
         ax.axvline(found["lth"].mean(), color=METHODS["lth"][1], linestyle=":", linewidth=1)
         ax.set(title=words, xlabel="test accuracy (%)")
     figure.suptitle(title)
-    return figure
+    return conclude(figure, f"The ticket and the two by two, from best to worst. {each(said)}")
 
 
 def whose_basin(table: pd.DataFrame, *, title: str) -> Figure:
@@ -85,6 +94,7 @@ def whose_basin(table: pd.DataFrame, *, title: str) -> Figure:
     Below the diagonal an arm ends nearer to the permuted copy of A's basin than to A's own.
     """
     cells = by_cell(table[(table["ticket"] == "own") & (table["arm"] != arms.LTH.name)])
+    said = []
     figure, axes = plt.subplots(
         1,
         len(cells),
@@ -96,6 +106,12 @@ def whose_basin(table: pd.DataFrame, *, title: str) -> Figure:
     )
     for ax, (words, rows) in zip(axes[0], cells, strict=True):
         own, permuted = (by_arm(rows, f"accuracy_barrier{end}") for end in ("", "_permuted"))
+        nearer = {
+            _label(arm): bool(own[arm.name].mean() < permuted[arm.name].mean())
+            for arm in _MAIN
+            if arm.name in own
+        }
+        said.append((words, _nearer(nearer)))
         for arm in _ORDER:
             if arm.name not in own:
                 continue
@@ -121,7 +137,17 @@ def whose_basin(table: pd.DataFrame, *, title: str) -> Figure:
         *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
     )
     figure.suptitle(title)
-    return figure
+    return conclude(figure, f"By the lower mean barrier. {each(said)}")
+
+
+def _nearer(to_ticket: dict[str, bool]) -> str:
+    """Say which arms end nearer to A's ticket, and which to its permuted copy."""
+    parts = []
+    for wanted, words in ((True, "to A's ticket"), (False, "to the permuted ticket")):
+        names = [name for name, near in to_ticket.items() if near == wanted]
+        if names:
+            parts.append(f"nearer {words} {', '.join(names)}")
+    return "; ".join(parts)
 
 
 def gains(table: pd.DataFrame, *, title: str) -> Figure:
@@ -141,10 +167,14 @@ def gains(table: pd.DataFrame, *, title: str) -> Figure:
     ]
     figure, ax = plt.subplots(figsize=(8, 1.2 + 0.55 * len(places)), layout="constrained")
     compared = (arms.PERMUTED, arms.NAIVE_A, arms.PERMUTED_A, arms.LTH)
+    spans = []
     for n, arm in enumerate(compared):
         colour, marker = _LOOKS[arm]
         points = [interval(found[arm.name] - found["naive"]) for _, found in places]
         means, halves = zip(*points, strict=True)
+        spans.append(
+            f"{_label(arm).partition(':')[0]} {number(min(means))} to {number(max(means))}"
+        )
         ax.errorbar(
             means,
             [y + 0.16 * (n - 1.5) for y in range(len(places))],
@@ -159,4 +189,4 @@ def gains(table: pd.DataFrame, *, title: str) -> Figure:
     ax.set_yticks(range(len(places)), [words for words, _ in places])
     ax.set(xlabel="gain over naive (points)", ylim=(len(places) - 0.4, -0.6), title=title)
     ax.legend(fontsize=8)
-    return figure
+    return conclude(figure, f"Points gained over naive in these settings: {'; '.join(spans)}.")

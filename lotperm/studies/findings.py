@@ -1,0 +1,56 @@
+"""Sentences of captions: what a figure's numbers say, computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def ranked(values: Mapping[Any, npt.ArrayLike], unit: str = " %", digits: int = 1) -> str:
+    """Say what is highest, and what follows.
+
+    Parameters
+    ----------
+    values : mapping of str to array_like of float
+        Label -> a number, or one for each seed, whose mean is said. Of a label such as
+        "LTH: A, mask" the words before the colon are used.
+    unit : str
+        What stands behind the last number.
+    digits : int
+        Digits behind the point.
+
+    Returns
+    -------
+    str
+        Such as "LTH 62.8, permuted 59.1, naive 43.2 %".
+    """
+    means = {short(str(label)): float(np.mean(np.asarray(seen))) for label, seen in values.items()}
+    order = sorted(means, key=lambda label: -means[label])
+    return ", ".join(f"{label} {number(means[label], digits)}" for label in order) + unit
+
+
+def each(parts: Iterable[tuple[str, str]]) -> str:
+    """Join what is said of several panels: "S = 0.9, k = 0: …. S = 0.9, k = 8: …."."""
+    return " ".join(f"{name}: {said}." for name, said in parts)
+
+
+def gain(a: npt.ArrayLike, b: npt.ArrayLike) -> str:
+    """Say how many points a is above b, or below: "3.2 points above", "as high as" if 0.0."""
+    apart = float(np.mean(np.asarray(a, float) - np.asarray(b, float)))
+    if round(abs(apart), 1) == 0:
+        return "as high as"
+    return f"{abs(apart):.1f} points {'above' if apart > 0 else 'below'}"
+
+
+def short(label: str) -> str:
+    """Return a label's words before the colon, on one line."""
+    return " ".join(label.partition(":")[0].split())
+
+
+def number(value: float, digits: int = 1) -> str:
+    """Write a number, with a minus that is one, and no minus before zero."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
