@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
+import sysconfig
 import tomllib
+import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from lotperm.config.profiles import PROFILES
+from lotperm.config.profiles import DEFAULT_PROFILE, PROFILES
+from lotperm.site import notebooks
 
 ROOT = Path(__file__).parents[1]
 TARGETS = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
@@ -105,6 +111,96 @@ def test_binder_has_the_pins_and_the_package() -> None:
     script = ROOT / "binder" / "postBuild"
     assert script.read_text().startswith("#!/bin/sh\n") and "--editable ." in script.read_text()
     assert os.access(script, os.X_OK)
+
+
+def test_binder_needs_nothing_that_these_tests_dont_have() -> None:
+    """The pins resolve, and they are the environment in which everything here is tested."""
+    uv = Path(sys.prefix) / "bin" / "uv"
+    command = [uv, "pip", "install", "--dry-run", "--offline", "--python", sys.executable]
+    done = subprocess.run(
+        [*command, "-r", ROOT / "binder" / "requirements.txt"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Would make no changes" in done.stderr
+
+
+def install_cells() -> dict[str, str]:
+    """Return the cell of each notebook that gets the project on Colab."""
+    found = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        (cell,) = (c for c in nb["cells"] if "install" in c["metadata"].get("tags", ()))
+        # It comes before any other code.
+        assert next(c for c in nb["cells"] if c["cell_type"] == "code") is cell
+        found[path.stem] = "".join(cell["source"])
+    return found
+
+
+def test_every_notebook_gets_the_project_in_the_same_way() -> None:
+    cells = install_cells()
+    assert len(cells) >= 18 and len(set(cells.values())) == 1
+    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    assert f'"{address}"' in next(iter(cells.values()))
+
+
+def test_what_opens_is_the_page() -> None:
+    """A notebook of the repository runs the profile at which its page is published."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        assert notebooks.defaults(path)["profile"] == DEFAULT_PROFILE == "laptop", path.name
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="only a clone can be cloned")
+def test_on_colab_the_first_cell_installs_the_project(tmp_path: Path) -> None:
+    """In an environment without the project, whose module google.colab is a stand-in.
+
+    The repository is cloned from here, and the packages that it needs are borrowed from the
+    environment of these tests, so that nothing is asked of the network.
+    """
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    borrowed = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
+    # No .pth of a folder that is added so is read: the clone here stays out.
+    (site / "borrowed.pth").write_text("\n".join(sorted(borrowed)) + "\n")
+    (content := tmp_path / "content").mkdir()
+    program = f"""
+import sys, types
+sys.modules["google.colab"] = types.ModuleType("google.colab")
+try:
+    import lotperm
+    raise SystemExit("the project is here already")
+except ImportError:
+    pass
+cell = {next(iter(install_cells().values()))!r}
+exec(cell)
+exec(cell)  # a cell may be run twice
+from lotperm.studies.page import open_page
+print(open_page("resnet20_cifar10", "smoke").about)
+import lotperm
+print(lotperm.__file__)
+"""
+    variables = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": yaml.safe_load((ROOT / "_config.yml").read_text())["repository"][
+            "url"
+        ],
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say: build with what is here
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [python, "-c", program], cwd=content, env={**kept, **variables},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    about, file = done.stdout.splitlines()[-2:]
+    assert "profile smoke" in about
+    assert Path(file).resolve() == (content / "lotperm" / "lotperm" / "__init__.py").resolve()
 
 
 def test_ci_runs_targets_that_exist() -> None:

@@ -26,7 +26,7 @@ from lotperm.errors import (
     shown,
     unknown_name,
 )
-from lotperm.site.cells import assignments, conform, replace_values
+from lotperm.site.cells import assignments, conform, parameters_cell, replace_values
 from lotperm.store.files import home, move_aside, write_atomic
 from lotperm.store.provenance import source_hash
 
@@ -235,15 +235,27 @@ def execute(
     return out
 
 
+def at_smoke(notebook: Path) -> NotebookNode:
+    """Read a notebook with the profile of tests in place of its own.
+
+    Notebooks are committed at the profile that a reader wants who opens one; what they print is
+    compared at a profile of seconds.
+    """
+    return replace_values(_read(notebook), notebook, {**defaults(notebook), "profile": "smoke"})
+
+
 def renew(notebook: Path) -> None:
-    """Run a notebook at its own defaults and keep, in place, only the outputs that nbval checks.
+    """Run a notebook at `smoke` and keep, in place, only the outputs that nbval checks.
 
     This keeps the committed files small and easy to review; the pictures are made when the book
-    is built.
+    is built. The parameters stay as they are.
     """
     import nbformat
 
-    nb = _read(execute(notebook, notebook))
+    own = parameters_cell(_read(notebook), notebook).source
+    given = {"profile": "smoke"} if "profile" in defaults(notebook) else {}
+    nb = _read(execute(notebook, notebook, given))
+    parameters_cell(nb, notebook).source = own
     for cell in nb.cells:
         if cell.cell_type == "code" and "nbval-check-output" not in cell.metadata.get("tags", []):
             cell.outputs = []

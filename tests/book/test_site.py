@@ -293,6 +293,22 @@ def test_renewed_notebooks_keep_only_what_is_checked(
     assert notebook.read_text() == text
 
 
+def test_renewed_notebooks_keep_the_profile_that_readers_get(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    notebook = tiny_notebook(tmp_path / "n.ipynb")
+    nb = nbformat.read(notebook, as_version=4)
+    nb.cells[1].source = nb.cells[1].source.replace('"smoke"', '"laptop"')
+    nb.cells[4].metadata["tags"] = ["nbval-check-output"]
+    nbformat.write(nb, notebook)
+    assert notebooks.at_smoke(notebook).cells[1].source != nb.cells[1].source
+    notebooks.renew(notebook)
+    renewed = nbformat.read(notebook, as_version=4)
+    assert renewed.cells[1].source == nb.cells[1].source
+    assert renewed.cells[4].outputs[0].text == "smoke 0.9\n"
+
+
 AS_AT_THE_START = """\
 import matplotlib, pandas, torch
 if not hasattr(matplotlib, "at_the_start"):
@@ -332,8 +348,7 @@ def test_all_notebooks_show_the_same_bytes_from_another_empty_store(
     notebooks_here = sorted((ROOT / "notebooks").glob("*.ipynb"))
     whole = new_notebook()
     for notebook in notebooks_here:
-        own = nbformat.read(notebook, as_version=4).cells
-        assert notebooks.defaults(notebook)["profile"] == "smoke"
+        own = notebooks.at_smoke(notebook).cells
         for cell in own if whole.cells else []:  # the first one's cell of parameters is enough
             cell.metadata.pop("tags", None)
         whole.cells += [new_code_cell(AS_AT_THE_START), *own]
