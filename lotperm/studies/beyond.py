@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 from collections.abc import Mapping
 from functools import cached_property
@@ -13,6 +14,8 @@ from IPython.display import HTML
 
 from lotperm.science.statistics import interval
 from lotperm.studies import page
+from lotperm.studies.arms import words as words_of_arms
+from lotperm.studies.html import badge
 from lotperm.studies.predictions import Measure, Predictions, by_arm, load_predictions, verdicts
 from lotperm.studies.published import Recorded, recorded
 from lotperm.studies.tables import by_cell, contrasts, with_interval
@@ -103,9 +106,50 @@ class Page(page.Page):
         }
         return {"live": self.judged.assign(model=self.experiment.model.name), **records}
 
+    @cached_property
+    def found(self) -> pd.DataFrame:
+        """What came of every prediction, as `lotperm.studies.predictions.verdicts`."""
+        return verdicts(self.predictions, self.measures, self.tables)
+
     def verdicts(self) -> pd.DataFrame:
         """Judge the predictions by what was computed here, and by records."""
-        return verdicts(self.predictions, self.measures, self.tables)
+        return self.found
+
+    def answer(self, question: str) -> HTML:
+        """Answer the page's question: how many of the predictions hold, and which don't.
+
+        Parameters
+        ----------
+        question : str
+            The question.
+        """
+        lines = []
+        for verdict in ("agrees", "weaker", "opposite", "not run here"):
+            words = self.found.index[self.found["verdict"] == verdict]
+            if len(words):
+                count = badge(verdict, f"{verdict}: {len(words)} of {len(self.found)}")
+                # All that agree would be the whole list again.
+                shown = [
+                    w.partition(":")[0] if verdict == "agrees" else w.rstrip(".") for w in words
+                ]
+                text = ", ".join(shown) if verdict == "agrees" else "; ".join(shown)
+                lines.append(f"{count} {html.escape(text)}.")
+        smoke = self.experiment.profile == "smoke"
+        return HTML(words_of_arms.answer(question, lines, smoke=smoke))
+
+    def how_sure(self) -> HTML:
+        """Say from how many seeds the numbers are, what ± is, and what was known beforehand."""
+        records = sorted({len(run.experiment["seeds"]) for run in self.recorded})
+        seeds = f"{len(self.experiment.seeds)} live"
+        if records:
+            seeds += f", {' or '.join(map(str, records))} in the recorded runs"
+        known = " ".join(self.predictions.known.split())
+        return HTML(
+            f"<p>Seeds: {seeds}. ± is half of a 95 % interval over seeds, paired where arms are "
+            f"compared, and each p-value is of one comparison alone ({words_of_arms.STATISTICS}). "
+            f"Stated on {self.predictions.stated}, before these runs. Known by then: "
+            f"{html.escape(known)}</p>"
+        )
 
     def data(self) -> HTML:
         """Make a link that downloads every number of the page."""

@@ -16,7 +16,8 @@ from IPython.display import HTML
 from lotperm.config.experiment import Experiment
 from lotperm.engine.runtime import Runtime, tqdm_bar
 from lotperm.studies import charts, registry, show, tables
-from lotperm.studies.html import command, csv_link, how_made, number_form
+from lotperm.studies.html import command, csv_link, folded, how_made, number_form
+from lotperm.studies.html import table as as_table
 from lotperm.studies.origin import Origin, of_live
 from lotperm.studies.parameters import RUNTIME, page_parameters
 from lotperm.studies.pipeline import Pipeline
@@ -82,6 +83,10 @@ class Page:
     def settings(self) -> pd.DataFrame:
         """Return the settings of the experiments, a column for each width."""
         return tables.settings(self.pipelines)
+
+    def folded_settings(self) -> HTML:
+        """Fold away the settings of the page's run."""
+        return HTML(folded("Settings of this page's run", as_table(self.settings())))
 
     def download(self, table: pd.DataFrame | Sequence[pd.DataFrame], name: str = "") -> HTML:
         """Make a link that downloads a table, or the tables of all widths as one.

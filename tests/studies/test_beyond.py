@@ -15,3 +15,26 @@ def test_predictions_are_judged_by_every_record_also_by_those_of_one_label() -> 
     tables = page.tables
     assert next(iter(tables)) == "live" and len(tables) == 1 + len(names)
     assert {s for rows in tables.values() for s in rows["sparsity"]} == {0.5, 0.8, 0.9}
+
+
+def test_a_page_answers_by_its_predictions() -> None:
+    page = open_page("causal_test", "smoke")
+    page.__dict__["found"] = pd.DataFrame(
+        {"verdict": ["agrees", "weaker", "agrees"]},
+        index=["C 1: One holds.", "C 2: Another <may>.", "C 3: So does this."],
+    )
+    said = page.answer("Is it so?").data
+    assert "Is it so?" in said and "agrees: 2 of 3" in said and "C 1, C 3." in said
+    assert "weaker: 1 of 3" in said and "C 2: Another &lt;may&gt;." in said
+    assert "opposite" not in said and "numbers mean nothing" in said
+    page.found["verdict"] = "opposite"
+    assert "opposite: 3 of 3" in page.answer("Is it so?").data
+
+
+def test_how_sure_names_seeds_and_what_was_known() -> None:
+    page = open_page("causal_test", "smoke")
+    said = page.how_sure().data
+    assert f"{len(page.experiment.seeds)} live" in said
+    assert {len(run.experiment["seeds"]) for run in page.recorded} == {6}
+    assert "6 in the recorded runs" in said
+    assert page.predictions.stated in said and "six other seeds" in said

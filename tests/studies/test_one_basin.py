@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -172,6 +173,22 @@ def test_figures_of_two_pages_in_one_notebook_say_whose_numbers_they_show(lines)
         (origin,) = attached(page.against_round())
         said.append(origin.of)
     assert "ResNet8" in said[0] and "MLP" in said[1]
+
+
+def test_the_answer_is_judged_by_the_largest_barriers(lines):
+    page = open_page("one_basin", "smoke")
+    flat = lines.assign(accuracy=0.5)
+    for table, words in (
+        (flat, "agrees"),
+        (flat.assign(accuracy=0.5 - 0.3 * (flat["alpha"] == 0.5)), "opposite"),
+    ):
+        page.table = table
+        (own,) = re.findall(r"<li>(live, mnist1d[^\n]*?)</li>", page.answer("One basin?").data)
+        assert own.count(f"verdict-{words}") == 2, own
+    recorded_ones = re.findall(r"<li>recorded, (.*?)</li>", page.answer("One basin?").data)
+    assert len(recorded_ones) == 2
+    # As the text of the page says: the recorded ResNet8's permuted network lies elsewhere.
+    assert "verdict-opposite" in next(x for x in recorded_ones if "resnet8" in x)
 
 
 def test_a_page_of_several_masks_is_refused():

@@ -56,3 +56,37 @@ def test_chapters_of_the_same_figure_share_their_code() -> None:
     bodies = [code(NOTEBOOKS / f"{stem}.ipynb")[1] for stem in shared]
     same = set(bodies[0]).intersection(*bodies[1:])
     assert len(same) >= 9
+
+
+def headings(path: Path) -> list[str]:
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return [line[3:].rstrip("?") for line in text.splitlines() if line.startswith("## ")]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_chapter_of_results_has_the_shape_of_the_others(path: Path) -> None:
+    """An answer first, then what agrees and how sure it is, and the command at the end."""
+    number = int(path.stem.partition("_")[0])
+    if number < 5:  # it explains; the others show results
+        return
+    found = headings(path)
+    assert found[-1] == "Do it again" and "Exercises" in found
+    cells = nbformat.read(path, as_version=4).cells
+    shown = [cell.source for cell in cells if cell.cell_type == "code"]
+    # Settings are folded away, not in front of the answer.
+    assert not [text for text in shown if text.splitlines()[-1].endswith(".settings()")]
+    assert any("made()" in text for text in shown)
+    if number not in (8, 10, 11):  # they compare several things, each in its place
+        assert "page.answer(" in shown[2]
+        assert "What agrees" in found
+    if number > 12:
+        agrees, sure = found.index("What agrees"), found.index("How sure")
+        assert agrees < sure < found.index("Exercises")
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_no_code_of_a_chapter_is_in_sight(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert {"hide-input", "remove-input", "remove-cell"} & set(cell.metadata.tags), cell.id

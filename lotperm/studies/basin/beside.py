@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -19,13 +19,25 @@ WHAT = {
 """Row of the table -> its words."""
 
 
-def beside_basin(tables: Mapping[str, tuple[Experiment, pd.DataFrame]]) -> pd.DataFrame:
+def tables_of(live: Iterable[tuple[Experiment, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """Return all tables, live and recorded, by their labels.
+
+    Parameters
+    ----------
+    live : iterable of (Experiment, DataFrame)
+        What was computed on the page: experiment, and table as of `basin_table`.
+    """
+    found = {f"{live_label(e)}, {e.model.name}": table for e, table in live}
+    return found | {run.label: run.summary for run in recorded(kind="basin")}
+
+
+def beside_basin(live: Iterable[tuple[Experiment, pd.DataFrame]]) -> pd.DataFrame:
     """Put the largest barriers, live and recorded, one below the other.
 
     Parameters
     ----------
-    tables : mapping of str to (Experiment, DataFrame)
-        What was computed on the page: any name -> experiment, and table as of `basin_table`.
+    live : iterable of (Experiment, DataFrame)
+        As of `tables_of`.
 
     Returns
     -------
@@ -33,11 +45,8 @@ def beside_basin(tables: Mapping[str, tuple[Experiment, pd.DataFrame]]) -> pd.Da
         Index (whose, what); columns plain and REPAIR: error barriers in points with 95 % intervals
         over seeds, texts.
     """
-    found = {f"{live_label(e)}, {e.model.name}": table for e, table in tables.values()}
-    for run in recorded(kind="basin"):
-        found[run.label] = run.summary
     rows = {}
-    for label, table in found.items():
+    for label, table in tables_of(live).items():
         every = barriers(table[table["network"] == "imp"])
         last = every[every["round"] == every["round"].max()]
         parts = {

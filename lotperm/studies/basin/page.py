@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -10,10 +11,15 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from lotperm.studies import page
+from lotperm.studies.arms.words import STATISTICS
+from lotperm.studies.arms.words import answer as words_answer
 from lotperm.studies.basin import charts, tables
-from lotperm.studies.basin.beside import beside_basin
+from lotperm.studies.basin.beside import beside_basin, tables_of
 from lotperm.studies.basin.study import STUDY, BasinOptions, basin_table
 from lotperm.studies.basin.study import plane as plane_task
+from lotperm.studies.basin.tables import largest
+from lotperm.studies.claims.evidence import MARGIN, Within, mean_effect
+from lotperm.studies.html import badge
 from lotperm.studies.origin import attach
 from lotperm.studies.study import Study
 
@@ -47,6 +53,29 @@ class Page(page.Page):
         drawn = charts.plane(pd.DataFrame(found["plane"]), found["corners"], title=title)
         return attach(drawn, self.origin)
 
+    def answer(self, question: str, *others: Page) -> HTML:
+        """Answer the page's question: the largest barriers after REPAIR, live and recorded.
+
+        Parameters
+        ----------
+        question : str
+            The question.
+        *others : Page
+            Further pages whose networks count.
+        """
+        lines = []
+        for source, table in tables_of((p.experiment, p.table) for p in (self, *others)).items():
+            parts = []
+            for over, words in (("rounds", "along A's rounds"), ("edges", "with LTH and permuted")):
+                effect = mean_effect(source, words, 100 * largest(table, over)["repair"])
+                parts.append(f"{badge(Within().judge(effect))} {words} {effect.text()}")
+            lines.append(f"{html.escape(source)}: {'; '.join(parts)}.")
+        lines.append(
+            f"One basin is said to be shared (<em>agrees</em>) if the largest barrier is, with its "
+            f"interval, within {MARGIN:g} points ({STATISTICS})."
+        )
+        return HTML(words_answer(question, lines, smoke=self.experiment.profile == "smoke"))
+
     def edges(self) -> pd.DataFrame:
         """Return the barriers along the edges of the plane's triangle."""
         return tables.edges(self.table)
@@ -68,4 +97,4 @@ class Page(page.Page):
 
     def beside(self, *others: Page) -> pd.DataFrame:
         """Put the barriers of this page's figures, live and recorded, one below the other."""
-        return beside_basin({p.figure: (p.experiment, p.table) for p in (self, *others)})
+        return beside_basin([(p.experiment, p.table) for p in (self, *others)])
