@@ -1,0 +1,164 @@
+"""Weights and masks in any common form, read by the names of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lotperm.errors import ParameterError, unknown_name
+from lotperm.science.state_dicts.computed import required_weight, weight
+from lotperm.science.state_dicts.mappings import as_dense, dict_like, state_dict_of
+from lotperm.science.state_dicts.names import computed_name, foreign_names, match_names, plain_name
+
+
+def read_weights(
+    weights: Mapping[str, Any] | nn.Module, names: Collection[str], what: str = "the weights"
+) -> dict[str, Tensor]:
+    """Read weights in any common form, by the names of a network.
+
+    Parameters
+    ----------
+    weights : mapping or nn.Module
+        See `state_dict_of` and `match_names`. Where the network has ``X`` and the weights have
+        ``X_orig`` and ``X_mask``, it is their product; where it is the other way round, nothing is
+        masked.
+    names : Collection[str]
+        Names of the network's tensors.
+    what : str, optional
+        For errors.
+
+    Returns
+    -------
+    dict
+        Name -> Tensor; what the network has no name for is left out.
+
+    Raises
+    ------
+    ParameterError
+        If the network has none of the names.
+    """
+    state = state_dict_of(weights)
+    if all(name in names for name in state):
+        return state
+    state, found = _with_computed(state, names)
+    if state and not found:
+        raise foreign_names(state, names, what)
+    result: dict[str, Tensor] = {}
+    for name, target in found.items():
+        tensor = state[name]
+        if name.endswith("_mask") and not target.endswith("_mask"):
+            continue  # the factor of an X_orig
+        if name.endswith("_orig") and not target.endswith("_orig"):
+            tensor = required_weight(state, plain_name(name))
+        result[target] = tensor
+        factor = f"{plain_name(target)}_mask"
+        if target.endswith("_orig") and not name.endswith("_orig") and factor in names:
+            result.setdefault(factor, torch.ones_like(tensor))
+    return dict_like(state, result)
+
+
+def _with_computed(
+    state: dict[str, Tensor], names: Collection[str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Match the names of a state dict; where the network has a plain weight, compute it.
+
+    Weight norm and spectral norm keep a weight X as tensors of other names. They are replaced by X
+    if the network has none of them.
+    """
+    found = match_names(state, names)
+    missing = dict.fromkeys(computed_name(name) for name in state if name not in found)
+    computed = {
+        name: tensor
+        for name in missing
+        if name not in state and (tensor := weight(state, name)) is not None
+    }
+    if not computed:
+        return state, found
+    others = {name: t for name, t in state.items() if computed_name(name) not in computed}
+    state = dict_like(state, others | computed)
+    return state, match_names(state, names)
+
+
+def read_mask(
+    mask: Mapping[str, Any] | nn.Module, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Read a mask in any common form: bool tensors by the names of parameters.
+
+    Parameters
+    ----------
+    mask : mapping or nn.Module
+        Tensors of 0 and 1 of any dtype, True or 1 where a weight is kept; or a module, or its
+        state dict, that `torch.nn.utils.prune` has pruned: of that the tensors ``X_mask``.
+    names : Collection[str] or None, optional
+        Names of the network's tensors, to which the mask's are matched (`match_names`).
+
+    Returns
+    -------
+    dict
+        Parameter name -> bool Tensor. Bool tensors are not copied.
+
+    Raises
+    ------
+    ParameterError
+        If a tensor holds anything but 0 and 1, or a name isn't the network's.
+    """
+    state = state_dict_of(mask)
+    pruned = {
+        n: t for n, t in state.items() if n.endswith("_mask") and f"{plain_name(n)}_orig" in state
+    }
+    if isinstance(mask, nn.Module) and not pruned:
+        raise ParameterError(
+            f"{type(mask).__name__} holds no masks of torch.nn.utils.prune (X_orig and X_mask). "
+            "For the zeros of its weights: mask_of_zeros."
+        )
+    state = pruned or state
+    if names is None:
+        renamed = {n: n.removesuffix("_mask") for n in state}
+        if len(set(renamed.values())) < len(renamed):
+            renamed = {n: n for n in state}
+    else:
+        renamed = _mask_names(state, names)
+        for name in state:
+            if name not in renamed:
+                raise unknown_name("weight of the mask", name, names)
+    return {renamed[name]: as_bool(tensor, name) for name, tensor in state.items()}
+
+
+def _mask_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
+    """Find the network's name for each name of a mask, which may be that of a layer or buffer.
+
+    ``layer``, ``layer.mask`` and ``layer.weight.mask`` are masks of ``layer.weight``.
+    """
+    given = list(given)
+    found = match_names(given, names)
+    for ending in (".weight", ""):
+        if len(found) == len(given):
+            break
+        forms = {name: name.removesuffix(".mask") + ending for name in given}
+        other = match_names(forms.values(), names) if len(set(forms.values())) == len(forms) else {}
+        if len(other) > len(found):
+            found = {name: other[form] for name, form in forms.items() if form in other}
+    return found
+
+
+def as_bool(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor of 0 and 1, of any dtype, as bool.
+
+    Raises
+    ------
+    ParameterError
+        If it holds anything else.
+    """
+    tensor = as_dense(tensor)
+    if tensor.dtype == torch.bool:
+        return tensor
+    odd = (tensor != 0) & (tensor != 1)
+    if bool(odd.any()):
+        raise ParameterError(
+            f"{name} holds {tensor[odd][0].item():.4g} ({tensor.dtype}); a mask holds bool tensors, "
+            "or 0 and 1."
+        )
+    return tensor != 0
