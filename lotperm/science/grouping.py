@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from lotperm.science.blocks import Inside, undrawable
 from lotperm.science.graphs import TracedNetwork, node_place, operation_name
 from lotperm.science.labels import FIXED, NO_RULE, Cause, Labels, Place, distinct_pairs, thin
+from lotperm.science.places import settle_places, settle_unused
 from lotperm.science.relations import Belonging, refine, settle_relations
 from lotperm.science.roles import Channels, Fixed, Role
 from lotperm.science.rules.elementwise import NONLINEARITIES
@@ -58,8 +59,8 @@ class _Groups:
 
 def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
     """Make the spec of a network from the labels of all its operations."""
-    labels.settle_places()
-    labels.settle_unused()
+    settle_places(labels)
+    settle_unused(labels)
     while True:
         belonging = settle_relations(labels)
         places = {**labels.matrix_roles, **labels.element_roles}

@@ -1,0 +1,86 @@
+"""Ids that lie on the same axes of a tensor in several ways, or that are never used: settled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lotperm.science.labels import Labels, Place
+
+
+def settle_places(labels: Labels) -> None:
+    """Make the ids consistent that lie on the same axes of a tensor in several ways.
+
+    What lies on some rows, and otherwise on others that share a row, is fixed. Where ids lie
+    along several axes taken as one, and along one of these alone, those of the others are
+    positions: the former become constant along them, and aren't needed any more.
+    """
+    by_tensor: dict[str, dict[Place, Tensor]] = {}
+    for place, ids in (labels.matrix_roles | labels.element_roles).items():
+        by_tensor.setdefault(place.tensor, {})[place] = ids
+    for places in by_tensor.values():
+        for place, ids in places.items():
+            others = [other for other in places if other != place and _meet(place, other)]
+            inner = [other for other in others if set(other.axes) < set(place.axes)]
+            for other in others:
+                if other in inner:
+                    _nest(labels, place, ids, other, places[other])
+                elif not set(place.axes) < set(other.axes):
+                    labels.fix(ids)
+                    labels.fix(places[other])
+            if inner:
+                for axes in {other.axes for other in inner}:
+                    rows = sum(other.stop - other.start for other in inner if other.axes == axes)
+                    if rows < place.stop - place.start:
+                        labels.fix(ids)  # in the other rows they would be missed
+                labels.matrix_roles.pop(place, None)
+                labels.element_roles.pop(place, None)
+
+
+def _nest(labels: Labels, place: Place, ids: Tensor, other: Place, inner: Tensor) -> None:
+    """Make ids along several axes those along some of these."""
+    shape = labels.shapes[place.tensor]
+    if 0 in place.axes and (place.start, place.stop) != (other.start, other.stop):
+        labels.fix(ids)
+        labels.fix(inner)
+        return
+    view = inner.reshape([shape[d] if d in other.axes else 1 for d in place.axes])
+    labels.unify(ids.reshape([shape[d] for d in place.axes]), view)
+
+
+def _meet(one: Place, other: Place) -> bool:
+    """Return whether two places of a tensor share an axis and a row."""
+    return bool(set(one.axes) & set(other.axes)) and (
+        one.start < other.stop and other.start < one.stop
+    )
+
+
+def settle_unused(labels: Labels) -> None:
+    """Let values of parameters that this pass didn't use go with those that it used.
+
+    These are rows for positions behind the last one, or the rest of a causal mask. A value is
+    unused if it occurs in one tensor alone and stands in no relation. It goes with the used
+    ones that have its place along all axes but one, if these are one unit; else it stays.
+    """
+    places = {**labels.matrix_roles, **labels.element_roles}
+    count = torch.zeros(len(labels), dtype=torch.int64)
+    for ids in places.values():
+        count[labels.find(ids).unique()] += 1
+    for ids in (*labels.matrix_roles.values(), *labels.together):
+        count[labels.find(ids)] = 2
+    for relation in labels.relations:
+        count[labels.find(relation.children)] = count[labels.find(relation.parents)] = 2
+    count[labels.constant(torch.arange(len(labels)))] = 2
+    for place, ids in labels.element_roles.items():
+        shape = labels.shapes[place.tensor]
+        roots = labels.find(ids).reshape(shape)
+        used = count[roots] > 1
+        if used.all():
+            continue
+        for dim in range(len(shape)):
+            low = torch.where(used, roots, len(count)).amin(dim, keepdim=True)
+            high = torch.where(used, roots, -1).amax(dim, keepdim=True)
+            known = ((low == high) & ~used).expand(shape)
+            labels.unify(roots[known], low.expand(shape)[known])
+            used = used | known
+        labels.fix(roots[~used])

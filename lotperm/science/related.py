@@ -1,0 +1,141 @@
+"""Ids of units that belong to others: to heads, sets, pairs, or what they were copied from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from lotperm.science.ids import Ids, distinct_pairs, thin
+
+
+class Relation(NamedTuple):
+    """Units that belong to others, as those inside a head of attention to the head.
+
+    A permutation that moves a unit must move what it belongs to likewise.
+
+    Attributes
+    ----------
+    children, parents : Tensor, int64, shape (n,)
+        Id i of the one belongs to id i of the other.
+    node : fx.Node or None
+        The operation by which they do.
+    kind : str
+        "inside": the parent is a function of all its children; "scores": a sum of their products.
+        "weighed": it is a factor of each. "copy": each child has its value. "mixed": the child is
+        a unit at a mixture of positions, with the unit and the mixture for parents.
+    pinned : bool
+        Whether the children of each parent were told to stay among themselves.
+    """
+
+    children: Tensor
+    parents: Tensor
+    node: fx.Node | None
+    kind: str
+    pinned: bool = False
+
+
+class RelatedIds(Ids):
+    """Ids with what is known of how units belong to others.
+
+    Attributes
+    ----------
+    together : list of Tensor
+        Ids that enter one statistic, and must stay in it.
+    relations : list of Relation
+        Which units belong to which others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together: list[Tensor] = []
+        self.relations: list[Relation] = []
+        self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def relate(self, children: Tensor, parents: Tensor, kind: str) -> None:
+        """Note which units belong to which others, id by id."""
+        children, parents = distinct_pairs(
+            self.find(children).flatten(), self.find(parents).flatten()
+        )
+        node = self.causes[-1].node if self.causes else None
+        self.relations.append(Relation(children, parents, node, kind))
+
+    def keep_together(self, groups: Iterable[Tensor]) -> None:
+        """Note that the ids of each of these vectors must stay among themselves."""
+        self.together += groups
+
+    def derive(self, sets: Tensor, kind: str = "inside") -> Tensor:
+        """Return an id for a function of each set of units that doesn't depend on their order.
+
+        Parameters
+        ----------
+        sets : Tensor, shape (m, k)
+            Ids, a row for each set.
+        kind : str
+            Of the `Relation`.
+
+        Returns
+        -------
+        Tensor, shape (m,)
+            A new id for each set, to which its units belong, so that whole sets may change places.
+            `FIXED`, and the units stay in their sets, where that can't be: there is but one set,
+            or some overlap or hold what doesn't move.
+        """
+        roots = self.find(sets)
+        units, inverse = roots.unique(return_inverse=True)
+        owner = torch.arange(len(roots))[:, None].expand_as(inverse).flatten()
+        low, high = (
+            torch.zeros(len(units), dtype=torch.int64).scatter_reduce_(
+                0, inverse.flatten(), owner, how, include_self=False
+            )
+            for how in ("amin", "amax")
+        )
+        apart = bool((low == high).all()) and not bool(self._constant[units].any())
+        if len(roots) < 2 or not apart:
+            self.keep_together(roots)
+            return torch.zeros(len(roots), dtype=torch.int64)
+        ids = self._new(len(roots), constant=False)
+        self.relate(roots, ids[:, None].expand_as(roots), kind)
+        return ids
+
+    def pair(self, a: Tensor, b: Tensor, kind: str = "weighed") -> Tensor:
+        """Return ids for a function of two units, a new one for each pair that meets."""
+        a, b = torch.broadcast_tensors(self.find(a), self.find(b))
+        codes, inverse = (a * len(self) + b).unique(return_inverse=True)
+        size, ids = len(self), self._new(len(codes), constant=False)
+        self.relate(ids, codes // size, kind)
+        self.relate(ids, codes % size, kind)
+        if kind == "mixed":
+            self._mixed[ids] = True
+            self._pairs.append((ids, codes // size, codes % size))
+        return ids[inverse]
+
+    def unmix(self, ids: Tensor) -> None:
+        """Fix mixtures of positions, so that the units there are as they are elsewhere."""
+        roots = self.find(thin(ids)).unique()
+        for mixed, units, mixtures in self._pairs:
+            here = torch.isin(self.find(mixed), roots)
+            if here.any():
+                self.because("mixes positions, or uses mixtures of them by their position")
+                self.fix(mixtures)
+                self.unify(mixed, units)
+
+    def is_mixed(self, ids: Tensor) -> bool:
+        """Return whether each of these is a unit at a mixture of positions, which may move too."""
+        return bool(self._mixed[thin(self.find(ids))].all())
+
+    def copies(self, ids: Tensor, count: int) -> Tensor:
+        """Return ids for `count` copies of each unit, along a new last dimension.
+
+        What doesn't move is not told apart.
+        """
+        thinned = thin(self.find(ids))
+        roots, inverse = thinned.unique(return_inverse=True)
+        new = roots[:, None].repeat(1, count)
+        moving = ~self._constant[roots]
+        if count > 1 and moving.any():
+            new[moving] = self._new(int(moving.sum()) * count, constant=False).view(-1, count)
+            self.relate(new[moving], roots[moving, None].expand(-1, count), "copy")
+        return new[inverse].expand(*ids.shape, count)
