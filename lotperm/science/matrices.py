@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lotperm.science.labels import Labels, spread
+from lotperm.science.labels import Axes, Labels, Rows, several, spread
 
 # Axes of parameters that lie along one axis of the weights; none where these are constant.
-_Axes = tuple[int, ...]
+_Along = tuple[int, ...]
 
 # In place of axes: the weights are used by their position there, and what lies there stays.
-STAYS: _Axes = (-1,)
+STAYS: _Along = (-1,)
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Matrix:
         Which rows of the parameters' first axis they are computed from, if not all.
     """
 
-    parts: tuple[tuple[str, tuple[_Axes, ...]], ...]
+    parts: tuple[tuple[str, tuple[_Along, ...]], ...]
     shape: tuple[int, ...]
-    part: tuple[int, int] | None = None
+    part: Rows = None
 
     @classmethod
     def of(cls, name: str, shape: Sequence[int]) -> Matrix:
@@ -63,22 +63,16 @@ class Matrix:
         """Name of the parameter, or of the first of them."""
         return self.parts[0][0]
 
-    def lie_on(
-        self,
-        labels: Labels,
-        axis: int | tuple[int, ...],
-        ids: Tensor,
-        rows: tuple[int, int] | None = None,
-    ) -> Tensor:
+    def lie_on(self, labels: Labels, axis: Axes, ids: Tensor, rows: Rows = None) -> Tensor:
         """Note that ids lie along an axis, or several taken as one, as `Labels.lie_on`."""
-        wanted = (axis,) if isinstance(axis, int) else axis
+        wanted = several(axis)
         if self.part is not None and rows is not None:
             labels.fix(ids)  # blocks of a part
             rows = None
         rows = rows or self.part
         for name, axes in self.parts:
             view = ids.reshape([self.shape[d] for d in wanted])
-            own: _Axes = ()
+            own: _Along = ()
             for place, d in enumerate(wanted):
                 if axes[d] == STAYS:
                     labels.fix(ids)
@@ -95,15 +89,9 @@ class Matrix:
             labels.lie_on(name, own, view.flatten(), blocked)
         return labels.find(ids)
 
-    def produce(
-        self,
-        labels: Labels,
-        axis: int | tuple[int, ...],
-        n: int,
-        rows: tuple[int, int] | None = None,
-    ) -> Tensor:
+    def produce(self, labels: Labels, axis: Axes, n: int, rows: Rows = None) -> Tensor:
         """Give out new ids for the units that axes make, as `Labels.produce`."""
-        wanted = (axis,) if isinstance(axis, int) else axis
+        wanted = several(axis)
         for name, axes in self.parts:
             known = all(axes[d] not in ((), STAYS) or self.shape[d] == 1 for d in wanted)
             own = sum((axes[d] for d in wanted), ()) if known else ()
@@ -151,7 +139,7 @@ class Matrix:
         """Return the weights with axes taken as one, or apart again; None if by more."""
         parts = []
         for name, axes in self.parts:
-            atoms: list[tuple[int, _Axes]] = []
+            atoms: list[tuple[int, _Along]] = []
             for size, own in zip(self.shape, axes, strict=True):
                 if len(own) > 1:
                     atoms += [(shapes[name][d], (d,)) for d in own]
@@ -218,15 +206,9 @@ class Joined(Matrix):
         parts = tuple(part for piece in pieces for part in piece.parts)
         return cls(parts, shape, None, tuple(pieces), dim)
 
-    def lie_on(
-        self,
-        labels: Labels,
-        axis: int | tuple[int, ...],
-        ids: Tensor,
-        rows: tuple[int, int] | None = None,
-    ) -> Tensor:
+    def lie_on(self, labels: Labels, axis: Axes, ids: Tensor, rows: Rows = None) -> Tensor:
         """Note that ids lie along an axis, each piece's own along that of the pieces."""
-        wanted = (axis,) if isinstance(axis, int) else axis
+        wanted = several(axis)
         across = self.dim in wanted
         if rows is not None or (across and len(wanted) > 1):
             labels.fix(ids)
@@ -241,15 +223,9 @@ class Joined(Matrix):
             piece.lie_on(labels, axis, own)
         return labels.find(ids)
 
-    def produce(
-        self,
-        labels: Labels,
-        axis: int | tuple[int, ...],
-        n: int,
-        rows: tuple[int, int] | None = None,
-    ) -> Tensor:
+    def produce(self, labels: Labels, axis: Axes, n: int, rows: Rows = None) -> Tensor:
         """Give out new ids for the units that an axis makes, each piece its own."""
-        wanted = (axis,) if isinstance(axis, int) else axis
+        wanted = several(axis)
         if rows is None and wanted == (self.dim,):
             made = [p.produce(labels, self.dim, p.shape[self.dim]) for p in self.pieces]
             return labels.find(torch.cat(made))
@@ -280,12 +256,12 @@ class Joined(Matrix):
         return Matrix.together([p for x in self.pieces if (p := x.reduced(dims, shape))], shape)
 
 
-def _regrouped(atoms: list[tuple[int, _Axes]], shape: Sequence[int]) -> tuple[_Axes, ...] | None:
+def _regrouped(atoms: list[tuple[int, _Along]], shape: Sequence[int]) -> tuple[_Along, ...] | None:
     """Gather axes of some sizes to those of a shape, in their order; None if they don't fit."""
     left = list(atoms)
     result = []
     for size in shape:
-        group: list[_Axes] = []
+        group: list[_Along] = []
         have = 1
         while have < size and left:
             n, own = left.pop(0)
