@@ -1,13 +1,15 @@
 """Whether permuting helps masks that don't come from IMP.
 
-The three arms of the method (LTH, permuted, naive) under masks of seven sources, all of the same
+The three arms of the method (LTH, permuted, naive) under masks of every source, all of the same
 sparsity and on the same networks A and B, with the same permutation: the experiment of
 `lotperm.studies.arms` with ``mask`` changed.
 
 What was expected, written down before the first run: permuting helps a mask as far as the mask
 knows A's units. It helps most under IMP and one-shot magnitudes of the trained A; less under SNIP,
 GraSP and SynFlow, which see A after a few epochs; under random masks, which see nothing,
-permuted − naive is zero within its interval.
+permuted − naive is zero within its interval. RigL and movement came later; before their first run:
+permuting helps movement, which sees all of A's training, as it helps one-shot magnitudes, and RigL
+less than IMP but more than random masks, as its networks start from A after a few epochs.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ WORDS = {
     "synflow": "SynFlow",
     "erk": "random, ERK densities",
     "uniform": "random, uniform densities",
+    "rigl": "RigL",
+    "movement": "movement",
 }
 QUICK = {
     "profile": "smoke",

@@ -35,6 +35,7 @@ from lotperm.errors import DivergedError, LotpermError, ParameterError, Preempte
 from lotperm.parallel import distributed
 from lotperm.science.correlation import correlate
 from lotperm.science.matching import match_activations
+from lotperm.science.rewiring import RigL
 from lotperm.science.sparsity import full_mask, magnitude_prune, prunable_parameters
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.store.files import save_tensors
@@ -65,6 +66,7 @@ def torchrun(
 
 
 CLASSES = 4
+RIGL = RigL(every=5)
 
 
 def crops(train: int = 96, test: int = 50, side: int = 16) -> Dataset:
@@ -113,6 +115,8 @@ def learn(name: str, *, epochs: int = 3, **options: object) -> dict[str, Tensor]
     starts = [double(initialize(partial(network, name, torch.float32), i)) for i in range(2)]
     full = full_mask(starts[0], prunable_parameters(model))
     masks = [magnitude_prune(starts[0], full, 0.5), None]
+    if "rewire" in options:
+        masks[1] = magnitude_prune(starts[1], full, 0.4)
     seeds = [Seeds.of("test", i) for i in range(2)]
     options.setdefault("runtime", Runtime(members=1))
     trained = train(model, starts, data, recipe, seeds, masks=masks, save_at=(1,), **options)
@@ -127,6 +131,7 @@ def learn(name: str, *, epochs: int = 3, **options: object) -> dict[str, Tensor]
     found["train_loss"] = torch.tensor(trained.train_loss, dtype=torch.float64)
     for metric, values in trained.evaluations[epochs].items():
         found[metric] = torch.tensor(values, dtype=torch.float64)
+    masks = trained.masks or masks
     for m, state in enumerate(trained.weights):
         pruned = magnitude_prune(state, masks[m] or full, 0.7)
         found |= {f"mask.{m}.{n}": kept for n, kept in pruned.items()}
@@ -220,6 +225,8 @@ def everything(folder: Path) -> dict[str, Tensor]:
         f"match/{name}/{key}": t for name in ("mlp", "resnet8") for key, t in match(name).items()
     }
     found |= {f"match_files/{key}": t for key, t in match_files(folder / "images").items()}
+
+    found |= {f"rigl/{key}": t for key, t in learn("mlp", rewire=RIGL).items()}
 
     # Decisions, sums and their gradients.
     x = torch.tensor([1.0 + rank], requires_grad=True)

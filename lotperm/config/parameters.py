@@ -49,7 +49,9 @@ Schedule = Literal["cosine", "constant", "step"]
 Augment = Literal["none", "crop", "flip_crop", "flip_resized_crop"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 ImpMethod = Literal["finetune", "rewind"]
-MaskSource = Literal["imp", "magnitude", "snip", "grasp", "synflow", "erk", "uniform"]
+MaskSource = Literal[
+    "imp", "magnitude", "snip", "grasp", "synflow", "erk", "uniform", "rigl", "movement"
+]
 Scope = Literal["global", "layerwise"]
 Prunable = Literal["paper", "all"]
 Matcher = Literal["activation", "weight"]
@@ -214,10 +216,12 @@ class PruningConfig:
     `mask` "magnitude" prunes A once, at the end of its dense training. "snip", "grasp" and
     "synflow" score the weights of A after the rewind epoch; "erk" and "uniform" are drawn at
     random, with Erdős-Rényi-kernel densities or the same density in every layer
-    (`lotperm.studies.sources`). `finetune` is the recipe of the training that follows each pruning
-    of IMP. With `imp` "finetune", each round goes on from the pruned weights (the paper's); with
-    "rewind", each starts again from A's rewind weights, with the sparse recipe (Frankle et al.
-    2020).
+    (`lotperm.studies.sources`). "rigl" and "movement" take a training of A of their own, sparse
+    from the rewind epoch on or dense from the start (`lotperm.studies.trained_masks`).
+
+    `finetune` is the recipe of the training that follows each pruning of IMP. With `imp`
+    "finetune", each round goes on from the pruned weights (the paper's); with "rewind", each
+    starts again from A's rewind weights, with the sparse recipe (Frankle et al. 2020).
     `lotperm.science.sparsity.prunable_parameters` has the meaning of `prunable`.
     """
 

@@ -22,7 +22,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from lotperm.engine import probes
 from lotperm.engine.state import TrainingState
-from lotperm.engine.step import Rule, descend_together, differentiate
+from lotperm.engine.step import Rule, descend_together, differentiate, move
 
 Program = Callable[..., Tensor]
 """A compiled step: maps inputs, targets, the learning rate and `TrainingState.by_parameter` to the
@@ -122,16 +122,20 @@ def compile_step(
     module = state.networks.module
     names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
     count = len(list(module.parameters()))
+    moved = 0 if state.movement is None else count
 
     def step(inputs: Tensor, targets: Tensor, lr: Tensor, *tensors: Tensor) -> Tensor:
         # Parameter by parameter: fewer passes over memory than on flat buffers.
         weights, velocities = tensors[:count], tensors[count : 2 * count]
-        masks, buffers = tensors[2 * count : 3 * count], tensors[3 * count :]
+        masks, rest = tensors[2 * count : 3 * count], tensors[3 * count :]
+        movements, buffers = rest[:moved], rest[moved:]
         # Gradients end at these leaves, so the update below may change the weights in place.
         leaves = [w.detach().requires_grad_() for w in weights]
         named = dict(zip(names, [*leaves, *buffers], strict=True))
         forward = partial(torch.func.functional_call, module, named)
         losses, gradients = differentiate(rule, forward, leaves, inputs, targets)
+        for each in zip(gradients, weights, movements, strict=True) if moved else ():
+            move(*each)
         descend_together(rule, lr, *map(list, (gradients, weights, velocities, masks)))
         return losses
 

@@ -18,11 +18,12 @@ from lotperm.engine.feed import Feed
 from lotperm.engine.graphs import SideStream, capture
 from lotperm.engine.models import Weights
 from lotperm.engine.precision import autocast
+from lotperm.engine.rewiring import MaskRule, Rewiring
 from lotperm.engine.runtime import Mode, ProgressBar, Runtime
 from lotperm.engine.schedule import learning_rate
-from lotperm.engine.shared import check_shared, shared_update
+from lotperm.engine.shared import check_shared, shared_gradients
 from lotperm.engine.state import TrainingState
-from lotperm.engine.step import Rule, Update, plain_update
+from lotperm.engine.step import Rule, Update, plain_gradients, updating
 from lotperm.engine.ways import STACKED, Way
 from lotperm.errors import DivergedError
 from lotperm.parallel import distributed
@@ -49,6 +50,9 @@ class Run:
     masks : Sequence[Mapping[str, Tensor] | None]
     runtime : Runtime
         As in `lotperm.engine.training.train`, for these members; the data are on the device.
+    rewire : MaskRule | None, optional
+    movement : bool, optional
+        As in `train` too.
     way : Way, optional
         How the members are computed.
 
@@ -60,6 +64,8 @@ class Run:
         Number of steps of an epoch.
     losses : Tensor
         (steps, M), the losses of those steps of the epoch that are done, in nats.
+    rewiring : Rewiring | None
+        What changes the masks, if anything does.
     mode : "compiled", "graph" or "plain"
         The form of the step.
     failures : list[str]
@@ -76,12 +82,22 @@ class Run:
         seeds: Sequence[Seeds],
         masks: Sequence[Mapping[str, Tensor] | None],
         runtime: Runtime,
+        rewire: MaskRule | None = None,
+        movement: bool = False,
         way: Way = STACKED,
     ) -> None:
         self.data, self.recipe, self.runtime = data, recipe, runtime
         self.seeds, self.random = seeds, way.random
         self.stacked = way.name == "stacked"
-        self.state = TrainingState(model, weights, masks, runtime.device, stacked=self.stacked)
+        self.state = TrainingState(
+            model,
+            weights,
+            masks,
+            runtime.device,
+            stacked=self.stacked,
+            movement=movement,
+            masks_change=rewire is not None,
+        )
         flat = self.state.networks.flat
         self.feed = Feed(
             data, recipe, seeds, device=flat.device, dtype=flat.dtype, readers=runtime.readers
@@ -93,11 +109,13 @@ class Run:
         self.mode: Mode = "plain"
         self.failures: list[str] = []
         self.losses = torch.zeros(self.steps, len(weights), device=flat.device)
-        self._update = (
-            plain_update(self.rule, self.state)
+        gradients = (
+            plain_gradients(self.rule, self.state)
             if ranks == 1
-            else shared_update(self.rule, self.state, data.input_shape)
+            else shared_gradients(self.rule, self.state, data.input_shape)
         )
+        self._update = updating(self.rule, self.state, gradients)
+        self.rewiring = Rewiring(rewire, self.state, masks, gradients) if rewire else None
         self._side = self._new_stream()
 
     def _new_stream(self) -> SideStream:
@@ -161,6 +179,8 @@ class Run:
             step = partial(program, inputs, targets, self.state.lr, *tensors)
         networks = self.state.networks
         changing = [networks.flat, self.state.velocity, *networks.module.buffers()]
+        if self.state.movement is not None:
+            changing.append(self.state.movement)
         return capture(step, inputs, targets, changing, self._side)
 
     def update(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -184,7 +204,7 @@ class Run:
             for inputs, targets in self.feed.batches(epoch, self.step):
                 # The losses stay on the device: to read one would make the CPU wait at every step.
                 with self._draws(epoch):
-                    self.losses[self.step] = self.update(inputs, targets)
+                    self.losses[self.step] = self._next(epoch)(inputs, targets)
                 self.step += 1
                 if bar is not None:
                     # This rank sees its own share; the bar counts the whole batch.
@@ -194,19 +214,21 @@ class Run:
                     break
             self.state.networks.count_batches((self.step - begin) * len(self.rule.parts(share)))
 
-    @contextlib.contextmanager
-    def _draws(self, epoch: int) -> Iterator[None]:
+    def _next(self, epoch: int) -> Update:
+        """Return what the next step does: update the weights, or the masks."""
+        now, steps = epoch * self.steps + self.step, self.recipe.epochs * self.steps
+        if self.rewiring is not None and self.rewiring.rule.due(now, steps):
+            return partial(self.rewiring.update, now, steps)
+        return self.update
+
+    def _draws(self, epoch: int) -> contextlib.AbstractContextManager[None]:
         """Let a random network draw from a stream of its own for each step."""
         if not self.random:
-            yield
-            return
-        device = self.state.device
+            return contextlib.nullcontext()
         # Such networks are alone in their part (`lotperm.engine.ways`). By step, so that a resumed
         # run draws the same; by rank, whose examples are others.
         names = (self.seeds[0].augment, epoch, self.step, distributed.rank())
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(derive_seed("layers", *names))
-            yield
+        return _drawing(derive_seed("layers", *names), self.state.device)
 
     def done(self) -> bool:
         """Return True if the device has done all of this run's work, without waiting for it."""
@@ -263,6 +285,14 @@ class Run:
     def tensors(self) -> dict[str, Tensor]:
         """Return views (M, ...) of everything that training changes, by name."""
         return {**self.state.changing(), "losses": self.losses.T}
+
+
+@contextlib.contextmanager
+def _drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from a stream of this seed; the other streams are as before afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _first_line(error: Exception) -> str:

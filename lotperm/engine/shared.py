@@ -1,4 +1,4 @@
-"""The training step on several ranks, each with an equal share of every batch."""
+"""The gradients of several ranks, each with an equal share of every batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lotperm.config.experiment import Recipe
 from lotperm.engine.state import TrainingState
-from lotperm.engine.step import Rule, Update, descend_flat, partial_losses
+from lotperm.engine.step import Gradients, Rule, partial_losses
 from lotperm.errors import ParameterError
 
 
@@ -44,8 +44,8 @@ def check_shared(recipe: Recipe, compile: bool, ranks: int) -> None:
         )
 
 
-def shared_update(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]) -> Update:
-    """Make the step that averages gradients over the ranks; every rank must take part.
+def shared_gradients(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]) -> Gradients:
+    """Make the passes that average gradients over the ranks; every rank must take part.
 
     Parameters
     ----------
@@ -58,14 +58,15 @@ def shared_update(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]
 
     Returns
     -------
-    Update
-        Takes this rank's share of a batch; returns the losses on that share.
+    Gradients
+        Takes this rank's share of a batch; returns the losses on that share, and gradients that
+        are equal on all ranks.
     """
     parallel = _averaging(state, input_shape)
     parameters = list(state.networks.module.parameters())
 
     @torch.enable_grad()
-    def differentiate(inputs: Tensor, targets: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def gradients(inputs: Tensor, targets: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         # The gradients are views of DistributedDataParallel's buckets: they are set to zero, not
         # dropped.
         parallel.zero_grad(set_to_none=False)
@@ -82,12 +83,7 @@ def shared_update(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]
             total = losses.detach() if total is None else total + losses.detach()
         return cast(Tensor, total), tuple(cast(Tensor, p.grad) for p in parameters)
 
-    def update(inputs: Tensor, targets: Tensor) -> Tensor:
-        losses, gradients = differentiate(inputs, targets)
-        descend_flat(rule, state, gradients)
-        return losses
-
-    return update
+    return gradients
 
 
 def _averaging(state: TrainingState, input_shape: tuple[int, ...]) -> DistributedDataParallel:

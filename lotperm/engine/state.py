@@ -26,6 +26,10 @@ class TrainingState:
         Where the tensors live.
     stacked : bool | None, optional
         As in `StackedNetworks`.
+    movement : bool, optional
+        Sum up the movement of the weights (`lotperm.engine.step.move`).
+    masks_change : bool, optional
+        Count the masks among the tensors that training changes.
 
     Attributes
     ----------
@@ -34,6 +38,8 @@ class TrainingState:
     mask, velocity : Tensor
         Laid out like `networks.flat`; the mask is 1 where a weight is trained: kept, and not
         frozen.
+    movement : Tensor | None
+        Laid out like `networks.flat`, if it is summed up.
     lr : Tensor
         The learning rate, a scalar.
     """
@@ -46,18 +52,21 @@ class TrainingState:
         device: torch.device | str,
         *,
         stacked: bool | None = None,
+        movement: bool = False,
+        masks_change: bool = False,
     ) -> None:
         self.networks = StackedNetworks(model, weights, device, stacked=stacked)
         # Ones where a mask says nothing, so dense networks and parameters take the same step.
         self.mask = self.networks.spread(masks, 1.0)
         # Once is enough: the step keeps at zero what is zero here (`lotperm.engine.step.descend`).
         self.networks.flat.mul_(self.mask)
-        names = [name for name, _ in self.networks.module.named_parameters()]
-        for name, trained in zip(names, self.networks.views(self.mask), strict=True):
+        for name, trained in self.named(self.mask).items():
             # Without an update, weight decay included, what is frozen stays as it is.
             if name in self.networks.frozen:
                 trained.zero_()
         self.velocity = torch.zeros_like(self.networks.flat)
+        self.movement = torch.zeros_like(self.networks.flat) if movement else None
+        self._masks_change = masks_change
         # A tensor, so that compiled programs and CUDA graphs read a new rate where the old one was.
         self.lr = self.networks.flat.new_zeros(())
 
@@ -67,7 +76,7 @@ class TrainingState:
         return self.networks.flat.device
 
     def by_parameter(self) -> list[Tensor]:
-        """Return the weights, velocities and masks parameter by parameter, then all buffers.
+        """Return weights, velocities, masks, and movements if any, by parameter; then all buffers.
 
         They are views: a program that changes them in place changes this state.
         """
@@ -76,15 +85,32 @@ class TrainingState:
             *(parameter.detach() for parameter in self.networks.module.parameters()),
             *self.networks.views(self.velocity),
             *self.networks.views(self.mask),
+            *([] if self.movement is None else self.networks.views(self.movement)),
             *self.networks.module.buffers(),
         ]
 
     @torch.no_grad()
     def changing(self) -> dict[str, Tensor]:
         """Return views (M, ...) of the tensors that training changes, by name."""
+        found = {f"network/{name}": t for name, t in self.networks.module.state_dict().items()}
+        flats = {"velocity": self.velocity}
+        if self._masks_change:
+            flats["mask"] = self.mask
+        if self.movement is not None:
+            flats["movement"] = self.movement
+        for kind, flat in flats.items():
+            found |= {f"{kind}/{name}": t for name, t in self.named(flat).items()}
+        return found
+
+    def movements(self) -> list[dict[str, Tensor]]:
+        """Copy every member's movement to the CPU, by parameter; none if it isn't summed up."""
+        if self.movement is None:
+            return []
+        moved = {name: t.cpu() for name, t in self.named(self.movement).items()}
+        members = range(self.networks.members)
+        return [{name: t[m].clone() for name, t in moved.items()} for m in members]
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return views (M, ...) of a buffer that is laid out like `networks.flat`, by parameter."""
         names = [name for name, _ in self.networks.module.named_parameters()]
-        velocities = zip(names, self.networks.views(self.velocity), strict=True)
-        return {
-            **{f"network/{name}": t for name, t in self.networks.module.state_dict().items()},
-            **{f"velocity/{name}": t for name, t in velocities},
-        }
+        return dict(zip(names, self.networks.views(flat), strict=True))

@@ -4,7 +4,7 @@ A step is a forward and a backward pass (`differentiate`) and an update (`descen
 
     v ← μ·v + (g + λ·w) ⊙ m        w ← w − η·v
 
-`plain_update` runs it operation by operation on flat buffers. Its other forms compute the same:
+`updating` runs it operation by operation on flat buffers. Its other forms compute the same:
 `lotperm.engine.compiled` as one compiled program, `lotperm.engine.graphs` as a CUDA graph,
 `lotperm.engine.shared` on several ranks.
 """
@@ -28,6 +28,12 @@ Update = Callable[[Tensor, Tensor], Tensor]
 """One step of every member, from inputs ``(B, M, C, *spatial)`` and targets (M, B) int64.
 
 It returns the losses (M,) before the step, in nats.
+"""
+
+Gradients = Callable[[Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+"""Losses (M,) and the gradient of every parameter, from inputs and targets as of `Update`.
+
+The gradients are those of a dense network at these weights: no mask is on them.
 """
 
 
@@ -165,6 +171,20 @@ def descend(
 
 
 @torch.no_grad()
+def move(gradient: Tensor, weight: Tensor, movement: Tensor) -> None:
+    """Add a step to the movement of a weight, in place and before its update: s ← s − g ⊙ w.
+
+    The score of Sanh et al. 2020: it grows where the loss pushes a weight away from zero.
+
+    Parameters
+    ----------
+    gradient, weight, movement : Tensor
+        Of the same shape. The gradient is the loss's own, without weight decay.
+    """
+    movement.addcmul_(gradient, weight, value=-1)
+
+
+@torch.no_grad()
 def descend_together(
     rule: Rule,
     lr: Tensor,
@@ -197,17 +217,28 @@ def descend_flat(rule: Rule, state: TrainingState, gradients: Sequence[Tensor]) 
     # Few large operations instead of several for each parameter: small networks are bound by their
     # number.
     gradient = torch.cat([g.flatten() for g in gradients])
+    if state.movement is not None:
+        move(gradient, state.networks.flat, state.movement)
     descend(rule, state.lr, gradient, state.networks.flat, state.velocity, state.mask)
 
 
-def plain_update(rule: Rule, state: TrainingState) -> Update:
-    """Make the step that runs operation by operation on any device."""
+def plain_gradients(rule: Rule, state: TrainingState) -> Gradients:
+    """Make the forward and backward pass that runs operation by operation on any device."""
     module = state.networks.module
     parameters = list(module.parameters())
 
+    def gradients(inputs: Tensor, targets: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return differentiate(rule, module, parameters, inputs, targets)
+
+    return gradients
+
+
+def updating(rule: Rule, state: TrainingState, gradients: Gradients) -> Update:
+    """Make the step that takes such gradients and descends along them."""
+
     def update(inputs: Tensor, targets: Tensor) -> Tensor:
-        losses, gradients = differentiate(rule, module, parameters, inputs, targets)
-        descend_flat(rule, state, gradients)
+        losses, found = gradients(inputs, targets)
+        descend_flat(rule, state, found)
         return losses
 
     return update

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from lotperm.engine.models import Weights
 from lotperm.engine.run import Run
+from lotperm.science.sparsity import Mask
 
 
 @dataclass
@@ -24,6 +27,10 @@ class Trained:
     evaluations : dict[int, dict[str, list[float]]]
         Epoch -> {"accuracy", "loss"} on the test split -> value of each member; of image folders
         with more than five classes also "top5".
+    masks : list[Mask]
+        The masks at the end, if `train` changed them.
+    movement : list[dict[str, Tensor]]
+        The movement of every parameter, if `train` summed it up.
     mode : str
         The form of the step (`lotperm.engine.runtime.Mode`), or several if parts differ.
     """
@@ -32,6 +39,8 @@ class Trained:
     checkpoints: dict[int, list[Weights]] = field(default_factory=dict)
     train_loss: list[list[float]] = field(default_factory=list)
     evaluations: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    masks: list[Mask] = field(default_factory=list)
+    movement: list[dict[str, Tensor]] = field(default_factory=list)
     mode: str = "plain"
 
     def add_epoch(self, runs: Sequence[Run]) -> float:

@@ -32,6 +32,7 @@ from lotperm.engine.checkpoints import Checkpoints, Keeper, restore
 from lotperm.engine.models import Weights
 from lotperm.engine.partition import partition
 from lotperm.engine.precision import settings
+from lotperm.engine.rewiring import MaskRule
 from lotperm.engine.run import Run
 from lotperm.engine.runtime import ProgressBar, Runtime
 from lotperm.engine.trained import Trained, all_weights
@@ -53,6 +54,8 @@ def train(
     seeds: Sequence[Seeds],
     *,
     masks: Sequence[Mapping[str, Tensor] | None] | None = None,
+    rewire: MaskRule | None = None,
+    movement: bool = False,
     until: int | None = None,
     save_at: Collection[int] = (),
     evaluate_at: Collection[int] | None = None,
@@ -80,6 +83,12 @@ def train(
     masks : Sequence[Mapping[str, Tensor] | None] | None, optional
         M masks, or None where a member is dense; parameters that a mask doesn't name are dense.
         Tensors of True and False, or of 1 and 0 of any dtype.
+    rewire : MaskRule | None, optional
+        Change the masks on the way by this rule, such as `lotperm.science.rewiring.RigL`.
+        `Trained.masks` has the masks at the end.
+    movement : bool, optional
+        Sum up the movement of every weight (Sanh et al. 2020), -w ⊙ ∂L/∂w over all steps, as
+        `Trained.movement`.
     until : int | None, optional
         Stop after this number of epochs of the recipe; None: all.
     save_at : Collection[int], optional
@@ -106,7 +115,9 @@ def train(
     ------
     ParameterError
         If the numbers of weights, seeds and masks differ, the batch is larger than the training
-        set, several ranks can't share it equally, or the augmentation doesn't suit such inputs.
+        set, several ranks can't share it equally, or the augmentation doesn't suit such inputs; if
+        masks should change and a network has none, or one is of a parameter that isn't trained; or
+        if movement should be summed up while masks change.
     DivergedError
         If a loss or a weight is NaN or infinite; the message names the step. It is raised before
         anything of that kind is saved or evaluated.
@@ -126,6 +137,11 @@ def train(
         raise ParameterError(
             f"got {len(weights)} weights, {len(seeds)} seeds and {len(masks)} masks; "
             "expected the same number."
+        )
+    if movement and rewire is not None:
+        raise ParameterError(
+            "movement is summed up at steps that change weights, and some change masks instead. "
+            "Leave movement or rewire out."
         )
     names = model.state_dict()
     weights = [read_weights(w, names, f"weights of member {i}") for i, w in enumerate(weights)]
@@ -162,6 +178,8 @@ def train(
             seeds=seeds[part],
             masks=masks[part],
             runtime=runtime,
+            rewire=rewire,
+            movement=movement,
             way=way,
         )
         for part in parts
@@ -211,6 +229,9 @@ def train(
                     f"{label} was stopped in epoch {epoch + 1} of {epochs}. {kept}: run it again."
                 )
     done.weights = all_weights(runs)
+    # By part, then by member: the members' own order.
+    done.masks = [mask for run in runs if run.rewiring for mask in run.rewiring.masks()]
+    done.movement = [moved for run in runs for moved in run.state.movements()]
     return done
 
 

@@ -1,8 +1,9 @@
 """Masks that come from elsewhere than iterative magnitude pruning.
 
-Each source finds A's mask in one go. Magnitudes are those of A at the end of its dense training.
-SNIP, GraSP and SynFlow score the weights that the arms start from, those of A after the rewind
-epoch (its initialization if that is 0). The random masks look at no weight.
+Each source here finds A's mask in one go; those that train are in `lotperm.studies.trained_masks`.
+Magnitudes are those of A at the end of its dense training. SNIP, GraSP and SynFlow score the
+weights that the arms start from, those of A after the rewind epoch (its initialization if that is
+0). The random masks look at no weight.
 """
 
 from __future__ import annotations
@@ -88,10 +89,10 @@ def images(subject: Subject) -> int:
 
 def find_masks(subject: Subject, weights: Sequence[Weights], sparsity: float) -> list[Mask]:
     """Find A's mask in every replicate; `weights` are A's, or empty if the source needs none."""
-    pruning, seeds = subject.experiment.pruning, subject.experiment.seeds
-    names = prunable_parameters(subject.model, pruning.prunable)
+    pruning = subject.experiment.pruning
     if pruning.mask in ("erk", "uniform"):
-        return [_random(subject, seed, names, sparsity) for seed in seeds]
+        return draw_masks(subject, sparsity)
+    names = prunable_parameters(subject.model, pruning.prunable)
     if pruning.mask == "magnitude":
         return [
             magnitude_prune(w, full_mask(w, names), sparsity, scope=pruning.scope) for w in weights
@@ -104,14 +105,22 @@ def find_masks(subject: Subject, weights: Sequence[Weights], sparsity: float) ->
     return [{name: kept.cpu() for name, kept in mask.items()} for mask in found]
 
 
-def _random(subject: Subject, seed: int, names: Sequence[str], sparsity: float) -> Mask:
-    source = subject.experiment.pruning.mask
+def draw_masks(subject: Subject, sparsity: float) -> list[Mask]:
+    """Draw a random mask for every replicate, each source its own.
+
+    The source "uniform" has the same density in every layer, any other ERK densities.
+    """
+    pruning = subject.experiment.pruning
     parameters = dict(subject.model.named_parameters())
+    names = prunable_parameters(subject.model, pruning.prunable)
     shapes = {name: tuple(parameters[name].shape) for name in names}
     even = dict.fromkeys(names, 1 - sparsity)
-    densities = even if source == "uniform" else erdos_renyi_densities(shapes, sparsity)
-    draw = torch.Generator().manual_seed(derive_seed("mask", source, seed))
-    return random_mask(shapes, densities, sparsity, draw)
+    densities = even if pruning.mask == "uniform" else erdos_renyi_densities(shapes, sparsity)
+    streams = [derive_seed("mask", pruning.mask, seed) for seed in subject.experiment.seeds]
+    return [
+        random_mask(shapes, densities, sparsity, torch.Generator().manual_seed(stream))
+        for stream in streams
+    ]
 
 
 def _scored(subject: Subject, network: nn.Module, names: Sequence[str], sparsity: float) -> Mask:

@@ -29,11 +29,17 @@ from lotperm.science.sparsity import (
 from lotperm.store.stages import StageResult
 from lotperm.store.tasks import Inputs, Plain, Source, Task, Work, epoch_file, pack, unpack
 from lotperm.store.workspace import Workspace
-from lotperm.studies import sources
+from lotperm.studies import sources, trained_masks
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench, spaced_epochs
 
-WORDS = {"dense": "dense A and B", "imp": "IMP rounds", "mask": "masks", "match": "matching"}
+WORDS = {
+    "dense": "dense A and B",
+    "imp": "IMP rounds",
+    "movement": "movement of A",
+    "mask": "masks",
+    "match": "matching",
+}
 """Stage -> what plans call it."""
 
 CURVE_POINTS = 10
@@ -245,15 +251,13 @@ def ticket(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     experiment, source = bench.experiment, bench.experiment.pruning.mask
     if source == "imp":
         return imp_rounds(bench, sparsity, rewind_epoch)[-1]
+    if source in ("rigl", "movement"):
+        return trained_masks.ticket(bench, dense(bench).stage, sparsity, rewind_epoch)
     file = sources.weights_file(source, rewind_epoch)
 
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
         weights = [] if file is None else halves(inputs.replicates("dense", file))[0]
-        masks = sources.find_masks(bench, weights, sparsity)
-        sources.name_collapse(bench, masks, sparsity)
-        # What the masks keep of each layer is evidence: sources differ in it most.
-        kept = [{name: int(m.sum()) for name, m in mask.items()} for mask in masks]
-        return StageResult({"kept": kept}, {"mask": pack(masks)}, bench.meta())
+        return trained_masks.found(bench, sources.find_masks(bench, weights, sparsity), sparsity)
 
     count = len(experiment.seeds)
     return bench.task(

@@ -88,6 +88,18 @@ def test_two_train_like_one(two, name, tolerance):
     assert loss[0][-1].mean() < loss[0][0].mean()
 
 
+def test_masks_that_change_are_the_same_on_two(two):
+    """RigL's gradients are those of the whole batch."""
+    alone, together = ranks.learn("mlp", rewire=ranks.RIGL), part(two, "rigl/")
+    assert alone.keys() == together.keys()
+    weights = [name for name in alone if name.startswith("final.")]
+    assert distance({n: alone[n] for n in weights}, {n: together[n] for n in weights}) < 1e-12
+    assert all(torch.equal(alone[n], together[n]) for n in alone if n.startswith("mask."))
+    # A mask that stays would have ended elsewhere.
+    stays = part(two, "mlp/")
+    assert any(not torch.equal(stays[n], together[n]) for n in stays if n.startswith("mask.0."))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["mlp", "resnet8"])
 def test_matching_is_the_same_on_any_number_of_ranks_and_threads(two, name, threads):

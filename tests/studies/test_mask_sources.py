@@ -8,11 +8,18 @@ import torch
 from lotperm import Experiment, Pipeline, Store
 from lotperm.cluster import plan
 from lotperm.config.parameters import MaskSource
+from lotperm.config.seeds import derive_seed
 from lotperm.errors import ParameterError
-from lotperm.science.ranking import keep_highest, kept_after
+from lotperm.science.ranking import (
+    erdos_renyi_densities,
+    keep_highest,
+    kept_after,
+    random_mask,
+)
 from lotperm.science.saliency import snip_scores
 from lotperm.science.sparsity import full_mask, magnitude_prune
-from lotperm.store.tasks import chain
+from lotperm.store.tasks import chain, unpack
+from lotperm.studies import trained_masks
 from lotperm.studies.arms import study as arms
 from lotperm.studies.arms.arms import PAPER_ARMS
 from lotperm.studies.control.page import Page
@@ -84,7 +91,7 @@ def test_masks_are_those_of_the_plain_functions(store):
     assert alike(network) > 0.75 > alike(pipeline.network(start[1]))
 
 
-@pytest.mark.parametrize("source", ["erk", "synflow"])
+@pytest.mark.parametrize("source", ["erk", "synflow", "rigl", "movement"])
 def test_arms_and_their_table_take_any_mask(source, store):
     pipeline = tiny(store, mask=source)
     results = pipeline.run()
@@ -120,6 +127,74 @@ def test_a_plan_counts_masks_in_place_of_rounds(store):
     # The gradient of ten examples of each class, thrice, for two seeds.
     assert scores["masks"].train_images == 3 * 100 * 2
     assert scores["masks"].networks == 0
+
+
+def test_rigl_costs_a_training_of_each_mask_and_movement_one_of_all(store):
+    def groups(source):
+        e = Experiment.from_parameters(**{**TINY, "sparsity": [0.5, 0.8]}, mask=source)
+        part = plan.Part("one", (e,), lambda benches: arms.tasks(benches[0]))
+        return {line.group: line for line in plan.plan([part], plan.Estimator("h100"), store).lines}
+
+    rigl, movement = groups("rigl"), groups("movement")
+    # Two batches of 128 an epoch, for two seeds: RigL over the epoch after k at each sparsity,
+    # movement over both epochs.
+    assert rigl["masks"].train_images == 2 * 2 * 256
+    assert rigl["masks"].networks == 4
+    assert movement["movement of A"].train_images == 2 * 2 * 256
+    assert movement["movement of A"].networks == 2
+    assert movement["masks"].train_images == 0
+    assert rigl.keys() - movement.keys() == set()
+
+
+def test_rigl_starts_from_a_random_mask_where_the_arms_start(store):
+    pipeline = tiny(store, mask="rigl", epochs=4)
+    stage = ticket(pipeline, 0.5, 1)
+    assert stage.reads == {pipeline.dense().stage.key: ("epoch-0001",)}
+    # Six steps are left: with updates at each of steps 1 to 4.
+    assert stage.config["rule"] == {"every": 1, "fraction": 0.3, "until": 0.75}
+    names = list(pipeline.masks(0.5, 1)[0])
+    shapes = {name: pipeline.model.state_dict()[name].shape for name in names}
+    start = random_mask(
+        shapes,
+        erdos_renyi_densities(shapes, 0.5),
+        0.5,
+        torch.Generator().manual_seed(derive_seed("mask", "rigl", 0)),
+    )
+    mask = pipeline.masks(0.5, 1)[0]
+    assert {n: m.sum() for n, m in mask.items()} == {n: m.sum() for n, m in start.items()}
+    moved = sum(int((mask[n] & ~start[n]).sum()) for n in names)
+    assert 0 < moved < sum(int(m.sum()) for m in start.values()) * 4 * 0.3
+    # Its own networks' accuracies are kept beside the masks.
+    assert len(stage.results["evaluations"]["3"]["accuracy"]) == 2
+
+
+def test_rigl_changes_masks_as_often_as_its_authors_or_25_times():
+    assert trained_masks.rigl_of(32_000).every == 100
+    assert trained_masks.rigl_of(1240).every == 37
+    assert trained_masks.rigl_of(8).every == 1
+    for steps in (1240, 3000, 3400):
+        rule = trained_masks.rigl_of(steps)
+        assert sum(rule.due(t, steps) for t in range(steps)) >= 24
+
+
+def test_movement_is_that_of_as_own_training(store):
+    pipeline = tiny(store, mask="movement")
+    stage, dense = trained_masks.movement(pipeline), pipeline.dense().stage
+    # A's training again, seed by seed, in another company.
+    accuracies = dense.results["evaluations"]["2"]["accuracy"][:2]
+    assert stage.results["evaluations"]["2"]["accuracy"] == pytest.approx(accuracies, abs=0.02)
+    losses = [each[:2] for each in dense.results["train_loss"]]
+    assert stage.results["train_loss"] == [pytest.approx(each, rel=1e-4) for each in losses]
+    scores, masks = unpack(stage.load("movement")), pipeline.masks(0.5, 1)
+    for score, mask in zip(scores, masks, strict=True):
+        kept = torch.cat([score[name][m] for name, m in mask.items()])
+        lost = torch.cat([score[name][~m] for name, m in mask.items()])
+        assert kept.min() >= lost.max()
+    # Weights that the loss pushed away from zero are larger for it.
+    start, end = (pipeline.dense().weights(epoch)[0][0] for epoch in (0, "final"))
+    growth = torch.cat([(end[n] ** 2 - start[n] ** 2).flatten() for n in masks[0]])
+    score = torch.cat([scores[0][n].flatten() for n in masks[0]])
+    assert torch.corrcoef(torch.stack([growth, score]))[0, 1] > 0.5
 
 
 def test_collapse_is_named_with_its_layer(store):

@@ -1,0 +1,102 @@
+"""Masks of many networks that change between the steps of their training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lotperm.engine.state import TrainingState
+from lotperm.engine.step import Gradients
+from lotperm.errors import ParameterError
+
+
+class MaskRule(Protocol):
+    """A rule by which masks change during training; `lotperm.science.rewiring.RigL` is one.
+
+    It has no state of its own: a run that was interrupted goes on with the same masks. Some steps
+    change the masks in place of the weights. What they drop becomes zero, and what they grow starts
+    at zero, with a velocity of zero.
+    """
+
+    def due(self, step: int, steps: int) -> bool:
+        """Return True if a step, counted from 0, of all `steps` of the recipe changes the masks."""
+
+    def mask(self, step: int, steps: int, weight: Tensor, gradient: Tensor, kept: Tensor) -> Tensor:
+        """Return what M networks keep of a parameter then: bool (M, ...), like `kept`.
+
+        The gradient is that of the batch's loss with respect to kept and pruned weights alike,
+        without weight decay.
+        """
+
+
+class Rewiring:
+    """A rule at work on the networks of a part; the masks' tensors are changed in place.
+
+    Parameters
+    ----------
+    rule : MaskRule
+        When masks change, and how.
+    state : TrainingState
+        The networks.
+    masks : Sequence[Mapping[str, Tensor] | None]
+        M masks to start from. Only masks of parameters that one of them names change.
+    gradients : Gradients
+        Computes losses and gradients.
+
+    Raises
+    ------
+    ParameterError
+        If a network has no mask, or one names a parameter that isn't trained.
+    """
+
+    def __init__(
+        self,
+        rule: MaskRule,
+        state: TrainingState,
+        masks: Sequence[Mapping[str, Tensor] | None],
+        gradients: Gradients,
+    ) -> None:
+        self.rule, self.state, self._gradients = rule, state, gradients
+        self._named = [tuple(mask or ()) for mask in masks]
+        # A dense network would lose the steps at which the others change their masks.
+        if not all(self._named):
+            raise ParameterError(
+                "masks that change need a mask of every network to start from; one has none."
+            )
+        named = {name for names in self._named for name in names}
+        if frozen := sorted(named & set(state.networks.frozen)):
+            raise ParameterError(
+                f"the mask of {frozen[0]} can't change, as it isn't trained. Leave it out of the "
+                "masks, or let it require gradients."
+            )
+        # Positions rather than names: gradients come in the order of the parameters.
+        parameters = dict(state.networks.module.named_parameters())
+        self._places = {name: i for i, name in enumerate(parameters) if name in named}
+
+    @torch.no_grad()
+    def update(self, step: int, steps: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Change the masks at a step of all `steps`; return the batch's losses (M,)."""
+        losses, gradients = self._gradients(inputs, targets)
+        networks = self.state.networks
+        weights, velocities, masks = (
+            networks.views(flat) for flat in (networks.flat, self.state.velocity, self.state.mask)
+        )
+        for i in self._places.values():
+            kept = self.rule.mask(step, steps, weights[i], gradients[i], masks[i] > 0)
+            # What wasn't kept is zero, and so is its velocity: what has grown starts from there.
+            masks[i].copy_(kept)
+            weights[i].mul_(masks[i])
+            velocities[i].mul_(masks[i])
+        return losses
+
+    def masks(self) -> list[dict[str, Tensor]]:
+        """Copy every member's mask to the CPU, with the names that it was given with."""
+        views = self.state.networks.views(self.state.mask)
+        now = {name: (views[i] > 0).cpu() for name, i in self._places.items()}
+        # In the order of the given masks.
+        return [
+            {name: now[name][m].clone() for name in names} for m, names in enumerate(self._named)
+        ]
