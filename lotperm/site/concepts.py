@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lotperm.engine.models import MLP, initialize
-from lotperm.site.html import script_element
+from lotperm.site.interactive import interactive
 from lotperm.studies.charts import NEGATIVE, POSITIVE, UNIT_COLOURS
 from lotperm.studies.control.charts import draw_network
 
@@ -184,20 +180,5 @@ def clickable_network(
         names=[[f"x{i + 1}" for i in range(sizes[0])], *letters, ["y"]],
         colours=[["#dddddd"] * sizes[0], *colours, ["#dddddd"]],
     )
-    buffer = io.BytesIO()
-    # Without the name and version of Matplotlib, the picture is always the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    plt.close(figure)
-    picture = base64.b64encode(buffer.getvalue()).decode()
     alt = f"A network with layers of {', '.join(map(str, sizes))} units; the hidden ones have letters and colours."
-    script = (files("lotperm.site") / "js" / "symmetry.js").read_text(encoding="utf-8")
-    # A page may have several of these figures; those that are mounted already are left alone.
-    start = (
-        'for (const element of document.querySelectorAll(".lotperm-symmetry:not([data-ready])"))\n'
-        f"  lotperm.symmetry.mount(element, {json.dumps(data)});\n"
-    )
-    html = (
-        f'<div class="lotperm-symmetry"><noscript><img src="data:image/png;base64,{picture}" alt="{alt}"></noscript>'
-        f"</div>\n{script_element(script)}\n{script_element(start)}"
-    )
-    return {"text/html": html, "image/png": picture, "text/plain": alt}
+    return interactive("symmetry", "lotperm-symmetry", data, figure, alt)

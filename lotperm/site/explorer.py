@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 from collections.abc import Mapping
-from importlib.resources import files
 
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
 from lotperm.science.symmetry import Permutation
-from lotperm.site.html import script_element
+from lotperm.site.interactive import interactive
 from lotperm.studies.charts import mask_images
 
 
@@ -69,19 +64,5 @@ def mask_explorer(
     }
     moved = mask[orders[0]][:, orders[1]]
     drawn = mask_images({"in A's order": mask, "in B's order": moved}, title=f"Mask of {layer}")
-    picture = io.BytesIO()
-    # Without the name and version of Matplotlib, the picture is always the same bytes.
-    drawn.savefig(picture, format="png", metadata={"Software": None})
-    plt.close(drawn)
-    encoded = base64.b64encode(picture.getvalue()).decode()
     alt = f"The mask of {layer}, in A's order and with its units where the permutation puts them."
-    script = (files("lotperm.site") / "js" / "explorer.js").read_text(encoding="utf-8")
-    start = (
-        'for (const element of document.querySelectorAll(".lotperm-mask:not([data-ready])"))\n'
-        f"  lotperm.explorer.mount(element, {json.dumps(data)});\n"
-    )
-    html = (
-        f'<div class="lotperm-mask"><noscript><img src="data:image/png;base64,{encoded}" alt="{alt}"></noscript>'
-        f"</div>\n{script_element(script)}\n{script_element(start)}"
-    )
-    return {"text/html": html, "image/png": encoded, "text/plain": alt}
+    return interactive("explorer", "lotperm-mask", data, drawn, alt)

@@ -8,12 +8,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from little import little
 
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from lotperm import Experiment, Pipeline, Store
+from lotperm import Pipeline
 from lotperm.errors import ParameterError
 from lotperm.science.statistics import interval
 from lotperm.studies import causal
@@ -29,19 +30,7 @@ OPTIONS = CausalOptions(shares=(0.0, 0.5, 1.0), samples=(64, 9999))
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    experiment = Experiment.from_parameters(
-        profile="smoke",
-        train_size=600,
-        test_size=200,
-        epochs=4,
-        rewind_epoch=[0, 1],
-        finetune_epochs=1,
-        hidden=[32, 32],
-        seeds=[3, 5],
-        prune_fraction=0.5,
-        sparsity=0.8,
-    )
-    return Pipeline(experiment, Store(tmp_path_factory.mktemp("causal")))
+    return little(tmp_path_factory.mktemp("causal"), rewind_epoch=[0, 1], hidden=[32, 32])
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from little import little
 
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from lotperm import Experiment, Pipeline, Store
+from lotperm import Experiment, Pipeline
 from lotperm.cluster.plan import Estimator
 from lotperm.engine.counts import network
 from lotperm.errors import ParameterError
@@ -36,19 +37,7 @@ OPTIONS = ManyOptions(ensemble_size=3)
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    experiment = Experiment.from_parameters(
-        profile="smoke",
-        train_size=600,
-        test_size=200,
-        epochs=4,
-        rewind_epoch=CELL[1],
-        finetune_epochs=1,
-        hidden=[24, 24],
-        seeds=[3, 5, 7, 8, 9, 11],
-        prune_fraction=0.5,
-        sparsity=CELL[0],
-    )
-    return Pipeline(experiment, Store(tmp_path_factory.mktemp("many")))
+    return little(tmp_path_factory.mktemp("many"), seeds=[3, 5, 7, 8, 9, 11])
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from little import little
 
-from lotperm import Experiment, Pipeline, Store
+from lotperm import Pipeline
 from lotperm.errors import ParameterError
 from lotperm.science.matching import match_weights, weight_agreement
 from lotperm.science.sparsity import apply_mask
@@ -28,19 +29,7 @@ OPTIONS = MatchersOptions(
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    experiment = Experiment.from_parameters(
-        profile="smoke",
-        train_size=600,
-        test_size=200,
-        epochs=3,
-        rewind_epoch=CELL[1],
-        finetune_epochs=1,
-        hidden=[24, 24],
-        seeds=[3, 5],
-        prune_fraction=0.5,
-        sparsity=CELL[0],
-    )
-    return Pipeline(experiment, Store(tmp_path_factory.mktemp("matchers")))
+    return little(tmp_path_factory.mktemp("matchers"), epochs=3)
 
 
 @pytest.fixture(scope="module")

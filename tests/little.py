@@ -1,0 +1,26 @@
+"""A small experiment of two hidden layers, for the tests of questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lotperm import Experiment, Pipeline, Store
+
+LITTLE: dict[str, Any] = {
+    "profile": "smoke",
+    "train_size": 600,
+    "test_size": 200,
+    "epochs": 4,
+    "rewind_epoch": 1,
+    "finetune_epochs": 1,
+    "hidden": [24, 24],
+    "seeds": [3, 5],
+    "prune_fraction": 0.5,
+    "sparsity": 0.8,
+}
+
+
+def little(folder: Path, **changes: Any) -> Pipeline:
+    """Return the pipeline of the small experiment, with changes, on a store of its own."""
+    return Pipeline(Experiment.from_parameters(**{**LITTLE, **changes}), Store(folder))
