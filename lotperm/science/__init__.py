@@ -22,6 +22,7 @@ and a caller who had to hand the ranks down would pass them through every functi
 `signs`          signs of weights, and what a ticket takes in bits
 `ranking`        masks of the highest scores, random masks, layer collapse
 `saliency`       SNIP, GraSP, SynFlow
+`leaves`         networks as functions of the weights that these score
 `rewiring`       masks that change during training: RigL
 `patterns`       N:M sparsity, and which permutations keep it
 `evaluation`     accuracy and loss

@@ -6,16 +6,16 @@ mask of them. The network isn't changed, its batch statistics included.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from lotperm.errors import ParameterError, unknown_name
+from lotperm.errors import ParameterError, UnsupportedModelError
+from lotperm.science.leaves import Leaves
 from lotperm.science.ranking import keep_highest
-from lotperm.science.state_dicts import copy_of
 from lotperm.types import Float
 
 Scores = dict[str, Float[Tensor, " ..."]]
@@ -56,7 +56,7 @@ def snip_scores(model: nn.Module, batches: Iterable[LabelledBatch], names: Seque
     ParameterError
         If a name isn't a parameter, there is no example, or every score is zero.
     """
-    network = _Leaves(model, names, training=True)
+    network = _Scored(model, names, training=True)
     gradients = network.gradient(batches)
     scores = {n: (g * network.leaves[n]).detach().abs() for n, g in gradients.items()}
     total = sum(score.double().sum().item() for score in scores.values())
@@ -96,7 +96,7 @@ def grasp_scores(
     ParameterError
         As `snip_scores`.
     """
-    network = _Leaves(model, names, training=True)
+    network = _Scored(model, names, training=True)
     first = network.gradient(batches, temperature)
     product: Scores = {name: torch.zeros_like(g) for name, g in first.items()}
     leaves, examples = list(network.leaves.values()), 0
@@ -128,7 +128,10 @@ def synflow_scores(
         R = \mathbb{1}^\top f_{|\theta|}(\mathbb{1}),
 
     where f has the absolute values of all its parameters. Of a hidden unit without a bias, the
-    scores of incoming and of outgoing weights have the same sum.
+    scores of incoming and of outgoing weights have the same sum. The paper has batch norms at
+    initialization alone. After that, as anywhere in evaluation, they multiply and add, and the
+    absolute values of that are taken. Other norms (layer, group, instance, RMS) would subtract or
+    divide away what flows into them: they are left with their parameters.
 
     Parameters
     ----------
@@ -145,15 +148,49 @@ def synflow_scores(
     -------
     dict[str, Tensor]
         Name -> float64 scores of the weight's shape, ≥ 0.
+
+    Raises
+    ------
+    ParameterError
+        As `snip_scores`.
+    UnsupportedModelError
+        If the network fails on ones, as an embedding does.
+
+    Warns
+    -----
+    UserWarning
+        If a score is negative, as behind softmax or a norm of one's own; it names the weights.
     """
-    network = _Leaves(model, names, training=False, dtype=torch.float64, positive=True, mask=mask)
+    network = Leaves(model, names, training=False, dtype=torch.float64, positive=True, mask=mask)
     ones = torch.ones((1, *shape), dtype=torch.float64, device=network.device)
-    flow = network(ones).sum()
+    try:
+        flow = network(ones).sum()
+    except Exception as error:  # the network's own code
+        raise UnsupportedModelError(
+            f"SynFlow passes ones of shape {tuple(shape)} through the network, which fails on them "
+            f"({str(error).splitlines()[0][:100] if str(error) else type(error).__name__}). SNIP and "
+            "GraSP pass examples, ERK masks are random."
+        ) from error
     gradients = torch.autograd.grad(flow, list(network.leaves.values()), materialize_grads=True)
-    return {
+    scores = {
         name: (leaf * g).detach()
         for (name, leaf), g in zip(network.leaves.items(), gradients, strict=True)
     }
+    _name_negative(scores)
+    return scores
+
+
+def _name_negative(scores: Scores) -> None:
+    # Rounding aside, for which the largest score is the measure.
+    largest = max((float(score.abs().max()) for score in scores.values()), default=0.0)
+    lowest = {name: float(score.min()) for name, score in scores.items()}
+    if odd := [name for name, score in lowest.items() if score < -1e-9 * largest]:
+        warnings.warn(
+            f"SynFlow's scores of {', '.join(odd[:4])}{' …' if len(odd) > 4 else ''} are negative in "
+            "part: something there weakens what flows into it, as softmax does, so these weights go "
+            "first.",
+            stacklevel=3,
+        )
 
 
 def synflow_mask(
@@ -192,39 +229,8 @@ def synflow_mask(
     return mask
 
 
-class _Leaves:
-    """A network as a function of the weights to score; its buffers are copies."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        names: Sequence[str],
-        *,
-        training: bool,
-        dtype: torch.dtype | None = None,
-        positive: bool = False,
-        mask: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self.form = copy_of(model).train(training)
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.others: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            value = tensor.detach().clone()
-            if value.is_floating_point():
-                value = value.to(dtype or value.dtype)
-                value = value.abs() if positive else value
-            if mask is not None and name in mask:
-                value = value * mask[name].to(value)
-            self.others[name] = value
-        for name in names:
-            if name not in dict(model.named_parameters()):
-                raise unknown_name("parameter to score", name, dict(model.named_parameters()))
-        self.leaves = {name: self.others.pop(name).requires_grad_() for name in names}
-        self.device = next(iter(self.leaves.values())).device
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        result: Tensor = functional_call(self.form, {**self.others, **self.leaves}, (inputs,))
-        return result
+class _Scored(Leaves):
+    """Leaves with the loss of a classifier."""
 
     def losses(
         self, batches: Iterable[LabelledBatch], temperature: float

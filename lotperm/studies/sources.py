@@ -18,6 +18,7 @@ from lotperm.config.parameters import MaskSource
 from lotperm.config.seeds import derive_seed
 from lotperm.data.dataset import subset
 from lotperm.engine.models import Weights
+from lotperm.science.leaves import has_norms
 from lotperm.science.ranking import (
     collapsed,
     erdos_renyi_densities,
@@ -65,6 +66,9 @@ def settings(subject: Subject, sparsity: float, rewind_epoch: int) -> Plain:
             found |= {"scope": pruning.scope, "examples": examples(subject)}
         case "synflow":
             found["rounds"] = SYNFLOW_ROUNDS
+            # Said only where there are norms: elsewhere it makes no difference.
+            if has_norms(subject.model):
+                found["norms"] = "affine"
     return {**found, "rewind_epoch": rewind_epoch}
 
 
