@@ -23,6 +23,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+from lotperm.store.provenance import source_hash
 from lotperm.studies.origin import Origin
 
 _SVG = "image/svg+xml"
@@ -90,6 +91,9 @@ def strip(docname: str, origins: Iterable[dict[str, Any]], data: str = "") -> no
     return box
 
 
+_DEVICES = {"cpu": "CPU", "cuda": "GPU", "browser": "computed in your browser"}
+
+
 def _line(docname: str, origin: Origin, data: str) -> nodes.container:
     live = origin.kind == "live"
     # No paragraph, which couldn't hold what opens at a click.
@@ -99,8 +103,8 @@ def _line(docname: str, origin: Origin, data: str) -> nodes.container:
     if origin.seeds:
         parts.append(f"{origin.seeds} seed{'s' if origin.seeds > 1 else ''}")
     if origin.device:
-        parts.append({"cpu": "CPU", "cuda": "GPU"}.get(origin.device, origin.device))
-    if live:
+        parts.append(_DEVICES.get(origin.device, origin.device))
+    if live and origin.device != "browser":
         parts.append(f"computed for this build, {_today()}")
     elif origin.date:
         parts.append(origin.date)
@@ -251,7 +255,9 @@ def _on_read(app: Sphinx, doctree: nodes.document) -> None:
     _put_pictures(app, doctree, docname, files)
     path = Path(app.env.doc2path(docname))
     if path.suffix == ".ipynb":
-        _put_figures(app, doctree, docname, _carried(path), files)
+        carried = _carried(path)
+        _put_figures(app, doctree, docname, carried, files)
+        _put_panels(doctree, docname, carried)
     _mark_tables(doctree)
 
 
@@ -357,6 +363,30 @@ def _put_figures(
             bundle.parent += nodes.legend("", below)
         else:
             bundle.parent.insert(bundle.parent.index(bundle) + 1, below)
+
+
+_PANELS = {
+    "lotperm-symmetry": "a network of two layers of four units",
+    "lotperm-landscape": "a network with two weights",
+    "lotperm-mask": "",
+}
+"""Class of an interactive figure -> what it computes in the browser; "" if it shows the page's numbers."""
+
+
+def _put_panels(
+    doctree: nodes.document, docname: str, carried: dict[str, tuple[str, dict[str, Any]]]
+) -> None:
+    """Put a strip below what is to be played with, too."""
+    for raw in list(doctree.findall(nodes.raw)):
+        name = next((name for name in _PANELS if f'class="{name}"' in raw.astext()), None)
+        if name is None:
+            continue
+        origins = [Origin("live", _PANELS[name], device="browser", source=source_hash()).plain()]
+        if not _PANELS[name]:
+            known = (o for _, about in carried.values() for o in about["origins"])
+            origins = [one for one in known if one["kind"] == "live"][:1]
+        bundle = raw.parent.parent
+        bundle.parent.insert(bundle.parent.index(bundle) + 1, strip(docname, origins))
 
 
 def _conclude(figure: nodes.figure, words: str) -> None:

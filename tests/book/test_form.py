@@ -56,6 +56,25 @@ def test_every_drawn_figure_says_where_its_numbers_come_from(texts: dict[str, st
     assert {tag.text for tag in start.select(".provenance .fresh")} == {"fresh"}
 
 
+@pytest.mark.parametrize(
+    ("page", "panel", "words"),
+    [
+        ("02_weight_symmetry", "lotperm-symmetry", "computed in your browser"),
+        ("03_loss_landscape", "lotperm-landscape", "computed in your browser"),
+        ("04_method", "lotperm-mask", "MNIST-1D"),
+    ],
+)
+def test_a_figure_to_play_with_has_a_strip_too(
+    texts: dict[str, str], page: str, panel: str, words: str
+) -> None:
+    found = BeautifulSoup(texts[f"notebooks/{page}"], "html.parser").select_one(f".{panel}")
+    assert found is not None
+    below = found.find_next(class_="provenance")
+    assert below is not None and words in below.text and "fresh" in below.text
+    # It is this figure's own: no other picture is between them.
+    assert found.find_next("img", class_="figure-wide") not in below.find_all_previous("img")
+
+
 DRAWINGS = {"fig-swap", "fig-imagenet-examples"}
 """Figures that only show what something looks like."""
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from lotperm.site.html import script_element
 from lotperm.site.landscape.model import PRESETS, RUNS, Floats, Scene, loss, output, simulate
 from lotperm.studies.arms.arms import ARMS
+from lotperm.studies.findings import short
 from lotperm.studies.origin import conclude, describe
 
 Methods = Mapping[str, tuple[str, str]]
@@ -130,7 +131,7 @@ def figure3(scene: Scene, methods: Methods) -> Figure:
         f"path of each run. A's mask keeps {kept}. {ends}; A, pruned, at {_place(result.pruned)}, "
         f"loss {_short(final['pruned'])}.",
     )
-    losses = ", ".join(f"{methods[run][0]} {_short(final[run])}" for run in RUNS[2:])
+    losses = ", ".join(f"{short(methods[run][0])} {_short(final[run])}" for run in RUNS[2:])
     return conclude(figure, f"A's mask keeps {kept}. Final losses: {losses}.")
 
 
@@ -166,8 +167,8 @@ def curves(scene: Scene, methods: Methods) -> Figure:
     )
     return conclude(
         figure,
-        f"The loss ends lowest for {methods[lowest][0]}, at {_short(final[lowest])}, and highest for "
-        f"{methods[highest][0]}, at {_short(final[highest])}.",
+        f"The loss ends lowest for {short(methods[lowest][0])}, at {_short(final[lowest])}, and highest for "
+        f"{short(methods[highest][0])}, at {_short(final[highest])}.",
     )
 
 

@@ -88,7 +88,7 @@ def plane(places: pd.DataFrame, corners: Mapping[str, Sequence[float]], *, title
     errors = {_PLACES[name]: _at(grid, place) for name, place in corners.items()}
     return conclude(
         figure,
-        f"Test error next to the corners: {', '.join(f'{n} {number(e)}' for n, e in errors.items())} %; "
+        f"Test error next to the corners: {'; '.join(f'{n} {number(e)}' for n, e in errors.items())} %; "
         f"between {number(low)} and {number(high)} % on all of the plane.",
     )
 
