@@ -34,7 +34,7 @@ def ranked(values: Mapping[Any, npt.ArrayLike], unit: str = " %", digits: int = 
 
 def each(parts: Iterable[tuple[str, str]]) -> str:
     """Join what is said of several panels: "S = 0.9, k = 0: …. S = 0.9, k = 8: …."."""
-    return " ".join(f"{name}: {said}." for name, said in parts)
+    return " ".join(f"{name[:1].upper()}{name[1:]}: {said}." for name, said in parts)
 
 
 def gain(a: npt.ArrayLike, b: npt.ArrayLike) -> str:

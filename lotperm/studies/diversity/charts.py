@@ -87,4 +87,4 @@ def against_sparsity(table: pd.DataFrame, *, title: str) -> Figure:
         ranks.append(
             (f"{number(100 * float(str(sparsity)), 0)} % sparsity", ranked(together.to_dict()))
         )
-    return conclude(figure, f"Together, at {each(ranks)}")
+    return conclude(figure, f"The members together. {each(ranks)}")
