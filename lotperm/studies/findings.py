@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,12 @@ def ranked(values: Mapping[Any, npt.ArrayLike], unit: str = " %", digits: int = 
     """
     means = {short(str(label)): float(np.mean(np.asarray(seen))) for label, seen in values.items()}
     order = sorted(means, key=lambda label: -means[label])
-    return ", ".join(f"{label} {number(means[label], digits)}" for label in order) + unit
+    return listed([f"{label} {number(means[label], digits)}" for label in order]) + unit
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Join parts by commas, or by semicolons if one of them has a comma itself."""
+    return ("; " if any("," in part for part in parts) else ", ").join(parts)
 
 
 def each(parts: Iterable[tuple[str, str]]) -> str:

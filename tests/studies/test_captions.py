@@ -168,11 +168,11 @@ def test_whose_basin_follows_the_barriers() -> None:
         finding(signs.whose_basin(t, title="")) for t in (table, table.rename(columns=ends))
     )
     own, copy = (
-        re.search(rf"nearer to {end} ([^;.]*)", said)
+        re.search(rf"earer to {end} are ([^.]*)", said)
         for end in ("A's ticket", "the permuted ticket")
     )
     assert own and copy and own[1] != copy[1]
-    assert f"nearer to A's ticket {copy[1]}" in turned
+    assert f"nearer to A's ticket are {copy[1]}." in turned
 
 
 def test_barriers_of_rounds_and_of_the_plane() -> None:
@@ -230,6 +230,12 @@ def test_the_landscape_is_told_by_its_end() -> None:
     assert "naive 0.040" in finding(landscape.figure3(same, methods))
     assert "highest for naive, at 1.000" in finding(landscape.curves(scene, methods))
     assert "highest for naive" not in finding(landscape.curves(same, methods))
+
+
+def test_names_with_commas_are_told_apart() -> None:
+    values = {"permuted, A's signs": 2.0, "naive: B": [1.0, 0.0]}
+    assert findings.ranked(values) == "permuted, A's signs 2.0; naive 0.5 %"
+    assert findings.each([("nothing", "x"), ("REPAIR", "y")]) == "Nothing: x. REPAIR: y."
 
 
 def test_numbers_are_written_with_their_signs() -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lotperm.science.statistics import interval
 from lotperm.studies.arms.arms import Arm
 from lotperm.studies.charts import METHODS, dots
-from lotperm.studies.findings import each, number, ranked
+from lotperm.studies.findings import each, listed, number, ranked, short
 from lotperm.studies.origin import conclude
 from lotperm.studies.signs import arms
 from lotperm.studies.signs.measures import by_arm
@@ -107,7 +107,7 @@ def whose_basin(table: pd.DataFrame, *, title: str) -> Figure:
     for ax, (words, rows) in zip(axes[0], cells, strict=True):
         own, permuted = (by_arm(rows, f"accuracy_barrier{end}") for end in ("", "_permuted"))
         nearer = {
-            _label(arm): bool(own[arm.name].mean() < permuted[arm.name].mean())
+            short(_label(arm)): bool(own[arm.name].mean() < permuted[arm.name].mean())
             for arm in _MAIN
             if arm.name in own
         }
@@ -146,8 +146,8 @@ def _nearer(to_ticket: dict[str, bool]) -> str:
     for wanted, words in ((True, "to A's ticket"), (False, "to the permuted ticket")):
         names = [name for name, near in to_ticket.items() if near == wanted]
         if names:
-            parts.append(f"nearer {words} {', '.join(names)}")
-    return "; ".join(parts)
+            parts.append(f"nearer {words} are {listed(names)}")
+    return ". N".join(part.removeprefix("n") if i else part for i, part in enumerate(parts))
 
 
 def gains(table: pd.DataFrame, *, title: str) -> Figure:
