@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
@@ -130,6 +131,17 @@ def test_no_build_product_is_tracked() -> None:
         for path in paths
         if any(fnmatch(part, product) for part in path.parts for product in PRODUCTS)
     ]
+
+
+def test_the_package_has_one_style_and_no_class_too_large_to_read() -> None:
+    exceptions, large = [], []
+    for path in sorted((ROOT / "lotperm").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        exceptions += [path] * ("# fmt: " in text)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and node.end_lineno is not None:
+                large += [(path, node.name)] * (node.end_lineno - node.lineno >= 250)
+    assert (exceptions, large) == ([], [])
 
 
 def test_the_papers_numbers_say_where_they_come_from() -> None:

@@ -73,7 +73,8 @@ class Place(NamedTuple):
 class Labels(RelatedIds):
     """What is known of a network's units while its operations are labelled.
 
-    Every position of an activation carries an id (`Ids`), and units may belong to others (`RelatedIds`).
+    Every position of an activation carries an id (`Ids`), and units may belong to others
+    (`RelatedIds`).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Weights as a network computes with them, from the tensors that stand for them.
 
-`torch.nn.utils.prune` keeps a weight as ``X_orig`` and its mask as a float tensor ``X_mask``; weight
-norm and spectral norm keep it as tensors of other names too.
+`torch.nn.utils.prune` keeps a weight as ``X_orig`` and its mask as a float tensor ``X_mask``;
+weight norm and spectral norm keep it as tensors of other names too.
 """
 
 from __future__ import annotations

@@ -77,9 +77,13 @@ def plane(places: pd.DataFrame, corners: Mapping[str, Sequence[float]], *, title
     for name, (x, y) in corners.items():
         ax.plot(x, y, "o", color=METHODS[name][1], markeredgecolor="white", markersize=9)
         ax.annotate(
-            _PLACES[name], (x, y), xytext=(6, 6), textcoords="offset points", color="#111111",
+            _PLACES[name],
+            (x, y),
+            xytext=(6, 6),
+            textcoords="offset points",
+            color="#111111",
             bbox={"boxstyle": "round", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
-        )  # fmt: skip
+        )
     figure.colorbar(shades, ax=ax, label="test error (%)", format="%.1f")
     # Distances in the drawing are distances between weights.
     ax.set(xlabel="distance in weight space", aspect="equal")

@@ -83,12 +83,19 @@ def barriers_by_width(
         Columns source (what was computed here, recorded, and published by REPAIR's authors), width,
         barrier and half_width (points; NaN where there is no interval).
     """
-    runs = [(f"{live_label(e)}, {e.model.name}", e.model.width, line)
-            for e, line in zip(experiments, lines, strict=True)]  # fmt: skip
+    runs = [
+        (f"{live_label(e)}, {e.model.name}", e.model.width, line)
+        for e, line in zip(experiments, lines, strict=True)
+    ]
     for run in recorded(kind="connectivity"):
         model = run.experiment["model"]
-        runs.append((f"recorded, {run.experiment['data']['name']}, {model['name']}",
-                     model["width"], run.summary))  # fmt: skip
+        runs.append(
+            (
+                f"recorded, {run.experiment['data']['name']}, {model['name']}",
+                model["width"],
+                run.summary,
+            )
+        )
     rows = []
     for source, width, line in runs:
         found = accuracy_barriers(line)
