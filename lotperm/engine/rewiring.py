@@ -49,7 +49,8 @@ class Rewiring:
     Raises
     ------
     ParameterError
-        If a network has no mask, or one names a parameter that isn't trained.
+        If a network has no mask, or one names a parameter that isn't trained, or one that
+        `torch.nn.utils.prune` masks as well.
     """
 
     def __init__(
@@ -72,6 +73,12 @@ class Rewiring:
                 f"the mask of {frozen[0]} can't change, as it isn't trained. Leave it out of the "
                 "masks, or let it require gradients."
             )
+        held = {name for name, _ in state.networks.module.named_buffers()}
+        if pruned := sorted(n for n in named if f"{n.removesuffix('_orig')}_mask" in held):
+            raise ParameterError(
+                f"{pruned[0]} has a mask of torch.nn.utils.prune, which can't change. Make it a "
+                "plain parameter first (prune.remove)."
+            )
         # Positions rather than names: gradients come in the order of the parameters.
         parameters = dict(state.networks.module.named_parameters())
         self._places = {name: i for i, name in enumerate(parameters) if name in named}
@@ -93,7 +100,7 @@ class Rewiring:
         return losses
 
     def masks(self) -> list[dict[str, Tensor]]:
-        """Copy every member's mask to the CPU, with the names that it was given with."""
+        """Copy every member's mask to the CPU, by the names of the parameters."""
         views = self.state.networks.views(self.state.mask)
         now = {name: (views[i] > 0).cpu() for name, i in self._places.items()}
         # In the order of the given masks.

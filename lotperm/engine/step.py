@@ -137,7 +137,10 @@ def differentiate(
     def of_part(part: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
         losses = partial_losses(rule, forward, inputs, targets, part)
         # The gradient of the sum holds each member's own gradient, since the members share nothing.
-        return losses.detach(), torch.autograd.grad(losses.sum(), parameters)
+        # A layer that the network has but doesn't use has a gradient of zero.
+        return losses.detach(), torch.autograd.grad(
+            losses.sum(), parameters, allow_unused=True, materialize_grads=True
+        )
 
     # Each part's activations are freed before the next part runs: that bounds the memory.
     first, *others = rule.parts(len(inputs))

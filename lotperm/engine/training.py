@@ -39,6 +39,7 @@ from lotperm.engine.trained import Trained, all_weights
 from lotperm.engine.ways import check_ranks, choose
 from lotperm.errors import ParameterError, PreemptedError
 from lotperm.parallel.threads import keep_freed_memory, workers
+from lotperm.science.sparsity import Mask
 from lotperm.science.state_dicts import read_mask, read_weights
 
 __all__ = ["Checkpoints", "Trained", "train"]
@@ -114,10 +115,11 @@ def train(
     Raises
     ------
     ParameterError
-        If the numbers of weights, seeds and masks differ, the batch is larger than the training
-        set, several ranks can't share it equally, or the augmentation doesn't suit such inputs; if
-        masks should change and a network has none, or one is of a parameter that isn't trained; or
-        if movement should be summed up while masks change.
+        If the numbers of weights, seeds and masks differ, a mask has a tied weight twice and not
+        alike, the batch is larger than the training set, several ranks can't share it equally, or
+        the augmentation doesn't suit such inputs; if masks should change and a network has none, or
+        one is of a parameter that isn't trained or that `torch.nn.utils.prune` masks too; or if
+        movement should be summed up while masks change.
     DivergedError
         If a loss or a weight is NaN or infinite; the message names the step. It is raised before
         anything of that kind is saved or evaluated.
@@ -145,7 +147,7 @@ def train(
         )
     names = model.state_dict()
     weights = [read_weights(w, names, f"weights of member {i}") for i, w in enumerate(weights)]
-    masks = [None if mask is None else read_mask(mask, names) for mask in masks]
+    masks = [None if mask is None else _read(mask, model, i) for i, mask in enumerate(masks)]
     epochs = recipe.epochs if until is None else until
     evaluate_at = {epochs} if evaluate_at is None else evaluate_at
     way = choose(
@@ -233,6 +235,24 @@ def train(
     done.masks = [mask for run in runs if run.rewiring for mask in run.rewiring.masks()]
     done.movement = [moved for run in runs for moved in run.state.movements()]
     return done
+
+
+def _read(mask: Mapping[str, Tensor], model: nn.Module, member: int) -> Mask:
+    """Read a mask; a tied weight has the name that PyTorch counts it under, its first."""
+    first: dict[int, str] = {}
+    own = {
+        name: first.setdefault(id(parameter), name)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+    found: Mask = {}
+    for name, kept in read_mask(mask, model.state_dict()).items():
+        other = found.setdefault(own.get(name, name), kept)
+        if not torch.equal(other, kept):
+            raise ParameterError(
+                f"the mask of member {member} has {own[name]} and {name}, which are one weight, and "
+                "prunes it differently. Leave one of them out."
+            )
+    return found
 
 
 def _few(data: Dataset) -> Batches:

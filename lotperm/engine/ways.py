@@ -130,6 +130,9 @@ def _stacks(model: nn.Module, shape: Sequence[int]) -> bool:
         together = stack(model, 2)
     except UnsupportedModelError:
         return False
+    # Layers that the network has but doesn't use are no part of its graph.
+    if together.state_dict().keys() != model.state_dict().keys():
+        return False
     # Shapes alone, on the meta device: some rules hold only for inputs of the usual rank.
     one, inputs = copy_of(model).to("meta").eval(), torch.empty(shape, device="meta")
     dtype = next((p.dtype for p in one.parameters()), inputs.dtype)

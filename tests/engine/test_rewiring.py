@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from lotperm.config.experiment import Recipe
 from lotperm.config.seeds import Seeds
@@ -336,3 +337,71 @@ def test_what_cannot_be_combined_is_refused_in_a_line(data):
     for wrong in ({"every": 0}, {"fraction": 0.0}, {"until": 1.5}):
         with pytest.raises(ParameterError, match=f"{next(iter(wrong))} is .*; expected"):
             RigL(**wrong)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(24, 24, bias=False), nn.Linear(24, 24, bias=False)
+        self.second.weight = self.first.weight
+        self.last = nn.Linear(24, 4)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(x.flatten(1))))))
+
+
+def test_a_tied_weight_is_masked_by_either_name(data):
+    torch.manual_seed(0)
+    model = Tied().double()
+    start = {name: t.clone() for name, t in model.state_dict().items()}
+    kept = erk(start, ["first.weight"], 0.5, 0)["first.weight"]
+    seeds, found = [Seeds.of("test", 0)], []
+    for mask in ({"first.weight": kept}, {"second.weight": kept}):
+        trained = train(model, [start], data, RECIPE, seeds, masks=[mask], rewire=RULE)
+        after = trained.masks[0]["first.weight"]
+        assert not trained.weights[0]["second.weight"][~after].any()
+        assert not torch.equal(after, kept)
+        found.append(trained)
+    assert same(found[0].weights[0], found[1].weights[0])
+    both = {"first.weight": kept, "second.weight": ~kept}
+    with pytest.raises(ParameterError, match=r"first\.weight and second\.weight, which are one"):
+        train(model, [start], data, RECIPE, seeds, masks=[both])
+
+
+def test_a_mask_of_torch_prune_does_not_change(data):
+    model = nn.Sequential(nn.Flatten(1), nn.Linear(24, 4))
+    prune.random_unstructured(model[1], "weight", 0.5)
+    mask = {"1.weight": model[1].weight_mask.bool()}
+    arguments = (model, [model.state_dict()], data, RECIPE, [Seeds.of("test", 0)])
+    with pytest.raises(
+        ParameterError, match=r"1\.weight_orig has a mask of torch\.nn\.utils\.prune"
+    ):
+        train(*arguments, masks=[mask], rewire=RULE)
+
+
+class Spare(nn.Module):
+    """Has a layer that it doesn't use."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.Linear(24, 4), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.used(x.flatten(1))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_layers_that_are_not_used_do_no_harm(compiled, data):
+    torch.manual_seed(0)
+    alone, spare = nn.Sequential(nn.Flatten(1), nn.Linear(24, 4)), Spare()
+    start = [
+        {name: torch.randn(t.shape) for name, t in spare.state_dict().items()} for _ in range(2)
+    ]
+    seeds, runtime = [Seeds.of("test", i) for i in range(2)], Runtime(compile=compiled)
+    trained = train(spare, start, data, RECIPE, seeds, runtime=runtime)
+    plain = [{n.replace("used", "1"): t for n, t in w.items() if "used" in n} for w in start]
+    expected = train(alone, plain, data, RECIPE, seeds)
+    assert trained.mode == ("compiled" if compiled else "plain")
+    for mine, its in zip(trained.weights, expected.weights, strict=True):
+        torch.testing.assert_close(mine["used.weight"], its["1.weight"])
+        assert mine["spare.weight"].any()
