@@ -31,7 +31,13 @@ from lotperm.data.images import ImageFiles
 from lotperm.engine.models import build, initialize
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.training import train
-from lotperm.errors import DivergedError, LotpermError, ParameterError, PreemptedError
+from lotperm.errors import (
+    DivergedError,
+    LotpermError,
+    ParameterError,
+    PreemptedError,
+    UnsupportedModelError,
+)
 from lotperm.parallel import distributed
 from lotperm.science.correlation import correlate
 from lotperm.science.matching import match_activations
@@ -212,6 +218,9 @@ def refused(expected: type[LotpermError], **changes: object) -> str:
     )
     recipe = Recipe(**{"epochs": 2, "lr": 0.1, "batch_size": 24, **changes.pop("recipe", {})})
     start = double(initialize(partial(network, "mlp", torch.float32), 0))
+    if changes.pop("spare", False):
+        model.spare = torch.nn.Linear(3, 3).double()
+        start |= {f"spare.{name}": t.clone() for name, t in model.spare.state_dict().items()}
     with pytest.raises(expected) as caught:
         train(model, [start], data, recipe, [Seeds.of("test", 0)], **changes)
     return str(caught.value)
@@ -264,6 +273,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
         refused(DivergedError),
         refused(ParameterError, recipe={"batch_size": 25}),
         refused(ParameterError, runtime=Runtime(compile=True)),
+        refused(UnsupportedModelError, spare=True),
     ]
     if rank == 0:
         (folder / "messages.txt").write_text("\n".join(messages))

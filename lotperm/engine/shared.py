@@ -6,13 +6,13 @@ import contextlib
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lotperm.config.experiment import Recipe
 from lotperm.engine.state import TrainingState
 from lotperm.engine.step import Gradients, Rule, partial_losses
-from lotperm.errors import ParameterError
+from lotperm.errors import ParameterError, UnsupportedModelError
 
 
 def check_shared(recipe: Recipe, compile: bool, ranks: int) -> None:
@@ -61,6 +61,11 @@ def shared_gradients(rule: Rule, state: TrainingState, input_shape: tuple[int, .
     Gradients
         Takes this rank's share of a batch; returns the losses on that share, and gradients that
         are equal on all ranks.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the network has a parameter that it doesn't use.
     """
     parallel = _averaging(state, input_shape)
     parameters = list(state.networks.module.parameters())
@@ -101,5 +106,18 @@ def _averaging(state: TrainingState, input_shape: tuple[int, ...]) -> Distribute
     module.eval()
     example = state.networks.flat.new_zeros(1, state.networks.members, *input_shape)
     with torch.enable_grad():
+        _check_used(module, module(example))
         parallel(example).sum().backward()
     return parallel
+
+
+def _check_used(module: nn.Module, logits: Tensor) -> None:
+    """Refuse a network with parameters that it doesn't use: the ranks would wait for their gradients."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(logits.sum(), list(named.values()), allow_unused=True)
+    unused = [name for name, g in zip(named, gradients, strict=True) if g is None]
+    if unused:
+        raise UnsupportedModelError(
+            f"{unused[0]} isn't used by the network, so several processes can't share its training. "
+            "Remove it, or train in one process."
+        )

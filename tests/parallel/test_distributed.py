@@ -146,10 +146,11 @@ def test_a_killed_rank_ends_the_job_and_the_next_one_finishes_it(two, cut, folde
 
 
 def test_what_several_ranks_refuse(two, folder):
-    diverged, batch, compiled = (folder / "messages.txt").read_text().splitlines()
+    diverged, batch, compiled, unused = (folder / "messages.txt").read_text().splitlines()
     assert "loss is not finite at step" in diverged
     assert "batch_size is 25, which 2 processes can't share equally" in batch
     assert "Leave compile out" in compiled
+    assert "spare.weight isn't used by the network, so several processes can't share" in unused
 
 
 def test_the_command_on_two_processes_gives_the_table_of_one(two_ranks, tmp_path, monkeypatch):
