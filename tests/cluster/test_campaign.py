@@ -28,6 +28,7 @@ from lotperm.cluster.campaign import Budget, Campaign
 from lotperm.data.datasets import load
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import ParameterError, PreemptedError, StorageError
+from lotperm.site import notebooks
 from lotperm.studies import published
 from lotperm.studies.records import load_record, save_record
 from lotperm.studies.registry import studies
@@ -759,24 +760,24 @@ def test_recorded_results_of_every_kind_are_found(book):
     [
         (
             "08_diversity",
-            "cell-09",
+            "page.beside()",
             "recorded, mnist1d, mlp×1, smoke, S = 0.8, k = 2 − paper, resnet20x1, cifar10",
         ),
-        ("09_early_matching", "cell-09", "recorded: MLP on MNIST-1D"),
-        ("10_mode_connectivity", "cell-17", "recorded, mnist1d, mlp×1, smoke"),
+        ("09_early_matching", "page.agreement()", "recorded: MLP on MNIST-1D"),
+        ("10_mode_connectivity", "page.beside_lines()", "recorded, mnist1d, mlp×1, smoke"),
     ],
 )
 def test_chapters_show_them(book, notebook, cell, words):
     import matplotlib
 
     matplotlib.use("Agg")
-    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
-    code = {c["id"]: "".join(c["source"]) for c in cells if c["cell_type"] == "code"}
-    parameters, opening, *_ = code.values()
+    cells = notebooks.at_smoke(ROOT / "notebooks" / f"{notebook}.ipynb").cells
+    _, parameters, opening, *others = (c.source for c in cells if c.cell_type == "code")
     names = {}
     exec(parameters, names)
     exec(opening, names)
-    shown = eval(code[cell], names)
+    assert cell in others
+    shown = eval(cell, names)
     assert words in (shown.to_string() if hasattr(shown, "to_string") else shown.data)
 
 
