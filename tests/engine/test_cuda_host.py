@@ -66,6 +66,12 @@ def test_a_step_is_few_kernels(report):
     assert 5 < report["forms"]["launches_a_step"] < 28
 
 
+def test_masks_change_between_replays_and_movement_is_summed_up_in_them(report):
+    # RigL's update at step 3 of 8 is no replay.
+    steps = 2 * STEPS * MEMBERS
+    assert report["forms"]["changing"] == [["graph", steps - MEMBERS], ["graph", steps]]
+
+
 def test_streams_have_the_priority_that_was_asked_for(report):
     assert report["forms"]["priorities"] == [-1]
 

@@ -30,6 +30,7 @@ from lotperm.engine.runtime import Runtime
 from lotperm.engine.trained import Trained
 from lotperm.engine.training import train
 from lotperm.errors import PreemptedError
+from lotperm.science.rewiring import RigL
 from lotperm.studies.records import load_record
 from stand_in import kernels
 
@@ -126,6 +127,15 @@ def forms() -> dict[str, Any]:
         kernels.count(what) - n for what, n in zip(("launches", "captures"), before, strict=True)
     )
     found["launches_a_step"] = launches / (4 * captures)
+
+    masks = [{"conv2.weight": torch.rand(4, 4, 3, 3) < 0.5} for _ in range(MEMBERS)]
+    changes: list[dict[str, Any]] = [
+        {"masks": masks, "rewire": RigL(every=3)},
+        {"movement": True},
+    ]
+    for options in changes:
+        started, done = counted("graphs", runtime=Runtime(device="cuda"), **options)
+        found.setdefault("changing", []).append((done.mode, started))
 
     lines = io.StringIO()
     handler = logging.StreamHandler(lines)
