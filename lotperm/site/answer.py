@@ -5,6 +5,7 @@ Everything is computed from ``book/results`` and ``book/paper``; `write` puts it
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class Row:
     share : float
         Share of the gap between naive and LTH that permuting closes, in percent.
     span : tuple of (float, float)
-        Ends of the share's 95 % interval, by Fieller's theorem (the paper's: NaN).
+        Ends of the share's 95 % interval, by Fieller's theorem (NaN for the paper, and where
+        the gap may be 0, as of one seed).
     origin : Origin
         Where the numbers come from.
     """
@@ -84,7 +86,7 @@ class Row:
     def closed(self) -> str:
         """The share in words: "80 % (76 to 84)"."""
         low, high = self.span
-        span = "" if low != low else f" ({low:.0f} to {high:.0f})"
+        span = f" ({low:.0f} to {high:.0f})" if low == low else ""
         return f"{self.share:.0f} %{span}".replace("-", "−")
 
 
@@ -118,11 +120,13 @@ def _ours(run: Recorded, sparsity: float, rewind_epoch: int) -> Row:
     arms = table.xs((sparsity, rewind_epoch), level=("sparsity", "rewind_epoch"))
     gain, gap = arms["permuted"] - arms["naive"], arms["lth"] - arms["naive"]
     ratio = ratio_of_means(gain, gap)
+    low, high = ratio.bounds
     width = e["model"]["width"]
     network = NAMES[e["model"]["name"]] + ("" if width == 1 else f"×{width:g}")
+    seeds = ", one seed" if len(arms) == 1 else ""
     return Row(
         "recorded",
-        f"{NAMES[e['data']['name']]}, {network}",
+        f"{NAMES[e['data']['name']]}, {network}{seeds}",
         rewind_epoch,
         e["dense"]["epochs"],
         float(arms["naive"].mean()),
@@ -130,7 +134,7 @@ def _ours(run: Recorded, sparsity: float, rewind_epoch: int) -> Row:
         float(arms["lth"].mean()),
         gain=interval(gain),
         share=100 * ratio.ratio,
-        span=(100 * ratio.bounds[0], 100 * ratio.bounds[1]),
+        span=(100 * low, 100 * high) if math.isfinite(high - low) else (math.nan, math.nan),
         origin=of_record(run),
     )
 
@@ -162,13 +166,16 @@ def _paper(sparsity: float, rewind_epoch: int) -> Row:
 
 def sentence(found: Sequence[Row]) -> str:
     """Say the answer in two sentences, computed from the rows."""
-    ours = [row for row in found if row.kind == "recorded" and row.rewind_epoch > 0]
+    rewound = [row for row in found if row.kind == "recorded" and row.rewind_epoch > 0]
+    ours = [row for row in rewound if math.isfinite(row.gain[1])]
     least, most = min(ours, key=_gain), max(ours, key=_gain)
+    # One seed has no interval: it is named apart, whatever it shows.
+    alone = "".join(f"; {row.title}: {row.points}" for row in rewound if row not in ours)
     early, late = [row for row in found if row.kind == "paper"]
     return (
         f"At {100 * SPARSITY:g} % sparsity the permuted mask gains {most.gain[0]:.1f} points on "
         f"{most.label.split(',')[0]} and {least.gain[0]:.1f} ± {least.gain[1]:.1f} on "
-        f"{least.label.split(',')[0]} in our runs. "
+        f"{least.label.split(',')[0]} in our runs{alone}. "
         f"In the paper's main case, a narrow ResNet20 on CIFAR-10, it gains {late.gain[0]:.2f} points, "
         f"{late.share:.0f} % of the gap, and from a truly random start (k = 0) {early.gain[0]:.2f}."
     )
@@ -238,11 +245,14 @@ def _row(ax: Axes, y: int, row: Row, *, narrow: bool) -> None:
         # Hollow marks are the paper's.
         face = "white" if row.kind == "paper" else colour
         ax.plot(x, y, MARKERS[arm], color=colour, markerfacecolor=face, markersize=8, zorder=3)
-    _note(ax, f"{row.naive:.1f}", (0, y), (-7, 0), METHODS["naive"][1], ha="right")
+    # Beside permuted, where that is below naive.
+    left = (min(0.0, row.share), y)
+    _note(ax, f"{row.naive:.1f}", left, (-7, 0), METHODS["naive"][1], ha="right")
     _note(ax, f"{row.lth:.1f}", (100, y), (7, 0), METHODS["lth"][1])
     _note(ax, f"{row.title} ({row.kind})", (0, y), (-3, 13), "#333333")
     # On a phone there is no room for it beside the title.
-    gained = f"permuted {row.permuted:.1f}: {row.points} points, {row.share:.0f} %"
+    share = f"{row.share:.0f} %".replace("-", "−")
+    gained = f"permuted {row.permuted:.1f}: {row.points} points, {share}"
     _note(ax, gained, (100, y), (0, -13 if narrow else 13), green, ha="right", weight="bold")
 
 

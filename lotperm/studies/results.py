@@ -152,11 +152,15 @@ class Results:
     def markdown(self) -> str:
         """Write summary, comparisons and provenance as Markdown, in percent and points."""
         e = self.experiment
+        over = (
+            "of one seed, which has no interval."
+            if len(e.seeds) == 1
+            else f"mean ± half width of the 95 % interval over {len(e.seeds)} seeds."
+        )
         lines = [
             f"# {e.data.name}, {e.model.name}, profile {e.profile}",
             "",
-            f"Test accuracy in percent and differences in points: mean ± half width of the 95 % interval over "
-            f"{len(e.seeds)} seeds.",
+            f"Test accuracy in percent and differences in points: {over}",
             "",
             "| sparsity | rewind epoch | method | accuracy |",
             "| --- | --- | --- | --- |",
@@ -229,4 +233,6 @@ def comparison_text(row: Mapping[Any, Any], digits: int) -> str:
 
 
 def _percent(row: Mapping[Any, Any]) -> str:
-    return f"{100 * row['mean']:.2f} ± {100 * row['half_width']:.2f}"
+    # One seed has no interval.
+    half = "" if math.isnan(row["half_width"]) else f" ± {100 * row['half_width']:.2f}"
+    return f"{100 * row['mean']:.2f}{half}"

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from lotperm.studies import clone, html, published
 from lotperm.studies.arms import effects
 from lotperm.studies.arms import series as arms_series
 from lotperm.studies.arms.arms import PAPER_ARMS
+from lotperm.studies.claims import numbers
 from lotperm.studies.connectivity import beside as connectivity_beside
 from lotperm.studies.diversity import beside as diversity_beside
 from lotperm.studies.early import series as early_series
@@ -149,6 +151,39 @@ def test_the_recorded_cifar10_run_is_what_the_book_says_of_it():
     assert effects.headline(one).p == pytest.approx(over_all.p_value)
 
 
+def test_the_tenth_of_the_papers_training_is_what_the_book_says_of_it():
+    """The words of book/recorded.md."""
+    (run,) = published.recorded("cifar10", "resnet20")
+    e = run.experiment
+    assert (e["model"]["width"], e["data"]["train_size"], len(e["seeds"])) == (1, None, 1)
+    assert (e["dense"]["epochs"], e["pruning"]["finetune"]["epochs"]) == (20, 5)
+    means = (100 * run.summary.set_index("method")["mean"]).round(2)
+    assert means["dense_a"] == 89.06 and means["dense_b"] == 89.46
+    assert (means["lth"], means["permuted"], means["naive"]) == (88.03, 83.44, 83.59)
+    cells = numbers.settings(numbers.cells())
+    there = cells[
+        (cells["table"] == 5) & (cells["sparsity"] == 0.9) & (cells["rewind_epoch"] == 20)
+    ]
+    assert round(there["gain"].item(), 2) == 0.67
+    # Two networks of one accuracy, on 10,000 images: 95 % of differences are within this.
+    rate = 0.835
+    assert 1.96 * 100 * math.sqrt(2 * rate * (1 - rate) / 10_000) == pytest.approx(1.0, abs=0.05)
+    seconds = sum(s["seconds"] for s in _stages(run.name))
+    assert round(seconds / 3600, 1) == 2.7
+
+    (lines,) = published.recorded("cifar10", "resnet20", kind="connectivity")
+    middle = lines.summary[lines.summary["alpha"] == 0.5].set_index(["ends", "repair"])
+    ends = ("as trained", "repair"), ("permuted", "repair")
+    assert [round(100 * middle["accuracy"][end], 1) for end in ends] == [17.1, 63.7]
+    barriers = accuracy_barriers(lines.summary).set_index(["ends", "repair"])["barrier"]
+    assert [round(100 * barriers[end], 1) for end in ends] == [72.1, 25.5]
+
+
+def _stages(name):
+    content = (published.book_folder() / "results" / name / "results.json").read_text()
+    return json.loads(content)["stages"]
+
+
 def test_the_recorded_accuracies_are_what_the_book_says_of_them():
     """The words of book/recorded.md."""
     rows = json.loads((ROOT / "book" / "results" / "accuracy.json").read_text())["rows"]
@@ -257,7 +292,7 @@ def test_the_recorded_lines_are_what_the_book_says_of_them():
     """The words of chapter 10."""
     runs = {
         run.experiment["model"]["width"]: run
-        for run in published.recorded("cifar10", kind="connectivity")
+        for run in published.recorded("cifar10", "resnet8", kind="connectivity")
     }
     assert list(runs) == [0.25, 0.5, 1]
     barriers, middles = {}, {}

@@ -78,7 +78,10 @@ class Page(page.Page):
             Why this page's run doesn't show the effect, in case it doesn't.
         """
         smoke = self.experiment.profile == "smoke"
-        return HTML(words.answer(question, words.gains(self.series(*more), why), smoke=smoke))
+        # A run at one setting has its say here, though no curve.
+        points = series.of_records(*_FIGURES[self.figure], points=True)
+        shown = [*self.series(*more), *points]
+        return HTML(words.answer(question, words.gains(shown, why), smoke=smoke))
 
     def paper_figure(self) -> HTML:
         """Draw the paper's own figure from its numbers; of several widths, the least and the largest."""

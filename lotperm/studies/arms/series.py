@@ -129,16 +129,17 @@ def of_results(results: Sequence[Results], kind: Kind = "live") -> Series:
     return _series(kind, results[0].experiment.to_dict(), pd.concat(tables, ignore_index=True))
 
 
-def of_records(dataset: str, model: str) -> list[Series]:
+def of_records(dataset: str, model: str, *, points: bool = False) -> list[Series]:
     """Return the recorded runs of the arms of a network on a data set.
 
-    Runs that differ in the width alone become one series. A run of a single setting makes no curve,
-    and is left out.
+    Runs that differ in the width alone become one series.
 
     Parameters
     ----------
     dataset, model : str
         As in `lotperm.studies.published.recorded`.
+    points : bool, optional
+        True: those of a single setting, which make no curve; False: those that make one.
     """
     joined: dict[str, list[Recorded]] = {}
     for run in recorded(dataset, model):
@@ -154,9 +155,11 @@ def of_records(dataset: str, model: str) -> list[Series]:
         )
         for runs in joined.values()
     ]
-    curves = [one for one in found if len(one.table[SETTING].drop_duplicates()) > 1]
-    labels = [one.label for one in curves]
-    return [_told_apart(one) if labels.count(one.label) > 1 else one for one in curves]
+    chosen = [one for one in found if (len(one.table[SETTING].drop_duplicates()) == 1) is points]
+    labels = [one.label for one in chosen]
+    return [
+        _told_apart(one) if points or labels.count(one.label) > 1 else one for one in chosen
+    ]
 
 
 def _told_apart(series: Series) -> Series:

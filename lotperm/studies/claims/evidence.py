@@ -85,7 +85,8 @@ class Effect:
         elif not math.isnan(self.low):
             ends = ", ".join(_number(end, self.digits) for end in (self.low, self.high))
             shown += f" [{ends}]"
-        shown += f", n = {self.n:,} {self.over}"
+        over = self.over.removesuffix("s") if self.n == 1 else self.over
+        shown += f", n = {self.n:,} {over}"
         return shown + ("" if math.isnan(self.p) else f", p {_p_value(self.p)}")
 
     def noted(self, note: str) -> Effect:
@@ -131,6 +132,10 @@ class Above:
         clear = effect.low > 0 and effect.value >= self.at_least
         return "agrees" if clear else "weaker"
 
+    def fits(self, value: float) -> bool:
+        """Return whether a value is as claimed, whatever its interval."""
+        return value > 0 and value >= self.at_least
+
     def words(self, unit: str) -> str:
         """Return the rule as a phrase."""
         if not self.at_least:
@@ -158,6 +163,10 @@ class Within:
         inside = effect.low >= -self.margin and effect.high <= self.margin
         return "agrees" if inside else "weaker"
 
+    def fits(self, value: float) -> bool:
+        """Return whether a value is as claimed, whatever its interval."""
+        return abs(value) <= self.margin
+
     def words(self, unit: str) -> str:
         """Return the rule as a phrase."""
         shown = {"points": " points", "%": " %"}.get(unit, "")
@@ -178,7 +187,9 @@ def verdict(effects: Sequence[Effect], rule: Rule) -> Verdict | None:
     claimed, or not to be told from chance. An effect without an interval is never more than weaker.
 
     Several effects, of several runs or tables, decide together: the claim agrees if each of them
-    does; it is opposite if at least one is and none agrees; else it is weaker.
+    does; it is opposite if at least one is and none agrees; else it is weaker. A single seed has no
+    interval. So beside other runs it has no voice if its value is as claimed; if it isn't, the claim
+    is weaker at best.
 
     Parameters
     ----------
@@ -194,11 +205,18 @@ def verdict(effects: Sequence[Effect], rule: Rule) -> Verdict | None:
     """
     if not effects:
         return None
-    found = {rule.judge(effect) for effect in effects}
+    # Alone, one seed is "weaker", whatever its value.
+    voices = [e for e in effects if not (_is_one_seed(e) and rule.fits(e.value))] or effects
+    found = {rule.judge(effect) for effect in voices}
     # One run that disagrees is enough to doubt, one that agrees enough not to reverse.
     if found == {"agrees"}:
         return "agrees"
     return "opposite" if "opposite" in found and "agrees" not in found else "weaker"
+
+
+def _is_one_seed(effect: Effect) -> bool:
+    """Return whether an effect is a single value, so that its interval is missing or unbounded."""
+    return effect.n == 1 and not math.isfinite(effect.high - effect.low)
 
 
 def exact(source: str, what: str, value: float, n: int, over: str, unit: str = "") -> Effect:

@@ -6,6 +6,7 @@ run, and a paired 95 % interval over seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -78,8 +79,11 @@ def order_of_arms(sources: Sources) -> list[Effect]:
     """Return the smaller of LTH − permuted and permuted − naive, for every recorded table."""
     pairs = (("lth", "permuted"), ("permuted", "naive"))
     both = [difference(sources, *pair) for pair in pairs]
-    # The claim needs both differences, so the less certain one decides.
-    return [min(two, key=lambda effect: effect.low) for two in zip(*both, strict=True)]
+    # The claim needs both differences, so the less certain one decides; of one seed, the smaller.
+    return [
+        min(two, key=lambda effect: effect.value if math.isnan(effect.low) else effect.low)
+        for two in zip(*both, strict=True)
+    ]
 
 
 def share_closed(sources: Sources) -> list[Effect]:
