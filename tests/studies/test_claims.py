@@ -169,9 +169,10 @@ def test_counts_add_up_and_the_sum_says_them(rows):
 
 
 def test_real_images_and_three_seeds_count(sources):
-    rows = ledger(sources)
-    found = agreeing_on_real_images(rows)
-    assert "19" in found
+    # One seed that is against the claim.
+    assert "19" not in agreeing_on_real_images(ledger(sources))
+    sources = without(sources, "tenth_resnet20x1_cifar10_seed0")
+    assert "19" in agreeing_on_real_images(ledger(sources))
     # Two seeds are too few, and MNIST-1D isn't made of images.
     few = [
         dataclasses.replace(run, rows=run.rows[run.rows["seed"] < 2])

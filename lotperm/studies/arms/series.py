@@ -157,9 +157,7 @@ def of_records(dataset: str, model: str, *, points: bool = False) -> list[Series
     ]
     chosen = [one for one in found if (len(one.table[SETTING].drop_duplicates()) == 1) is points]
     labels = [one.label for one in chosen]
-    return [
-        _told_apart(one) if points or labels.count(one.label) > 1 else one for one in chosen
-    ]
+    return [_told_apart(one) if points or labels.count(one.label) > 1 else one for one in chosen]
 
 
 def _told_apart(series: Series) -> Series:
