@@ -108,6 +108,15 @@ def subject(data: str, model: str, width: float = 1) -> str:
     return f"{NAMES.get(data, data)}, {NAMES.get(model, model)}{factor}"
 
 
+def in_words(label: str) -> str:
+    """Write the names in a label such as "recorded, mnist1d, mlp×1, laptop" as running text does."""
+    parts = (part.partition("×") for part in label.split(", "))
+    return ", ".join(
+        NAMES.get(name, name) + ("" if factor in ("", "1") else f"×{factor}")
+        for name, _, factor in parts
+    )
+
+
 def of_live(experiments: Sequence[Experiment], device: str, command: str) -> Origin:
     """Return the origin of what a page computes.
 

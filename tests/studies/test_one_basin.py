@@ -183,12 +183,14 @@ def test_the_answer_is_judged_by_the_largest_barriers(lines):
         (flat.assign(accuracy=0.5 - 0.3 * (flat["alpha"] == 0.5)), "opposite"),
     ):
         page.table = table
-        (own,) = re.findall(r"<li>(live, mnist1d[^\n]*?)</li>", page.answer("One basin?").data)
+        (own,) = re.findall(r"<li>(live, MNIST-1D[^\n]*?)</li>", page.answer("One basin?").data)
         assert own.count(f"verdict-{words}") == 2, own
     recorded_ones = re.findall(r"<li>recorded, (.*?)</li>", page.answer("One basin?").data)
     assert len(recorded_ones) == 2
     # As the text of the page says: the recorded ResNet8's permuted network lies elsewhere.
-    assert "verdict-opposite" in next(x for x in recorded_ones if "resnet8" in x)
+    assert "verdict-opposite" in next(
+        x for x in recorded_ones if "MNIST-1D, ResNet8×0.5, laptop" in x
+    )
 
 
 def test_a_page_of_several_masks_is_refused():

@@ -20,7 +20,7 @@ from lotperm.studies.basin.study import plane as plane_task
 from lotperm.studies.basin.tables import largest
 from lotperm.studies.claims.evidence import MARGIN, Within, mean_effect
 from lotperm.studies.html import badge
-from lotperm.studies.origin import attach
+from lotperm.studies.origin import attach, in_words
 from lotperm.studies.study import Study
 
 
@@ -69,7 +69,7 @@ class Page(page.Page):
             for over, words in (("rounds", "along A's rounds"), ("edges", "with LTH and permuted")):
                 effect = mean_effect(source, words, 100 * largest(table, over)["repair"])
                 parts.append(f"{badge(Within().judge(effect))} {words} {effect.text()}")
-            lines.append(f"{html.escape(source)}: {'; '.join(parts)}.")
+            lines.append(f"{html.escape(in_words(source))}: {'; '.join(parts)}.")
         lines.append(
             f"One basin is said to be shared (<em>agrees</em>) if the largest barrier is, with its "
             f"interval, within {MARGIN:g} points ({STATISTICS})."
