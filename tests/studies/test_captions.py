@@ -262,3 +262,29 @@ def test_what_notebooks_say_of_a_figure_cant_be_contradicted_by_it() -> None:
                 if COMPARING.search(re.sub("where it is higher|figure above", "", words)):
                     found.append((path.name, words))
     assert found == []
+
+
+def test_the_answer_on_barriers_follows_the_lines() -> None:
+    from lotperm.studies.page import open_page
+
+    page = open_page("mode_connectivity", "smoke")
+    rows = [
+        {"seed": s, "ends": e, "repair": "bn", "alpha": a, "loss": 1.0,
+         "accuracy": 0.8 - 4 * a * (1 - a) * (depth[e] + 0.01 * s)}
+        for depth in ({"as trained": 0.3, "permuted": 0.1},)
+        for s in (0, 1, 2) for e in depth for a in (0, 0.5, 1)
+    ]  # fmt: skip
+    lines = pd.DataFrame(rows)
+    page.lines = [lines] * len(page.experiments)
+    said = re.findall(r"<li>(.*?)</li>", page.answer("So?").data)[0]
+    assert "live, MNIST-1D" in said and "p &lt; 0.001" in said
+    assert "verdict-agrees" in said and "lowers the barrier by 20.00 points" in said
+    assert "11.0 points are left" in said
+    turned = lines.assign(
+        ends=lines["ends"].replace({"as trained": "permuted", "permuted": "as trained"})
+    )
+    page.lines = [turned] * len(page.experiments)
+    data = page.answer("So?").data
+    assert "barrier by −20.00 points" in data and "verdict-opposite" in data
+    # Recorded lines are there, too.
+    assert data.count("recorded, ") == 7

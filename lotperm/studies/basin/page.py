@@ -68,7 +68,9 @@ class Page(page.Page):
             parts = []
             for over, words in (("rounds", "along A's rounds"), ("edges", "with LTH and permuted")):
                 effect = mean_effect(source, words, 100 * largest(table, over)["repair"])
-                parts.append(f"{badge(Within().judge(effect))} {words} {effect.text()}")
+                parts.append(
+                    f"{badge(Within().judge(effect))} {words} {html.escape(effect.text())}"
+                )
             lines.append(f"{html.escape(in_words(source))}: {'; '.join(parts)}.")
         lines.append(
             f"One basin is said to be shared (<em>agrees</em>) if the largest barrier is, with its "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -9,12 +10,19 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
+from lotperm.science.barrier import accuracy_barriers
+from lotperm.science.statistics import interval
 from lotperm.studies import page, tables
+from lotperm.studies.arms.words import STATISTICS
+from lotperm.studies.arms.words import answer as words_answer
+from lotperm.studies.claims.evidence import Above, mean_effect
 from lotperm.studies.connectivity import charts
 from lotperm.studies.connectivity.beside import barriers_by_width, beside_connectivity
 from lotperm.studies.connectivity.study import STUDY, ConnectivityOptions, connectivity_table
-from lotperm.studies.origin import attach, of_file, of_record
-from lotperm.studies.published import recorded
+from lotperm.studies.findings import number
+from lotperm.studies.html import badge
+from lotperm.studies.origin import attach, in_words, of_file, of_record
+from lotperm.studies.published import live_label, recorded
 from lotperm.studies.study import Study
 
 
@@ -57,6 +65,36 @@ class Page(Lines):
     """The page on which barriers are compared."""
 
     study: ClassVar[Study[Any]] = STUDY
+
+    def answer(self, question: str) -> HTML:
+        """Answer the page's question: by how much permuting lowers the barrier, live and recorded.
+
+        Parameters
+        ----------
+        question : str
+            The question.
+        """
+        found = [
+            (f"{live_label(e)}, {e.model.name}×{e.model.width:g}", table)
+            for e, table in zip(self.experiments, self.lines, strict=True)
+        ]
+        found += [(run.label, run.summary) for run in recorded(kind="connectivity")]
+        lines = []
+        for source, table in found:
+            barriers = accuracy_barriers(table)
+            # Between repaired networks: others have lost their variance, permuted or not.
+            chosen = barriers[barriers["repair"] == "bn"]
+            if chosen.empty:
+                continue
+            wide = 100 * chosen.pivot(index="seed", columns="ends", values="barrier")
+            effect = mean_effect(source, "lowered", wide["as trained"] - wide["permuted"])
+            left = interval(wide["permuted"])[0]
+            lines.append(
+                f"{badge(Above().judge(effect))} {html.escape(in_words(source))}: permuting lowers the "
+                f"barrier by {html.escape(effect.text())}; {number(left)} points are left."
+            )
+        lines.append(f"Batch norm reset, where there is any; intervals over seeds ({STATISTICS}).")
+        return HTML(words_answer(question, lines, smoke=self.experiment.profile == "smoke"))
 
     def against_width(self) -> Figure:
         """Draw the accuracy barrier against width."""
