@@ -384,6 +384,8 @@ def _load_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
                 f"{path} has no {name}, which the network needs; it has "
                 f"{', '.join(list(tensors)[:3]) or 'no tensors'}, …"
             )
+        if tensor.is_floating_point() and not weights[name].is_floating_point():
+            raise IntegrityError(f"{path}: {name} is {weights[name].dtype}; expected floats.")
         if weights[name].shape != tensor.shape:
             raise IntegrityError(
                 f"{path}: {name} is {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}."

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
+import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,12 +23,14 @@ from torch.utils import _pytree as pytree
 from lotperm.errors import LotpermError, ParameterError, UnsupportedModelError
 from lotperm.science.inputs import InputForm, describe
 from lotperm.science.recurrence import unstack_recurrence
+from lotperm.science.writes import name_what_is_written
 
 # Operations whose success or result depends on how values lie in memory.
 _LAYOUT = (
     "as_strided",
     "view",
     "view_as",
+    "view_as_complex",
     "_unsafe_view",
     "_reshape_alias",
     "stride",
@@ -147,7 +152,7 @@ def export_graph(
         The network; it stays as it is.
     args, kwargs : tuple, mapping
         Its inputs. Tensors whose first dimension is as long as the first tensor's, B >= 2, may
-        have another batch size in the graph.
+        have another batch size in the graph, if the network takes any.
 
     Raises
     ------
@@ -162,6 +167,7 @@ def export_graph(
         check_that_it_runs(model, args, kwargs)
         raise
     unstack_recurrence(program.graph)
+    name_what_is_written(program.graph)
     # Modules in the graph are checks of the input's shape, which would fix the batch size.
     checks = ("_assert_async", "_assert_scalar", "_assert_tensor_metadata")
     for node in [
@@ -203,18 +209,20 @@ def check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
 def _export(
     model: nn.Module, leaves: list[Any], structure: pytree.TreeSpec, size: int
 ) -> fx.GraphModule:
-    """Export a network for batches of any size."""
+    """Export a network for batches of any size, or of this one if it takes no other."""
     first: Exception | None = None
-    for dim in (0, 1):  # recurrent layers may have time first, of which they unroll each step
+    # Recurrent layers may have time first, of which they unroll each step.
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    for dim in (0, 1, None) if recurrent else (0, None):
         variable = torch.export.Dim("batch")
         dynamic = tuple(
-            {dim: variable} if is_batched(leaf, size) and leaf.dim() > dim else None
+            {dim: variable}
+            if dim is not None and is_batched(leaf, size) and leaf.dim() > dim
+            else None
             for leaf in leaves
         )
-        if dim and not any(dynamic):
-            break
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _quiet():
                 warnings.filterwarnings("ignore", "The tensor attributes? .*assigned during export")
                 program = torch.export.export(
                     _flat_copy(model, structure),
@@ -226,8 +234,6 @@ def _export(
             raise
         except Exception as error:  # whatever the exporter raises
             first = first or error
-            if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
-                break
             continue
         assert isinstance(program, fx.GraphModule)
         return program
@@ -238,6 +244,18 @@ def _export(
         "that its control flow doesn't depend on values, and that it reads the batch size as "
         "x.shape[0] (len(x) fixes it)."
     ) from first
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from writing down a failure, with the graph so far; it raises it too."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.disabled = before
 
 
 def is_batched(value: Any, size: int) -> bool:

@@ -65,6 +65,8 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
         belonging = settle_relations(labels)
         places = {**labels.matrix_roles, **labels.element_roles}
         groups = _group(labels, places, belonging)
+        if _join_alone(labels, groups, belonging):
+            continue
         odd = undrawable(groups.sizes, groups.inside)
         if odd is None:
             break
@@ -90,6 +92,23 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
         fixed=tuple(_fixed(labels, groups)),
         inside=groups.inside,
     )
+
+
+def _join_alone(labels: Labels, groups: _Groups, found: list[Belonging]) -> bool:
+    """Make units one with what they belong to, where that has no other unit of their group.
+
+    So are the units of branches that are stacked and averaged; heads stay apart from their units.
+    Return whether there were any.
+    """
+    before = labels.roots()
+    for children, parents, kind in found:
+        if kind == "scores":
+            continue
+        for number in groups.group_of[children].unique().tolist():
+            here = groups.group_of[children] == number
+            if number >= 0 and len(parents[here].unique()) == int(here.sum()):
+                labels.unify(children[here], parents[here])
+    return labels.roots() < before
 
 
 def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
@@ -334,9 +353,9 @@ def _points(
     for group, found in carriers.items():
         # Where units have a dimension of their own, if there is such a node.
         nodes = [node for node in found if node[3]] or found[-1:]
-        outputs = [node for node in nodes if node[2]]
-        best = [node for node in outputs or nodes if node[1]] or outputs or nodes
-        points[group] = tuple(name for name, *_ in (best if outputs else best[-1:]))
+        best = [node for node in nodes if node[1]] or nodes
+        outputs = [node for node in best if node[2]]
+        points[group] = tuple(name for name, *_ in (outputs or best[-1:]))
     return points, {key: value for key, value in channels.items() if key[1] in points[key[0]]}
 
 

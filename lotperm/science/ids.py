@@ -153,6 +153,10 @@ class Ids:
         """Return whether any of these units may move."""
         return not bool(self._constant[thin(self.find(ids))].all())
 
+    def chooses(self, index: Tensor) -> bool:
+        """Return whether an index depends on units that may move, and isn't the same for all."""
+        return self.may_move(index) and not self.is_blank(index)
+
     def varying(self, ids: Tensor) -> list[int]:
         """Return the dimensions along which the ids differ."""
         roots = thin(self.find(ids))
@@ -173,7 +177,8 @@ class Ids:
 
     def along(self, ids: Tensor, dim: int) -> Tensor:
         """Return one id for each index of `dim`, made equal over all other dimensions."""
-        rows = thin(ids).movedim(dim, 0).flatten(1)
+        rows = thin(ids).movedim(dim, 0)
+        rows = rows.reshape(len(rows), -1)
         self.unify(rows, rows[:, :1])
         return self.find(rows[:, 0].expand(ids.shape[dim]))
 

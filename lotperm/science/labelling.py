@@ -20,7 +20,7 @@ from lotperm.science.rules.layout import move
 from lotperm.science.rules.normalization import batch_norm, layer_norm
 from lotperm.science.rules.products import batched_matmul, convolution, linear, matmul
 from lotperm.science.rules.reductions import reduction, softmax
-from lotperm.science.rules.weights import computed_weight, keeps_axes
+from lotperm.science.rules.weights import computed_weight, is_constant, keeps_axes
 
 # Rules that know units at mixtures of positions, which lie along two dimensions.
 _WITH_MIXTURES = (
@@ -49,13 +49,15 @@ class Labeller(fx.Interpreter):
         for node in program.graph.nodes:
             sources = [source for source in node.all_input_nodes if _is_tensor(source)]
             computed = sources and of_weights.issuperset(sources) and keeps_axes(node)
-            if computed or (node.op == "get_attr" and node.target in labels.names):
+            if (
+                computed
+                or is_constant(node)
+                or (node.op == "get_attr" and node.target in labels.names)
+            ):
                 of_weights.add(node)
         for node in reversed(program.graph.nodes):
-            if node in of_weights and all(
-                _takes_as_matrix(user, node) or user in self.matrices or _is_computed_vector(node)
-                for user in node.users
-            ):
+            taken = [_takes_as_matrix(u, node) or u in self.matrices for u in node.users]
+            if node in of_weights and (all(taken) or _is_vector(node, some=any(taken))):
                 self.matrices.add(node)
 
     def run_node(self, n: fx.Node) -> Any:
@@ -136,8 +138,11 @@ def _takes_as_matrix(user: fx.Node, parameter: fx.Node) -> bool:
     return taken and [n for n in user.all_input_nodes if _is_tensor(n)] != [parameter]
 
 
-def _is_computed_vector(node: fx.Node) -> bool:
-    """Return whether a node makes weights with one axis from some with several."""
+def _is_vector(node: fx.Node, *, some: bool) -> bool:
+    """Return whether weights have one axis, so that their values are labelled by it too.
+
+    Such are computed from weights with several axes, or `some` of their users label them by it.
+    """
 
     def is_vector(of: fx.Node) -> bool:
         value = of.meta.get("val")
@@ -145,9 +150,11 @@ def _is_computed_vector(node: fx.Node) -> bool:
         shapes = [concrete_shape(part) for part in parts if isinstance(part, Tensor)]
         return bool(shapes) and all(s.numel() == max(s, default=1) for s in shapes)
 
-    if node.op == "get_attr" or not is_vector(node):
-        return False
-    return not all(is_vector(n) for n in node.all_input_nodes if _is_tensor(n))
+    value = node.meta.get("val")
+    if not is_vector(node) or (isinstance(value, Tensor) and not value.is_floating_point()):
+        return False  # numbers of positions
+    sources = [n for n in node.all_input_nodes if _is_tensor(n)]
+    return some or not all(map(is_vector, sources))
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -294,6 +294,12 @@ def matched_parameters(
     """
     a = _parameters(spec.read(weights_a, "weights of A"))
     b = _parameters(spec.read(weights_b, "weights of B"))
+    for what, given in (("A", a), ("B", b)):
+        bad = [name for name, tensor in given.items() if not tensor.isfinite().all()]
+        if bad:
+            raise ParameterError(
+                f"the weights of {what} are not finite, in {', '.join(bad[:3])}; match others."
+            )
     if odd := sorted(a.keys() ^ b.keys()):
         raise ParameterError(
             f"A and B aren't of one architecture: {', '.join(odd[:4])} is in one of them alone."

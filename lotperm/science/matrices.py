@@ -105,9 +105,8 @@ class Matrix:
         along = [d for d, size in enumerate(self.shape) if size > 1]
         if not along:
             return torch.zeros(self.shape, dtype=torch.int64)
-        return spread(
-            self.produce(labels, along[0], self.shape[along[0]]), torch.Size(self.shape), along[0]
-        )
+        ids = self.lie_on(labels, along[0], labels.fresh(self.shape[along[0]]))
+        return spread(ids, torch.Size(self.shape), along[0])
 
     def rearranged(self, order: Sequence[int]) -> Matrix:
         """Return the weights with their axes in another order."""
@@ -265,6 +264,10 @@ def _regrouped(atoms: list[tuple[int, _Along]], shape: Sequence[int]) -> tuple[_
         have = 1
         while have < size and left:
             n, own = left.pop(0)
+            rest = size // have
+            if own == () and n > rest and n % rest == 0:  # a part of what is constant
+                left.insert(0, (n // rest, ()))
+                n = rest
             group.append(own)
             have *= n
         if have != size:

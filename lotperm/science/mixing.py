@@ -44,6 +44,9 @@ def mixes_examples(
         Group -> the graph node at which it is observed.
     """
     graph = cut_graph(spec.network.graph, tuple(dict.fromkeys(points.values())))
+    inputs = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
+    if not any(map(_has_batch, inputs)):
+        return True  # traced for one size of batches alone
     if all(_keeps_apart(node) for node in graph.nodes):
         return False
     values = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]

@@ -15,6 +15,8 @@ def settle_places(labels: Labels) -> None:
     along several axes taken as one, and along one of these alone, those of the others are
     positions: the former become constant along them, and aren't needed any more.
     """
+    for place in labels.matrix_roles.keys() & labels.element_roles.keys():
+        labels.unify(labels.matrix_roles[place], labels.element_roles[place])
     by_tensor: dict[str, dict[Place, Tensor]] = {}
     for place, ids in (labels.matrix_roles | labels.element_roles).items():
         by_tensor.setdefault(place.tensor, {})[place] = ids

@@ -79,7 +79,7 @@ def keep_highest(
         raise unknown_name("pruning scope", scope, ("global", "layerwise"))
     ranked = {}
     for name, score in scores.items():
-        score = score.detach()
+        score = score.detach() if score.is_floating_point() else score.detach().double()
         if not bool(torch.isfinite(score).all()):
             raise ParameterError(f"{what} of {name} are not finite, so they can't be ranked.")
         if among is not None:

@@ -79,9 +79,9 @@ def _now(labels: Labels, index: int) -> Belonging | None:
                 labels.keep_together([relation.children[relation.parents == parent]])
             labels.relations[index] = relation._replace(pinned=True)
         return None
-    children, parents = pairs
-    if torch.equal(children, parents):
-        return None  # they have become one
+    children, parents = pairs[:, pairs[0] != pairs[1]]  # what has become one
+    if len(children) == 0:
+        return None
     if len(parents.unique()) == 1:
         if not relation.pinned:
             labels.keep_together([children, parents[:1]])

@@ -38,10 +38,6 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     if not inputs or inputs[0].dim() == 0 or len(inputs[0]) == 0:
         got = tuple(inputs[0].shape) if inputs else describe(example_input)
         raise ParameterError(f"example_input must be a batch of at least one example, got {got}.")
-    if len(inputs[0]) == 1:  # torch.export takes a dimension of size 1 for a constant
-        args, kwargs = pytree.tree_map(
-            lambda leaf: torch.cat([leaf, leaf]) if is_batched(leaf, 1) else leaf, (args, kwargs)
-        )
     state, names = named_tensors(model)
     if lazy := [name for name, tensor in state.items() if is_lazy(tensor)]:
         raise ParameterError(
@@ -49,6 +45,10 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
             "then trace it."
         )
     for name, tensor in state.items():
+        if tensor.is_meta:
+            raise ParameterError(
+                f"{name} is on the meta device, so it has no values; load the weights first."
+            )
         if tensor.numel() == 0:
             raise UnsupportedModelError(
                 f"{name} has shape {tuple(tensor.shape)}, so no values: a layer has no units."
@@ -57,7 +57,15 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
             raise ParameterError(
                 f"weights of {name} are not finite; trace the network with others."
             )
-    program = export_graph(model, args, kwargs)
+    try:
+        single = len(inputs[0]) == 1  # torch.export takes a dimension of size 1 for a constant
+        calls = _doubled((args, kwargs)) if single else (args, kwargs)
+        program = export_graph(model, *calls)
+        args, kwargs = calls
+    except UnsupportedModelError:
+        if not single:
+            raise
+        program = export_graph(model, args, kwargs)  # the network may take but one example
     graph = fx.Graph()  # without the module, which holds a copy of the weights
     graph.output(graph.graph_copy(program.graph, {}))
     constants = {
@@ -100,6 +108,16 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
             stacklevel=3,
         )
     return spec
+
+
+def _doubled(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return arguments with two examples in place of one."""
+
+    def twice(leaf: Any) -> Any:
+        return torch.cat([leaf, leaf]) if is_batched(leaf, 1) else leaf
+
+    doubled: tuple[Any, ...] = pytree.tree_map(twice, call)
+    return doubled
 
 
 def check_spec(

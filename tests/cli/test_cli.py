@@ -239,6 +239,8 @@ def notmodule():
     return {"a": 1}
 number = 3
 ready = make()
+def empty():
+    return nn.Flatten()
 """
 
 
@@ -294,6 +296,11 @@ def test_ones_own_network_without_a_data_set(command, own, tmp_path, wrapped):
     assert code == 0, err
     expected = permute(load_mask(tmp_path / "m"), spec, planted)
     assert all(torch.equal(t, expected[n]) for n, t in load_mask(tmp_path / "n").items())
+    save_tensors(tmp_path / "i", {n: t.int() for n, t in a.items()})
+    code, _, err = command("prune", "i", "0.5", "--model", "own:make")
+    assert (code, err) == (3, "lotperm: error: i: 0.weight is torch.int32; expected floats.\n")
+    code, _, err = command("prune", "a", "0.5", "--model", "own:empty")
+    assert code == 3 and "the network has 'none'" in err
     for bad in ("3,x", "", "3,0"):
         code, _, err = command("permute", "m", "p", "--model", "own:make", "--input-shape", bad)
         assert code == 2 and "--input-shape is" in err

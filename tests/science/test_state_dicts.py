@@ -427,6 +427,28 @@ def test_masks_named_after_layers(spec, form):
     assert list(read_mask(mask, spec.shapes)) == ["0.weight", "2.weight"]
 
 
+@pytest.mark.parametrize("other", ["train_acc.total", "ema.decay", "head.weight"])
+def test_masks_of_a_network_among_other_tensors(other):
+    """What a trainer keeps beside the network has no prefix of the network's."""
+    weights = mlp().state_dict()
+    given = {f"model.{n}": t for n, t in weights.items()} | {other: torch.ones(2)}
+    mask = full_mask(given, ["0.weight", "2.weight"])
+    pruned = magnitude_prune(given, mask, 0.5)
+    assert equal(pruned, magnitude_prune(weights, mask, 0.5))
+    masked = apply_mask(given, pruned)
+    assert torch.equal(masked["model.0.weight"], weights["0.weight"] * pruned["0.weight"])
+    twice = {f"{who}.{n}": t for who in ("a.x", "b.y") for n, t in weights.items()}
+    with pytest.raises(ParameterError, match=r"unknown masked tensor|twice"):
+        full_mask(twice, ["0.weight"])
+
+
+def test_whole_numbers_are_ranked():
+    weights = {"w": torch.tensor([[3, -7, 1, 5]])}
+    assert magnitude_prune(weights, full_mask(weights, ["w"]), 0.5)["w"].tolist() == [
+        [False, True, False, True]
+    ]
+
+
 def test_two_networks_in_a_state_dict_are_refused(spec):
     weights = mlp().state_dict()
     both = {f"{who}.{n}": t for who in ("student", "teacher") for n, t in weights.items()}

@@ -39,8 +39,10 @@ def _per_query(labels: Labels, ids: Tensor, count: int) -> Tensor:
 def embedding(labels: Labels, call: Call) -> Any:
     """Label rows that are looked up: the words stay, the units are new."""
     weight, index = call.args[:2]
-    if not isinstance(weight, Matrix) or labels.may_move(index):
+    if labels.chooses(index):
         return unknown(labels, call)
+    if not isinstance(weight, Matrix):
+        return spread(labels.along(weight, 1), call.shape, -1)
     weight.lie_on(labels, 0, torch.zeros(weight.shape[0], dtype=torch.int64))
     return spread(weight.produce(labels, 1, weight.shape[1]), call.shape, -1)
 
@@ -65,7 +67,7 @@ def index(labels: Labels, call: Call) -> Any:
     if not isinstance(ids, Tensor) or any(isinstance(i, Matrix) for i in indices):
         return unknown(labels, call)
     taken = [d for d, i in enumerate(indices) if i is not None]
-    if any(labels.may_move(indices[d]) for d in taken):
+    if any(labels.chooses(indices[d]) for d in taken):
         return unknown(labels, call)
     for dim in taken:
         labels.unify(ids, ids.narrow(dim, 0, 1))

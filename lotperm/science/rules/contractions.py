@@ -26,15 +26,22 @@ def contract(labels: Labels, x: Tensor, y: Tensor) -> Tensor:
     Scores of attention are a sum over the units inside each head, so a value of the head's; what
     they weigh belongs to the head.
     """
-    if x.dim() == 1 or y.dim() == 1:
-        for ids in (x, y):
-            labels.fix(ids)
-        return torch.zeros(x.shape[:-1] if y.dim() == 1 else y.shape[:-2] + y.shape[-1:]).long()
     for ids in (x, y):
         if labels.may_move(ids):
             labels.consume(ids)
+    if x.dim() == 1 or y.dim() == 1:
+        x, dim = (x, -1) if y.dim() == 1 else (x.unsqueeze(-1), -2)
+        return statistic(labels, align(labels, [x, y]), [dim], "scores").squeeze(dim)
     products = align(labels, [x.unsqueeze(-1), y.unsqueeze(-3)])
     return statistic(labels, products, [-2], "scores").squeeze(-2)
+
+
+@rule("cdist")
+def distances(labels: Labels, call: Call) -> Tensor:
+    """Label the distances of rows from rows, a sum over what lies along the last dimension."""
+    x, y = call.tensors
+    differences = align(labels, [x.unsqueeze(-2), y.unsqueeze(-3)])
+    return statistic(labels, differences, [-1], "scores").squeeze(-1)
 
 
 @rule("einsum", matrix=tuple(range(1, 9)))
@@ -238,9 +245,16 @@ def _weighed(
         labels.keep_together(every_block)
     if passing:
         labels.because("mixes positions, along another axis than the units that pass it")
+        units = align(labels, passing)
+        mixture = _placed(every_block[0].view(shape), made, result)
+        few = units.numel() * mixture.numel() <= LARGE
+        if not blocks and few and labels.may_move(units) and labels.may_move(mixture):
+            return labels.pair(units[:1], mixture, "mixed").expand(
+                [sizes.get(x, 1) for x in result]
+            )
         for ids in every_block:
             labels.fix(ids)
-        return align(labels, passing)
+        return units
     out = labels.find(torch.stack(every_block).view([*([len(rows)] if blocks else []), *shape]))
     return _placed(out, [*blocks, *made], result).expand([sizes.get(x, 1) for x in result])
 

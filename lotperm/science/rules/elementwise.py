@@ -42,8 +42,8 @@ NONLINEARITIES = frozenset(
 # Some overloads of these lack ATen's tag `pointwise`; whatever has it takes this rule too.
 @rule("alias", "clone", "contiguous", "copy", "detach", "_to_copy", "to", "type_as")
 @rule("alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout")
-@rule("hardswish", "log_sigmoid", "mish", "relu6")
-@rule("fill", "floor_divide", "rsub", "true_divide", "where", "zero")
+@rule("hardswish", "log_sigmoid", "mish", "relu6", "real", "imag", "complex", "polar")
+@rule("fill", "floor_divide", "masked_fill", "rsub", "true_divide", "where", "zero")
 def elementwise(labels: Labels, call: Call) -> Tensor:
     """Label an operation whose output at a position depends on the operands there alone."""
     nodes = [n for n in pytree.tree_leaves((call.node.args, call.node.kwargs)) if _is_tensor(n)]
@@ -79,13 +79,8 @@ def align(labels: Labels, tensors: list[Tensor]) -> Tensor:
     """Make operands hold the same unit at each position; return the ids of the result."""
     shape = torch.broadcast_shapes(*(t.shape for t in tensors))
     moving = [t for t in tensors if labels.may_move(t)]
-    units = [t for t in moving if not labels.is_blank(t)]
-    along = {d - t.dim() for t in units for d in labels.varying(t)}
-    for ids in moving:
-        # Zeros that aren't in the place of units, but of positions.
-        if units and labels.is_blank(ids) and {d - ids.dim() for d in labels.varying(ids)} - along:
-            labels.fix(ids)
-    moving = [t for t in moving if labels.may_move(t)]
+    # Zeros are the same for all units that they meet.
+    moving = [t for t in moving if not labels.is_blank(t)] or moving
     if not moving:
         known = [t for t in tensors if t.numel() > 1]
         if not any(bool(labels.find(t).any()) for t in known):

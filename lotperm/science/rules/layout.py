@@ -40,7 +40,7 @@ _REPETITIONS = (
 @rule("cat", "concat", "hstack", "stack", "vstack")
 @rule("chunk", "narrow", "select", "slice", "split", "split_with_sizes", "tensor_split", "unbind")
 @rule("broadcast_tensors", "broadcast_to", "expand", "expand_as", "repeat", "repeat_interleave")
-@rule("channel_shuffle", "flip", "native_channel_shuffle", "roll", "tile", "unfold")
+@rule("channel_shuffle", "flip", "native_channel_shuffle", "roll", "rot90", "tile", "unfold")
 def move(labels: Labels, call: Call) -> Any:
     """Run the operation on the ids themselves."""
     # Ids may lie otherwise in memory than values, so that a view isn't possible.
@@ -68,16 +68,18 @@ def move(labels: Labels, call: Call) -> Any:
 
 
 def _padded(labels: Labels, parts: list[Tensor], dim: int) -> list[Tensor]:
-    """Let equal values that are joined to units, along another dimension, be values of these."""
+    """Let equal values that are joined to units be new ones, or, along another dimension, these."""
     units = [p for p in parts if labels.may_move(p) and not labels.is_blank(p)]
-    if (
-        not units
-        or any(p.dim() != units[0].dim() for p in parts)
-        or not labels.crosses(units[0], dim)
-    ):
+    if not units or any(p.dim() != units[0].dim() for p in parts):
         return parts
-    row = units[0].narrow(dim, 0, 1)
-    return [row.expand(p.shape) if labels.may_move(p) and labels.is_blank(p) else p for p in parts]
+    crosses, row = labels.crosses(units[0], dim), units[0].narrow(dim, 0, 1)
+
+    def padded(p: Tensor) -> Tensor:
+        if crosses:
+            return row.expand(p.shape)
+        return spread(labels.blank(p.shape[dim]), p.shape, dim)
+
+    return [padded(p) if labels.may_move(p) and labels.is_blank(p) else p for p in parts]
 
 
 def _copies(labels: Labels, call: Call) -> Tensor | None:

@@ -29,14 +29,20 @@ class _Axes(NamedTuple):
 
 @rule("linear", matrix=1)
 def linear(labels: Labels, call: Call) -> Any:
-    """Label ``x @ w.T + b``, w of shape (out, in)."""
+    """Label ``x @ w.T + b``, w of shape (out, in), which may be computed from activations."""
+    x, weight = call.args[:2]
+    if isinstance(x, Tensor) and isinstance(weight, Tensor) and min(x.dim(), weight.dim()) > 1:
+        out, bias = contract(labels, x, weight.transpose(-1, -2)), call.arguments["bias"]
+        return out if bias is None else align(labels, [out, bias])
     return _product(labels, call, _Axes(output=0, input=1, units=-1))
 
 
-@rule("matmul", "mm", matrix=(0, 1))
+@rule("dot", "matmul", "mm", "mv", matrix=(0, 1))
 def matmul(labels: Labels, call: Call) -> Any:
     """Label ``x @ w`` or ``w @ x``, w of shape (in, out) or (out, in)."""
-    x, weight = call.args
+    x, weight = (
+        w.values(labels) if isinstance(w, Matrix) and len(w.shape) == 1 else w for w in call.args
+    )
     if isinstance(x, Tensor) and isinstance(weight, Tensor):
         return contract(labels, x, weight)
     if any(isinstance(w, Matrix) and len(w.shape) > 2 for w in call.args):

@@ -39,34 +39,63 @@ def several_statistics(labels: Labels, call: Call) -> Any:
     )
 
 
-@rule("argmax", "argmin", "cummax", "cummin", "cumprod", "cumsum", "diff", "kthvalue")
-@rule("logcumsumexp", "max", "median", "min", "mode", "nanmedian", "sort", "argsort", "topk")
-@rule("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "index_select")
+@rule("cosine_similarity", "pairwise_distance")
+def comparison(labels: Labels, call: Call) -> Tensor:
+    """Label a number that compares two vectors, value by value."""
+    differences = align(labels, call.tensors)
+    return statistic(labels, differences, [call.arguments.get("dim", -1)]).reshape(call.shape)
+
+
+@rule("gather", "index_add", "scatter", "scatter_add", "scatter_reduce")
+def at_places(labels: Labels, call: Call) -> Any:
+    """Label values that are taken from, or added at, places along one dimension.
+
+    The units that lie along others stay free.
+    """
+    ids, *others = call.tensors
+    dim, index = call.arguments["dim"] % ids.dim(), call.arguments["index"]
+    sources = [ids, *(other for other in others if other is not index)]
+    sources = [source for source in sources if not labels.is_blank(source)] or sources
+    if any(labels.may_move(source) and not labels.crosses(source, dim) for source in sources):
+        return unknown(labels, call)
+    of_all = [*sources, index] if index.dim() == ids.dim() else sources
+    rows = [source.narrow(dim, 0, 1) for source in of_all]
+    alike = len({row.shape for row in rows}) == 1
+    if not alike or (index.dim() < ids.dim() and labels.may_move(index)):
+        return unknown(labels, call)
+    return align(labels, rows).expand(call.shape)
+
+
+# Of these the values are a function of the set of what they are over, in whatever order.
+_OF_SETS = ("kthvalue", "max", "median", "min", "mode", "nanmedian", "quantile", "sort", "topk")
+
+
+@rule(*_OF_SETS, "argmax", "argmin", "argsort", "cummax", "cummin", "cumprod", "cumsum", "diff")
+@rule("logcumsumexp", "fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "index_select")
+@rule(*(f"fft_{kind}fft{n}" for kind in ("", "i", "r", "ir") for n in ("2", "n")))
 def along_positions(labels: Labels, call: Call) -> Any:
-    """Label an operation on values in their order along one dimension.
+    """Label an operation on values in their order along some dimensions.
 
     The units that lie along others stay free. Of units themselves it is a statistic if only the
-    value of one is taken, and not which.
+    values of some are taken, and not which.
     """
-    ids, dim = call.tensors[0], call.arguments.get("dim")
+    ids = call.tensors[0]
     values = call.node.meta["val"]
     if len(call.tensors) > 1 and call.name in ("max", "min"):
         return align(labels, call.tensors)
-    if not isinstance(dim, int) or not labels.crosses(ids, dim):
+    dims = [d % ids.dim() for d in _dims(call)]
+    if call.arguments.get("dim") is not None and all(labels.crosses(ids, d) for d in dims):
+        row = ids[tuple(slice(1) if d in dims else slice(None) for d in range(ids.dim()))]
+    else:
         taken = {u.args[1] for u in call.node.users if u.target is operator.getitem and u.users}
         value_alone = isinstance(values, Tensor) or 1 not in taken
-        if call.name in ("max", "min", "median", "nanmedian", "kthvalue") and value_alone:
-            whole = statistic(labels, ids, _dims(call))
-            return pytree.tree_map_only(
-                Tensor, lambda value: whole.reshape(concrete_shape(value)), values
-            )
-        return unknown(labels, call)
-    dim %= ids.dim()
+        if call.name not in _OF_SETS or not value_alone or len(call.tensors) > 1:
+            return unknown(labels, call)
+        row = statistic(labels, ids, dims)
 
     def label(value: Tensor) -> Tensor:
-        kept = value.dim() == ids.dim()
-        row = ids.narrow(dim, 0, 1) if kept else ids.select(dim, 0)
-        return row.expand(concrete_shape(value))
+        shape = concrete_shape(value)
+        return row.expand(shape) if len(shape) == row.dim() else row.squeeze(dims).expand(shape)
 
     return pytree.tree_map_only(Tensor, label, values)
 

@@ -13,30 +13,47 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from lotperm.science.graphs import node_shape, operation_name
+from lotperm.science.graphs import concrete_shape, node_shape, operation_name
 from lotperm.science.labels import Labels
 from lotperm.science.matrices import Joined, Matrix
-from lotperm.science.rules.registry import Call, unknown
+from lotperm.science.rules.creation import creation
+from lotperm.science.rules.elementwise import elementwise
+from lotperm.science.rules.registry import RULES, Call, unknown
 
 _COPIES = ("alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as")
 _TRANSPOSES = ("mT", "movedim", "numpy_T", "permute", "swapaxes", "t", "transpose")
-_RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view")
+_RESHAPES = (
+    "flatten",
+    "reshape",
+    "reshape_as",
+    "squeeze",
+    "unflatten",
+    "unsqueeze",
+    "view",
+    "view_as",
+)
 _REPETITIONS = ("broadcast_to", "expand", "expand_as")
 _SLICES = ("chunk", "narrow", "slice", "split", "split_with_sizes", "tensor_split")
 _ROWS = ("select", "unbind")
 _PRODUCTS = ("dot", "matmul", "mm", "mv", "vdot")
-_STATISTICS = ("amax", "amin", "linalg_vector_norm", "mean", "norm", "std", "sum", "var")
-_NORMS = ("_softmax", "log_softmax", "softmax", "_weight_norm")
+_STATISTICS = ("amax", "amin", "linalg_vector_norm", "mean", "norm", "prod", "std", "sum", "var")
+# Those that give two.
+_PAIRS = ("kthvalue", "max", "median", "min", "mode", "std_mean", "var_mean")
+_NORMS = ("_softmax", "log_softmax", "softmax", "_weight_norm", "batch_norm")
 _ORDERED = ("cumsum", "flip")
 _JOINTS = ("cat", "concat", "stack")
+_LIKE = ("full_like", "ones_like", "zeros_like")
 
 
 def keeps_axes(node: fx.Node) -> bool:
     """Return whether an operation may take weights by their axes, and give such."""
     name, target = operation_name(node), node.target
     if target is operator.getitem:
-        return operation_name(node.all_input_nodes[0]) in (*_SLICES, "unbind")
-    if not isinstance(target, OpOverload) or target._schema.is_mutable:
+        source, values = operation_name(node.all_input_nodes[0]), node.args[1] == 0
+        return source in (*_SLICES, "unbind", "std_mean", "var_mean") or values is True
+    if not isinstance(target, OpOverload):
+        return False
+    if target._schema.is_mutable and not _is_fresh(node.all_input_nodes[0]):
         return False
     if name == "unbind":
         return _dim(node, 1) == 0
@@ -45,8 +62,19 @@ def keeps_axes(node: fx.Node) -> bool:
         return all(d % count > 1 for d in pytree.tree_leaves(dims)) and bool(dims)
     moved = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_REPETITIONS, *_SLICES, *_ORDERED, *_JOINTS)
     # Products are those of two weights; with an activation they are what `products` labels.
-    known = (*moved, "select", *_STATISTICS, *_NORMS, *_PRODUCTS)
-    return name in known or torch.Tag.pointwise in target.tags
+    known = (*moved, "select", *_STATISTICS, *_PAIRS, *_NORMS, *_PRODUCTS, *_LIKE, "pad")
+    return name in known or torch.Tag.pointwise in target.tags or RULES.get(name) is elementwise
+
+
+def is_constant(node: fx.Node) -> bool:
+    """Return whether an operation makes one value for all places, from no tensor."""
+    return RULES.get(operation_name(node)) is creation and not node.all_input_nodes
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Return whether a tensor is no view of another, and is used once, as by what writes into it."""
+    pointwise = isinstance(node.target, OpOverload) and torch.Tag.pointwise in node.target.tags
+    return len(node.users) == 1 and (pointwise or operation_name(node) == "clone")
 
 
 def _dim(node: fx.Node, place: int) -> int:
@@ -63,6 +91,8 @@ def computed_weight(labels: Labels, call: Call) -> Any:
     if call.name == "unbind":
         rows = [call.args[0].selected(0, i) for i in range(call.args[0].shape[0])]
         return unknown(labels, call) if None in rows else rows
+    if call.name in _PAIRS:
+        return _pair(labels, call)
     matrix = _contracted(labels, call) if call.name in _PRODUCTS else _computed(labels, call)
     if matrix is None or matrix.shape != tuple(call.shape):
         return unknown(labels, call)
@@ -122,6 +152,8 @@ def _computed(labels: Labels, call: Call) -> Matrix | None:
     operands = [leaf for leaf in leaves if isinstance(leaf, Matrix)]
     if any(isinstance(leaf, Tensor) and leaf.numel() > 1 for leaf in leaves):
         return None
+    if not operands:
+        return Matrix((), tuple(call.shape))
     first, shape = operands[0], tuple(call.shape)
     if call.name in _JOINTS:
         return _joined(labels, call, operands)
@@ -134,6 +166,16 @@ def _computed(labels: Labels, call: Call) -> Matrix | None:
         return first.reshaped(shape, labels.shapes)
     if call.name in _REPETITIONS:
         return first.expanded(shape)
+    if call.name in _LIKE:
+        return first.reduced(range(len(shape)), shape)
+    if call.name == "pad":
+        widths = call.args[1]
+        padded = [len(shape) - 1 - i for i in range(len(widths) // 2) if any(widths[2 * i :][:2])]
+        return first.stay(labels, padded, shape)
+    if call.name == "batch_norm":
+        ones = (1,) * (len(shape) - 2)
+        own = [vector.reshaped((*vector.shape, *ones), labels.shapes) for vector in operands[1:]]
+        return Matrix.together([first, *(vector for vector in own if vector)], shape)
     if call.name in _STATISTICS:
         dims = call.arguments.get("dim")
         dims = [dims] if isinstance(dims, int) else dims or list(range(len(first.shape)))
@@ -145,6 +187,23 @@ def _computed(labels: Labels, call: Call) -> Matrix | None:
         dims = [dims] if isinstance(dims, int) else dims or list(range(len(first.shape)))
         return first.stay(labels, [d % len(first.shape) for d in dims], shape)
     return Matrix.together(operands, shape)
+
+
+def _pair(labels: Labels, call: Call) -> Any:
+    """Label two statistics, or one and the places of its values, which nothing uses."""
+    operands = [leaf for leaf in call.args if isinstance(leaf, Matrix)]
+    values = call.node.meta["val"]
+    if len(operands) > 1:  # the larger of two
+        return Matrix.together(operands, tuple(call.shape)) or unknown(labels, call)
+    dims = call.arguments.get("dim")
+    count = len(operands[0].shape)
+    dims = [dims] if isinstance(dims, int) else dims or list(range(count))
+    dims = [d % count for d in dims]
+    if isinstance(operands[0], Joined):
+        return unknown(labels, call)
+    return pytree.tree_map_only(
+        Tensor, lambda value: operands[0].reduced(dims, tuple(concrete_shape(value))), values
+    )
 
 
 def _selected(labels: Labels, call: Call, whole: Matrix) -> Matrix | None:

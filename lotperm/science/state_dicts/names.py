@@ -85,13 +85,20 @@ def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
         if top not in tops and not top.isdigit():
             ways.append(read(lambda n, p=prefix: _unwrapped(n).removeprefix(p), unwrapped))  # type: ignore[misc]
     for prefix in _prefixes(unwrapped, dict.fromkeys(map(_unwrapped, given))):
-        if all(name.startswith(prefix) for name in unwrapped):
+        if all(name.startswith(prefix) for name in unwrapped) or _alone(given, unwrapped):
             ways.append(read(lambda n, p=prefix: p + _unwrapped(n), unwrapped))  # type: ignore[misc]
     for way in ways:
         if len(way) > len(best):
             best = way
     _refuse_twins(given, best, unwrapped)
     return best
+
+
+def _alone(given: Iterable[str], names: Iterable[str]) -> bool:
+    """Return whether no given name is the end of more than one of the network's."""
+    names = list(names)
+    ends = (f".{_unwrapped(name)}" for name in given)
+    return all(sum(name.endswith(end) for name in names) < 2 for end in ends)
 
 
 def _refuse_twins(given: list[str], found: Mapping[str, str], unwrapped: Mapping[str, str]) -> None:
@@ -160,6 +167,6 @@ def foreign_names(given: Collection[str], names: Collection[str], what: str) -> 
     """Make the error for tensors of which the network has none."""
     return ParameterError(
         f"{what}: none of the {len(given)} names is the network's; got {shown(next(iter(given)))}, "
-        f"the network has {shown(next(iter(names)))}. Give tensors of the architecture that was "
+        f"the network has {shown(next(iter(names), 'none'))}. Give tensors of the architecture that was "
         "traced."
     )
