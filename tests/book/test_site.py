@@ -340,12 +340,24 @@ def threads(store: Path) -> int:
     return number
 
 
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARTS = 3  # of the notebooks, which several processes of these tests can take at once
+
+
+@pytest.mark.parametrize("part", range(PARTS))
 def test_all_notebooks_show_the_same_bytes_from_another_empty_store(
-    site: Path, site_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Path,
+    site_store: Path,
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: int,
 ) -> None:
-    """One kernel executes them all: to start one for each takes longer than their cells."""
+    """One kernel executes many: to start one for each takes longer than their cells."""
+    # The parts share it, as the pages share `site_store`: no stage is computed more than twice.
+    monkeypatch.setenv("LOTPERM_HOME", str(shared / "another-store"))
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads(site_store)))
-    notebooks_here = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    notebooks_here = NOTEBOOKS[part::PARTS]
     whole = new_notebook()
     for notebook in notebooks_here:
         own = notebooks.at_smoke(notebook).cells
