@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from lotperm.cluster.campaign import Campaign
 from lotperm.engine.runtime import Runtime
 from lotperm.store.tasks import epoch_file
 
+CAMPAIGNS = Path(__file__).parents[2] / "campaigns"
 ENTRY = {
     "name": "small",
     "profile": "smoke",
@@ -34,6 +37,19 @@ def campaign(tmp_path):
     path = tmp_path / "campaign.json"
     path.write_text(json.dumps({"name": "small", "entries": [ENTRY]}))
     return Campaign.load(path)
+
+
+def test_the_pack_of_the_tenth_goes_on_where_its_first_seed_ends(tmp_path):
+    store = Store(tmp_path / "store")
+    done = unpack(store, [CAMPAIGNS / "tenth_seed0.bin"])
+    assert (done.counts, done.problems) == ({"added": 15}, [])
+    campaign = Campaign.load(CAMPAIGNS / "tenth.yaml")
+    table = next(e for e in campaign.entries if e.name == "tenth_resnet20x1_cifar10")
+    tasks = [task for task in table.tasks(store) if task.done()]
+    assert Counter(task.name for task in tasks) == {"dense": 1, "imp": 11, "match": 1, "sparse": 1}
+    # What the next round is made from: the weights and the mask of the last one.
+    last = [task for task in tasks if task.name == "imp"][-1]
+    assert last.settings["sparsity"] == 0.9
 
 
 def travelling(campaign, store):
