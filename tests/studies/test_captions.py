@@ -287,4 +287,26 @@ def test_the_answer_on_barriers_follows_the_lines() -> None:
     data = page.answer("So?").data
     assert "barrier by −20.00 points" in data and "verdict-opposite" in data
     # Recorded lines are there, too.
-    assert data.count("recorded, ") == 7
+    assert data.count("recorded, ") == 8
+
+
+def test_the_answer_on_ensembles_follows_the_members() -> None:
+    from lotperm.studies.page import open_page
+
+    page = open_page("diversity", "smoke")
+    columns = {"mean": 0.5, "spread": 0.01, "kl": 0.1, "js": 0.1, "members": 3}
+    rows = [
+        {"method": "lth", "ensemble_accuracy": 0.5, "disagreement": 0.1, **columns},
+        {"method": "permuted", "ensemble_accuracy": 0.7, "disagreement": 0.35, **columns},
+    ]
+    page.table = pd.DataFrame(rows)
+    data = page.answer("So?").data
+    *_, live, _, smoke = re.findall(r"<li>(.*?)</li>", data)
+    assert "live, MNIST-1D" in live and "verdict-agrees" in live
+    assert "disagree on 25.0 percentage points more" in live and "is 20.00 points" in live
+    assert "for tests" in smoke
+    page.table = pd.DataFrame(rows).assign(method=["permuted", "lth"])
+    data = page.answer("So?").data
+    assert "is −20.00 points" in data and "verdict-opposite" in data
+    # The paper's two networks, and what is recorded.
+    assert data.count("paper, Table 1, ") == 2 and data.count("recorded, ") == 4

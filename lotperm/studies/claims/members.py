@@ -13,6 +13,7 @@ from scipy import stats
 from lotperm.studies.claims.claim import Measure
 from lotperm.studies.claims.evidence import Effect, count_effect, welch_effect
 from lotperm.studies.claims.sources import Sources
+from lotperm.studies.origin import NAMES
 
 _WORDS = {"lth": "LTH", "imp": "IMP"}
 
@@ -50,16 +51,20 @@ class Members:
 def published(sources: Sources) -> list[Members]:
     """Return the paper's Table 1: five members each, on CIFAR-10 and on CIFAR-100."""
     names = {"test_acc_mean": "mean", "test_acc_spread": "spread", "ensemble_acc": "ensemble"}
-    return [
-        Members(
-            f"paper, Table 1, {model} on {dataset}",
-            part.set_index("method").rename(columns=names),
-            # Five members in each row of the table; both test sets have 10,000 images.
-            size=5,
-            images=10_000,
-        )
-        for (model, dataset), part in sources.diversity.groupby(["model", "dataset"])
-    ]
+    found = []
+    key: Any
+    for key, part in sources.diversity.groupby(["model", "dataset"]):
+        where = f"paper, Table 1, {_network(key[0])} on {NAMES[key[1]]}"
+        table = part.set_index("method").rename(columns=names)
+        # Five members in each row of the table; both test sets have 10,000 images.
+        found.append(Members(where, table, size=5, images=10_000))
+    return found
+
+
+def _network(model: str) -> str:
+    """Write "resnet20x1", as the table has it, as "ResNet20×1"."""
+    name, _, width = model.partition("x")
+    return f"{NAMES[name]}×{width}"
 
 
 def recorded(sources: Sources) -> list[Members]:
@@ -68,13 +73,17 @@ def recorded(sources: Sources) -> list[Members]:
     for run in sources.of_kind("diversity"):
         key: Any
         for key, part in run.rows.groupby(["sparsity", "rewind_epoch"]):
-            rows = part.set_index("method").rename(columns={"ensemble_accuracy": "ensemble"})
-            # As the paper's table is: accuracies in percent, disagreement a fraction.
-            in_percent = 100 * rows[["mean", "spread", "ensemble"]]
-            table = in_percent.join(rows[["disagreement", "kl", "js"]])
-            size = int(rows["members"].iloc[0])
-            found.append(Members(run.source, table, size, run.test_images, float(key[0])))
+            found.append(of_table(run.source, part, run.test_images, float(key[0])))
     return found
+
+
+def of_table(source: str, table: pd.DataFrame, images: int, sparsity: float) -> Members:
+    """Return the members of a table of this project's, as `diversity_table` returns it."""
+    rows = table.set_index("method").rename(columns={"ensemble_accuracy": "ensemble"})
+    # As the paper's table is: accuracies in percent, disagreement a fraction.
+    in_percent = 100 * rows[["mean", "spread", "ensemble"]]
+    found = in_percent.join(rows[["disagreement", "kl", "js"]])
+    return Members(source, found, int(rows["members"].iloc[0]), images, sparsity)
 
 
 def of_published(measure: Callable[[Members], Effect]) -> Measure:

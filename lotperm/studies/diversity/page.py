@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -9,13 +10,19 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
+from lotperm.data.catalog import spec_of
 from lotperm.studies import page
+from lotperm.studies.arms.words import STATISTICS
+from lotperm.studies.arms.words import answer as words_answer
 from lotperm.studies.claims import members, sources
+from lotperm.studies.claims.evidence import Above
 from lotperm.studies.diversity import charts, tables
 from lotperm.studies.diversity.beside import beside_diversity
 from lotperm.studies.diversity.study import STUDY, diversity_table
+from lotperm.studies.findings import number
+from lotperm.studies.html import badge
 from lotperm.studies.numbers import Number
-from lotperm.studies.origin import attach, of_record
+from lotperm.studies.origin import attach, in_words, of_record
 from lotperm.studies.published import live_label, recorded
 from lotperm.studies.relearning import charts as nearness_charts
 from lotperm.studies.relearning import tables as nearness_tables
@@ -33,6 +40,37 @@ class Page(page.Page):
     def table(self) -> pd.DataFrame:
         """Diversity of the first cell, as `diversity_table`."""
         return diversity_table(self.pipeline, *cells(self.experiment)[0])
+
+    def answer(self, question: str) -> HTML:
+        """Answer the page's question: are permuted members more diverse, and better together?
+
+        Parameters
+        ----------
+        question : str
+            The question.
+        """
+        every = sources.Sources.load()
+        data = self.experiment.data
+        images = data.test_size or spec_of(data.name).n_test
+        s = self.experiment.sparsities[0]
+        live = members.of_table(live_label(self.experiment), self.table, images, s)
+        lines = []
+        for those in (*members.published(every), *members.recorded(every), live):
+            together = members.better_ensemble_than_lth(those)
+            # The name of a record's folder says nothing to a reader.
+            where = in_words(those.source.partition(" (")[0])
+            lines.append(
+                f"{badge(Above().judge(together))} {html.escape(where)}, S = {those.sparsity:g}: "
+                "two permuted members disagree on "
+                f"{number(members.more_diverse_than_lth(those).value)} percentage points more of "
+                "the test examples than two of LTH's; the accuracy of their ensemble less that of "
+                f"LTH's is {html.escape(together.text())}."
+            )
+        lines.append(
+            "An interval here takes the test examples for the only source of chance: another set "
+            f"of members may differ by more ({STATISTICS})."
+        )
+        return HTML(words_answer(question, lines, smoke=self.experiment.profile == "smoke"))
 
     def members(self) -> pd.DataFrame:
         """Return members, ensemble and diversity of every method, as the paper's Table 1."""
