@@ -256,6 +256,31 @@ def test_plain_names_serve_a_network_that_was_wrapped(spec):
     assert equal(permute(mlp(), wrapped, p), permute(mlp(), spec, p))
 
 
+def test_a_tensor_that_ends_as_one_of_the_network_is_left_alone():
+    """As of timm's EVA-02, whose rotary embedding has a ``pos_embed`` that isn't a parameter."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+            self.scale = nn.Parameter(torch.rand(6) + 1)
+            self.rope = nn.Module()
+            self.rope.register_buffer("scale", torch.rand(2))
+
+        def forward(self, x):
+            return self.layers(x * self.scale)
+
+    net, x = Net(), torch.randn(5, 6)
+    spec = PermutationSpec.trace(net, x)
+    sd = net.state_dict()
+    assert "rope.scale" in sd
+    p = planted(spec)
+    moved = permute(sd, spec, p)
+    assert torch.equal(moved["rope.scale"], sd["rope.scale"])
+    found = match_activations(moved, sd, [torch.randn(200, 6)], spec)
+    assert equal(permute(moved, spec, found), sd)
+
+
 def test_errors_name_the_cause(spec):
     sd = mlp().state_dict()
     with pytest.raises(ParameterError, match=r"weights of A: none of the 2 names is the network's"):

@@ -77,7 +77,10 @@ def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
     if len(best) == len(given):
         return best
     unwrapped = {_unwrapped(name): name for name in names}
-    ways = [read(_unwrapped, unwrapped)]
+    plain = read(_unwrapped, unwrapped)
+    if len(plain) > len(best):
+        best = plain
+    ways = []
     tops = {name.split(".")[0] for name in unwrapped}
     for prefix in _prefixes(map(_unwrapped, given), unwrapped):
         # A name of the network's own isn't a wrapper's, nor is a position in a Sequential.
@@ -88,7 +91,8 @@ def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
         if all(name.startswith(prefix) for name in unwrapped) or _alone(given, unwrapped):
             ways.append(read(lambda n, p=prefix: p + _unwrapped(n), unwrapped))  # type: ignore[misc]
     for way in ways:
-        if len(way) > len(best):
+        # By what it finds: a tensor of another module may end as one of the network's own does.
+        if len(set(way.values())) > len(set(best.values())):
             best = way
     _refuse_twins(given, best, unwrapped)
     return best
