@@ -303,10 +303,10 @@ def test_the_answer_on_ensembles_follows_the_members() -> None:
     data = page.answer("So?").data
     *_, live, _, smoke = re.findall(r"<li>(.*?)</li>", data)
     assert "live, MNIST-1D" in live and "verdict-agrees" in live
-    assert "disagree on 25.0 percentage points more" in live and "is 20.00 points" in live
+    assert "disagreement 25.0, ensemble 20.00 points" in live
     assert "for tests" in smoke
     page.table = pd.DataFrame(rows).assign(method=["permuted", "lth"])
     data = page.answer("So?").data
-    assert "is −20.00 points" in data and "verdict-opposite" in data
+    assert "disagreement −25.0, ensemble −20.00 points" in data and "verdict-opposite" in data
     # The paper's two networks, and what is recorded.
     assert data.count("paper, Table 1, ") == 2 and data.count("recorded, ") == 4

@@ -80,7 +80,8 @@ class Page(page.Page):
         smoke = self.experiment.profile == "smoke"
         # A run at one setting has its say here, though no curve.
         points = series.of_records(*_FIGURES[self.figure], points=True)
-        shown = [*self.series(*more), *points]
+        *shown, live = self.series(*more)
+        shown = [*shown, *points, live]
         return HTML(words.answer(question, words.gains(shown, why), smoke=smoke))
 
     def paper_figure(self) -> HTML:

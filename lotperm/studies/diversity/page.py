@@ -61,14 +61,14 @@ class Page(page.Page):
             where = in_words(those.source.partition(" (")[0])
             lines.append(
                 f"{badge(Above().judge(together))} {html.escape(where)}, S = {those.sparsity:g}: "
-                "two permuted members disagree on "
-                f"{number(members.more_diverse_than_lth(those).value)} percentage points more of "
-                "the test examples than two of LTH's; the accuracy of their ensemble less that of "
-                f"LTH's is {html.escape(together.text())}."
+                f"disagreement {number(members.more_diverse_than_lth(those).value)}, ensemble "
+                f"{html.escape(together.text())}."
             )
         lines.append(
-            "An interval here takes the test examples for the only source of chance: another set "
-            f"of members may differ by more ({STATISTICS})."
+            "Each is permuted less LTH, in points: the share of the test examples on which two "
+            "members disagree, and the accuracy of the ensemble. Its interval takes the test "
+            "examples for the only source of chance: another set of members may differ by more "
+            f"({STATISTICS})."
         )
         return HTML(words_answer(question, lines, smoke=self.experiment.profile == "smoke"))
 
