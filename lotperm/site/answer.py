@@ -22,6 +22,7 @@ from lotperm.store.files import write_atomic
 from lotperm.studies.charts import MARKERS, METHODS, use_style
 from lotperm.studies.claims import numbers
 from lotperm.studies.claims.sources import Run
+from lotperm.studies.findings import number
 from lotperm.studies.origin import NAMES, Origin, attach, describe, of_record, of_table
 from lotperm.studies.published import Recorded, recorded
 from lotperm.studies.show import NARROW, lay_out, svg
@@ -251,8 +252,7 @@ def _row(ax: Axes, y: int, row: Row, *, narrow: bool) -> None:
     _note(ax, f"{row.lth:.1f}", (100, y), (7, 0), METHODS["lth"][1])
     _note(ax, f"{row.title} ({row.kind})", (0, y), (-3, 13), "#333333")
     # On a phone there is no room for it beside the title.
-    share = f"{row.share:.0f} %".replace("-", "−")
-    gained = f"permuted {row.permuted:.1f}: {row.points} points, {share}"
+    gained = f"permuted {row.permuted:.1f}: {row.points} points, {number(row.share, 0)} %"
     _note(ax, gained, (100, y), (0, -13 if narrow else 13), green, ha="right", weight="bold")
 
 

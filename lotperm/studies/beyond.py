@@ -14,8 +14,7 @@ from IPython.display import HTML
 
 from lotperm.science.statistics import interval
 from lotperm.studies import page
-from lotperm.studies.arms import words as words_of_arms
-from lotperm.studies.html import badge
+from lotperm.studies.html import HOW_SURE, badge
 from lotperm.studies.predictions import Measure, Predictions, by_arm, load_predictions, verdicts
 from lotperm.studies.published import Recorded, recorded
 from lotperm.studies.tables import by_cell, contrasts, with_interval
@@ -134,8 +133,7 @@ class Page(page.Page):
                 ]
                 text = ", ".join(shown) if verdict == "agrees" else "; ".join(shown)
                 lines.append(f"{count} {html.escape(text)}.")
-        smoke = self.experiment.profile == "smoke"
-        return HTML(words_of_arms.answer(question, lines, smoke=smoke))
+        return self.answered(question, lines)
 
     def how_sure(self) -> HTML:
         """Say from how many seeds the numbers are, what ± is, and what was known beforehand."""
@@ -146,7 +144,7 @@ class Page(page.Page):
         known = " ".join(self.predictions.known.split())
         return HTML(
             f"<p>Seeds: {seeds}. ± is half of a 95 % interval over seeds, paired where arms are "
-            f"compared, and each p-value is of one comparison alone ({words_of_arms.STATISTICS}). "
+            f"compared, and each p-value is of one comparison alone ({HOW_SURE}). "
             f"Stated on {self.predictions.stated}, before these runs. Known by then: "
             f"{html.escape(known)}</p>"
         )

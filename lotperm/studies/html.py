@@ -36,6 +36,9 @@ WORDS = {
 }
 """Names in the data -> words in a table."""
 
+HOW_SURE = '<a href="../book/statistics.html">how sure?</a>'
+"""A link from a notebook's page to the one that explains intervals and tests."""
+
 _STACKED = 4
 """Columns from which on a table becomes a stack of cards on a phone."""
 
@@ -252,6 +255,30 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
 def folded(summary: str, content: str) -> str:
     """Fold HTML away behind a line that opens it."""
     return f'<details class="folded"><summary>{html.escape(summary)}</summary>{content}</details>'
+
+
+def answer(question: str, lines: Sequence[str], *, smoke: bool = False) -> str:
+    """Answer a page's question in HTML.
+
+    Parameters
+    ----------
+    question : str
+        The question.
+    lines : sequence of str
+        HTML, a line for each source.
+    smoke : bool, optional
+        Add that the profile is for tests.
+    """
+    if smoke:
+        lines = [
+            *lines,
+            "This page was built at the profile <code>smoke</code>, which is for tests: its own "
+            "numbers mean nothing.",
+        ]
+    body = "".join(f"<li>{line}</li>" for line in lines)
+    return (
+        f'<div class="answer"><p><strong>{html.escape(question)}</strong></p><ul>{body}</ul></div>'
+    )
 
 
 def badge(verdict: str, words: str = "") -> str:

@@ -16,7 +16,7 @@ from IPython.display import HTML
 from lotperm.config.experiment import Experiment
 from lotperm.engine.runtime import Runtime, tqdm_bar
 from lotperm.studies import charts, registry, show, tables
-from lotperm.studies.html import command, csv_link, folded, how_made, number_form
+from lotperm.studies.html import answer, command, csv_link, folded, how_made, number_form
 from lotperm.studies.html import table as as_table
 from lotperm.studies.origin import Origin, of_live
 from lotperm.studies.parameters import RUNTIME, page_parameters
@@ -79,6 +79,10 @@ class Page:
     def about(self) -> str:
         """Data set, network and profile, for titles of figures."""
         return tables.title(self.experiment)
+
+    def answered(self, question: str, lines: Sequence[str]) -> HTML:
+        """Answer the page's question by lines of HTML; at smoke it says that the profile is for tests."""
+        return HTML(answer(question, lines, smoke=self.experiment.profile == "smoke"))
 
     def settings(self) -> pd.DataFrame:
         """Return the settings of the experiments, a column for each width."""

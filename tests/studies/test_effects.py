@@ -20,6 +20,7 @@ from lotperm.studies.arms import compare, effects, series, words
 from lotperm.studies.arms.series import Series
 from lotperm.studies.claims import numbers
 from lotperm.studies.claims.evidence import Within
+from lotperm.studies.html import answer
 from lotperm.studies.page import open_page
 from lotperm.studies.subject import Subject
 
@@ -188,8 +189,8 @@ def test_an_answer_says_what_the_numbers_say():
     assert "live: yes" in texts[1] and "of the gap" in texts[1] and "Too small" not in texts[1]
     assert "live: not shown" in texts[2] and "Too small" in texts[2]
     assert "live: the opposite" in texts[3]
-    assert "smoke" in words.answer("Q?", texts, smoke=True)
-    assert "smoke" not in words.answer("Q?", texts)
+    assert "smoke" in answer("Q?", texts, smoke=True)
+    assert "smoke" not in answer("Q?", texts)
     mixed = dataclasses.replace(paper, table=paper.table.assign(gain=[-1.0] + [1.0] * 111))
     assert "paper: mostly" in words.gains([mixed])[0]
 

@@ -20,7 +20,7 @@ from lotperm.studies.arms.series import Series
 from lotperm.studies.arms.study import STUDY, barrier, run
 from lotperm.studies.claims import numbers
 from lotperm.studies.connectivity.study import connectivity_table
-from lotperm.studies.html import csv_link, folded, picture, table
+from lotperm.studies.html import HOW_SURE, csv_link, folded, picture, table
 from lotperm.studies.origin import attach
 from lotperm.studies.published import paper
 from lotperm.studies.results import Results
@@ -77,12 +77,11 @@ class Page(page.Page):
         why : str, optional
             Why this page's run doesn't show the effect, in case it doesn't.
         """
-        smoke = self.experiment.profile == "smoke"
         # A run at one setting has its say here, though no curve.
         points = series.of_records(*_FIGURES[self.figure], points=True)
         *shown, live = self.series(*more)
         shown = [*shown, *points, live]
-        return HTML(words.answer(question, words.gains(shown, why), smoke=smoke))
+        return self.answered(question, words.gains(shown, why))
 
     def paper_figure(self) -> HTML:
         """Draw the paper's own figure from its numbers; of several widths, the least and the largest."""
@@ -116,7 +115,7 @@ class Page(page.Page):
         found = compare.curves(self.series(*more))
         below = (
             f"Each curve is a mean over the other settings; bands are 95 % intervals over our seeds "
-            f"({words.STATISTICS}). Orange line: no better than naive; blue line: as good as LTH."
+            f"({HOW_SURE}). Orange line: no better than naive; blue line: as good as LTH."
         )
         return HTML(words.curves(compare.side_by_side(found), found, below))
 
@@ -159,7 +158,7 @@ class Page(page.Page):
         if len(known) > 1:
             text += f", the share of the gap that is closed from {known.iloc[0]:.0f} to {known.iloc[-1]:.0f} %"
         text += "."
-        below = f"Bars are 95 % intervals over seeds ({words.STATISTICS}). {html.escape(text)}"
+        below = f"Bars are 95 % intervals over seeds ({HOW_SURE}). {html.escape(text)}"
         return HTML(picture(compare.alignment(table), text, below))
 
     def _scores(self, number: int) -> np.ndarray:

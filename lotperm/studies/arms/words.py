@@ -12,14 +12,11 @@ import pandas as pd
 from lotperm.studies.arms import effects
 from lotperm.studies.arms.series import Series
 from lotperm.studies.claims.evidence import Effect, Rule
-from lotperm.studies.html import badge, folded, picture
+from lotperm.studies.html import HOW_SURE, badge, folded, picture
 from lotperm.studies.origin import attach
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-STATISTICS = '<a href="../book/statistics.html">how sure?</a>'
-"""A link from a notebook's page to the one that explains intervals and tests."""
 
 Judged = Callable[[Series], list[tuple[str, Effect, Rule]]]
 """Lists what can be tested within a series: statement, effect, rule."""
@@ -40,32 +37,8 @@ _AXES = {
 }
 
 
-def answer(question: str, lines: Sequence[str], *, smoke: bool = False) -> str:
-    """Answer a page's question in HTML.
-
-    Parameters
-    ----------
-    question : str
-        The question.
-    lines : sequence of str
-        HTML, a line for each source.
-    smoke : bool, optional
-        Add that the profile is for tests.
-    """
-    if smoke:
-        lines = [
-            *lines,
-            "This page was built at the profile <code>smoke</code>, which is for tests: its own "
-            "numbers mean nothing.",
-        ]
-    body = "".join(f"<li>{line}</li>" for line in lines)
-    return (
-        f'<div class="answer"><p><strong>{html.escape(question)}</strong></p><ul>{body}</ul></div>'
-    )
-
-
 def gains(series: Sequence[Series], why: str = "") -> list[str]:
-    """Say what permuting gains in each series; lines for `answer`.
+    """Say what permuting gains in each series; lines for `lotperm.studies.html.answer`.
 
     Parameters
     ----------
@@ -115,7 +88,7 @@ def _of_ours(one: Series, why: str) -> str:
     elif one.kind == "live" and why and not effects.shows(one.kind, effect):
         text += f". {html.escape(why)}"
     text = text.rstrip(".")
-    return f"{mark(one.kind, effect)} {of(one)}: {text} ({STATISTICS})."
+    return f"{mark(one.kind, effect)} {of(one)}: {text} ({HOW_SURE})."
 
 
 def minus(x: float) -> str:
@@ -173,7 +146,7 @@ def agreement(series: Sequence[Series], judged: Judged = effects.statements) -> 
         text += f" statements that it can test ({'; '.join(good)})" if good else " statements"
         text += f", not with: {'; '.join(rest)}" if rest else ""
         found.append(f"{text}.")
-    return f"<p>{' '.join(found)} Each by a paired t-test or interval over seeds: {STATISTICS}</p>"
+    return f"<p>{' '.join(found)} Each by a paired t-test or interval over seeds: {HOW_SURE}</p>"
 
 
 def in_words(by_factor: Mapping[str, Sequence[tuple[Series, pd.DataFrame]]]) -> list[str]:

@@ -11,15 +11,13 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from lotperm.studies import page
-from lotperm.studies.arms.words import STATISTICS
-from lotperm.studies.arms.words import answer as words_answer
 from lotperm.studies.basin import charts, tables
 from lotperm.studies.basin.beside import beside_basin, tables_of
 from lotperm.studies.basin.study import STUDY, BasinOptions, basin_table
 from lotperm.studies.basin.study import plane as plane_task
 from lotperm.studies.basin.tables import largest
 from lotperm.studies.claims.evidence import MARGIN, Within, mean_effect
-from lotperm.studies.html import badge
+from lotperm.studies.html import HOW_SURE, badge
 from lotperm.studies.origin import attach, in_words
 from lotperm.studies.study import Study
 
@@ -74,9 +72,9 @@ class Page(page.Page):
             lines.append(f"{html.escape(in_words(source))}: {'; '.join(parts)}.")
         lines.append(
             f"One basin is said to be shared (<em>agrees</em>) if the largest barrier is, with its "
-            f"interval, within {MARGIN:g} points ({STATISTICS})."
+            f"interval, within {MARGIN:g} points ({HOW_SURE})."
         )
-        return HTML(words_answer(question, lines, smoke=self.experiment.profile == "smoke"))
+        return self.answered(question, lines)
 
     def edges(self) -> pd.DataFrame:
         """Return the barriers along the edges of the plane's triangle."""

@@ -13,14 +13,12 @@ from matplotlib.figure import Figure
 from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval
 from lotperm.studies import page, tables
-from lotperm.studies.arms.words import STATISTICS
-from lotperm.studies.arms.words import answer as words_answer
 from lotperm.studies.claims.evidence import Above, mean_effect
 from lotperm.studies.connectivity import charts
 from lotperm.studies.connectivity.beside import barriers_by_width, beside_connectivity
 from lotperm.studies.connectivity.study import STUDY, ConnectivityOptions, connectivity_table
 from lotperm.studies.findings import number
-from lotperm.studies.html import badge
+from lotperm.studies.html import HOW_SURE, badge
 from lotperm.studies.origin import attach, in_words, of_file, of_record
 from lotperm.studies.published import live_label, recorded
 from lotperm.studies.study import Study
@@ -93,8 +91,8 @@ class Page(Lines):
                 f"{badge(Above().judge(effect))} {html.escape(in_words(source))}: permuting lowers the "
                 f"barrier by {html.escape(effect.text())}; {number(left)} points are left."
             )
-        lines.append(f"Batch norm reset, where there is any; intervals over seeds ({STATISTICS}).")
-        return HTML(words_answer(question, lines, smoke=self.experiment.profile == "smoke"))
+        lines.append(f"Batch norm reset, where there is any; intervals over seeds ({HOW_SURE}).")
+        return self.answered(question, lines)
 
     def against_width(self) -> Figure:
         """Draw the accuracy barrier against width."""

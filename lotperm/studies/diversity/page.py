@@ -12,15 +12,13 @@ from matplotlib.figure import Figure
 
 from lotperm.data.catalog import spec_of
 from lotperm.studies import page
-from lotperm.studies.arms.words import STATISTICS
-from lotperm.studies.arms.words import answer as words_answer
 from lotperm.studies.claims import members, sources
 from lotperm.studies.claims.evidence import Above
 from lotperm.studies.diversity import charts, tables
 from lotperm.studies.diversity.beside import beside_diversity
 from lotperm.studies.diversity.study import STUDY, diversity_table
 from lotperm.studies.findings import number
-from lotperm.studies.html import badge
+from lotperm.studies.html import HOW_SURE, badge
 from lotperm.studies.numbers import Number
 from lotperm.studies.origin import attach, in_words, of_record
 from lotperm.studies.published import live_label, recorded
@@ -68,9 +66,9 @@ class Page(page.Page):
             "Each is permuted less LTH, in points: the share of the test examples on which two "
             "members disagree, and the accuracy of the ensemble. Its interval takes the test "
             "examples for the only source of chance: another set of members may differ by more "
-            f"({STATISTICS})."
+            f"({HOW_SURE})."
         )
-        return HTML(words_answer(question, lines, smoke=self.experiment.profile == "smoke"))
+        return self.answered(question, lines)
 
     def members(self) -> pd.DataFrame:
         """Return members, ensemble and diversity of every method, as the paper's Table 1."""

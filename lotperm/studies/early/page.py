@@ -15,7 +15,7 @@ from lotperm.studies.arms.series import Series, download
 from lotperm.studies.arms.study import run
 from lotperm.studies.early import charts, series, tables
 from lotperm.studies.early.study import STUDY, EarlyOptions, early_table
-from lotperm.studies.html import badge, csv_link, folded, picture, table
+from lotperm.studies.html import HOW_SURE, badge, csv_link, folded, picture, table
 from lotperm.studies.results import Results
 from lotperm.studies.study import Study
 
@@ -54,8 +54,7 @@ class Page(page.Page):
     def answer(self, question: str) -> HTML:
         """Answer the page's question from the paper, recorded runs and this page's."""
         lines = [self._line(one) for one in self.series()]
-        smoke = self.experiment.profile == "smoke"
-        return HTML(words.answer(question, lines, smoke=smoke))
+        return self.answered(question, lines)
 
     def _line(self, one: Series) -> str:
         at = series.early_epoch(one)
@@ -76,14 +75,14 @@ class Page(page.Page):
         text = f"matched at {at:.3g} % of B's training, permuted − naive = {effect.text()}"
         if kept.low > -1e6 and kept.high < 1e6:
             text += f"; {rest} [{kept.low:.0f}, {kept.high:.0f}]"
-        return f"{words.mark(one.kind, effect)} {words.of(one)}: {text} ({words.STATISTICS})."
+        return f"{words.mark(one.kind, effect)} {words.of(one)}: {text} ({HOW_SURE})."
 
     def side_by_side(self) -> HTML:
         """Draw points gained and share of the gap against t, the paper's and ours."""
         found = {"matched": [(one, series.against_matching(one)) for one in self.series()]}
         below = (
             "The paper's are means over its four sparsities; bands are 95 % intervals over our seeds "
-            f"({words.STATISTICS}). Orange line: no better than naive; blue line: as good as LTH."
+            f"({HOW_SURE}). Orange line: no better than naive; blue line: as good as LTH."
         )
         return HTML(words.curves(compare.side_by_side(found), found, below))
 
