@@ -1,9 +1,9 @@
 """Weight matching with all groups at once, by the Frank–Wolfe algorithm.
 
-`lotperm.science.matching.match_weights` moves one group at a time and ends in whichever local
-optimum its order of groups leads to. Here permutations are relaxed to doubly stochastic matrices,
-all groups take each step together, and the start, the barycenter of all permutations, depends on no
-seed (Frank and Wolfe 1956; Crisostomi et al. 2024, C²M³).
+`lotperm.science.matching.weights.match_weights` moves one group at a time and ends in whichever
+local optimum its order of groups leads to. Here permutations are relaxed to doubly stochastic
+matrices, all groups take each step together, and the start, the barycenter of all permutations,
+depends on no seed (Frank and Wolfe 1956; Crisostomi et al. 2024, C²M³).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lotperm.science.blocks import families
-from lotperm.science.matching import Matching, assign_family, cosines, matched_parameters
+from lotperm.science.matching.result import Matching, assign_family
+from lotperm.science.matching.weights import cosines, matched_parameters
 from lotperm.science.symmetry import Permutation, PermutationSpec, Role, permute
 from lotperm.types import Float64
 

@@ -33,7 +33,7 @@ def match_many(
     Parameters
     ----------
     networks : sequence of mapping or nn.Module
-        Two or more, as `weights_a` of `lotperm.science.matching.match_weights`.
+        Two or more, as `weights_a` of `lotperm.science.matching.weights.match_weights`.
     spec : PermutationSpec
         The permutation symmetries of their architecture.
     seed : int, optional

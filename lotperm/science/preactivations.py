@@ -23,8 +23,9 @@ def before_nonlinearities(spec: PermutationSpec) -> PermutationSpec:
     Returns
     -------
     PermutationSpec
-        The same with other ``points``, for `lotperm.science.matching.match_activations`. A point
-        that isn't the output of a nonlinearity of one value stays.
+        The same with other ``points``, for
+        `lotperm.science.matching.activations.match_activations`. A point that isn't the output of
+        a nonlinearity of one value stays.
     """
     nodes = {node.name: node for node in spec.network.graph.nodes}
 

@@ -149,7 +149,7 @@ def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: s
     Parameters
     ----------
     matchings : sequence of mapping of str to Tensor
-        `lotperm.science.matching.Matching` of every replicate.
+        `lotperm.science.matching.result.Matching` of every replicate.
     title : str
         The figure's title: data, network and profile.
     """

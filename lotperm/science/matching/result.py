@@ -1,0 +1,63 @@
+"""What every matching returns, and the two steps that all ways to one share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lotperm.science.assignment import assign
+from lotperm.science.blocks import assign_blocks
+from lotperm.science.symmetry import PermutationSpec
+
+
+class Matching(dict[str, Tensor]):
+    """A `Permutation` (group -> int64 `(n,)`) with the evidence for it.
+
+    Attributes
+    ----------
+    scores : dict
+        Group -> how alike the matched units are, in [-1, 1]: mean Pearson correlation of the
+        pairs, or, when matched by weights, mean cosine of their weights. Dead units count as 0.
+    identity_scores : dict
+        The same for the pairs as they are without permuting.
+    correlations : dict or None
+        Group -> float64 `(n_b, n_a)`, unit of B by unit of A, where they were asked for.
+    """
+
+    def __init__(
+        self,
+        permutation: Mapping[str, Tensor],
+        scores: dict[str, float],
+        identity_scores: dict[str, float],
+        correlations: dict[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(permutation)
+        self.scores = scores
+        self.identity_scores = identity_scores
+        self.correlations = correlations
+
+
+def assign_family(
+    spec: PermutationSpec, family: Sequence[str], known: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Assign groups whose units belong to each other; of most families there is but one."""
+    if len(family) == 1:
+        return {group: assign(matrix) for group, matrix in known.items()}
+    zeros = {
+        group: torch.zeros(spec.sizes[group], spec.sizes[group], dtype=torch.float64)
+        for group in family
+    }
+    return assign_blocks({**zeros, **known}, spec.inside)
+
+
+def score_blocks(spec: PermutationSpec, blocks: Iterable[str], scores: dict[str, float]) -> None:
+    """Give groups of mere blocks, which have no weights or activations, the score of their units."""
+    for group in blocks:
+        inside = [
+            scores[child]
+            for child, above in spec.inside.items()
+            if child in scores and any(parent.group == group for parent in above)
+        ]
+        scores[group] = sum(inside) / len(inside) if inside else 0.0
