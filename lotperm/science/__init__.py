@@ -8,7 +8,8 @@ and a caller who had to hand the ranks down would pass them through every functi
 ===============  ==================================================================
 `symmetry`       the spec: which axes share a permutation; permute, invert, compose
 `tracing`        from a network to its spec
-`graphs`         networks as graphs of ATen operations
+`exporting`      from a module to a graph of ATen operations
+`graphs`         such graphs: cut, compiled, run and read
 `folding`        batch norms folded into convolutions
 `rules`          what each operation does to unit ids
 `labels`         unit ids and the union-find over them

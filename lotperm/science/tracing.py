@@ -15,15 +15,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from lotperm.errors import ParameterError, UnsupportedModelError
-from lotperm.science.graphs import (
-    TracedNetwork,
-    check_that_it_runs,
-    describe_node,
-    export_graph,
-    is_batched,
-    is_variable,
-    named_tensors,
-)
+from lotperm.science.exporting import check_that_it_runs, export_graph, named_tensors
+from lotperm.science.graphs import TracedNetwork, describe_node, is_batched, is_variable
 from lotperm.science.grouping import assemble_spec
 from lotperm.science.inputs import Batch, call_arguments, describe
 from lotperm.science.labelling import Labeller

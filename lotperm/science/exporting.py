@@ -1,0 +1,213 @@
+"""From a module to a graph of ATen operations: a copy in evaluation mode, exported."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from lotperm.errors import LotpermError, UnsupportedModelError
+from lotperm.science.graphs import is_batched, operation_name
+from lotperm.science.inputs import describe
+from lotperm.science.recurrence import unstack_recurrence
+from lotperm.science.writes import name_what_is_written
+
+
+def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the parameters and buffers of a state dict, and the first name of each tensor.
+
+    Returns
+    -------
+    state : dict
+        Name -> Tensor; a tensor that several modules share (weight tying) is there under each of
+        its names.
+    names : dict
+        Name -> the first name of the same tensor.
+    """
+    state: dict[str, Tensor] = {}
+    state.update(model.named_parameters(remove_duplicate=False))
+    kept = model.state_dict()
+    # What isn't in a state dict can't be permuted: to the network that is a constant.
+    state.update((n, b) for n, b in model.named_buffers(remove_duplicate=False) if n in kept)
+    first: dict[int, str] = {}
+    return state, {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+
+
+def export_graph(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> fx.GraphModule:
+    """Export a copy of a network, in evaluation mode, as a graph of ATen operations.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network; it stays as it is.
+    args, kwargs : tuple, mapping
+        Its inputs. Tensors whose first dimension is as long as the first tensor's, B >= 2, may
+        have another batch size in the graph, if the network takes any.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The network doesn't run on these inputs, or `torch.export` fails.
+    """
+    leaves, structure = pytree.tree_flatten((args, dict(kwargs)))
+    size = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    try:
+        program = _export(model, leaves, structure, size)
+    except UnsupportedModelError:
+        check_that_it_runs(model, args, kwargs)
+        raise
+    unstack_recurrence(program.graph)
+    name_what_is_written(program.graph)
+    # Modules in the graph are checks of the input's shape, which would fix the batch size.
+    checks = ("_assert_async", "_assert_scalar", "_assert_tensor_metadata")
+    for node in [
+        n for n in program.graph.nodes if n.op == "call_module" or operation_name(n) in checks
+    ]:
+        program.graph.erase_node(node)
+    return program
+
+
+def check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise an error if a network doesn't run on its inputs.
+
+    Raises
+    ------
+    UnsupportedModelError
+        With what the network raised.
+    """
+    leaves, structure = pytree.tree_flatten((args, dict(kwargs)))
+    try:
+        with torch.no_grad():
+            # On copies, as a network may write into its buffers and inputs.
+            _flat_copy(model, structure)(*copy.deepcopy(leaves))
+    except LotpermError:
+        raise
+    except Exception as error:  # whatever user code raises
+        given = args[0] if len(args) == 1 and not kwargs else kwargs or args
+        raise UnsupportedModelError(
+            f"{type(model).__name__} fails on the example input, which is {describe(given)}: "
+            f"{type(error).__name__}: {_first_line(error)} Give inputs that it runs on in "
+            "evaluation mode."
+        ) from error
+
+
+def _export(
+    model: nn.Module, leaves: list[Any], structure: pytree.TreeSpec, size: int
+) -> fx.GraphModule:
+    """Export a network for batches of any size, or of this one if it takes no other."""
+    first: Exception | None = None
+    # Recurrent layers may have time first, of which they unroll each step.
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    for dim in (0, 1, None) if recurrent else (0, None):
+        variable = torch.export.Dim("batch")
+        dynamic = tuple(
+            {dim: variable}
+            if dim is not None and is_batched(leaf, size) and leaf.dim() > dim
+            else None
+            for leaf in leaves
+        )
+        try:
+            with warnings.catch_warnings(), _quiet():
+                warnings.filterwarnings("ignore", "The tensor attributes? .*assigned during export")
+                program = torch.export.export(
+                    _flat_copy(model, structure),
+                    tuple(leaves),
+                    dynamic_shapes=(dynamic,),
+                    strict=False,
+                ).module()
+        except LotpermError:
+            raise
+        except Exception as error:  # whatever the exporter raises
+            first = first or error
+            continue
+        assert isinstance(program, fx.GraphModule)
+        return program
+    assert first is not None
+    raise UnsupportedModelError(
+        f"torch.export can't turn {type(model).__name__} into a graph for an input of shape "
+        f"{_shapes(leaves)} with a variable batch size: {_first_line(first)} Check "
+        "that its control flow doesn't depend on values, and that it reads the batch size as "
+        "x.shape[0] (len(x) fixes it)."
+    ) from first
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from writing down a failure, with the graph so far; it raises it too."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.disabled = before
+
+
+def _flat_copy(model: nn.Module, structure: pytree.TreeSpec) -> nn.Module:
+    """Return a copy of a network, in evaluation mode, with flat inputs and outputs.
+
+    Its inputs are the leaves of `(args, kwargs)`, its output is a tensor or a tuple of them.
+    """
+    # Weights that hooks compute before each call (pruning, weight norm) are no leaves of
+    # autograd, which refuse to be copied.
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
+    twin = copy.deepcopy(model, computed).eval()
+    forward = twin.forward
+
+    def flat(*leaves: Any) -> Any:
+        args, kwargs = pytree.tree_unflatten(leaves, structure)
+        outputs = forward(*args, **kwargs)
+        if isinstance(outputs, Tensor):
+            return outputs
+        tensors = tuple(_tensors_in(outputs))
+        if not tensors:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} returns {describe(outputs)}, expected a tensor, or a "
+                "tuple, dict or object that holds tensors."
+            )
+        return tensors
+
+    twin.forward = flat
+    return twin
+
+
+def _tensors_in(outputs: Any) -> list[Tensor]:
+    """Return the tensors that outputs of any form hold, in their order."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, Mapping):
+        parts = list(outputs.values())
+    elif isinstance(outputs, (list, tuple)):
+        parts = list(outputs)
+    elif dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
+        parts = [getattr(outputs, part.name) for part in dataclasses.fields(outputs)]
+    else:
+        parts = list(getattr(outputs, "__dict__", {}).values())
+    return [tensor for part in parts for tensor in _tensors_in(part)]
+
+
+def _shapes(inputs: Sequence[Any]) -> str:
+    """Return the shapes of those inputs that are tensors."""
+    return ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, with a full stop."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if line.endswith((".", "!", "?")) else f"{line}."
