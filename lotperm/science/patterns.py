@@ -160,7 +160,7 @@ def pattern_breakers(
     spec : PermutationSpec
         Of the network.
     permutation : Mapping[str, Tensor]
-        Group of units -> permutation, as of `lotperm.science.symmetry.permute`.
+        Group of units -> permutation, as of `lotperm.science.symmetry.permuting.permute`.
     pattern : Pattern
 
     Returns

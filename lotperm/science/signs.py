@@ -150,7 +150,7 @@ def ticket_bits(mask: Mask, sizes: Mapping[str, int]) -> Bits:
     mask : Mask
         Name -> bool tensor.
     sizes : mapping
-        Group -> number of its units (`lotperm.science.symmetry.PermutationSpec.sizes`).
+        Group -> number of its units (`lotperm.science.symmetry.spec.PermutationSpec.sizes`).
     """
 
     def log_factorial(n: int) -> float:

@@ -1,29 +1,4 @@
-"""The permutation symmetries of a network: which axes of which tensors share one.
-
-A *unit* is a hidden neuron or channel. Reordering the units of a layer, together with every tensor
-axis that they touch, leaves the function of a network unchanged, ``f(permute(A)) == f(A)``
-(Hecht-Nielsen 1990; Entezari et al. 2022). `PermutationSpec.trace` finds these symmetries: it
-exports the network to a graph of ATen operations and carries an integer array of unit ids along
-with every activation. Layers give fresh ids, operations that combine tensors make ids equal, and
-operations that only move values around (reshape, concatenate, slice) are run on the ids themselves.
-Units that occur in the same way everywhere form one group, and any permutation inside a group is
-allowed. The rule of each operation is in `lotperm.science.rules`.
-
-Attention has units in blocks: heads change places as a whole, and units inside each head, those of
-queries with those of keys, those of values with the inputs of the output projection. Its other
-symmetries aren't permutations: any invertible matrix M between queries and keys, ``q M`` and
-``k M^-T``, or between values and the output projection, leaves the function as it is. A mask can't
-follow those, as they make each new weight from all old ones of a head: where some were zero, none
-is. Permutations (and signs, which leave masks where they are) alone take zeros to zeros.
-
-Where the rules have a choice they take the safe side: a unit too few moves, never one too many. So
-these symmetries are left out: exchanging whole blocks of a grouped convolution, or whole groups of
-a group norm. An operation without a rule fixes the units that pass it, as an input or output does.
-Where units meet a product over another axis (token mixing), the units are free, and so are mixtures
-of positions until they meet positions again. `PermutationSpec.fixed` lists what is fixed and why.
-Every spec is checked once, by a forward pass with a random permutation; a network that is random
-in evaluation mode is refused.
-"""
+"""What a network's symmetries are: its groups of units, and the axes that each of them permutes."""
 
 from __future__ import annotations
 
@@ -35,31 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lotperm.errors import ParameterError, unknown_name
-from lotperm.science.blocks import Inside, complete, draw
+from lotperm.errors import unknown_name
+from lotperm.science.blocks import Inside, draw
 from lotperm.science.folding import fold_batch_norms
 from lotperm.science.graphs import TracedNetwork, compile_graph, cut_graph
 from lotperm.science.inputs import Batch
 from lotperm.science.roles import Channels, Fixed, Role
-from lotperm.science.state_dicts import (
-    as_dense,
-    dict_like,
-    match_names,
-    read_weights,
-    state_dict_of,
-)
+from lotperm.science.state_dicts import read_weights
 from lotperm.types import Int64, Num
-
-__all__ = [
-    "Channels",
-    "Fixed",
-    "Permutation",
-    "PermutationSpec",
-    "Role",
-    "compose",
-    "invert",
-    "permute",
-]
 
 Permutation = dict[str, Int64[Tensor, " _"]]
 
@@ -307,106 +265,3 @@ class PermutationSpec:
             on = f" on {', '.join(places[group][:6])}{more}" if places[group] else ""
             lines.append(f"  {group}: {n} units{on}{within}")
         return "\n".join([*lines, *(f"  ({fixed})" for fixed in self.fixed)])
-
-
-def permute(
-    tensors: Mapping[str, Any] | nn.Module,
-    spec: PermutationSpec,
-    permutation: Mapping[str, Any],
-) -> dict[str, Tensor]:
-    """Reorder the units of a network: ``new = old[p]`` on every axis of a group.
-
-    Parameters
-    ----------
-    tensors : mapping or nn.Module
-        A state dict or a mask, whole or in part, of any dtype and on any device; or a module, for
-        its state dict. Names may have the prefixes of wrappers (``module.``, ``_orig_mod.``) and
-        the endings of `torch.nn.utils.prune` (``_orig``, ``_mask``).
-    spec : PermutationSpec
-        Of the network that the tensors belong to.
-    permutation : mapping
-        Group name -> int64 Tensor of shape (n,), or a list or array of as many whole numbers;
-        ``p[i]`` is the unit that moves to position i.
-        Groups that are not named stay as they are, but for blocks that a named one moves.
-
-    Returns
-    -------
-    dict
-        The same names in the same order, each tensor a new one if its units move. `load_state_dict`
-        takes it where it took `tensors`: PyTorch's metadata are kept.
-
-    Raises
-    ------
-    ParameterError
-        An unknown group or tensor, a tensor of another shape, a p that is no permutation of
-        0..n-1, or one that tears blocks apart (`PermutationSpec.inside`).
-    """
-    moves = {group: _validated(spec, group, p) for group, p in permutation.items()}
-    moves = complete(moves, spec.sizes, spec.inside)
-    moves = {group: p for group, p in moves.items() if not torch.equal(p, torch.arange(len(p)))}
-    state = state_dict_of(tensors)
-    names = match_names(state, spec.shapes)
-    result = {}
-    for name, tensor in state.items():
-        if name not in names:
-            raise unknown_name("tensor of the traced network", name, spec.shapes)
-        own = names[name]
-        if tensor.shape != spec.shapes[own]:
-            raise ParameterError(
-                f"tensor {name!r} has shape {tuple(tensor.shape)}, but the traced network has "
-                f"{tuple(spec.shapes[own])}; trace the network that these tensors belong to."
-            )
-        layout, dense = tensor.layout, as_dense(tensor)
-        for role in spec.roles.get(own, ()):
-            dense = role.apply(dense, moves)
-        result[name] = dense if layout == torch.strided else dense.to_sparse(layout=layout)
-    return dict_like(state, result)
-
-
-def invert(permutation: Mapping[str, Int64[Tensor, " _"]]) -> Permutation:
-    """Return the permutation that undoes `permutation`."""
-    return {group: p.argsort() for group, p in permutation.items()}
-
-
-def compose(
-    outer: Mapping[str, Int64[Tensor, " _"]], inner: Mapping[str, Int64[Tensor, " _"]]
-) -> Permutation:
-    """Return the permutation that does `inner`, then `outer`.
-
-    A group that only one of them names is taken from it.
-    """
-    both = {
-        group: p[outer[group].to(p.device)] if group in outer else p for group, p in inner.items()
-    }
-    return {**outer, **both}
-
-
-def _validated(spec: PermutationSpec, group: str, p: Any) -> Tensor:
-    """Return the permutation of one group, on the CPU, if it is one."""
-    if group not in spec.sizes:
-        raise unknown_name("permutation group", group, spec.sizes)
-    n = spec.sizes[group]
-    p = _whole_numbers(p)
-    if not isinstance(p, Tensor) or p.dtype != torch.int64 or p.shape != (n,):
-        got = f"{p.dtype} of shape {tuple(p.shape)}" if isinstance(p, Tensor) else type(p).__name__
-        raise ParameterError(
-            f"the permutation of {group!r} must be an int64 tensor of shape ({n},), got {got}."
-        )
-    p = p.cpu()
-    if not torch.equal(p.sort().values, torch.arange(n)):
-        raise ParameterError(
-            f"the permutation of {group!r} must hold each of 0..{n - 1} exactly once."
-        )
-    return p
-
-
-def _whole_numbers(p: Any) -> Any:
-    """Return a list or array of whole numbers as an int64 tensor, and everything else as it is."""
-    if isinstance(p, Tensor):
-        return p
-    try:
-        found = torch.as_tensor(p)
-    except (TypeError, ValueError, RuntimeError):
-        return p
-    whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    return found.to(torch.int64) if found.dtype in whole else p
