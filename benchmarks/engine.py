@@ -48,8 +48,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
+from lotperm.config.choices import Precision
 from lotperm.config.experiment import Recipe
-from lotperm.config.parameters import Precision
 from lotperm.config.seeds import Seeds
 from lotperm.data.augment import augment, draw_augmentation
 from lotperm.data.batches import normalize

@@ -21,7 +21,7 @@ from typing import Any, get_args
 from common import RESULTS, environment, write_report
 
 from lotperm import Experiment, Pipeline, Store
-from lotperm.config.parameters import MaskSource
+from lotperm.config.choices import MaskSource
 from lotperm.science.ranking import collapsed
 from lotperm.science.statistics import interval, paired
 from lotperm.studies.arms.arms import PAPER_ARMS

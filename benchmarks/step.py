@@ -29,8 +29,8 @@ import torch
 from common import RESULTS, environment, write_report
 from torch import Tensor, nn
 
+from lotperm.config.choices import Precision
 from lotperm.config.experiment import Recipe
-from lotperm.config.parameters import Precision
 from lotperm.config.seeds import Seeds
 from lotperm.data.dataset import Dataset, Split
 from lotperm.engine.models import build, initialize

@@ -27,8 +27,8 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
+from lotperm.config.choices import Precision
 from lotperm.config.experiment import Recipe
-from lotperm.config.parameters import Precision
 from lotperm.config.seeds import Seeds
 from lotperm.data.batches import normalize
 from lotperm.data.dataset import Dataset

@@ -69,15 +69,15 @@ def test_paths_that_the_text_names_exist() -> None:
 def test_a_network_and_a_data_set_are_added_as_the_text_says(tmp_path: Path) -> None:
     package = tmp_path / "lotperm"
     shutil.copytree(ROOT / "lotperm", package, ignore=shutil.ignore_patterns("__pycache__"))
-    models, parameters = package / "engine" / "models.py", package / "config" / "parameters.py"
+    models, choices = package / "engine" / "models.py", package / "config" / "choices.py"
     insert(models, block("builder") + "\n\n", before="Builder = ")
     replace(models, '    "mlp": _mlp,\n', '    "mlp": _mlp,\n' + block("network"))
-    replace(parameters, "Model = Literal[", 'Model = Literal["wide", ')
+    replace(choices, "Model = Literal[", 'Model = Literal["wide", ')
     (package / "data" / "generated.py").open("a").write("\n\n" + block("data"))
     catalog = package / "data" / "catalog.py"
     replace(catalog, "import generate_mnist1d", "import generate_blobs, generate_mnist1d")
     replace(catalog, '    "mnist1d": Spec(\n', block("entry") + '    "mnist1d": Spec(\n')
-    replace(parameters, "Dataset = Literal[", 'Dataset = Literal["blobs", ')
+    replace(choices, "Dataset = Literal[", 'Dataset = Literal["blobs", ')
     (package / "config" / "presets.toml").open("a").write("\n" + block("presets"))
     environment = {
         **os.environ,

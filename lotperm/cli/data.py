@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from lotperm.cli.signals import stop
-from lotperm.config.parameters import DATASETS
+from lotperm.config.choices import DATASETS
 from lotperm.data import datasets, sources
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and verify data sets.")

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from torch import Tensor, nn
 
-from lotperm.config.parameters import MODELS
+from lotperm.config.choices import MODELS
 from lotperm.data import batches, datasets
 from lotperm.data.catalog import SPECS
 from lotperm.data.dataset import Dataset, first

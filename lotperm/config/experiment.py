@@ -12,18 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 from lotperm.config.configuration import configuration, filled, from_plain
-from lotperm.config.parameters import (
-    PARAMETERS,
+from lotperm.config.fields import require_distinct
+from lotperm.config.parameters import PARAMETERS
+from lotperm.config.presets import FIGURES, OWN_DATASETS, defaults_of
+from lotperm.config.profiles import DEFAULT_PROFILE
+from lotperm.config.settings import (
     DataConfig,
     MatchingConfig,
     ModelConfig,
     PruningConfig,
     Recipe,
     Settings,
-    require_distinct,
 )
-from lotperm.config.presets import FIGURES, OWN_DATASETS, defaults_of
-from lotperm.config.profiles import DEFAULT_PROFILE
 from lotperm.errors import ParameterError, shown, unknown_name
 
 __all__ = [

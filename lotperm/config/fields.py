@@ -65,6 +65,29 @@ def either(choices: Sequence[str]) -> str:
     return f"{', '.join(rest)} or {last}" if rest else last
 
 
+def require(condition: bool, name: str, value: object, expected: str) -> None:
+    """Refuse a value of a parameter unless a condition holds.
+
+    Raises
+    ------
+    ParameterError
+        If the condition is false.
+    """
+    if not condition:
+        raise ParameterError(f"{name} is {shown(value)}; expected {expected}.")
+
+
+def require_distinct(name: str, values: tuple[float, ...]) -> None:
+    """Refuse values if one of them appears twice.
+
+    Raises
+    ------
+    ParameterError
+        If one appears twice.
+    """
+    require(len(set(values)) == len(values), name, values, "no number twice")
+
+
 def _plain(value: Any) -> Any:
     """Return NumPy's and PyTorch's numbers and arrays, ranges, and lists in text, as Python's."""
     if isinstance(value, range):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lotperm.config.parameters import Augment
+from lotperm.config.choices import Augment
 from lotperm.config.seeds import derive_seed
 from lotperm.errors import ParameterError
 from lotperm.types import Bool, Int64, Num

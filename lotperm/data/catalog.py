@@ -1,7 +1,7 @@
 """The catalog of known data sets. To add one, add its entry here.
 
 `SPECS` are kept as one file of tensors each (`lotperm.data.stored`), `FOLDERS` stay files of images
-(`lotperm.data.folders`). An experiment may name those that `lotperm.config.parameters.DATASETS`
+(`lotperm.data.folders`). An experiment may name those that `lotperm.config.choices.DATASETS`
 lists as well.
 """
 

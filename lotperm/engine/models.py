@@ -286,7 +286,7 @@ NETWORKS: Mapping[str, Builder] = {
     "vgg11": _vgg11,
     "vit_tiny": _vit_tiny,
 }
-"""The networks by name; the names are those of `lotperm.config.parameters.MODELS`."""
+"""The networks by name; the names are those of `lotperm.config.choices.MODELS`."""
 
 
 def build(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from lotperm.config.parameters import Precision
+from lotperm.config.choices import Precision
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.ways import STACKED, Way
 from lotperm.parallel import distributed

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lotperm.config.parameters import Precision
+from lotperm.config.choices import Precision
 from lotperm.science.precision import products
 
 

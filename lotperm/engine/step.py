@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lotperm.config.choices import Precision
 from lotperm.config.experiment import Recipe
-from lotperm.config.parameters import Precision
 from lotperm.engine.precision import autocast
 from lotperm.engine.state import TrainingState
 from lotperm.errors import ParameterError

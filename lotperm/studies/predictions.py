@@ -16,7 +16,7 @@ from typing import get_args
 
 import pandas as pd
 
-from lotperm.config.parameters import Model
+from lotperm.config.choices import Model
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.studies.claims.evidence import Above, Effect, Rule, Within, mean_effect, verdict
 from lotperm.studies.origin import NAMES

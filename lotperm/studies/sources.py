@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from lotperm.config.parameters import MaskSource
+from lotperm.config.choices import MaskSource
 from lotperm.config.seeds import derive_seed
 from lotperm.data.dataset import subset
 from lotperm.engine.models import Weights

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lotperm.config.choices import IMAGE_FOLDERS
 from lotperm.config.experiment import DataConfig, Experiment
-from lotperm.config.parameters import IMAGE_FOLDERS
 from lotperm.data.batches import Batches
 from lotperm.data.dataset import Dataset, Info, Split, first
 from lotperm.data.datasets import identity, info, load_configured

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from lotperm.config.choices import IMAGE_FOLDERS
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import IMAGE_FOLDERS
 from lotperm.science.statistics import paired
 from lotperm.studies.origin import NAMES
 from lotperm.studies.pipeline import Pipeline

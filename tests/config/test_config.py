@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from test_canonical import plain
 
 from lotperm.config.canonical import canonical_json, sha256_json
+from lotperm.config.choices import DATASETS
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import DATASETS, PARAMETERS
+from lotperm.config.parameters import PARAMETERS
 from lotperm.config.seeds import Seeds, derive_seed
 from lotperm.errors import ParameterError
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from lotperm.config import parameters
+from lotperm.config import settings
 from lotperm.config.configuration import declared
 from lotperm.config.experiment import Experiment
 from lotperm.config.parameters import PARAMETERS, parameter_cell
 from lotperm.errors import ParameterError
 
 CONFIGURATIONS = (
-    parameters.Recipe,
-    parameters.DataConfig,
-    parameters.ModelConfig,
-    parameters.PruningConfig,
-    parameters.MatchingConfig,
+    settings.Recipe,
+    settings.DataConfig,
+    settings.ModelConfig,
+    settings.PruningConfig,
+    settings.MatchingConfig,
     Experiment,
 )
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -68,7 +68,7 @@ CHANGES = {
 
 
 def test_what_a_parameter_applies_to_is_what_it_changes():
-    def recipes(experiment: Experiment) -> dict[str, parameters.Recipe]:
+    def recipes(experiment: Experiment) -> dict[str, settings.Recipe]:
         return {
             "dense networks": experiment.dense,
             "sparse arms": experiment.sparse_recipe(2),
@@ -76,7 +76,7 @@ def test_what_a_parameter_applies_to_is_what_it_changes():
         }
 
     before = recipes(SMOKE)
-    assert set(CHANGES) >= {field.name for field in dataclasses.fields(parameters.Recipe)}
+    assert set(CHANGES) >= {field.name for field in dataclasses.fields(settings.Recipe)}
     for name, change in CHANGES.items():
         after = recipes(Experiment.from_parameters(profile="smoke", **change))
         changed = {part for part in before if after[part] != before[part]}
@@ -201,6 +201,6 @@ def test_a_record_without_a_value_that_has_no_default_is_refused():
 
 def test_positional_values_are_named_in_errors():
     with pytest.raises(ParameterError, match="lr is 'x'; expected a number"):
-        parameters.Recipe(1, "x")
+        settings.Recipe(1, "x")
     with pytest.raises(ParameterError, match=r"unknown dataset 'svnh'\. Did you mean 'svhn'"):
-        parameters.DataConfig("svnh")
+        settings.DataConfig("svnh")

@@ -3,8 +3,9 @@
 import pytest
 
 from lotperm.config import presets
+from lotperm.config.choices import DATASETS
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import DATASETS, PARAMETERS
+from lotperm.config.parameters import PARAMETERS
 from lotperm.config.presets import FIGURES, PROFILES, add_figures
 from lotperm.errors import ParameterError, StorageError
 

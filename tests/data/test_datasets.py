@@ -27,7 +27,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.transforms import functional as tv
 
-from lotperm.config import parameters
+from lotperm.config import choices
 from lotperm.data import catalog, dataset, datasets, decode, downloads, stored
 from lotperm.data.augment import augment, draw_augmentation
 from lotperm.data.batches import normalize
@@ -459,8 +459,8 @@ def test_the_environment_chooses_the_folder(
     monkeypatch.setenv("LOTPERM_HOME", str(fashion))
     assert len(load("fashion_mnist").test) == N_TEST
     rows = {row["name"]: row for row in datasets.available()}
-    assert set(rows) == set(parameters.DATASETS)
-    assert set(catalog.FOLDERS) == set(parameters.IMAGE_FOLDERS)
+    assert set(rows) == set(choices.DATASETS)
+    assert set(catalog.FOLDERS) == set(choices.IMAGE_FOLDERS)
     assert [name for name, row in rows.items() if row["present"]] == ["fashion_mnist"]
     assert rows["fashion_mnist"]["bytes"] == (N_TRAIN + N_TEST) * (28 * 28 + 8)
 

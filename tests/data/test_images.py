@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 
 from lotperm import Experiment, Pipeline, Store
 from lotperm.cluster.campaign import Campaign
+from lotperm.config.choices import IMAGE_FOLDERS
 from lotperm.config.experiment import Recipe
-from lotperm.config.parameters import IMAGE_FOLDERS
 from lotperm.config.seeds import Seeds
 from lotperm.data import batches, datasets, folders, sources
 from lotperm.data import dataset as data_sets

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lotperm.config.parameters import MODELS
+from lotperm.config.choices import MODELS
 from lotperm.engine.models import NETWORKS, build, initialize
 from lotperm.errors import ParameterError
 from lotperm.science.sparsity import prunable_parameters

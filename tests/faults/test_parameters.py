@@ -25,7 +25,8 @@ from lotperm.cli import app
 from lotperm.cli import notebooks as pages
 from lotperm.cli.options import parse_pairs
 from lotperm.config import experiment
-from lotperm.config.parameters import MODELS, PARAMETERS
+from lotperm.config.choices import MODELS
+from lotperm.config.parameters import PARAMETERS
 from lotperm.config.presets import FIGURES
 from lotperm.engine import models
 from lotperm.errors import ParameterError

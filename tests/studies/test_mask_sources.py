@@ -7,7 +7,7 @@ import torch
 
 from lotperm import Experiment, Pipeline, Store
 from lotperm.cluster import plan
-from lotperm.config.parameters import MaskSource
+from lotperm.config.choices import MaskSource
 from lotperm.config.seeds import derive_seed
 from lotperm.errors import ParameterError
 from lotperm.science.ranking import (

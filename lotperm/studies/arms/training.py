@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lotperm.config.parameters import require
+from lotperm.config.fields import require
 from lotperm.science.sparsity import Mask
 from lotperm.science.symmetry import Permutation
 from lotperm.store.stages import StageResult

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import require
+from lotperm.config.fields import require
 from lotperm.science.assignment import mean_matched
 from lotperm.science.symmetry import Permutation
 from lotperm.store.tasks import Task, unpack

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import PARAMETERS, require
+from lotperm.config.fields import require
+from lotperm.config.parameters import PARAMETERS
 from lotperm.data.datasets import info
 from lotperm.errors import ParameterError, shown
 from lotperm.science.barrier import Repair

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lotperm.config.parameters import require
+from lotperm.config.fields import require
 from lotperm.science.sparsity import count
 from lotperm.science.statistics import paired
 from lotperm.store.tasks import Task, unpack

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from lotperm.config.choices import IMAGE_FOLDERS
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import IMAGE_FOLDERS
 from lotperm.errors import ParameterError
 from lotperm.store.tasks import Task
 from lotperm.studies.arms import study as arms

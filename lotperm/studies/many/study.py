@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lotperm.config.experiment import Experiment
-from lotperm.config.parameters import require
+from lotperm.config.fields import require
 from lotperm.engine.counts import network
 from lotperm.engine.models import Weights
 from lotperm.errors import ParameterError, shown
