@@ -14,7 +14,7 @@ from stand_in import rehearse
 from torch import nn
 
 from lotperm import Store
-from lotperm.carry.packs import unpack
+from lotperm.carry.unpacking import unpack
 from lotperm.studies.records import load_record
 
 ROOT = Path(__file__).parents[1]

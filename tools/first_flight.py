@@ -38,7 +38,8 @@ import torch
 from torch import Tensor, nn
 
 from lotperm.carry.needed import needed
-from lotperm.carry.packs import pack, unpack
+from lotperm.carry.packing import pack
+from lotperm.carry.unpacking import unpack
 from lotperm.cluster import campaign as campaigns
 from lotperm.config.experiment import Recipe
 from lotperm.config.seeds import Seeds

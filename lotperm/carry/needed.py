@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lotperm.carry.packs import Parcel
+from lotperm.carry.packing import Parcel
 from lotperm.cluster.campaign import Campaign
 from lotperm.store.stages import Store
 from lotperm.store.tasks import Task, chain

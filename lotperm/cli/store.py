@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from lotperm.carry.needed import needed
-from lotperm.carry.packs import everything, pack, unpack
+from lotperm.carry.packing import everything, pack
+from lotperm.carry.unpacking import unpack
 from lotperm.cli.output import duration, say
 from lotperm.cluster.campaign import Campaign
 from lotperm.errors import IntegrityError

@@ -9,7 +9,8 @@ import pytest
 
 from lotperm import Store
 from lotperm.carry.needed import needed
-from lotperm.carry.packs import pack, unpack
+from lotperm.carry.packing import pack
+from lotperm.carry.unpacking import unpack
 from lotperm.cluster import campaign as campaigns
 from lotperm.cluster.campaign import Campaign
 from lotperm.engine.runtime import Runtime

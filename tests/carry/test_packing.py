@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from lotperm.carry import packs
-from lotperm.carry.packs import _MAGIC, Parcel, everything, pack, unpack
+from lotperm.carry.packing import Parcel, everything, pack
+from lotperm.carry.packs import MAGIC
+from lotperm.carry.unpacking import unpack
 from lotperm.config.canonical import canonical_json
 from lotperm.errors import ParameterError, StorageError
 from lotperm.store.stages import StageResult, Store, stage_key
@@ -57,7 +59,7 @@ def contents(store):
 @pytest.fixture
 def stores(tmp_path, monkeypatch):
     """A filled store, and an empty one; files are cut into small chunks."""
-    monkeypatch.setattr(packs, "_CHUNK", 2000)
+    monkeypatch.setattr(packs, "CHUNK", 2000)
     full, empty = Store(tmp_path / "full"), Store(tmp_path / "empty")
     fill(full)
     return full, empty
@@ -160,7 +162,7 @@ def forge(folder, items, chunks=()):
     header = canonical_json({**content, "sha256": seal}).encode()
     folder.mkdir(exist_ok=True)
     path = folder / "pack-forged.bin"
-    path.write_bytes(b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *body]))
+    path.write_bytes(b"".join([MAGIC, len(header).to_bytes(8, "little"), header, *body]))
     return path
 
 
@@ -215,7 +217,7 @@ def test_a_chunk_never_becomes_larger_than_it_may(stores, tmp_path):
     seal = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     header = canonical_json({**content, "sha256": seal}).encode()
     path = tmp_path / "pack-bomb.bin"
-    path.write_bytes(b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, bomb]))
+    path.write_bytes(b"".join([MAGIC, len(header).to_bytes(8, "little"), header, bomb]))
     assert "cut or followed" in unpack(stores[1], [path]).problems[0]
 
 

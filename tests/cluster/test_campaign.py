@@ -20,7 +20,8 @@ import yaml
 from lotperm import Experiment, Store
 from lotperm.carry import packs
 from lotperm.carry.needed import needed
-from lotperm.carry.packs import everything, pack, unpack
+from lotperm.carry.packing import everything, pack
+from lotperm.carry.unpacking import unpack
 from lotperm.cli import app
 from lotperm.cluster import campaign as campaigns
 from lotperm.cluster import progress
@@ -345,7 +346,7 @@ def test_in_slices_on_many_machines_it_is_the_same(unbroken, smoke_campaign, tmp
     """Stopped every few steps, and carried on to an empty store each time: the same tables, bit
     for bit.
     """
-    monkeypatch.setattr(packs, "_CHUNK", 2**14)  # so that packs can be as small as this campaign is
+    monkeypatch.setattr(packs, "CHUNK", 2**14)  # so that packs can be as small as this campaign is
     _, results, _ = unbroken
     load("mnist1d")
     carried, slices, at_once = [], 0, 30
