@@ -1,22 +1,24 @@
-"""The loss landscape of two neurons: the model, and the figures of its page."""
+"""The loss landscape of two neurons: the model, the scenes in it, and the figures of its page."""
 
 from lotperm.site.landscape.figures import LEVELS, curves, extent, figure3, interactive
 from lotperm.site.landscape.model import (
-    PRESETS,
-    RUNS,
-    Preset,
-    Result,
-    Scene,
     descend,
     gradient,
     loss,
     loss_along,
     match,
-    outcomes,
     output,
     prune,
-    simulate,
     slopes,
+)
+from lotperm.site.landscape.scenes import (
+    PRESETS,
+    RUNS,
+    Preset,
+    Result,
+    Scene,
+    outcomes,
+    simulate,
 )
 
 __all__ = [

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lotperm.site.html import script_element
-from lotperm.site.landscape.model import PRESETS, RUNS, Floats, Scene, loss, output, simulate
+from lotperm.site.landscape.model import Floats, loss, output
+from lotperm.site.landscape.scenes import PRESETS, RUNS, Scene, simulate
 from lotperm.studies.arms.arms import ARMS
 from lotperm.studies.findings import short
 from lotperm.studies.origin import conclude, describe
