@@ -22,7 +22,7 @@ from lotperm.store.files import write_atomic
 from lotperm.studies.charts import MARKERS, METHODS, use_style
 from lotperm.studies.claims import numbers
 from lotperm.studies.claims.sources import Run
-from lotperm.studies.findings import number
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import NAMES, Origin, attach, describe, of_record, of_table
 from lotperm.studies.published import Recorded, recorded
 from lotperm.studies.show import NARROW, lay_out, svg
@@ -81,14 +81,14 @@ class Row:
         """The gain in words: "+13.6 ± 2.1"."""
         mean, half = self.gain
         digits = 2 if self.kind == "paper" else 1
-        return f"{mean:+.{digits}f}".replace("-", "−") + ("" if half != half else f" ± {half:.1f}")
+        return number(mean, digits, signed=True) + ("" if half != half else f" ± {half:.1f}")
 
     @property
     def closed(self) -> str:
         """The share in words: "80 % (76 to 84)"."""
         low, high = self.span
-        span = f" ({low:.0f} to {high:.0f})" if low == low else ""
-        return f"{self.share:.0f} %{span}".replace("-", "−")
+        span = f" ({number(low, 0)} to {number(high, 0)})" if low == low else ""
+        return f"{number(self.share, 0)} %{span}"
 
 
 def rows(sparsity: float = SPARSITY) -> list[Row]:

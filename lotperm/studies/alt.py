@@ -11,6 +11,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.ticker import FixedLocator
 
+from lotperm.studies.numbers import with_minus
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -162,4 +164,4 @@ def _number(value: float) -> str:
     """Write a number with three digits, and a proper minus."""
     # Half a million is written out, not as a power.
     text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return text.replace("-", "−")
+    return with_minus(text)

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from lotperm.science.statistics import interval
-from lotperm.studies.findings import number
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude, describe
 
 METHODS = {

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lotperm.studies.numbers import number
+
 
 def ranked(values: Mapping[Any, npt.ArrayLike], unit: str = " %", digits: int = 1) -> str:
     """Say what is highest, and what follows.
@@ -53,9 +55,3 @@ def gain(a: npt.ArrayLike, b: npt.ArrayLike) -> str:
 def short(label: str) -> str:
     """Return a label's words before the colon, on one line."""
     return " ".join(label.partition(":")[0].split())
-
-
-def number(value: float, digits: int = 1) -> str:
-    """Write a number, with a minus that is one, and no minus before zero."""
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")

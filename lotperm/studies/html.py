@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lotperm.config.experiment import Experiment
+from lotperm.studies.numbers import with_minus
 from lotperm.studies.origin import SOURCE, describe
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         value = f"{value:.4g}"
     text = "" if value is pd.NA else _word(value)
-    return re.sub(r"(?<![\w)])-(?=\d)", "−", text)
+    return re.sub(r"(?<![\w)])-\d[\d,.]*", lambda found: with_minus(found[0]), text)
 
 
 def _is_number(text: str) -> bool:

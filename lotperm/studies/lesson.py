@@ -13,6 +13,7 @@ from scipy import stats
 from lotperm.errors import unknown_name
 from lotperm.science.statistics import gap_closed, interval, paired, ratio_of_means
 from lotperm.studies.arms.arms import PAPER_ARMS
+from lotperm.studies.numbers import number
 from lotperm.studies.published import book_folder
 
 ONE, MANY = "mnist1d_live", "desktop_resnet8_cifar10"
@@ -95,8 +96,8 @@ def _share() -> pd.DataFrame:
         rows.append(
             [
                 label,
-                f"{100 * ratio.ratio:.0f} % [{100 * low:.0f}, {100 * high:.0f}]".replace("-", "−"),
-                f"{100 * each.mean:.0f} ± {half:.0f} %",
+                f"{number(100 * ratio.ratio, 0)} % [{number(100 * low, 0)}, {number(100 * high, 0)}]",
+                f"{number(100 * each.mean, 0)} ± {half:.0f} %",
             ]
         )
     columns = ["run", "ratio of means, Fieller's interval", "mean of the seeds' own ratios"]
@@ -121,12 +122,12 @@ def _several() -> pd.DataFrame:
 
 
 def _texts(values: pd.Series) -> list[str]:
-    return [f"{x:.1f}".replace("-", "−") for x in values]
+    return [number(x) for x in values]
 
 
 def _with_half(values: pd.Series) -> str:
     mean, half = interval(values.to_numpy())
-    return f"{mean:.1f} ± {half:.1f}".replace("-", "−")
+    return f"{number(mean)} ± {half:.1f}"
 
 
 def _p(p: float) -> str:

@@ -1,4 +1,4 @@
-"""Numbers with intervals, as texts of tables."""
+"""Numbers as texts: their signs, their decimals, their intervals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,32 @@ from typing import NamedTuple
 import pandas as pd
 
 from lotperm.science.statistics import interval
+
+
+def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
+    """Write a number of running text, as `with_minus` has it.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    digits : int, optional
+        Digits behind the point.
+    signed : bool, optional
+        Whether numbers above zero have a plus.
+    """
+    if math.isinf(value):
+        return with_minus(f"{value:{'+' if signed else ''}}").replace("inf", "∞")
+    return with_minus(f"{value:{'+' if signed else ''}.{digits}f}")
+
+
+def with_minus(text: str) -> str:
+    """Give a formatted number a minus sign that is one, and a zero no sign.
+
+    A difference that is rounded to nothing would otherwise claim a direction: "−0.0".
+    """
+    is_zero = not text.strip("+-0.")
+    return text.lstrip("+-") if is_zero else text.replace("-", "−")
 
 
 class Number(NamedTuple):

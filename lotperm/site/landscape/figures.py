@@ -20,6 +20,7 @@ from lotperm.site.landscape.model import Floats, loss, output
 from lotperm.site.landscape.scenes import PRESETS, RUNS, Scene, simulate
 from lotperm.studies.arms.arms import ARMS
 from lotperm.studies.findings import short
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude, describe
 
 Methods = Mapping[str, tuple[str, str]]
@@ -175,7 +176,7 @@ def curves(scene: Scene, methods: Methods) -> Figure:
 
 def _place(weights: Floats) -> str:
     """Write a place of the plane: (2.00, 0.00)."""
-    x, y = (f"{float(w) + 0:.2f}".replace("-", "−") for w in weights)
+    x, y = (number(float(w), 2) for w in weights)
     return f"({x}, {y})"
 
 

@@ -15,6 +15,7 @@ from lotperm.studies.arms import effects
 from lotperm.studies.arms.effects import Factor
 from lotperm.studies.arms.series import Series
 from lotperm.studies.charts import METHODS
+from lotperm.studies.numbers import with_minus
 
 KINDS: Mapping[str, tuple[tuple[str, ...], str, str]] = {
     "paper": (("#333333",), "s", "--"),
@@ -149,7 +150,7 @@ def _compress(row: Any, low: float, high: float) -> None:
     ]
     for ax in row:
         ax.set_yscale("symlog", linthresh=1, linscale=1)
-        ax.set_yticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
+        ax.set_yticks(ticks, [with_minus(f"{t:g}") for t in ticks])
         ax.minorticks_off()
 
 

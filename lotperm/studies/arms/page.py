@@ -21,6 +21,7 @@ from lotperm.studies.arms.study import STUDY, barrier, run
 from lotperm.studies.claims import numbers
 from lotperm.studies.connectivity.study import connectivity_table
 from lotperm.studies.html import HOW_SURE, csv_link, folded, picture, table
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import attach
 from lotperm.studies.published import paper
 from lotperm.studies.results import Results
@@ -133,14 +134,14 @@ class Page(page.Page):
             return HTML(f"<p>The matched units of A and B correlate by {score:.2f} on average.</p>")
         shares = effects.against(self.live, "units").set_index("x")
         rows = []
-        for number, pipeline in enumerate(self.pipelines):
-            units = series.narrowest(self.experiments[number].to_dict()["model"])
+        for at, pipeline in enumerate(self.pipelines):
+            units = series.narrowest(self.experiments[at].to_dict()["model"])
             lines = accuracy_barriers(connectivity_table(barrier(pipeline)))
             height = 100 * lines.loc[lines["ends"] == "permuted", "barrier"].to_numpy()
             rows.append(
                 {
                     "units": units,
-                    **_with_half("correlation", self._scores(number)),
+                    **_with_half("correlation", self._scores(at)),
                     **_with_half("barrier", height),
                     **shares.loc[units, ["share", "share_low", "share_high"]],
                 }
@@ -150,8 +151,8 @@ class Page(page.Page):
         text = (
             f"Live, from {first['units']:g} to {last['units']:g} units: the correlation of matched "
             f"units goes from {first['correlation']:.2f} to {last['correlation']:.2f}, the barrier "
-            f"between permuted A and B from {words.minus(first['barrier'])} to "
-            f"{words.minus(last['barrier'])} points"
+            f"between permuted A and B from {number(first['barrier'])} to "
+            f"{number(last['barrier'])} points"
         )
         # Where the gap may be 0, its share has no value.
         known = table.dropna(subset="share")["share"]
@@ -161,9 +162,9 @@ class Page(page.Page):
         below = f"Bars are 95 % intervals over seeds ({HOW_SURE}). {html.escape(text)}"
         return HTML(picture(compare.alignment(table), text, below))
 
-    def _scores(self, number: int) -> np.ndarray:
+    def _scores(self, at: int) -> np.ndarray:
         """Return the mean correlation of matched units of every seed; all groups count alike."""
-        found = matchings(self.pipelines[number])
+        found = matchings(self.pipelines[at])
         return np.array([sum(m.scores.values()) / len(m.scores) for m in found])
 
     def details(self) -> HTML:

@@ -13,6 +13,7 @@ from lotperm.studies.arms import effects
 from lotperm.studies.arms.series import Series
 from lotperm.studies.claims.evidence import Effect, Rule
 from lotperm.studies.html import HOW_SURE, badge, folded, picture
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import attach
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _of_paper(one: Series) -> str:
     gain = rewound["gain"]
     text = (
         f"permuted is above naive in {above} of {len(table)} settings. At k &gt; 0 it gains "
-        f"{gain.mean():.1f} points on average ({minus(gain.min())} to {minus(gain.max())})"
+        f"{gain.mean():.1f} points on average ({number(gain.min())} to {number(gain.max())})"
     )
     share = effects.share(one).value
     if not math.isnan(share):
@@ -89,11 +90,6 @@ def _of_ours(one: Series, why: str) -> str:
         text += f". {html.escape(why)}"
     text = text.rstrip(".")
     return f"{mark(one.kind, effect)} {of(one)}: {text} ({HOW_SURE})."
-
-
-def minus(x: float) -> str:
-    """Format a number of points with a minus sign that is one."""
-    return f"{x:.1f}".replace("-", "−")
 
 
 def of(one: Series) -> str:
@@ -120,10 +116,9 @@ def statements(series: Sequence[Series], judged: Judged = effects.statements) ->
 
 def _short(effect: Effect) -> str:
     unit = {"points": "", "%": " %"}[effect.unit]
-    text = f"{effect.value:+.1f}{unit}".replace("-", "−")
+    text = f"{number(effect.value, signed=True)}{unit}"
     if not math.isnan(effect.low):
-        low, high = (f"{end:.1f}".replace("-", "−") for end in (effect.low, effect.high))
-        text += f" [{low}, {high}]"
+        text += f" [{number(effect.low)}, {number(effect.high)}]"
     if not math.isnan(effect.p):
         text += f", p = {effect.p:.1g}"
     return text + (f" ({effect.note})" if effect.note else "")
@@ -157,10 +152,10 @@ def in_words(by_factor: Mapping[str, Sequence[tuple[Series, pd.DataFrame]]]) -> 
             first, last = curve.iloc[0], curve.iloc[-1]
             where = _AGAINST[factor].format(*(f"{x:.3g}" for x in (first["x"], last["x"])))
             text = f"{one.label}, {where}: "
-            text += f"{minus(first['gain'])} to {minus(last['gain'])} points"
+            text += f"{number(first['gain'])} to {number(last['gain'])} points"
             known = curve.dropna(subset="share")
             if len(known) == len(curve):
-                ends = (f"{x:.0f}".replace("-", "−") for x in (first["share"], last["share"]))
+                ends = (number(x, 0) for x in (first["share"], last["share"]))
                 text += f", {' to '.join(ends)} % of the gap"
             found.append(text)
     return found

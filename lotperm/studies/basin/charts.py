@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from lotperm.science.statistics import interval
 from lotperm.studies.basin.tables import barriers
 from lotperm.studies.charts import METHODS
-from lotperm.studies.findings import number
 from lotperm.studies.lines import REPAIR_WORDS
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 
 _LINES = {"none": ("#d55e00", "o-"), "repair": ("#009e73", "s--")}

@@ -12,7 +12,8 @@ from lotperm.science.statistics import interval
 from lotperm.studies.causal.measures import doses
 from lotperm.studies.causal.study import COPY_NAIVE, IDENTITY, oracle
 from lotperm.studies.charts import METHODS, dots
-from lotperm.studies.findings import each, number, ranked
+from lotperm.studies.findings import each, ranked
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 from lotperm.studies.predictions import by_arm
 from lotperm.studies.tables import by_cell

@@ -7,6 +7,7 @@ import pandas as pd
 from lotperm.studies.basin.tables import largest
 from lotperm.studies.claims.evidence import Effect, mean_effect, ratio_effect
 from lotperm.studies.claims.sources import Sources
+from lotperm.studies.numbers import number
 
 
 def relearned(sources: Sources) -> list[Effect]:
@@ -57,15 +58,11 @@ def misaligned(sources: Sources) -> list[Effect]:
         healed = (wide["copy, 0% scrambled"] - wide["lth"]).mean()
         found.append(
             effect.noted(
-                f"with the known permutation the copy is {_signed(healed)} points from LTH, which "
+                f"with the known permutation the copy is {number(healed, 2, signed=True)} points from LTH, which "
                 "symmetry demands"
             )
         )
     return found
-
-
-def _signed(x: float) -> str:
-    return f"{x:+.2f}".replace("-", "−")
 
 
 def own_basin(sources: Sources) -> list[Effect]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from lotperm.science.statistics import paired, ratio_of_means
+from lotperm.studies.numbers import number
 
 Verdict = Literal["agrees", "weaker", "opposite", "not run here", "cannot be run here"]
 
@@ -78,12 +79,12 @@ class Effect:
     def text(self) -> str:
         """Return value, interval and sample size, as "1.08 points [0.22, 1.94], n = 6 seeds"."""
         unit = {"points": " points", "%": " %"}.get(self.unit, "")
-        shown = f"{_number(self.value, self.digits)}{unit}"
+        shown = f"{number(self.value, self.digits)}{unit}"
         # No error at all: a count, or what a protocol implies.
         if self.low == self.high == self.value:
             shown += ", exact"
         elif not math.isnan(self.low):
-            ends = ", ".join(_number(end, self.digits) for end in (self.low, self.high))
+            ends = ", ".join(number(end, self.digits) for end in (self.low, self.high))
             shown += f" [{ends}]"
         over = self.over.removesuffix("s") if self.n == 1 else self.over
         shown += f", n = {self.n:,} {over}"
@@ -96,14 +97,6 @@ class Effect:
     def shown(self, digits: int) -> Effect:
         """Return it with another number of decimals."""
         return replace(self, digits=digits)
-
-
-def _number(x: float, digits: int) -> str:
-    if math.isinf(x):
-        return "∞" if x > 0 else "−∞"
-    text = f"{x:.{digits}f}"
-    # No −0.00, and a minus sign that is one.
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _p_value(p: float) -> str:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lotperm.science.barrier import accuracy_barriers
 from lotperm.science.statistics import interval
-from lotperm.studies.findings import each, number, short
+from lotperm.studies.findings import each, short
 from lotperm.studies.lines import REPAIR_WORDS
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 
 # In the colours of naive and permuted: π does to these lines what it does to the arms.

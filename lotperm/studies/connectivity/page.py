@@ -17,8 +17,8 @@ from lotperm.studies.claims.evidence import Above, mean_effect
 from lotperm.studies.connectivity import charts
 from lotperm.studies.connectivity.beside import barriers_by_width, beside_connectivity
 from lotperm.studies.connectivity.study import STUDY, ConnectivityOptions, connectivity_table
-from lotperm.studies.findings import number
 from lotperm.studies.html import HOW_SURE, badge
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import attach, in_words, of_file, of_record
 from lotperm.studies.published import live_label, recorded
 from lotperm.studies.study import Study

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lotperm.studies.charts import MARKERS, METHODS, line_style, name_lines
-from lotperm.studies.findings import each, number, ranked
+from lotperm.studies.findings import each, ranked
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 
 

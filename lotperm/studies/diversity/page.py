@@ -17,9 +17,8 @@ from lotperm.studies.claims.evidence import Above
 from lotperm.studies.diversity import charts, tables
 from lotperm.studies.diversity.beside import beside_diversity
 from lotperm.studies.diversity.study import STUDY, diversity_table
-from lotperm.studies.findings import number
 from lotperm.studies.html import HOW_SURE, badge
-from lotperm.studies.numbers import Number
+from lotperm.studies.numbers import Number, number
 from lotperm.studies.origin import attach, in_words, of_record
 from lotperm.studies.published import live_label, recorded
 from lotperm.studies.relearning import charts as nearness_charts

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
 from lotperm.studies.charts import METHODS
-from lotperm.studies.findings import each, number
+from lotperm.studies.findings import each
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 from lotperm.studies.predictions import by_arm
 from lotperm.studies.tables import by_cell

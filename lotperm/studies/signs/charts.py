@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from lotperm.science.statistics import interval
 from lotperm.studies.arms.arms import Arm
 from lotperm.studies.charts import METHODS, dots
-from lotperm.studies.findings import each, listed, number, ranked, short
+from lotperm.studies.findings import each, listed, ranked, short
+from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 from lotperm.studies.signs import arms
 from lotperm.studies.signs.measures import by_arm
