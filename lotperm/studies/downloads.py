@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -11,6 +12,16 @@ from lotperm.studies.published import book_folder
 from lotperm.studies.records import load_record
 
 _TABLE = re.compile(r"(?:^|/)book/(?P<kind>paper|results)/(?P<path>[^/]+(?:/[^/]+)?)\.csv$")
+
+
+class _Download(NamedTuple):
+    """A published table as it is downloaded, and what is known of it."""
+
+    name: str
+    content: str
+    kind: str
+    what: str
+    rows: int
 
 
 def named_file(path: str) -> tuple[str, str] | None:
@@ -35,32 +46,8 @@ def named_file(path: str) -> tuple[str, str] | None:
     IntegrityError
         If a recorded run isn't what was written.
     """
-    found = _TABLE.search(path)
-    if found is None:
-        return None
-    if found["kind"] == "paper":
-        file = book_folder() / "paper" / f"{found['path']}.csv"
-        return f"paper_{file.name}", file.read_text(encoding="utf-8")
-    run, _, table = found["path"].partition("/")
-    folder = book_folder() / "results" / run
-    content = load_record(folder)
-    e = content["experiment"]
-    about = {
-        "kind": "recorded",
-        "dataset": e["data"]["name"],
-        "model": e["model"]["name"],
-        "width": f"{e['model']['width']:g}",
-        "profile": e["profile"],
-        "source": str(content["stages"][-1].get("source", ""))[:12],
-    }
-    # As texts: no digit changes.
-    rows = pd.read_csv(folder / f"{table}.csv", dtype=str, keep_default_na=False)
-    new = [name for name in about if name not in rows]
-    for place, name in enumerate(new):
-        rows.insert(place, name, about[name])
-    what = "_".join(("recorded", about["dataset"], about["model"], about["profile"]))
-    part = "" if table == "results" else f"_{table}"
-    return f"{run}{part}_{what}.csv", rows.to_csv(index=False, lineterminator="\n")
+    found = _download(path)
+    return None if found is None else (found.name, found.content)
 
 
 def every_table() -> list[dict[str, str]]:
@@ -74,29 +61,74 @@ def every_table() -> list[dict[str, str]]:
     """
     listed = []
     book = book_folder()
-    paths = [*sorted(book.glob("results/*/*.csv")), *sorted(book.glob("paper/*.csv"))]
-    for path in paths:
+    for path in [*sorted(book.glob("results/*/*.csv")), *sorted(book.glob("paper/*.csv"))]:
         relative = path.relative_to(book.parent).as_posix()
-        named = named_file(relative)
-        assert named is not None
-        name, content = named
-        lines = [line for line in content.splitlines() if not line.startswith("#")]
-        if path.parent.name == "paper":
-            kind, what = "paper", content.splitlines()[0].removeprefix("# Source: ")
-        else:
-            first = dict(zip(lines[0].split(","), lines[1].split(","), strict=False))
-            kind = "recorded"
-            network = NAMES.get(first["model"], first["model"])
-            width = "" if first["width"] == "1" else f"×{float(first['width']):g}"
-            data = NAMES.get(first["dataset"], first["dataset"])
-            what = f"{data}, {network}{width}, {first['profile']}"
+        found = _download(relative)
+        assert found is not None
         listed.append(
             {
                 "file": relative,
-                "name": name,
-                "kind": kind,
-                "what": what,
-                "rows": f"{len(lines) - 1:,}",
+                "name": found.name,
+                "kind": found.kind,
+                "what": found.what,
+                "rows": f"{found.rows:,}",
             }
         )
     return listed
+
+
+def _download(path: str) -> _Download | None:
+    """Read the published table that a path ends in; None if it isn't one's."""
+    found = _TABLE.search(path)
+    if found is None:
+        return None
+    if found["kind"] == "paper":
+        return _of_paper(found["path"])
+    run, _, table = found["path"].partition("/")
+    return _recorded(run, table)
+
+
+def _of_paper(table: str) -> _Download:
+    """Read a table of the paper, whose first line says where the numbers come from."""
+    content = (book_folder() / "paper" / f"{table}.csv").read_text(encoding="utf-8")
+    lines = content.splitlines()
+    rows = sum(not line.startswith("#") for line in lines) - 1  # without the names of columns
+    return _Download(
+        f"paper_{table}.csv", content, "paper", lines[0].removeprefix("# Source: "), rows
+    )
+
+
+def _recorded(run: str, table: str) -> _Download:
+    """Read a table of a recorded run, and put what it is of into its first columns."""
+    folder = book_folder() / "results" / run
+    record = load_record(folder)
+    e = record["experiment"]
+    about = {
+        "kind": "recorded",
+        "dataset": e["data"]["name"],
+        "model": e["model"]["name"],
+        "width": f"{e['model']['width']:g}",
+        "profile": e["profile"],
+        "source": str(record["stages"][-1].get("source", ""))[:12],
+    }
+    # As texts: no digit changes.
+    rows = pd.read_csv(folder / f"{table}.csv", dtype=str, keep_default_na=False)
+    new = [name for name in about if name not in rows]
+    for place, name in enumerate(new):
+        rows.insert(place, name, about[name])
+    of = "_".join(("recorded", about["dataset"], about["model"], about["profile"]))
+    part = "" if table == "results" else f"_{table}"
+    return _Download(
+        f"{run}{part}_{of}.csv",
+        rows.to_csv(index=False, lineterminator="\n"),
+        "recorded",
+        _in_words({**about, **rows.iloc[0]}),
+        len(rows),
+    )
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    """Name data set, network and profile; a table of several has those of its first row."""
+    data, network = (NAMES.get(row[name], row[name]) for name in ("dataset", "model"))
+    width = "" if row["width"] == "1" else f"×{float(row['width']):g}"
+    return f"{data}, {network}{width}, {row['profile']}"
