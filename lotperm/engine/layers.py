@@ -25,18 +25,24 @@ def nested(root: nn.Module, path: str) -> nn.Module:
     return root
 
 
+def _stacked(
+    layer: nn.Linear | nn.Conv1d | nn.Conv2d, members: int
+) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Return room for the weights and biases of M layers, member first."""
+
+    def room(parameter: Tensor) -> nn.Parameter:
+        # Zeros: `StackedNetworks` fills in the members' weights by name.
+        return nn.Parameter(parameter.new_zeros(members, *parameter.shape))
+
+    return room(layer.weight), None if layer.bias is None else room(layer.bias)
+
+
 class StackedLinear(nn.Module):
     """M linear layers: (M, B, ..., n_in) -> (M, B, ..., n_out)."""
 
     def __init__(self, layer: nn.Linear, members: int) -> None:
         super().__init__()
-        # Zeros: `StackedNetworks` fills in the members' weights by name.
-        self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
-        self.bias = (
-            None
-            if layer.bias is None
-            else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
-        )
+        self.weight, self.bias = _stacked(layer, members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (M, B, ..., n_in) to (M, B, ..., n_out)."""
@@ -72,12 +78,7 @@ class StackedConv(nn.Module):
 
     def __init__(self, layer: nn.Conv1d | nn.Conv2d, members: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(layer.weight.new_zeros(members, *layer.weight.shape))
-        self.bias = (
-            None
-            if layer.bias is None
-            else nn.Parameter(layer.bias.new_zeros(members, *layer.bias.shape))
-        )
+        self.weight, self.bias = _stacked(layer, members)
         padding = layer.padding if isinstance(layer.padding, str) else _in_2d(layer.padding, 0)
         self.geometry: dict[str, Any] = {
             "stride": _in_2d(layer.stride),

@@ -18,6 +18,7 @@ from torch import Tensor
 from lotperm.science.statistics import interval
 from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude, describe
+from lotperm.studies.tables import by_cell
 
 METHODS = {
     "dense_a": ("dense A", "#555555"),
@@ -135,6 +136,42 @@ def dots(ax: Axes, values: Mapping[str, npt.ArrayLike], colours: Mapping[str, st
     # The axis is turned over: labels run from top to bottom.
     ax.set_ylim(len(values) - 0.4, -0.6)
     ax.set_yticks(range(len(values)), list(values))
+
+
+def cell_panels(
+    table: pd.DataFrame, *, title: str, height: float, sharex: bool = False
+) -> tuple[Figure, list[tuple[Axes, str, pd.DataFrame]]]:
+    """Make a row of panels with one vertical axis, one for each sparsity and rewind epoch.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With columns sparsity and rewind_epoch.
+    title : str
+        The figure's title: data, network and profile.
+    height : float
+        Of the figure, in inches.
+    sharex : bool, optional
+        Whether the panels share their horizontal axis too.
+
+    Returns
+    -------
+    figure : Figure
+    panels : list of tuple of (Axes, str, DataFrame)
+        From left to right: an empty panel, its cell in words, and the cell's rows.
+    """
+    cells = by_cell(table)
+    figure, axes = plt.subplots(
+        1,
+        len(cells),
+        figsize=(8, height),
+        layout="constrained",
+        squeeze=False,
+        sharex=sharex,
+        sharey=True,
+    )
+    figure.suptitle(title)
+    return figure, [(ax, *cell) for ax, cell in zip(axes[0], cells, strict=True)]
 
 
 def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:

@@ -181,3 +181,19 @@ class Study(Generic[OptionsT]):
 def cells(experiment: Experiment) -> list[tuple[float, int]]:
     """List the pairs of sparsity and rewind epoch of an experiment."""
     return [(s, k) for s in experiment.sparsities for k in experiment.rewind_epochs]
+
+
+def of_all_cells(
+    experiment: Experiment, table_of: Callable[[float, int], pd.DataFrame]
+) -> pd.DataFrame:
+    """Join the tables of all cells, with columns that name the cell of each row.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    table_of : callable
+        From sparsity and rewind epoch to the cell's table.
+    """
+    found = [table_of(s, k).assign(sparsity=s, rewind_epoch=k) for s, k in cells(experiment)]
+    return pd.concat(found, ignore_index=True)

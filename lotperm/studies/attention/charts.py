@@ -8,11 +8,10 @@ from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
 from lotperm.studies.attention.study import COPY, KINDS, WEIGHTS
-from lotperm.studies.charts import METHODS, dots
+from lotperm.studies.charts import METHODS, cell_panels, dots
 from lotperm.studies.findings import each, ranked
 from lotperm.studies.origin import conclude, describe
 from lotperm.studies.predictions import by_arm
-from lotperm.studies.tables import by_cell
 
 ARMS = {
     "lth": METHODS["lth"],
@@ -50,12 +49,9 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
     title : str
         The figure's title: data, network and profile.
     """
-    cells = by_cell(table)
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(8, 3.2), layout="constrained", squeeze=False, sharey=True
-    )
+    figure, panels = cell_panels(table, title=title, height=3.2)
     said, ranks = [], []
-    for ax, (cell, rows) in zip(axes[0], cells, strict=True):
+    for ax, cell, rows in panels:
         arms = by_arm(rows)
         dots(ax, {words: arms[arm] for arm, (words, _) in ARMS.items()}, dict(ARMS.values()))
         dense = 100 * rows[rows["arm"] == "lth"]["dense"].mean()
@@ -64,7 +60,6 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
         means = ", ".join(f"{words} {arms[arm].mean():.1f}" for arm, (words, _) in ARMS.items())
         said.append(f"{cell}: {means}; dense A {dense:.1f}")
         ranks.append((cell, ranked({words: arms[arm] for arm, (words, _) in ARMS.items()})))
-    figure.suptitle(title)
     conclude(figure, f"From best to worst. {each(ranks)}")
     return describe(figure, f"Test accuracy in percent. {'. '.join(said)}.")
 

@@ -20,7 +20,7 @@ from lotperm.studies.arms.permutations import correlations, permutations
 from lotperm.studies.arms.training import train_arms
 from lotperm.studies.causal.study import oracle
 from lotperm.studies.stages import dense, match
-from lotperm.studies.study import Options, Study, cells
+from lotperm.studies.study import Options, Study, cells, of_all_cells
 from lotperm.studies.workbench import Workbench, final_accuracies
 
 NONE = "none"
@@ -153,8 +153,7 @@ class Attention(Study[AttentionOptions]):
 
     def table(self, bench: Workbench, options: AttentionOptions) -> pd.DataFrame:
         """Return the rows of all cells, as `attention_table`."""
-        of_cell = partial(attention_table, bench)
-        return pd.concat([of_cell(*c) for c in cells(bench.experiment)], ignore_index=True)
+        return of_all_cells(bench.experiment, partial(attention_table, bench))
 
 
 STUDY = Attention()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,12 +10,11 @@ from matplotlib.figure import Figure
 from lotperm.science.statistics import interval
 from lotperm.studies.causal.measures import doses
 from lotperm.studies.causal.study import COPY_NAIVE, IDENTITY, oracle
-from lotperm.studies.charts import METHODS, dots
+from lotperm.studies.charts import METHODS, cell_panels, dots
 from lotperm.studies.findings import each, ranked
 from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 from lotperm.studies.predictions import by_arm
-from lotperm.studies.tables import by_cell
 
 _COPY = "#cc79a7"
 
@@ -40,28 +38,21 @@ def known(table: pd.DataFrame, *, title: str) -> Figure:
         COPY_NAIVE.name: ("shuffled copy of A, mask as found", "#b07aa1"),
         "naive": (METHODS["naive"][0], METHODS["naive"][1]),
     }
-    cells = by_cell(table)
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(8, 2.6), layout="constrained", squeeze=False, sharey=True
-    )
+    figure, panels = cell_panels(table, title=title, height=2.6)
     said = []
-    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+    for ax, words, rows in panels:
         arms = by_arm(rows)
         said.append((words, ranked({label: arms[arm] for arm, (label, _) in shown.items()})))
         dots(ax, {label: arms[arm] for arm, (label, _) in shown.items()}, dict(shown.values()))
         ax.set(title=words, xlabel="test accuracy (%)")
-    figure.suptitle(title)
     return conclude(figure, f"From best to worst. {each(said)}")
 
 
 def dose_response(table: pd.DataFrame, *, title: str) -> Figure:
     """Draw accuracy against the scrambled share, of the copy and of B, a panel for each cell."""
-    cells = by_cell(table)
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(8, 3.4), layout="constrained", squeeze=False, sharey=True
-    )
+    figure, panels = cell_panels(table, title=title, height=3.4)
     said = []
-    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+    for ax, words, rows in panels:
         arms = by_arm(rows)
         ends = []
         for method in ("lth", "naive"):
@@ -81,9 +72,8 @@ def dose_response(table: pd.DataFrame, *, title: str) -> Figure:
             )
         said.append((words, "; ".join(ends)))
         ax.set(title=words, xlabel="share of π's units that is scrambled (%)")
-    axes[0][0].set_ylabel("test accuracy (%)")
-    axes[0][-1].legend(fontsize=8)
-    figure.suptitle(title)
+    panels[0][0].set_ylabel("test accuracy (%)")
+    panels[-1][0].legend(fontsize=8)
     return conclude(figure, f"Accuracy (%) at the least and the largest share. {each(said)}")
 
 
@@ -107,12 +97,9 @@ def kind(row: pd.Series) -> str:
 
 def gain_against_correlation(table: pd.DataFrame, *, title: str) -> Figure:
     """Draw what every permutation gains over naive against the likeness of the units it joins."""
-    cells = by_cell(table)
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(8, 3.8), layout="constrained", squeeze=False, sharey=True
-    )
+    figure, panels = cell_panels(table, title=title, height=3.8)
     said = []
-    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+    for ax, words, rows in panels:
         arms = by_arm(rows)
         alike, gained = [], []
         on_b = rows[(rows["test"] != "oracle") & (rows["arm"] != "lth")]
@@ -145,9 +132,8 @@ def gain_against_correlation(table: pd.DataFrame, *, title: str) -> Figure:
         )
         said.append((words, number(float(np.corrcoef(alike, gained)[0, 1]), 2)))
         ax.set(title=words, xlabel="correlation of the units that π joins")
-    axes[0][0].set_ylabel("gain over naive (points)")
+    panels[0][0].set_ylabel("gain over naive (points)")
     figure.legend(
-        *axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+        *panels[-1][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
     )
-    figure.suptitle(title)
     return conclude(figure, f"Correlation of the points' two coordinates. {each(said)}")

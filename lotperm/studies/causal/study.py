@@ -21,7 +21,7 @@ from lotperm.studies.arms.permutations import (
     matched_correlation,
 )
 from lotperm.studies.arms.training import parts_of, train_arms
-from lotperm.studies.study import Options, Study, cells, option
+from lotperm.studies.study import Options, Study, cells, of_all_cells, option
 from lotperm.studies.workbench import Workbench, final_accuracies
 
 LTH, PERMUTED, NAIVE = ARMS["lth"], ARMS["permuted"], ARMS["naive"]
@@ -185,8 +185,7 @@ class Causal(Study[CausalOptions]):
 
     def table(self, bench: Workbench, options: CausalOptions) -> pd.DataFrame:
         """Return the rows of all cells, as `causal_table`."""
-        of_cell = partial(causal_table, bench, options=options)
-        return pd.concat([of_cell(*c) for c in cells(bench.experiment)], ignore_index=True)
+        return of_all_cells(bench.experiment, partial(causal_table, bench, options=options))
 
 
 STUDY = Causal()

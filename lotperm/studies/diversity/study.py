@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from lotperm.store.workspace import Workspace
 from lotperm.studies.arms.study import sparse
 from lotperm.studies.relearning.study import relearning
 from lotperm.studies.stages import dense, halves, ticket
-from lotperm.studies.study import Options, Study, cells
+from lotperm.studies.study import Options, Study, cells, of_all_cells
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench
 
@@ -169,11 +170,7 @@ class Diversity(Study[DiversityOptions]):
 
     def table(self, bench: Workbench, options: DiversityOptions) -> pd.DataFrame:
         """Return `diversity_table` of all cells, with the cell's names."""
-        found = [
-            diversity_table(bench, s, k).assign(sparsity=s, rewind_epoch=k)
-            for s, k in cells(bench.experiment)
-        ]
-        return pd.concat(found, ignore_index=True)
+        return of_all_cells(bench.experiment, partial(diversity_table, bench))
 
     def chapter(self, benches: Sequence[Workbench], options: DiversityOptions) -> list[Task]:
         """List the members of the first cell alone, and how near its solutions are to A's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -19,7 +20,7 @@ from lotperm.store.workspace import Workspace
 from lotperm.studies.arms import study as arms
 from lotperm.studies.arms.arms import ARMS
 from lotperm.studies.stages import dense, halves, kept_epochs, ticket
-from lotperm.studies.study import Options, Study, cells, option
+from lotperm.studies.study import Options, Study, cells, of_all_cells, option
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench, curves
 
@@ -183,11 +184,8 @@ class Early(Study[EarlyOptions]):
 
     def table(self, bench: Workbench, options: EarlyOptions) -> pd.DataFrame:
         """Return the accuracies and scores of all cells, as `early_table` with the cell's names."""
-        found = [
-            early_table(bench, s, k, options.match_epochs or ()).assign(sparsity=s, rewind_epoch=k)
-            for s, k in cells(bench.experiment)
-        ]
-        return pd.concat(found, ignore_index=True)
+        of_cell = partial(early_table, bench, epochs=options.match_epochs or ())
+        return of_all_cells(bench.experiment, of_cell)
 
     def page_epochs(self, bench: Workbench, options: EarlyOptions) -> tuple[int, ...]:
         """List the matching epochs that a page shows: those given, or `matching_epochs`."""

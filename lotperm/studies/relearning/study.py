@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from lotperm.store.tasks import Inputs, Plain, Task
 from lotperm.store.workspace import Workspace
 from lotperm.studies.lines import FEWER_STATISTICS, Lines, line_work
 from lotperm.studies.solutions import has_imp, solutions, sources
-from lotperm.studies.study import Options, Study, cells
+from lotperm.studies.study import Options, Study, cells, of_all_cells
 from lotperm.studies.workbench import Workbench
 
 NETWORKS = ("imp", "lth", "permuted", "naive", "dense_b")
@@ -127,11 +128,7 @@ class Relearning(Study[RelearningOptions]):
 
     def table(self, bench: Workbench, options: RelearningOptions) -> pd.DataFrame:
         """Return `relearning_table` of all cells, with the cell's names."""
-        found = [
-            relearning_table(bench, s, k).assign(sparsity=s, rewind_epoch=k)
-            for s, k in cells(bench.experiment)
-        ]
-        return pd.concat(found, ignore_index=True)
+        return of_all_cells(bench.experiment, partial(relearning_table, bench))
 
 
 STUDY = Relearning()

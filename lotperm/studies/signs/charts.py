@@ -8,13 +8,12 @@ from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
 from lotperm.studies.arms.arms import Arm
-from lotperm.studies.charts import METHODS, dots
+from lotperm.studies.charts import METHODS, cell_panels, dots
 from lotperm.studies.findings import each, listed, ranked, short
 from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 from lotperm.studies.signs import arms
 from lotperm.studies.signs.measures import by_arm
-from lotperm.studies.tables import by_cell
 
 _GREY = "#777777"
 
@@ -68,12 +67,9 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
     title : str
         The figure's title: data, network and profile.
     """
-    cells = by_cell(table[table["ticket"] == "own"])
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(8, 4.6), layout="constrained", squeeze=False, sharey=True
-    )
+    figure, panels = cell_panels(table[table["ticket"] == "own"], title=title, height=4.6)
     said = []
-    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+    for ax, words, rows in panels:
         found = by_arm(rows)
         shown = [arm for arm in _ORDER if arm.name in found]
         main = {_label(arm): found[arm.name] for arm in _MAIN if arm.name in found}
@@ -85,7 +81,6 @@ def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
         )
         ax.axvline(found["lth"].mean(), color=METHODS["lth"][1], linestyle=":", linewidth=1)
         ax.set(title=words, xlabel="test accuracy (%)")
-    figure.suptitle(title)
     return conclude(figure, f"The ticket and the two by two, from best to worst. {each(said)}")
 
 
@@ -94,18 +89,10 @@ def whose_basin(table: pd.DataFrame, *, title: str) -> Figure:
 
     Below the diagonal an arm ends nearer to the permuted copy of A's basin than to A's own.
     """
-    cells = by_cell(table[(table["ticket"] == "own") & (table["arm"] != arms.LTH.name)])
+    others = table[(table["ticket"] == "own") & (table["arm"] != arms.LTH.name)]
+    figure, panels = cell_panels(others, title=title, height=4.4, sharex=True)
     said = []
-    figure, axes = plt.subplots(
-        1,
-        len(cells),
-        figsize=(8, 4.4),
-        layout="constrained",
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
-    for ax, (words, rows) in zip(axes[0], cells, strict=True):
+    for ax, words, rows in panels:
         own, permuted = (by_arm(rows, f"accuracy_barrier{end}") for end in ("", "_permuted"))
         nearer = {
             short(_label(arm)): bool(own[arm.name].mean() < permuted[arm.name].mean())
@@ -133,11 +120,10 @@ def whose_basin(table: pd.DataFrame, *, title: str) -> Figure:
         ends = [min(ax.get_xlim()[0], ax.get_ylim()[0]), max(ax.get_xlim()[1], ax.get_ylim()[1])]
         ax.plot(ends, ends, color="#aaaaaa", linewidth=1, linestyle=":", zorder=0)
         ax.set(title=words, xlabel="barrier to A's ticket (points)")
-    axes[0][0].set_ylabel("barrier to the permuted ticket (points)")
+    panels[0][0].set_ylabel("barrier to the permuted ticket (points)")
     figure.legend(
-        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+        *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
     )
-    figure.suptitle(title)
     return conclude(figure, f"By the lower mean barrier. {each(said)}")
 
 
