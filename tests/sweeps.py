@@ -8,23 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import little
+
 from lotperm import Store
 from lotperm.cluster.campaign import Campaign, run
 from lotperm.cluster.worker import Worker
 from lotperm.engine.runtime import Runtime
 from lotperm.store.tasks import Task
 
-TINY: dict[str, Any] = {
-    "profile": "smoke",
-    "train_size": 300,
-    "test_size": 100,
-    "epochs": 3,
-    "rewind_epoch": 1,
-    "finetune_epochs": 1,
-    "hidden": [12],
-    "seeds": 2,
-    "prune_fraction": 0.5,
-}
+# The sparsity is each entry's own.
+TINY = {k: v for k, v in little.TINY.items() if k != "sparsity"} | {"prune_fraction": 0.5}
 # Seconds of training, so that there is time to interrupt it, with few states to keep.
 LONG: dict[str, Any] = {
     "name": "long",

@@ -1,11 +1,13 @@
 """Experiments whose masks don't come from IMP."""
 
+from functools import partial
 from typing import get_args
 
+import little
 import pytest
 import torch
 
-from lotperm import Experiment, Pipeline, Store
+from lotperm import Experiment, Store
 from lotperm.cluster import plan
 from lotperm.config.choices import MaskSource
 from lotperm.config.seeds import derive_seed
@@ -26,17 +28,7 @@ from lotperm.studies.control.page import Page
 from lotperm.studies.stages import ticket
 from lotperm.studies.tables import settings
 
-TINY = {
-    "profile": "smoke",
-    "train_size": 300,
-    "test_size": 100,
-    "epochs": 2,
-    "rewind_epoch": 1,
-    "finetune_epochs": 1,
-    "hidden": [12],
-    "seeds": 2,
-    "sparsity": 0.5,
-}
+TINY = {**little.TINY, "epochs": 2}
 OTHERS = [source for source in get_args(MaskSource) if source != "imp"]
 
 
@@ -46,8 +38,7 @@ def store(tmp_path_factory):
     return Store(tmp_path_factory.mktemp("store"))
 
 
-def tiny(store, **changes):
-    return Pipeline(Experiment.from_parameters(**{**TINY, **changes}), store)
+tiny = partial(little.tiny, epochs=2)
 
 
 @pytest.mark.parametrize("source", OTHERS)

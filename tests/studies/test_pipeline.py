@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 import torch
+from little import tiny
 
 from lotperm import Experiment, Pipeline, Store, permute, run
 from lotperm.config.seeds import Seeds
@@ -15,22 +16,6 @@ from lotperm.errors import ParameterError, StorageError
 from lotperm.science.ranking import kept_after
 from lotperm.science.sparsity import apply_mask
 from lotperm.studies.arms.arms import PAPER_ARMS
-
-TINY = {
-    "profile": "smoke",
-    "train_size": 300,
-    "test_size": 100,
-    "epochs": 3,
-    "rewind_epoch": 1,
-    "finetune_epochs": 1,
-    "hidden": [12],
-    "seeds": 2,
-    "sparsity": 0.5,
-}
-
-
-def tiny(store, **changes):
-    return Pipeline(Experiment.from_parameters(**{**TINY, **changes}), store)
 
 
 @pytest.fixture
