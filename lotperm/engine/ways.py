@@ -168,6 +168,8 @@ def _compare(model: nn.Module, inputs: Tensor, members: int) -> bool:
         for member, single in enumerate(singles):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
+                # All draw the same numbers, so that dropout is no difference; whoever draws moves
+                # the state.
                 before = torch.get_rng_state()
                 logits = _logits(single.train(mode), x[:, member])
                 random |= mode and not torch.equal(before, torch.get_rng_state())
@@ -192,6 +194,7 @@ def _varied(model: nn.Module, member: int) -> nn.Module:
     copied = copy_of(model).cpu()
     draw = torch.Generator().manual_seed(member)
     with torch.no_grad():
+        # Fresh biases are 0 and scales 1 in all members alike, which would hide a mix-up.
         for parameter in copied.parameters():
             if parameter.is_floating_point() and parameter.numel():
                 noise = torch.randn(parameter.shape, generator=draw).to(parameter)
@@ -221,6 +224,7 @@ def _logits(single: nn.Module, inputs: Tensor) -> Tensor:
 
 def _gradient(logits: Tensor, parameters: list[nn.Parameter], members: int = 1) -> Tensor:
     """Return the gradient of the sum of squared logits: (P,), or (M, P) of several networks."""
+    # Any loss would do whose slope is another one for each logit.
     found = torch.autograd.grad(
         logits.square().sum(), parameters, allow_unused=True, materialize_grads=True
     )

@@ -111,6 +111,7 @@ def loss_barrier(
                 f"loss_barrier: repair={repair!r} needs training inputs, got data only for "
                 f"{sorted(data)}; pass statistics=... or a 'train' split."
             )
+        # Kept in memory: all networks on the line see the same ones.
         batches = (
             list(statistics) if statistics is not None else [inputs for inputs, _ in data["train"]]
         )

@@ -75,6 +75,8 @@ def draw(
         found[group] = shuffled
         if inside.get(group):
             own, wanted = _keys(inside[group], found)
+            # Both are sorted by block: each place gets a unit of the block that comes there, and of
+            # these the next in shuffled order.
             source = shuffled[own[shuffled].argsort(stable=True)]
             target = wanted.argsort(stable=True)
             if not torch.equal(own[source], wanted[target]):
@@ -91,6 +93,7 @@ def undrawable(sizes: Mapping[str, int], inside: Blocks) -> str | None:
         for name in above.copy():
             _ancestors(name, inside, above)
         part = {name: sizes[name] for name in sizes if name in above}
+        # A single draw may happen to exchange only blocks of equal size, which shows nothing.
         for seed in range(3):
             try:
                 draw(part, inside, torch.Generator().manual_seed(seed))
@@ -110,6 +113,7 @@ def _keys(
     above: Sequence[Inside], permutation: Mapping[str, Tensor]
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
     """Return a number for what each unit belongs to, and for what the unit that comes there must."""
+    # A unit may belong to several: their numbers become the digits of one.
     own = torch.zeros(len(above[0].unit), dtype=torch.int64)
     wanted = own
     for group, unit in above:
@@ -143,6 +147,7 @@ def complete(
         If units would leave their block, or not go with it.
     """
     found = dict(permutation)
+    # Children first: what follows from them for their blocks may follow for blocks of blocks.
     for group in reversed(parents_first(sizes, inside)):
         for above, unit in inside.get(group, ()):
             if group in found and above not in found:
@@ -250,6 +255,7 @@ class _Solver:
         own = {r: [g for g in groups if owners[g] == [r] and g != r] for r in roots}
         trees = {r: self._tree(r, own[r], rows, columns) for r in roots}
         found: dict[str, Tensor] = {}
+        # Units that two roots share couple these: each root is assigned with the others held.
         for turn in range(4 if shared else 1):
             before = {g: p.clone() for g, p in found.items()}
             # First those that show themselves.
@@ -280,6 +286,7 @@ class _Solver:
         if not groups:
             return matrix, {}
         matrix, inner = matrix.clone(), {}
+        # What is inside of each unit of the root, in B (rows) and in A (columns).
         parts = [
             [{g: u[g][self.above[g][root][u[g]] == unit] for g in groups} for unit in u[root]]
             for u in (rows, columns)
@@ -304,6 +311,7 @@ class _Solver:
         found[root][rows[root]] = columns[root][p]
         for i, j in enumerate(p.tolist()):
             for group, inside in inner.get((i, j), {}).items():
+                # Each pair of blocks fills its own rows; all others are -1 there.
                 found[group] = torch.maximum(found[group], inside)
         return found
 
@@ -326,6 +334,7 @@ class _Solver:
             if len(others) == len(above) or any(a.group not in found for a in others):
                 continue
             sizes = [len(self.similarities[a.group]) for a in above]
+            # A unit of A that has these parents, by one number for all of them; -1 for none.
             table = torch.full((int(torch.tensor(sizes).prod()),), -1)
             table[_code([a.unit for a in above], sizes)] = torch.arange(len(above[0].unit))
             here, there = rows[group], columns[root]
@@ -336,6 +345,7 @@ class _Solver:
                     else found[a.group][a.unit[here]]
                     for a in above
                 ]
+                # If `column` came to a row's root unit, this unit of A would come to the row.
                 source = table[_code(units, sizes)]
                 values = self.similarities[group][here, source.clamp_min(0)]
                 values = torch.where(source < 0, torch.zeros_like(values), values)
@@ -352,6 +362,7 @@ class _Solver:
         wanted = _code([found[a.group][a.unit[rows]] for a in above], sizes)
         given = _code([a.unit[columns] for a in above], sizes)
         result = torch.full((len(self.similarities[group]),), -1)
+        # Several units may have the same parents: among these the best order is taken.
         for key in wanted.unique():
             i, j = rows[wanted == key], columns[given == key]
             result[i] = j[assign(self.similarities[group][i][:, j])]

@@ -62,6 +62,7 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
         for inputs, targets in batches:
             logits, targets = model(inputs.to(device)), targets.to(device)
             correct += int((logits.argmax(1) == targets).sum())
+            # In float64, so that the sum hardly depends on how the samples are cut into batches.
             loss += F.cross_entropy(logits.double(), targets, reduction="sum").item()
             count += len(targets)
     if count == 0:

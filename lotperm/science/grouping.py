@@ -61,6 +61,7 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
     """Make the spec of a network from the labels of all its operations."""
     settle_places(labels)
     settle_unused(labels)
+    # What is joined or fixed may leave other units alike, or alone, so that they group otherwise.
     while True:
         belonging = settle_relations(labels)
         places = {**labels.matrix_roles, **labels.element_roles}
@@ -118,6 +119,7 @@ def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
         blamed: dict[Cause | None, list[int]] = {}
         for i in ((groups.group_of[roots] < 0) & (ids.flatten() != FIXED)).nonzero().flatten():
             unit, root = int(ids.flatten()[i]), int(roots[i])
+            # It was fixed; or became one with others of its layer; or no other is used as it is.
             if root == FIXED:
                 cause = labels.fixed_by(unit)
                 if cause is None:  # it is nothing but an output
@@ -270,6 +272,8 @@ def _add_blocks(
                 if suffixes.get(above) not in _BLOCKS:
                     suffixes[above] = "blocks" if what == "inside" else "heads"
                     layer[above] = layer[kind]
+                    # Dictionaries are in order of insertion: to put one in between, all are
+                    # inserted anew.
                     order = {k: units for k, units in members.items() if k != above}
                     at = list(order).index(kind)
                     items = list(order.items())
@@ -326,6 +330,7 @@ def _points(
 ) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str, str], Channels]]:
     """Find the candidates for activation matching, and where the units lie there."""
     channels: dict[tuple[str, str], Channels] = {}
+    # Node, and whether it has positions, is what a nonlinearity gives, has each unit just once.
     carriers: dict[str, list[tuple[str, bool, bool, bool]]] = {g: [] for g in groups.sizes}
     # What depends on the input: a function of weights alone says nothing of a unit.
     activations: set[fx.Node] = set()
@@ -340,6 +345,7 @@ def _points(
             varying = labels.varying(ids)
             if not varying or varying[0] == 0:  # dimension 0 is that of the samples
                 continue
+            # More values than samples and units account for: they lie at positions.
             spatial = ids.numel() > ids.shape[0] * math.prod(ids.shape[d] for d in varying)
             along = thin(ids).movedim(varying, list(range(len(varying)))).flatten(len(varying))
             along = along.reshape(math.prod(along.shape[: len(varying)]), -1)[:, 0]

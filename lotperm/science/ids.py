@@ -129,6 +129,7 @@ class Ids:
         """Make ids equal, position by position, with broadcasting."""
         a, b = torch.broadcast_tensors(a, b)
         strides = zip(a.stride(), b.stride(), strict=True)
+        # Where both repeat along a dimension, one index stands for all.
         once = tuple(slice(1) if s == t == 0 else slice(None) for s, t in strides)
         a, b = a[once].flatten(), b[once].flatten()
         while True:
@@ -142,6 +143,7 @@ class Ids:
             fixed = self._constant[a] | self._constant[b]
             b, low = torch.where(fixed, FIXED, b), b[fixed]
             a, b = torch.cat([a, low]), torch.cat([b, torch.zeros_like(low)])
+            # An id may meet several here: it takes the least, and the next turn joins the rest.
             self._parent.scatter_reduce_(0, a, b, "amin")
             self._cause[a[a > 0]] = len(self.causes) - 1
 

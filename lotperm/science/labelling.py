@@ -55,6 +55,7 @@ class Labeller(fx.Interpreter):
                 or (node.op == "get_attr" and node.target in labels.names)
             ):
                 of_weights.add(node)
+        # Backwards: whether axes are enough depends on who uses the weights.
         for node in reversed(program.graph.nodes):
             taken = [_takes_as_matrix(u, node) or u in self.matrices for u in node.users]
             if node in of_weights and (all(taken) or _is_vector(node, some=any(taken))):

@@ -115,12 +115,14 @@ class Labels(RelatedIds):
         """
         name = self.names[tensor]
         axes = several(axes)
+        # A `Place` names its axes in ascending order, so the ids are turned to that.
         if len(axes) > 1 and list(axes) != sorted(axes):
             order = sorted(range(len(axes)), key=axes.__getitem__)
             sorted_ids = ids.reshape([self.shapes[name][d] for d in axes]).permute(order)
             self.lie_on(tensor, tuple(sorted(axes)), sorted_ids.flatten(), rows)
             return self.find(ids)
         whole = (0, self.shapes[name][0])
+        # Rows of the first axis, which grouped convolutions and stacked projections use apart.
         if axes[0] == 0 and rows not in (None, whole):
             if len(axes) > 1:
                 self.fix(ids)

@@ -77,11 +77,13 @@ class Matrix:
                 if axes[d] == STAYS:
                     labels.fix(ids)
                 elif not axes[d] and len(wanted) > 1:
+                    # The parameter is the same along this axis, and so are the units there.
                     labels.unify(view, view.narrow(place, 0, 1))
                     view = labels.find(view.narrow(place, 0, 1))
                 own += axes[d] if axes[d] != STAYS else ()
             if not own or any(axes[d] == STAYS for d in wanted):
                 continue
+            # Rows can be told apart only where the first axis of the weights is the parameter's.
             blocked = rows if axes[0] == (0,) or self.part is not None else None
             if blocked is None and rows is not None and set(own) & set(axes[0]):
                 labels.fix(ids)  # blocks of rows that don't lie along the first axis
@@ -92,6 +94,7 @@ class Matrix:
     def produce(self, labels: Labels, axis: Axes, n: int, rows: Rows = None) -> Tensor:
         """Give out new ids for the units that axes make, as `Labels.produce`."""
         wanted = several(axis)
+        # One parameter gives out the ids, the first that knows these axes; the others take them.
         for name, axes in self.parts:
             known = all(axes[d] not in ((), STAYS) or self.shape[d] == 1 for d in wanted)
             own = sum((axes[d] for d in wanted), ()) if known else ()
@@ -138,6 +141,7 @@ class Matrix:
         """Return the weights with axes taken as one, or apart again; None if by more."""
         parts = []
         for name, axes in self.parts:
+            # Axes that are taken as one are taken apart, to be gathered to the new shape.
             atoms: list[tuple[int, _Along]] = []
             for size, own in zip(self.shape, axes, strict=True):
                 if len(own) > 1:
@@ -215,6 +219,7 @@ class Joined(Matrix):
         sizes = [piece.shape[self.dim] for piece in self.pieces]
         whole = ids.split(sizes) if wanted == (self.dim,) else [ids] * len(sizes)
         if across and len(wanted) > 1:
+            # All of them stay by now, so any will do.
             whole = [ids[:1].expand(math.prod(p.shape[d] for d in wanted)) for p in self.pieces]
         for piece, own in zip(self.pieces, whole, strict=True):
             if wanted == (self.dim,) and all(axes[self.dim] == () for _, axes in piece.parts):
@@ -272,6 +277,7 @@ def _regrouped(atoms: list[tuple[int, _Along]], shape: Sequence[int]) -> tuple[_
             have *= n
         if have != size:
             return None
+        # In one axis, units couldn't be told from what is constant there, or stays.
         if len(group) > 1 and any(own in ((), STAYS) for own in group) and any(group):
             return None
         result.append(sum(group, ()) if any(group) else ())

@@ -28,6 +28,7 @@ def settle_places(labels: Labels) -> None:
                 if other in inner:
                     _nest(labels, place, ids, other, places[other])
                 elif not set(place.axes) < set(other.axes):
+                    # They cross: the order along the one can't follow that along the other.
                     labels.fix(ids)
                     labels.fix(places[other])
             if inner:
@@ -68,6 +69,7 @@ def settle_unused(labels: Labels) -> None:
     count = torch.zeros(len(labels), dtype=torch.int64)
     for ids in places.values():
         count[labels.find(ids).unique()] += 1
+    # Two stands for used. These are in any case.
     for ids in (*labels.matrix_roles.values(), *labels.together):
         count[labels.find(ids)] = 2
     for relation in labels.relations:
@@ -82,6 +84,7 @@ def settle_unused(labels: Labels) -> None:
         for dim in range(len(shape)):
             low = torch.where(used, roots, len(count)).amin(dim, keepdim=True)
             high = torch.where(used, roots, -1).amax(dim, keepdim=True)
+            # What is used in this row is one unit, with which the rest of the row goes.
             known = ((low == high) & ~used).expand(shape)
             labels.unify(roots[known], low.expand(shape)[known])
             used = used | known

@@ -174,6 +174,7 @@ def random_mask(
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     exact = {name: densities[name] * sizes[name] for name in shapes}
+    # A whole number of weights may come out a rounding error below itself.
     counts = {name: min(math.floor(exact[name] + 1e-9), sizes[name]) for name in shapes}
     missing = kept_after(sum(sizes.values()), sparsity) - sum(counts.values())
     room = [name for name in shapes if counts[name] < sizes[name]]

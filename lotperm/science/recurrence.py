@@ -33,6 +33,7 @@ def _unstack(graph: fx.Graph, node: fx.Node) -> None:
     arguments: Any = node.args
     x, state, params, biases, layers, _, train, both, batch_first = arguments
     states = list(state) if isinstance(state, (list, tuple)) else [state]
+    # Weights are listed layer after layer; in states the directions of a layer are neighbours.
     directions = 2 if both else 1
     per = len(params) // layers
     outer = node.meta["val"]
@@ -52,6 +53,7 @@ def _unstack(graph: fx.Graph, node: fx.Node) -> None:
         values = (outer[0], *(last[rows[0] : rows[1]] for last in outer[1:]))
         hx = own if isinstance(state, (list, tuple)) else own[0]
         weights = list(params[layer * per : (layer + 1) * per])
+        # One layer has no dropout behind it, and in evaluation mode there is none at all.
         args = (x, hx, weights, biases, 1, 0.0, train, both, batch_first)
         result = call(node.target, args, values)
         x = call(operator.getitem, (result, 0), values[0])

@@ -86,6 +86,7 @@ class RelatedIds(Ids):
         roots = self.find(sets)
         units, inverse = roots.unique(return_inverse=True)
         owner = torch.arange(len(roots))[:, None].expand_as(inverse).flatten()
+        # The first and the last set that each unit is in: two where sets overlap.
         low, high = (
             torch.zeros(len(units), dtype=torch.int64).scatter_reduce_(
                 0, inverse.flatten(), owner, how, include_self=False
@@ -103,6 +104,7 @@ class RelatedIds(Ids):
     def pair(self, a: Tensor, b: Tensor, kind: str = "weighed") -> Tensor:
         """Return ids for a function of two units, a new one for each pair that meets."""
         a, b = torch.broadcast_tensors(self.find(a), self.find(b))
+        # A pair that meets at several positions has one id.
         codes, inverse = (a * len(self) + b).unique(return_inverse=True)
         size, ids = len(self), self._new(len(codes), constant=False)
         self.relate(ids, codes // size, kind)

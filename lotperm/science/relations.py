@@ -53,6 +53,7 @@ def settle_relations(labels: Labels) -> list[Belonging]:
         for belonging in found:
             if len(belonging.parents.unique()) == len(belonging.children):
                 labels.unify(belonging.children, belonging.parents)
+        # Ids that became one change what the relations read so far say.
         if labels.roots() != before[0]:
             continue
         found = _several_parents(labels, found, done)
@@ -64,6 +65,8 @@ def _now(labels: Labels, index: int) -> Belonging | None:
     """Return a relation among roots, or fix what it can't describe any more."""
     relation = labels.relations[index]
     children, parents = labels.find(relation.children), labels.find(relation.parents)
+    # Parents that became one, or stay, no longer tell their children apart; a child that stays, or
+    # has two parents, keeps its parents from moving.
     originals = distinct_pairs(parents, relation.parents)[0]
     merged = len(originals.unique()) < len(originals) or bool(labels.constant(parents).any())
     pairs = distinct_pairs(children, parents)
@@ -75,6 +78,7 @@ def _now(labels: Labels, index: int) -> Belonging | None:
                 labels.causes.append(Cause(relation.node, reason))
             labels.fix(parents)
         if not relation.pinned:
+            # What is left of the relation: no unit leaves its set.
             for parent in relation.parents.unique():
                 labels.keep_together([relation.children[relation.parents == parent]])
             labels.relations[index] = relation._replace(pinned=True)
@@ -82,6 +86,7 @@ def _now(labels: Labels, index: int) -> Belonging | None:
     children, parents = pairs[:, pairs[0] != pairs[1]]  # what has become one
     if len(children) == 0:
         return None
+    # A single parent has nothing to change places with.
     if len(parents.unique()) == 1:
         if not relation.pinned:
             labels.keep_together([children, parents[:1]])
@@ -113,6 +118,7 @@ def _several_parents(
                 _add(labels, done, pairs[1], pairs[0], one.kind)
                 left = [belonging for belonging in left if belonging is not one]
             elif (parts := _connected(pairs)).max() > 0:
+                # Neither belongs to the other: both belong to the part that their pairs connect.
                 key = (pairs[0].numpy().tobytes(), pairs[1].numpy().tobytes())
                 if key not in done:
                     done.add(key)
@@ -134,8 +140,10 @@ def _add(
 
 def _connected(pairs: Tensor) -> Tensor:
     """Return the number of the connected part that each of these edges is in."""
+    # One numbering for both ends, the second behind the first.
     nodes = torch.cat([pairs[0], pairs[1] + pairs.max() + 1])
     part = nodes.unique(return_inverse=True)[1].view(2, -1)
+    # Each end takes the least number that its edges bring, until nothing changes.
     label = torch.arange(int(part.max()) + 1)
     while True:
         low = label[part].amin(0)
@@ -162,8 +170,11 @@ def refine(kinds: Tensor, found: list[Belonging]) -> Tensor:
         Equal where neither an id, nor its parents and children, nor theirs, tell them apart.
     """
     generator = torch.Generator().manual_seed(1)
+    # Odd factors: multiplied by these, different 64-bit numbers stay different.
     numbers = torch.randint(-(2**62), 2**62, (len(found) + 1, 2), generator=generator) | 1
     involved = torch.cat([torch.cat(b[:2]) for b in found]).unique() if found else kinds[:0]
+    # As the colours of a graph are refined: each number takes in those of its neighbours, until no
+    # class of equals falls apart any more.
     classes = 0
     while len(kinds[involved].unique()) > classes:
         classes = len(kinds[involved].unique())

@@ -69,6 +69,7 @@ def _with_variance(
 ) -> Iterator[Tensor]:
     """Join batches of one example to others, if a norm would see a single value per unit."""
     waiting = next(batches)
+    # Unknown until a batch of one example comes, as it takes a pass to find out.
     alone: bool | None = None
     for x in batches:
         if alone is None and min(len(waiting), len(x)) == 1:
@@ -186,6 +187,7 @@ def repaired(model: nn.Module, target: Statistics, inputs: Iterable[Tensor]) -> 
         if call not in target:
             return None
         target_mean, target_std = target[call]
+        # While they are being measured, each batch is corrected by its own.
         mean, std = fixed[call] if fixed else pooled[call].add(_units_first(module, output))
         # A unit that is constant here has no spread to rescale: it is only moved to its mean.
         scale = torch.where(std > 0, target_std / std, 0.0)
@@ -218,6 +220,7 @@ class _Pooled:
         Each unit has a row, of samples and positions.
         """
         var, mean = torch.var_mean(values.double(), dim=1, correction=0)
+        # Running means of values and squares, as batches may differ in size.
         weight = values.shape[1] / (self.count + values.shape[1])
         self.mean = self.mean + weight * (mean - self.mean)
         self.square = self.square + weight * (var + mean**2 - self.square)
@@ -227,6 +230,7 @@ class _Pooled:
     def result(self) -> tuple[Float64[Tensor, " units"], Float64[Tensor, " units"]]:
         """Return mean and standard deviation over all batches."""
         mean, square = torch.as_tensor(self.mean), torch.as_tensor(self.square)
+        # For a constant unit rounding may leave less than 0.
         return mean, (square - mean**2).clamp(min=0).sqrt()
 
 

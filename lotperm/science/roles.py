@@ -44,6 +44,7 @@ class Role:
         first, last = self.axes[0], self.axes[-1]
         if last - first + 1 > len(self.axes) or self.rows != slice(None):
             return self.unflatten(self.flatten(tensor).index_select(0, index), tensor)
+        # Neighbouring axes of all rows are the usual case, which needs no moving to and fro.
         return part.flatten(first, last).index_select(first, index).reshape(part.shape)
 
     def flatten(self, tensor: Tensor) -> Num[Tensor, "n ..."]:
@@ -93,6 +94,7 @@ class Channels(NamedTuple):
         if self.averaged:
             output = output.mean(self.averaged, keepdim=True)
         values = output.movedim(self.dims, tuple(range(1, count + 1))).flatten(1, count)
+        # Mostly they lie in order: then nothing is copied.
         if torch.equal(self.places, torch.arange(values.shape[1])):
             return values
         chosen = values.index_select(1, self.places.flatten().to(values.device))

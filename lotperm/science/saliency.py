@@ -58,6 +58,7 @@ def snip_scores(model: nn.Module, batches: Iterable[LabelledBatch], names: Seque
     """
     network = _Scored(model, names, training=True)
     gradients = network.gradient(batches)
+    # Of the mean loss: examples that pull a weight in opposite directions cancel.
     scores = {n: (g * network.leaves[n]).detach().abs() for n, g in gradients.items()}
     total = sum(score.double().sum().item() for score in scores.values())
     if total == 0:
@@ -223,6 +224,7 @@ def synflow_mask(
         raise ParameterError(f"rounds is {rounds}; expected 1 or more.")
     mask: dict[str, Tensor] | None = None
     for number in range(1, rounds + 1):
+        # The last round ends at the sparsity itself, not a rounding error beside it.
         target = sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)
         mask = keep_highest(synflow_scores(model, shape, names, mask), target, among=mask)
     assert mask is not None

@@ -93,6 +93,7 @@ def shuffle_signs(
     for name, tensor in weights_by_name(signs, kept).items():
         here = kept[name].to(tensor.device)
         dealt = tensor[here].sign()
+        # Drawn on the CPU, so that every device deals alike.
         order = torch.randperm(len(dealt), generator=generator).to(tensor.device)
         result = torch.zeros_like(tensor)
         result[here] = dealt[order]

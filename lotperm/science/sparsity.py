@@ -116,6 +116,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
                     f"{prefix or type(module).__name__} has no weights yet: run the network once."
                 )
             plain = leaf.removesuffix("_orig")
+            # The older weight norm has X_g, the norm, and X_v, the direction, which stands for X.
             if leaf.endswith("_g") and f"{leaf[:-1]}v" in found:
                 continue
             if leaf.endswith("_v") and f"{leaf[:-1]}g" in found:
@@ -215,6 +216,7 @@ def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:
     kept_after(1, target)  # which checks the target
     sparsities = []
     rounds = 1
+    # A round that reaches the target but for rounding is the last.
     while 1 - (1 - fraction) ** rounds < target - 1e-9:
         sparsities.append(1 - (1 - fraction) ** rounds)
         rounds += 1
@@ -372,6 +374,7 @@ def count(model: nn.Module, mask: Mapping[str, Any] | nn.Module) -> Counts:
     """Count what a mask keeps in a network."""
     weights = {name: tensor for name, _, tensor in _weights(model)}
     mask = read_mask(mask, {**weights, **dict(model.named_parameters())})
+    # By identity, so that a weight which layers share counts once.
     masked = {id(weights[name]) for name in mask if name in weights}
     others = {id(tensor): tensor.numel() for tensor in weights.values()}
     dense = sum(size for key, size in others.items() if key not in masked)

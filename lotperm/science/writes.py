@@ -17,6 +17,7 @@ def name_what_is_written(graph: fx.Graph) -> None:
     for node in graph.nodes:
         target, written = node.target, node.args[0] if node.args else None
         if isinstance(written, fx.Node) and written.op != "placeholder" and _writes_first(target):
+            # Those before it took what was there before.
             for user in [user for user in written.users if order[user] > order[node]]:
                 user.replace_input_with(written, node)
 

@@ -45,6 +45,7 @@ def assign_family(
     """Assign groups whose units belong to each other; of most families there is but one."""
     if len(family) == 1:
         return {group: assign(matrix) for group, matrix in known.items()}
+    # Of mere blocks nothing is known, but what is inside of them decides where they go.
     zeros = {
         group: torch.zeros(spec.sizes[group], spec.sizes[group], dtype=torch.float64)
         for group in family

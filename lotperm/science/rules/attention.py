@@ -73,6 +73,7 @@ def index(labels: Labels, call: Call) -> Any:
         labels.unify(ids, ids.narrow(dim, 0, 1))
     ids = labels.find(ids)
     first = ids[tuple(slice(1) if d in taken else slice(None) for d in range(ids.dim()))]
+    # Indexing leaves its result where neighbouring dimensions were, and else puts it first.
     if taken == list(range(taken[0], taken[-1] + 1)):
         start, inserted = taken[0], len(call.shape) - (ids.dim() - len(taken))
     else:

@@ -128,6 +128,7 @@ def _letters(equation: str, dims: list[int]) -> tuple[list[str], str] | None:
         return None
     # Letters for what an ellipsis stands for, the last ones for the last axes.
     free = [x for x in string.ascii_letters if x not in equation]
+    # The ellipsis counts as three letters of its term; the others have an axis each.
     most = max(
         (n - len(t) + 3 for t, n in zip(letters, dims, strict=True) if "..." in t), default=0
     )
@@ -196,6 +197,7 @@ def _weighed(
     """
     given = {letter for _, a in factors for letter in a}
     blocks = [letter for letter in own if letter in given and letter in result]
+    # Along these no units lie: the weights are constant, or summed over without any other factor.
     constant = [x for x in blocks if all(axes[own.index(x)] == () for _, axes in weight.parts)]
     alone = [letter for letter in own if letter not in given and letter not in result]
     dropped = [own.index(letter) for letter in (*constant, *alone)]
@@ -212,6 +214,7 @@ def _weighed(
             return None
         every = [*(ids for ids, _ in factors), values]
         return _contracted(labels, every, [*(a for _, a in factors), own], result)
+    # Blocks can be told apart along the first axis of a parameter alone (`Place`).
     of_rows = all(axes[0] == (0,) for _, axes in weight.parts) and weight.part is None
     if len(blocks) > 1 or (blocks and (own.index(blocks[0]) != 0 or not of_rows)):
         return None

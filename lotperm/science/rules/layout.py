@@ -99,6 +99,7 @@ def _copies(labels: Labels, call: Call) -> Tensor | None:
         return _one_for_all(labels, call)
     if call.name not in ("flatten", "reshape", "view", "_unsafe_view"):
         return None
+    # Written by hand, such a repetition is an `expand` along a new axis, then a reshape.
     node = call.node.all_input_nodes[0]
     while operation_name(node) in ("clone", "contiguous"):
         node = node.all_input_nodes[0]

@@ -102,12 +102,14 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
     dims = x.dim() if axes.kernel else 2
     if len(shape) != dims:
         return unknown(labels, call)
+    # A kernel with an extent uses positions by their order, which mixtures of them have none of.
     if labels.is_mixed(x) and axes.kernel and set(shape[2:]) != {1}:
         labels.unmix(x)
     varying = labels.varying(x)
     several = labels.is_mixed(x) and len(varying) > 1 and axes.units % x.dim() in varying
     if several or _mixes_positions(labels, call, x, weight, axes):
         return _mixed(labels, call, x, weight, axes)
+    # From here on it is the usual product, over units, the same at every position.
     units = labels.along(x, axes.units)
     labels.consume(units)
     if groups > 1 and axes.output == 1:
@@ -116,6 +118,7 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
         repeated = units.repeat_interleave(shape[0] // groups)
         out = weight.lie_on(labels, axes.output, repeated)
     else:
+        # Each block of inputs has output rows of its own.
         height = shape[axes.output] // groups
         for i, block in enumerate(units.chunk(groups)):
             rows = (i * height, (i + 1) * height) if groups > 1 else None
@@ -180,6 +183,7 @@ def _mixed(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes) -
     if call.arguments.get("bias") is not None:
         labels.unify(call.arguments["bias"], out)
     once = tuple(slice(None) if d in labels.varying(units) else slice(1) for d in range(x.dim()))
+    # Each pair of a unit and a mixture would need an id.
     few = units[once].numel() * len(out) <= LARGE
     if groups > 1 or not few or not labels.may_move(units) or not labels.may_move(out):
         labels.fix(out)

@@ -13,6 +13,7 @@ from lotperm.science.labels import Labels, spread
 from lotperm.science.matrices import Matrix
 from lotperm.science.rules.registry import Call, rule, unknown
 
+# Kind -> number of gates, in each of which a unit has a row.
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
@@ -38,6 +39,7 @@ def recurrent(labels: Labels, call: Call) -> Any:
         own = params[direction * per : (direction + 1) * per]
         if not all(isinstance(w, Matrix) for w in own):
             return unknown(labels, call)
+        # In PyTorch's order; what follows are two biases or none, and a projection or none.
         w_ih, w_hh, *rest = own
         size = w_ih.shape[0] // _GATES[call.name]
         cell = _gates(labels, w_ih.produce(labels, 0, w_ih.shape[0]), size)

@@ -87,6 +87,7 @@ def along_positions(labels: Labels, call: Call) -> Any:
     if call.arguments.get("dim") is not None and all(labels.crosses(ids, d) for d in dims):
         row = ids[tuple(slice(1) if d in dims else slice(None) for d in range(ids.dim()))]
     else:
+        # Output 1 says where the values stood, which changes when units move.
         taken = {u.args[1] for u in call.node.users if u.target is operator.getitem and u.users}
         value_alone = isinstance(values, Tensor) or 1 not in taken
         if call.name not in _OF_SETS or not value_alone or len(call.tensors) > 1:
@@ -122,6 +123,7 @@ def statistic(labels: Labels, ids: Tensor, dims: list[int], kind: str = "inside"
     of_one = (rows == rows[..., :1]).all(-1)
     out = torch.where(of_one, rows[..., 0], FIXED)
     if not of_one.all():
+        # Order doesn't matter within a set, and a set that occurs again has the same statistic.
         sets, inverse = rows[~of_one].sort(-1).values.unique(dim=0, return_inverse=True)
         out[~of_one] = labels.derive(sets, kind)[inverse]
     for d in sorted(dims):

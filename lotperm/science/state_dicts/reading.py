@@ -41,6 +41,7 @@ def read_weights(
         If the network has none of the names.
     """
     state = state_dict_of(weights)
+    # The usual case: there is nothing to rename or to compute.
     if all(name in names for name in state):
         return state
     state, found = _with_computed(state, names)
@@ -134,6 +135,7 @@ def _mask_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
     """
     given = list(given)
     found = match_names(given, names)
+    # Of the forms that such names have, the one that matches most is meant.
     for ending in (".weight", ""):
         if len(found) == len(given):
             break

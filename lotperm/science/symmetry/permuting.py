@@ -49,6 +49,7 @@ def permute(
     """
     moves = {group: _validated(spec, group, p) for group, p in permutation.items()}
     moves = complete(moves, spec.sizes, spec.inside)
+    # What stays as it is needn't be copied.
     moves = {group: p for group, p in moves.items() if not torch.equal(p, torch.arange(len(p)))}
     state = state_dict_of(tensors)
     names = match_names(state, spec.shapes)
@@ -62,6 +63,7 @@ def permute(
                 f"tensor {name!r} has shape {tuple(tensor.shape)}, but the traced network has "
                 f"{tuple(spec.shapes[own])}; trace the network that these tensors belong to."
             )
+        # Units are moved in dense tensors; sparse ones get their layout back.
         layout, dense = tensor.layout, as_dense(tensor)
         for role in spec.roles.get(own, ()):
             dense = role.apply(dense, moves)
@@ -81,6 +83,7 @@ def compose(
 
     A group that only one of them names is taken from it.
     """
+    # First new = old[inner], then new[outer], so it is inner[outer].
     both = {
         group: p[outer[group].to(p.device)] if group in outer else p for group, p in inner.items()
     }
