@@ -1,4 +1,4 @@
-"""The words that parameters choose from: data sets, networks, schedules, sources of masks and so on."""
+"""The words that parameters choose from: data sets, networks, schedules, sources of masks, ..."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment depends on, declared once: the type, bounds, default and meaning of each field.
+"""What an experiment depends on, declared once: type, bounds, default and meaning of each field.
 
 The classes group the fields as records and keys hold them. `lotperm.config.parameters` lists them
 by the flat names that callers use.

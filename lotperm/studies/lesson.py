@@ -90,13 +90,13 @@ def _share() -> pd.DataFrame:
     ):
         gain, gap = arms["permuted"] - arms["naive"], arms["lth"] - arms["naive"]
         ratio = ratio_of_means(gain, gap)
-        low, high = ratio.bounds
+        share, low, high = (number(100 * x, 0) for x in (ratio.ratio, *ratio.bounds))
         each = gap_closed(arms["lth"], arms["naive"], arms["permuted"])
         half = 100 * each.half_width
         rows.append(
             [
                 label,
-                f"{number(100 * ratio.ratio, 0)} % [{number(100 * low, 0)}, {number(100 * high, 0)}]",
+                f"{share} % [{low}, {high}]",
                 f"{number(100 * each.mean, 0)} ± {half:.0f} %",
             ]
         )

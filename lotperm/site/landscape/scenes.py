@@ -1,4 +1,4 @@
-"""The paper's Figure 3: two networks of two neurons, a mask, its permutation, and three sparse arms."""
+"""The paper's Figure 3: two networks of two neurons, a mask and its permutation, three arms."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ def misaligned(sources: Sources) -> list[Effect]:
         healed = (wide["copy, 0% scrambled"] - wide["lth"]).mean()
         found.append(
             effect.noted(
-                f"with the known permutation the copy is {number(healed, 2, signed=True)} points from LTH, which "
-                "symmetry demands"
+                "with the known permutation the copy is "
+                f"{number(healed, 2, signed=True)} points from LTH, which symmetry demands"
             )
         )
     return found
