@@ -38,6 +38,22 @@ step of a small network has so many that their number bounds it.
 """
 
 
+def _product_then_bias(
+    bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """Compute `torch.baddbmm` as a product and a sum.
+
+    The compiler makes one loop of the sum and of what follows. As one operation, PyTorch would copy
+    the bias to where the result goes before it multiplies: a twentieth of a step of 8 MLPs.
+    """
+    product = alpha * torch.bmm(x, weight)
+    return product if beta == 0 else product + beta * bias
+
+
+REWRITTEN = {torch.ops.aten.baddbmm.default: _product_then_bias}
+"""Operations of PyTorch's -> what the compiler gets in their place."""
+
+
 def compiled_step(
     rule: Rule, state: TrainingState, inputs: Tensor, targets: Tensor, *, threads: int = 1
 ) -> Program:
@@ -141,7 +157,7 @@ def compile_step(
 
     arguments: list[Any] = [inputs, targets, state.lr, *state.by_parameter()]
     # Fake tensors have shapes and no values: tracing computes nothing and leaves the state alone.
-    graph = make_fx(step, tracing_mode="fake")(*arguments)
+    graph = make_fx(step, REWRITTEN, tracing_mode="fake")(*arguments)
     # The compiler keeps programs on disk only if it is told that shapes are fixed, by an empty
     # environment of symbolic ones. Tracing above must do without.
     with probes.remembered(), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
