@@ -174,6 +174,21 @@ def cell_panels(
     return figure, [(ax, *cell) for ax, cell in zip(axes[0], cells, strict=True)]
 
 
+def ticket_gain(ax: Axes, arms: pd.DataFrame) -> None:
+    """Draw what the ticket itself gains over naive: the level that other arms may reach.
+
+    Parameters
+    ----------
+    ax : Axes
+        A panel of gains.
+    arms : DataFrame
+        Test accuracy in percent: a column for each arm, a row for each seed.
+    """
+    words, colour = METHODS["lth"]
+    gained = (arms["lth"] - arms["naive"]).mean()
+    ax.axhline(gained, color=colour, linestyle="--", linewidth=1.2, label=words)
+
+
 def density_per_layer(masks: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:
     """Draw the share of the weights that the masks keep in each layer.
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from lotperm.science.statistics import interval
 from lotperm.studies.causal.measures import doses
 from lotperm.studies.causal.study import COPY_NAIVE, IDENTITY, oracle
-from lotperm.studies.charts import METHODS, cell_panels, dots
+from lotperm.studies.charts import METHODS, cell_panels, dots, ticket_gain
 from lotperm.studies.findings import each, ranked
 from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
@@ -123,13 +123,7 @@ def gain_against_correlation(table: pd.DataFrame, *, title: str) -> Figure:
                 ms=6,
             )
             seen.add(what)
-        ax.axhline(
-            (arms["lth"] - arms["naive"]).mean(),
-            color=METHODS["lth"][1],
-            linestyle="--",
-            linewidth=1.2,
-            label=METHODS["lth"][0],
-        )
+        ticket_gain(ax, arms)
         said.append((words, number(float(np.corrcoef(alike, gained)[0, 1]), 2)))
         ax.set(title=words, xlabel="correlation of the units that π joins")
     panels[0][0].set_ylabel("gain over naive (points)")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from lotperm.science.statistics import interval
-from lotperm.studies.charts import METHODS
+from lotperm.studies.charts import METHODS, cell_panels, ticket_gain
 from lotperm.studies.findings import each
 from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 from lotperm.studies.predictions import by_arm
-from lotperm.studies.tables import by_cell
 
 # Arm -> its words, colour and marker.
 _MATCHERS = {
@@ -56,12 +54,9 @@ def gain_against(table: pd.DataFrame, column: str, label: str, *, title: str) ->
     title : str
         Of the figure.
     """
-    cells = by_cell(table)
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(8, 4), layout="constrained", squeeze=False, sharey=True
-    )
+    figure, panels = cell_panels(table, title=title, height=4)
     said = []
-    for ax, (cell, rows) in zip(axes[0], cells, strict=True):
+    for ax, cell, rows in panels:
         arms, across = by_arm(rows), by_arm(rows, column)
         for arm in map(str, arms):
             if arm == "lth":
@@ -82,20 +77,13 @@ def gain_against(table: pd.DataFrame, column: str, label: str, *, title: str) ->
                 linewidth=1,
                 ms=6,
             )
-        ax.axhline(
-            (arms["lth"] - arms["naive"]).mean(),
-            color=METHODS["lth"][1],
-            linestyle="--",
-            linewidth=1.2,
-            label=METHODS["lth"][0],
-        )
+        ticket_gain(ax, arms)
         said.append((cell, _best(arms, across)))
         ax.set(title=cell, xlabel=label)
-    axes[0][0].set_ylabel("gain over naive (points)")
+    panels[0][0].set_ylabel("gain over naive (points)")
     figure.legend(
-        *axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+        *panels[-1][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
     )
-    figure.suptitle(title)
     return conclude(figure, each(said))
 
 

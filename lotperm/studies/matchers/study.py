@@ -28,7 +28,7 @@ from lotperm.studies.arms.permutations import (
 from lotperm.studies.arms.training import train_arms
 from lotperm.studies.lines import STATISTICS
 from lotperm.studies.stages import dense, halves, match, ticket
-from lotperm.studies.study import Options, Study, cells, option
+from lotperm.studies.study import Options, Study, cells, of_all_cells, option
 from lotperm.studies.workbench import Workbench, final_accuracies
 
 ALPHAS = (0.0, 0.5, 1.0)
@@ -224,8 +224,7 @@ class Matchers(Study[MatchersOptions]):
 
     def table(self, bench: Workbench, options: MatchersOptions) -> pd.DataFrame:
         """Return the rows of all cells, as `matchers_table`."""
-        of_cell = partial(matchers_table, bench, options=options)
-        return pd.concat([of_cell(*c) for c in cells(bench.experiment)], ignore_index=True)
+        return of_all_cells(bench.experiment, partial(matchers_table, bench, options=options))
 
     def of_page(self, bench: Workbench, options: MatchersOptions) -> MatchersOptions:
         """Return the options, the names of permutations checked."""
