@@ -11,7 +11,11 @@ In one process and interleaved, CPU seconds of
 The last is what the step can't do without: only faster products would make it shorter. CPU seconds
 of one thread, as those of a machine that is busy with something else too are the same in kind.
 
-    python benchmarks/step.py
+With ``--profile``, also PyTorch's profile of the compiled program: the shares of its time that its
+products, its fused loops with the update of the weights, its other fused loops and the rest take.
+That is by the clock, so only a quiet machine gives it.
+
+    python benchmarks/step.py --profile
 """
 
 from __future__ import annotations
@@ -46,6 +50,21 @@ CASES: list[tuple[str, str, float, tuple[int, ...], int, int, Precision]] = [
     ("resnet8x0.5", "resnet8", 0.5, (3, 32, 32), 1, 4, "bfloat16"),
     ("resnet20x1", "resnet20", 1.0, (3, 32, 32), 1, 2, "bfloat16"),
 ]
+
+
+KINDS = ("products", "update", "other loops", "rest")
+"""What the operations of a program are for."""
+
+
+def kind(operation: str) -> str:
+    """Tell what an operation of the profile is for, by its name."""
+    if "_cpp_fused_" in operation:
+        # The update is the one thing that is written for all parameters together; where the
+        # compiler finds the last use of a gradient, it is in one loop with what made that.
+        return "update" if "_foreach_" in operation else "other loops"
+    if any(word in operation for word in ("bmm", "mm_out", "convolution", "mkldnn")):
+        return "products"
+    return "rest"
 
 
 def products(model: nn.Module, example: Tensor, members: int, dtype: torch.dtype) -> list[Any]:
@@ -114,6 +133,7 @@ class Case:
         dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
         self.products = products(make(), torch.zeros(BATCH, *shape), self.members, dtype)
         self.seconds: dict[str, list[float]] = {}
+        self.shares: dict[str, float] = {}
 
     def once(self, epoch: int) -> None:
         """Time everything once."""
@@ -132,6 +152,18 @@ class Case:
             self.seconds.setdefault(name, []).append(spent)
         run.finish_epoch()
 
+    def profile(self, steps: int = 100) -> None:
+        """Find which operations the program's time goes into."""
+        x, y = next(iter(self.run.feed.batches(0)))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for _ in range(steps):
+                self.run.update(x, y)
+        spent = dict.fromkeys(KINDS, 0.0)
+        for event in profile.key_averages():
+            spent[kind(event.key)] += event.self_cpu_time_total
+        total = sum(spent.values())
+        self.shares = {name: us / total for name, us in spent.items()}
+
     def row(self) -> dict[str, Any]:
         """The best of each, as a row of the table."""
         best = {name: min(seconds) for name, seconds in self.seconds.items()}
@@ -142,6 +174,7 @@ class Case:
             **{f"{name}_us": 1e6 * seconds for name, seconds in best.items()},
             "share_of_products": best["products"] / best["step"],
             "share_of_batches": best["batches"] / best["step"],
+            "profile": self.shares,
         }
 
 
@@ -153,8 +186,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the MLP, not compiled, thrice")
     parser.add_argument("--networks", nargs="+", choices=sorted({case[0] for case in CASES}))
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--profile", action="store_true", help="also the program's operations")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    # Else the compiler's loops have no names in the profile; they cost next to nothing.
+    torch._inductor.config.cpp.enable_kernel_profile = options.profile
     torch.set_num_threads(1)
     keep_freed_memory()
     names = options.networks or (["mlp"] if options.quick else [case[0] for case in CASES])
@@ -162,6 +198,8 @@ def main() -> None:
     for epoch in range(3 if options.quick else options.rounds):
         for case in cases:
             case.once(epoch)
+    for case in cases if options.profile else ():
+        case.profile()
     report = {
         "what": "CPU time of a compiled step, by subtraction",
         "command": shlex.join(["python", "benchmarks/step.py", *sys.argv[1:]]),
@@ -191,6 +229,22 @@ def table(report: dict[str, Any]) -> str:
         f"{max(0.0, 1 - r['share_of_products'] - r['share_of_batches']):.0%} |"
         for r in report["rows"]
     ]
+    profiled = [r for r in report["rows"] if r["profile"]]
+    if profiled:
+        lines += [
+            "",
+            "The program by its operations (PyTorch's profiler, by the clock). Update: the loops that change weights,",
+            "with what the compiler put into the same loop.",
+            "",
+            "| network | at once | precision | " + " | ".join(KINDS) + " |",
+            "| --- | --- | --- |" + " --- |" * len(KINDS),
+        ]
+        lines += [
+            f"| {r['network']} | {r['members']} | {r['precision']} | "
+            + " | ".join(f"{r['profile'][name]:.0%}" for name in KINDS)
+            + " |"
+            for r in profiled
+        ]
     return "\n".join(lines) + "\n"
 
 
