@@ -1,5 +1,6 @@
 """What all tests share: a store of their own, and one smoke run for the whole session."""
 
+import functools
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tools
+import typer
 from filelock import FileLock
 from hypothesis import settings
 
@@ -45,6 +47,14 @@ def _data(shared):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOTPERM_DATA", str(shared / "data"))
         patch.delenv("LOTPERM_IMAGEFOLDER", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_once():
+    """Build the command line once: a process that runs many lines would build it for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.main.get_command", functools.cache(typer.main.get_command))
         yield
 
 

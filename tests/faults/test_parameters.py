@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,8 @@ def cases(draw: st.DrawFn) -> tuple[str, Any]:
 
 
 PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# To read every page again for each example would take most of the time.
+defaults = cache(notebooks.defaults)
 tried: collections.Counter[str] = collections.Counter()
 
 
@@ -203,9 +205,7 @@ def by_command(
 
 
 def by_papermill(name: str, value: Any, folder: Path) -> str:
-    known = [
-        page for page in PAGES if name in PARAMETERS and name in notebooks.defaults(page)
-    ] or PAGES[:1]
+    known = [page for page in PAGES if name in PARAMETERS and name in defaults(page)] or PAGES[:1]
     page = known[len(name) % len(known)]
     with pytest.raises(ParameterError) as caught:
         notebooks.execute(
