@@ -1,6 +1,6 @@
 """``python -m lotperm`` is the command ``lotperm``."""
 
-from lotperm.cli.app import main
+from lotperm.cli import main
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -94,6 +95,8 @@ class Worker:
         SweepError
             If some failed for good; they are noted in the sweep's folder.
         """
+        # As `lotperm.cli.main` does.
+        gc.freeze()
         log_to_stdout()
         # submitit's handler saves this object and requeues the job. It mustn't cut through a step,
         # so it is called later.
@@ -204,6 +207,7 @@ class Worker:
 
 def _compute_as_rank(worker: Worker, key: str, asked: Any) -> bool:
     """Compute one task, as one of the ranks; return whether it was stopped."""
+    gc.freeze()
     # The job's own process gets these signals too, and sets `asked`.
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from lotperm.engine import probes
 from lotperm.engine.state import TrainingState
@@ -135,6 +134,9 @@ def compile_step(
     options : dict[str, Any]
         Options of the compiler.
     """
+    # Imported here: it brings all of SymPy, which most commands don't need.
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
     module = state.networks.module
     names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
     count = len(list(module.parameters()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from lotperm.errors import ParameterError
@@ -36,6 +35,9 @@ def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
     ParameterError
         Not a square matrix of finite numbers.
     """
+    # Imported here: it brings a good part of SciPy, and most commands match nothing.
+    from scipy.optimize import linear_sum_assignment
+
     # Adding 0.0 turns -0.0 into 0.0, so that equal values have equal bytes.
     matrix = similarity.detach().cpu().double().numpy() + 0.0
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
