@@ -4,27 +4,17 @@ The executable companion of "Sparse Training from Random Initialization: Alignin
 Masks using Weight Symmetry" (Adnan, Jain, Sharma, Krishnan, Ioannou; ICML 2025).
 """
 
-import gc
-
-# Of the objects that are made here nearly all stay: to look for garbage among them, again and again,
-# takes a tenth of the time.
-_collects = gc.isenabled()
-gc.disable()
-try:
-    from lotperm.config.experiment import Experiment
-    from lotperm.engine.runtime import Runtime
-    from lotperm.engine.training import train
-    from lotperm.science.matching import Matching, match_activations, match_weights
-    from lotperm.science.sparsity import Mask, full_mask, magnitude_prune, prunable_parameters
-    from lotperm.science.symmetry import Permutation, PermutationSpec, compose, invert, permute
-    from lotperm.store.masks import load_mask, save_mask
-    from lotperm.store.stages import Store
-    from lotperm.studies.pipeline import Pipeline, run
-    from lotperm.studies.results import Results
-    from lotperm.studies.tickets import Ticket, load_ticket
-finally:
-    if _collects:
-        gc.enable()
+from lotperm.config.experiment import Experiment
+from lotperm.engine.runtime import Runtime
+from lotperm.engine.training import train
+from lotperm.science.matching import Matching, match_activations, match_weights
+from lotperm.science.sparsity import Mask, full_mask, magnitude_prune, prunable_parameters
+from lotperm.science.symmetry import Permutation, PermutationSpec, compose, invert, permute
+from lotperm.store.masks import load_mask, save_mask
+from lotperm.store.stages import Store
+from lotperm.studies.pipeline import Pipeline, run
+from lotperm.studies.results import Results
+from lotperm.studies.tickets import Ticket, load_ticket
 
 __version__ = "0.1.0"
 
