@@ -15,7 +15,8 @@ and a caller who had to hand the ranks down would pass them through every functi
 `labels`         unit ids and the union-find over them
 `labelling`      the interpreter that applies the rules
 `grouping`       from unit ids to groups
-`matching`       by activations and by weights
+`matching`       by activations, by gradients and by weights
+`features`       what is observed of units: activations, unless told otherwise
 `correlation`    moments of the activations of two networks, in one pass
 `assignment`     the linear assignment behind both
 `sparsity`       masks, magnitude pruning, counts

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from lotperm.errors import ParameterError
 from lotperm.parallel import distributed
 from lotperm.parallel.threads import keep_freed_memory, workers
+from lotperm.science.features import Activations, Features
 from lotperm.science.graphs import is_batched
-from lotperm.science.inputs import Batch, InputForm
-from lotperm.science.mixing import mixes_examples
+from lotperm.science.inputs import Batch
 from lotperm.science.precision import full_precision
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.types import Float, Float64
@@ -173,16 +173,23 @@ class Divisible(Protocol):
 
 
 def _parts(
-    batches: Iterable[Batch] | Divisible, form: InputForm, cut: Callable[[int], Sequence[slice]]
+    batches: Iterable[Batch] | Divisible,
+    leaves_of: Callable[[Any], list[Any]],
+    cut: Callable[[int], Sequence[slice]],
+    labelled: bool,
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield of every batch, whatever its form, the inputs in those rows that `cut` names."""
+    """Yield of every batch, whatever its form, the leaves in those rows that `cut` names."""
     if isinstance(batches, Divisible):
+        if labelled:
+            raise ParameterError(
+                "these batches are inputs alone; gradients need pairs of inputs and labels."
+            )
         yield from ([(part,) for part in parts] for parts in batches.parts(cut))
         return
     if isinstance(batches, (Tensor, Mapping)):
         batches = [batches]  # one batch, not an iterable of examples or names
     for batch in batches:
-        leaves = form.leaves(batch)
+        leaves = leaves_of(batch)
         size = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
         yield [
             tuple(leaf[rows] if is_batched(leaf, size) else leaf for leaf in leaves)
@@ -197,6 +204,7 @@ def correlate(
     spec: PermutationSpec,
     points: Mapping[str, str],
     *,
+    features: Features | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, CorrelationAccumulator]:
@@ -216,6 +224,9 @@ def correlate(
         As in `match_activations`.
     points : Mapping[str, str]
         Group -> the graph node at which it is observed.
+    features : Features, optional
+        What is observed there in place of activations, such as
+        `lotperm.science.matching.gradients.Gradients`, which also decides what a batch must hold.
 
     Returns
     -------
@@ -224,6 +235,7 @@ def correlate(
     """
     if not points:
         return {}
+    features = features or Activations()
     states = [spec.tensors(weights) for weights in (a, b)]
     read = next((states[0][name] for name in spec.shapes if name in states[0]), None)
     place = torch.device(device or (read.device if read is not None else "cpu"))
@@ -233,10 +245,10 @@ def correlate(
         return _place(value, place, dtype, channels_last) if isinstance(value, Tensor) else value
 
     nets = [
-        spec.extractor({name: placed(t) for name, t in state.items()}, points, fold=True)
+        features.observer(spec, {name: placed(t) for name, t in state.items()}, points)
         for state in states
     ]
-    whole = place.type != "cpu" or mixes_examples(spec, states[0], points)
+    whole = place.type != "cpu" or features.mixes(spec, states[0], points)
     ranks = distributed.world_size()
     own = range(distributed.rank(), LANES, ranks)
     lanes = [{group: CorrelationAccumulator() for group in points} for _ in own]
@@ -264,10 +276,13 @@ def correlate(
         found = zip(sizes, accumulate(sizes), numbers, strict=False)
         return [slice(end - length, end) for length, end, number in found if number % LANES in own]
 
+    def leaves_of(batch: Any) -> list[Any]:
+        return features.leaves(spec.network.form, batch)
+
     keep_freed_memory()
     seen = 0
     with workers(threads) as each, full_precision():
-        for chunks in _parts(batches, spec.network.form, cut):
+        for chunks in _parts(batches, leaves_of, cut, features.labelled):
             # This rank's chunks come to its lanes in turn.
             each(
                 see,

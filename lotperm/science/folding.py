@@ -39,7 +39,7 @@ def fold_batch_norms(
         `tensors` and the folded kernels and biases, in the dtype of their kernel.
     """
     folded = fx.Graph()
-    folded.graph_copy(graph, {})
+    folded.output(folded.graph_copy(graph, {}))
     found = dict(tensors)
     for norm in list(folded.nodes):
         conv = norm.args[0] if norm.target is torch.ops.aten.batch_norm.default else None

@@ -27,7 +27,7 @@ _APART = {
 
 
 def mixes_examples(
-    spec: PermutationSpec, weights: Mapping[str, Tensor], points: Mapping[str, str]
+    spec: PermutationSpec, weights: Mapping[str, Tensor], points: Mapping[str, str] | None
 ) -> bool:
     """Return whether activations of an example depend on the other examples of its batch.
 
@@ -40,10 +40,13 @@ def mixes_examples(
         Of the network.
     weights : Mapping[str, Tensor]
         A full state dict.
-    points : Mapping[str, str]
-        Group -> the graph node at which it is observed.
+    points : Mapping[str, str] | None
+        Group -> the graph node at which it is observed. None: whether the network's outputs do,
+        and so all that comes before them.
     """
-    graph = cut_graph(spec.network.graph, tuple(dict.fromkeys(points.values())))
+    graph = spec.network.graph
+    if points is not None:
+        graph = cut_graph(graph, tuple(dict.fromkeys(points.values())))
     inputs = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
     if not any(map(_has_batch, inputs)):
         return True  # traced for one size of batches alone
@@ -92,7 +95,7 @@ def _keeps_apart(node: fx.Node) -> bool:
 def _deviation(
     spec: PermutationSpec,
     weights: Mapping[str, Tensor],
-    points: Mapping[str, str],
+    points: Mapping[str, str] | None,
     inputs: Sequence[Any],
     batched: Sequence[bool],
     dtype: torch.dtype,
@@ -111,6 +114,8 @@ def _deviation(
             else tensor.detach().cpu().clone()
             for name, tensor in spec.tensors(weights).items()
         }
+        if points is None:
+            return [output.double() for output in spec.network.run(state, *part)]
         found = spec.extractor(state, points)(*part)
         return [found[group].double() for group in points]
 

@@ -81,12 +81,12 @@ def match_activations(
         Unknown group or point, points "authors" for a network other than ResNet20, no data, or
         activations that are not finite.
     """
-    chosen = _points(spec, points)
+    chosen = choose_points(spec, points)
     moments = correlate(a, b, batches, spec, chosen, device=device, dtype=dtype)
-    return distributed.once(lambda: _assign_all(spec, moments, chosen, keep_correlations))
+    return distributed.once(lambda: assign_all(spec, moments, chosen, keep_correlations))
 
 
-def _assign_all(
+def assign_all(
     spec: PermutationSpec,
     moments: Mapping[str, CorrelationAccumulator],
     chosen: Mapping[str, str],
@@ -115,7 +115,7 @@ def _assign_all(
     return Matching(permutation, scores, identity, matrices if keep_correlations else None)
 
 
-def _points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str, str]:
+def choose_points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str, str]:
     """Choose the graph node at which each group is observed."""
     # Of a group that no activation shows nothing is known, so it stays as it is.
     last = {group: nodes[-1] for group, nodes in spec.points.items() if nodes}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lotperm.errors import unknown_name
 from lotperm.science.blocks import Inside, draw
@@ -196,31 +196,10 @@ class PermutationSpec:
         ParameterError
             An unknown group or point, or a tensor that is missing.
         """
-        for group, node in points.items():
-            if group not in self.sizes:
-                raise unknown_name("permutation group", group, self.sizes)
-            if node not in self.points[group]:
-                raise unknown_name(f"activation point of group {group!r}", node, self.points[group])
-        graph = self.network.graph
-        if fold:
-            candidates = {node for nodes in self.points.values() for node in nodes}
-            graph, tensors = fold_batch_norms(graph, tensors, keep=candidates)
-        nodes = tuple(dict.fromkeys(points.values()))
-        network = compile_graph(cut_graph(graph, nodes), tensors)
+        run = runner(self, tensors, points, cut_graph, fold=fold)
 
         def extract(*inputs: Any) -> dict[str, Tensor]:
-            try:
-                values = network(*inputs)
-            except (IndexError, RuntimeError) as error:
-                other = self.network.unlike(inputs)
-                if other is None:
-                    raise
-                raise other from error
-            outputs = dict(zip(nodes, values, strict=True))
-            return {
-                group: self.channels[group, node].select(outputs[node])
-                for group, node in points.items()
-            }
+            return select_units(self, run(*inputs), points)
 
         return extract
 
@@ -265,3 +244,49 @@ class PermutationSpec:
             on = f" on {', '.join(places[group][:6])}{more}" if places[group] else ""
             lines.append(f"  {group}: {n} units{on}{within}")
         return "\n".join([*lines, *(f"  ({fixed})" for fixed in self.fixed)])
+
+
+def runner(
+    spec: PermutationSpec,
+    tensors: Mapping[str, Tensor],
+    points: Mapping[str, str],
+    change: Callable[[fx.Graph, tuple[str, ...]], fx.Graph],
+    *,
+    fold: bool = False,
+) -> Callable[..., Any]:
+    """Make a function that runs a network's graph as `change` makes it of the graph and some nodes.
+
+    The nodes are those of the points, each once, in the order in which `select_units` expects their
+    values. All else is as of `PermutationSpec.extractor`.
+    """
+    for group, node in points.items():
+        if group not in spec.sizes:
+            raise unknown_name("permutation group", group, spec.sizes)
+        if node not in spec.points[group]:
+            raise unknown_name(f"activation point of group {group!r}", node, spec.points[group])
+    graph = spec.network.graph
+    if fold:
+        candidates = {node for nodes in spec.points.values() for node in nodes}
+        graph, tensors = fold_batch_norms(graph, tensors, keep=candidates)
+    network = compile_graph(change(graph, tuple(dict.fromkeys(points.values()))), tensors)
+
+    def run(*inputs: Any) -> Any:
+        try:
+            return network(*inputs)
+        except (IndexError, RuntimeError) as error:
+            other = spec.network.unlike(inputs)
+            if other is None:
+                raise
+            raise other from error
+
+    return run
+
+
+def select_units(
+    spec: PermutationSpec, values: Iterable[Tensor], points: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Select each group's units, ``(B, n, *spatial)``, from the values of the points' nodes."""
+    of_node = dict(zip(dict.fromkeys(points.values()), values, strict=True))
+    return {
+        group: spec.channels[group, node].select(of_node[node]) for group, node in points.items()
+    }
