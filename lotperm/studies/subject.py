@@ -138,13 +138,15 @@ class Subject:
         # At once: one transfer takes less than those of all batches.
         return Batches(self.data.to(device), split.to(device), size, self.runtime.readers)
 
-    def match_batches(self, batch: int = 500) -> Iterable[Tensor]:
-        """Yield the training inputs ``(B, C, *spatial)`` on which activations are compared."""
+    def match_examples(self, batch: int = 500) -> Batches:
+        """Batch the training examples on which networks are compared, inputs and classes."""
         # Not augmented, and always the first examples of the split: matching then is the same in
         # every stage that asks for it.
-        return self.batches(
-            first(self.data.train, self.experiment.matching.samples), batch
-        ).inputs()
+        return self.batches(first(self.data.train, self.experiment.matching.samples), batch)
+
+    def match_batches(self, batch: int = 500) -> Iterable[Tensor]:
+        """Yield the training inputs ``(B, C, *spatial)`` on which activations are compared."""
+        return self.match_examples(batch).inputs()
 
     def match_pair(
         self, weights_a: Weights, weights_b: Weights, *, keep_correlations: bool = False

@@ -45,6 +45,7 @@ OTHERS = (
     Arm("half", "b", "permuted", "sparse_b", scrambled=0.5),
     Arm("oracle", "shuffled a", "permuted", "sparse_a", permutation=ORACLE),
     Arm("by weights", "b", "permuted", "sparse_b", permutation="weights"),
+    Arm("by gradients", "b", "permuted", "sparse_b", permutation="gradients"),
 )
 
 

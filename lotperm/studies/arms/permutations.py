@@ -3,6 +3,8 @@
 ===================  ============================================================================
 ``activations-64``   the paper's, from the first 64 training examples
 ``pre-activations``  the paper's, observed before the nonlinearities in place of behind them
+``gradients``        by the gradients of the loss with respect to what units put out
+``attributions``     by activations times these gradients
 ``weights``          by weights instead (Git Re-Basin), without any data
 ``epoch-3``          from A at the end to B as it was after 3 epochs
 ``other-seed``       from A to the next replicate's B: for another network than it is used on
@@ -25,6 +27,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -35,7 +38,13 @@ from lotperm.engine.models import Weights
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.science.assignment import mean_matched
 from lotperm.science.frank_wolfe import match_weights_jointly
-from lotperm.science.matching import match_activations, match_weights, weight_agreement
+from lotperm.science.matching import (
+    Signal,
+    match_activations,
+    match_gradients,
+    match_weights,
+    weight_agreement,
+)
 from lotperm.science.merging import match_many
 from lotperm.science.preactivations import before_nonlinearities
 from lotperm.science.sparsity import Mask, apply_mask
@@ -186,6 +195,15 @@ def _pre_activations(ends: _Ends, _: int) -> list[Permutation]:
     ]
 
 
+def _by_gradients(signal: Signal, ends: _Ends, _: int) -> list[Permutation]:
+    bench, points = ends.bench, ends.bench.experiment.matching.points
+    examples, device = bench.match_examples(), bench.runtime.device
+    return [
+        match_gradients(a, b, examples, bench.spec, signal=signal, points=points, device=device)
+        for a, b in ends.pairs
+    ]
+
+
 def _epoch(ends: _Ends, number: int) -> list[Permutation]:
     return ends.matched(ends.a, halves(ends.inputs.replicates("dense", epoch_file(number)))[1])
 
@@ -248,6 +266,8 @@ def _weights_many(ends: _Ends, _: int) -> list[Permutation]:
 _WAYS: dict[str, Callable[[_Ends, int], list[Permutation]]] = {
     "activations": _activations,
     "pre-activations": _pre_activations,
+    "gradients": partial(_by_gradients, "gradients"),
+    "attributions": partial(_by_gradients, "attributions"),
     "weights": _weights,
     "epoch": _epoch,
     "other-seed": _other_seed,
