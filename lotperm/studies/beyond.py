@@ -142,10 +142,11 @@ class Page(page.Page):
         if records:
             seeds += f", {' or '.join(map(str, records))} in the recorded runs"
         known = " ".join(self.predictions.known.split())
+        stated = " and ".join(sorted({p.stated for p in self.predictions.all}))
         return HTML(
             f"<p>Seeds: {seeds}. ± is half of a 95 % interval over seeds, paired where arms are "
             f"compared, and each p-value is of one comparison alone ({HOW_SURE}). "
-            f"Stated on {self.predictions.stated}, before these runs. Known by then: "
+            f"Stated on {stated}, before these runs. Known by {self.predictions.stated}: "
             f"{html.escape(known)}</p>"
         )
 

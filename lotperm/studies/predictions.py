@@ -62,6 +62,8 @@ class Prediction:
         Name of the network that it speaks of; "" for any.
     seen : str
         What had been seen besides the file's ``known``, in a few words; "" for nothing.
+    stated : str
+        The day on which it was stated, the file's unless it has its own.
     """
 
     number: str
@@ -71,6 +73,7 @@ class Prediction:
     rule: Rule
     on: str = ""
     seen: str = ""
+    stated: str = ""
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Select the rows that it speaks of; a table without column ``model`` is of any network."""
@@ -93,7 +96,7 @@ class Predictions:
     Attributes
     ----------
     stated : str
-        The day, as "2026-11-29".
+        The day on which those without a day of their own were, as "2026-11-29".
     known : str
         What had been seen on that day.
     all : tuple of Prediction
@@ -136,6 +139,7 @@ def load_predictions(folder: Path, measures: Mapping[str, Measure]) -> Predictio
                 rules[name](size),
                 on=entry.get("on", ""),
                 seen=entry.get("seen", ""),
+                stated=str(entry.get("stated", content["stated"])),
             )
         )
     return Predictions(str(content["stated"]), content["known"], tuple(found))

@@ -46,7 +46,7 @@ def own_claims() -> list[Claim]:
             rule=p.rule,
             ours=partial(_recorded, kind, p, measures),
             needs="a recorded run of its page",
-            remark=_remark(p, found.stated),
+            remark=_remark(p),
         )
         for kind, (folder, measures, page) in _QUESTIONS.items()
         for found in [load_predictions(folder, measures)]
@@ -54,10 +54,10 @@ def own_claims() -> list[Claim]:
     ]
 
 
-def _remark(prediction: Prediction, stated: str) -> str:
+def _remark(prediction: Prediction) -> str:
     """Say where a prediction holds, and when it was stated."""
     after = f", after {prediction.seen}" if prediction.seen else ""
-    return f"Expected at {prediction.where}; stated on {stated}{after}, before the runs."
+    return f"Expected at {prediction.where}; stated on {prediction.stated}{after}, before the runs."
 
 
 def _recorded(

@@ -20,6 +20,8 @@ _MATCHERS = {
     "random": ("random", "#999999", "v"),
     "permuted": ("activations", METHODS["permuted"][1], "D"),
     "pre-activations": ("activations before the ReLU", "#009e73", "d"),
+    "gradients": ("gradients", "#882255", "h"),
+    "attributions": ("activations × gradients", "#332288", ">"),
     "weights": ("weights", "#e69f00", "s"),
     "weights-best-10": ("weights, best of 10", "#b8860b", "p"),
     "weights-refined": ("weights, from activations", "#cc79a7", "o"),

@@ -28,6 +28,18 @@ MEASURES: dict[str, Measure] = {
     "before the ReLU − activations": Measure(
         "before the ReLU − activations", less("pre-activations", "permuted")
     ),
+    "activations − gradients": Measure("activations − gradients", less("permuted", "gradients")),
+    "attributions − activations": Measure(
+        "activations × gradients − activations", less("attributions", "permuted")
+    ),
+    "weights − attributions": Measure(
+        "weights − activations × gradients", less("weights", "attributions")
+    ),
+    "barrier: gradients − activations": Measure(
+        "test barrier in nats, gradients − activations",
+        less("gradients", "permuted", "barrier"),
+        "",
+    ),
     "barrier: weights − activations": Measure(
         "test barrier in nats, weights − activations", less("weights", "permuted", "barrier"), ""
     ),
