@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import inspect
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -85,14 +86,20 @@ class Page(page.Page):
         arms : mapping
             Arm -> its words. Where a run lacks it, its place is empty.
         """
-        rows = {}
-        for run in self.recorded:
-            for words, of in by_cell(run.rows()):
-                found = self.arms_of(of) / 100
-                rows[f"{run.label}, {words}"] = {
-                    label: with_interval(*interval(found[arm])) if arm in found else ""
-                    for arm, label in arms.items()
-                }
+        cells = [
+            (f"{run.label}, {words}", run.name, self.arms_of(of) / 100)
+            for run in self.recorded
+            for words, of in by_cell(run.rows())
+        ]
+        times = Counter(head for head, _, _ in cells)
+        rows = {
+            # Two runs of one network on other seeds are told apart by their names.
+            head if times[head] == 1 else f"{head} ({name})": {
+                label: with_interval(*interval(found[arm])) if arm in found else ""
+                for arm, label in arms.items()
+            }
+            for head, name, found in cells
+        }
         return pd.DataFrame(rows).T
 
     @property

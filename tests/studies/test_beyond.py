@@ -17,6 +17,19 @@ def test_predictions_are_judged_by_every_record_also_by_those_of_one_label() -> 
     assert {s for rows in tables.values() for s in rows["sparsity"]} == {0.5, 0.8, 0.9}
 
 
+def test_runs_of_one_label_have_a_row_each() -> None:
+    page = open_page("matchers", "smoke")
+    rows = page.records().T
+    runs = {run.name: run.rows() for run in page.recorded}
+    cells = [r.groupby(["sparsity", "rewind_epoch"]).ngroups for r in runs.values()]
+    assert len(rows) == sum(cells) > len({run.label for run in page.recorded})
+    for name in ("matchers_mlp_mnist1d", "matchers_gradients_mlp_mnist1d"):
+        (row,) = [row for head, row in rows.iterrows() if head.endswith(f"({name})")]
+        mean = 100 * runs[name].query("arm == 'weights'")["accuracy"].mean()
+        assert row["weights"].startswith(f"{mean:.1f}")
+        assert (row["gradients"] != "") == ("gradients" in name)
+
+
 def test_a_page_answers_by_its_predictions() -> None:
     page = open_page("causal_test", "smoke")
     page.__dict__["found"] = pd.DataFrame(
