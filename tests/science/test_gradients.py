@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -342,6 +342,24 @@ def test_what_cant_be_used_is_refused() -> None:
         match_gradients(a, a, [(x, y)], spec, loss=lambda out, _: out.detach())
     with unchecked(), pytest.raises(ParameterError, match="Did you mean 'gradients'"):
         match_gradients(a, a, [(x, y)], spec, signal="gradient")  # type: ignore[arg-type]
+
+
+class InputsInParts:
+    """Gives any rows of its inputs, and has no labels."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([batch("mlp", 20)[0]])
+
+    def parts(self, cut: Callable[[int], Sequence[slice]]) -> Iterator[list[Tensor]]:
+        (x,) = self
+        yield [x[rows] for rows in cut(20)]
+
+
+def test_inputs_that_come_in_parts_have_no_labels() -> None:
+    a = network("mlp", 1)
+    assert match_activations(a, a, InputsInParts(), traced("mlp"))
+    with pytest.raises(ParameterError, match="inputs alone; gradients need pairs"):
+        match_gradients(a, a, InputsInParts(), traced("mlp"))
 
 
 class Cut(nn.Module):
