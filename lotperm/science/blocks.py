@@ -9,32 +9,14 @@ choice of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lotperm.errors import ParameterError
 from lotperm.science.assignment import assign
+from lotperm.science.pairs import Blocks, Inside, Similarities, code
 from lotperm.types import Int64
-
-
-class Inside(NamedTuple):
-    """To which units of another group those of a group belong.
-
-    Attributes
-    ----------
-    group : str
-        The other group.
-    unit : Tensor, int64, shape (n,)
-        For each unit of the group its unit of the other.
-    """
-
-    group: str
-    unit: Tensor
-
-
-Blocks = Mapping[str, Sequence[Inside]]
 
 
 def parents_first(sizes: Mapping[str, int], inside: Blocks) -> list[str]:
@@ -190,7 +172,7 @@ def families(sizes: Mapping[str, int], inside: Blocks) -> list[list[str]]:
 
 
 def assign_blocks(
-    similarities: Mapping[str, Tensor], inside: Blocks
+    similarities: Mapping[str, Similarities], inside: Blocks
 ) -> dict[str, Int64[Tensor, " _"]]:
     """Find the permutations of a family of groups that maximize the sum of their similarities.
 
@@ -201,7 +183,7 @@ def assign_blocks(
 
     Parameters
     ----------
-    similarities : Mapping[str, Tensor]
+    similarities : Mapping[str, Tensor | Products]
         Group -> float64 (n, n), unit of B (row) by unit of A, zeros where nothing is known.
     inside : Mapping[str, Sequence[Inside]]
         Group -> what its units belong to.
@@ -223,7 +205,7 @@ class _Solver:
 
     def __init__(
         self,
-        similarities: Mapping[str, Tensor],
+        similarities: Mapping[str, Similarities],
         inside: Mapping[str, tuple[Inside, ...]],
         order: list[str],
     ) -> None:
@@ -336,7 +318,7 @@ class _Solver:
             sizes = [len(self.similarities[a.group]) for a in above]
             # A unit of A that has these parents, by one number for all of them; -1 for none.
             table = torch.full((int(torch.tensor(sizes).prod()),), -1)
-            table[_code([a.unit for a in above], sizes)] = torch.arange(len(above[0].unit))
+            table[code([a.unit for a in above], sizes)] = torch.arange(len(above[0].unit))
             here, there = rows[group], columns[root]
             for j, column in enumerate(there.tolist()):
                 units = [
@@ -346,7 +328,7 @@ class _Solver:
                     for a in above
                 ]
                 # If `column` came to a row's root unit, this unit of A would come to the row.
-                source = table[_code(units, sizes)]
+                source = table[code(units, sizes)]
                 values = self.similarities[group][here, source.clamp_min(0)]
                 values = torch.where(source < 0, torch.zeros_like(values), values)
                 mine = next(a.unit for a in above if a.group == root)[here]
@@ -359,19 +341,14 @@ class _Solver:
         """Assign units that belong to two others, which are assigned already."""
         above = self.inside[group]
         sizes = [len(self.similarities[a.group]) for a in above]
-        wanted = _code([found[a.group][a.unit[rows]] for a in above], sizes)
-        given = _code([a.unit[columns] for a in above], sizes)
+        wanted = code([found[a.group][a.unit[rows]] for a in above], sizes)
+        given = code([a.unit[columns] for a in above], sizes)
         result = torch.full((len(self.similarities[group]),), -1)
+        if len(wanted.unique()) == len(wanted):
+            result[rows[wanted.argsort()]] = columns[given.argsort()]
+            return result
         # Several units may have the same parents: among these the best order is taken.
         for key in wanted.unique():
             i, j = rows[wanted == key], columns[given == key]
             result[i] = j[assign(self.similarities[group][i][:, j])]
         return result
-
-
-def _code(units: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Return one number for several."""
-    code = torch.zeros_like(units[0])
-    for unit, size in zip(units, sizes, strict=True):
-        code = code * size + unit
-    return code

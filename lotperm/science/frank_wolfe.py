@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lotperm.errors import ParameterError
 from lotperm.science.blocks import families
 from lotperm.science.matching.result import Matching, assign_family
 from lotperm.science.matching.weights import cosines, matched_parameters
+from lotperm.science.pairs import has_no_choice
 from lotperm.science.symmetry import Permutation, PermutationSpec, Role, permute
 from lotperm.types import Float64
 
@@ -67,6 +69,12 @@ def match_weights_jointly(
     a, b = matched_parameters(weights_a, weights_b, spec)
     own = {name: tensor.double() for name, tensor in a.items() if spec.roles.get(name)}
     other = {name: b[name].double() for name in own}
+    for group, n in spec.sizes.items():
+        if has_no_choice(group, spec.sizes, spec.inside):
+            raise ParameterError(
+                f"group {group!r} has {n:,} units, too many to be matched jointly; use "
+                "match_weights or match_activations."
+            )
     # One matrix is multiplied onto a tensor for each axis that moves.
     degree = max((len(spec.roles[name]) for name in own), default=1)
     # The norms don't change when units move, so this is the largest value that there could be.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lotperm.science.assignment import assign
 from lotperm.science.blocks import assign_blocks
+from lotperm.science.pairs import Similarities
 from lotperm.science.symmetry import PermutationSpec
 
 
@@ -40,14 +41,18 @@ class Matching(dict[str, Tensor]):
 
 
 def assign_family(
-    spec: PermutationSpec, family: Sequence[str], known: Mapping[str, Tensor]
+    spec: PermutationSpec, family: Sequence[str], known: Mapping[str, Similarities]
 ) -> dict[str, Tensor]:
     """Assign groups whose units belong to each other; of most families there is but one."""
     if len(family) == 1:
-        return {group: assign(matrix) for group, matrix in known.items()}
+        (group,) = family
+        matrix = known[group]
+        assert isinstance(matrix, Tensor), "a group without others has a choice"
+        return {group: assign(matrix)}
     # Of mere blocks nothing is known, but what is inside of them decides where they go.
     zeros = {
-        group: torch.zeros(spec.sizes[group], spec.sizes[group], dtype=torch.float64)
+        # Without memory, as some groups are large.
+        group: torch.zeros((), dtype=torch.float64).expand(spec.sizes[group], spec.sizes[group])
         for group in family
     }
     return assign_blocks({**zeros, **known}, spec.inside)
@@ -60,5 +65,9 @@ def score_blocks(spec: PermutationSpec, blocks: Iterable[str], scores: dict[str,
             scores[child]
             for child, above in spec.inside.items()
             if child in scores and any(parent.group == group for parent in above)
+        ]
+        # Or, if nothing was compared, of those that say where they go.
+        inside = inside or [
+            scores[a.group] for a in spec.inside.get(group, ()) if a.group in scores
         ]
         scores[group] = sum(inside) / len(inside) if inside else 0.0

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lotperm.errors import ParameterError
 from lotperm.science.blocks import families
 from lotperm.science.matching.result import Matching, assign_family, score_blocks
+from lotperm.science.pairs import Products, has_no_choice
 from lotperm.science.state_dicts import is_parameter
 from lotperm.science.symmetry import PermutationSpec, permute
 from lotperm.types import Float
@@ -113,7 +114,12 @@ def matched_parameters(
     a = _parameters(spec.read(weights_a, "weights of A"))
     b = _parameters(spec.read(weights_b, "weights of B"))
     for what, given in (("A", a), ("B", b)):
-        bad = [name for name, tensor in given.items() if not tensor.isfinite().all()]
+        # What no unit touches may be infinite, as a mask of attention is.
+        bad = [
+            name
+            for name, tensor in given.items()
+            if (tensor.isnan().any() if name not in spec.roles else not tensor.isfinite().all())
+        ]
         if bad:
             raise ParameterError(
                 f"the weights of {what} are not finite, in {', '.join(bad[:3])}; match others."
@@ -265,12 +271,15 @@ def _similarity(
     a: Iterable[tuple[str, Tensor]],
     b: Iterable[tuple[str, Tensor]],
     group: str,
-) -> Float[Tensor, "n n"]:
+) -> Float[Tensor, "n n"] | Products:
     """Return the inner products of the weights of each unit of B (row) and of A (column).
 
     In float32, which takes half the time: a step that it proposes is measured in float64.
     """
     n = spec.sizes[group]
+    if has_no_choice(group, spec.sizes, spec.inside):
+        of_b, of_a = (torch.cat([values.float() for _, values in of], 1) for of in (b, a))
+        return Products(of_b, of_a)
     products = (y.float() @ x.float().T for (_, x), (_, y) in zip(a, b, strict=True))
     return sum(products, torch.zeros(n, n))
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from lotperm.errors import unknown_name
-from lotperm.science.blocks import Inside, draw
+from lotperm.science.blocks import draw
 from lotperm.science.folding import fold_batch_norms
 from lotperm.science.graphs import TracedNetwork, compile_graph, cut_graph
 from lotperm.science.inputs import Batch
+from lotperm.science.pairs import Inside
 from lotperm.science.roles import Channels, Fixed, Role
 from lotperm.science.state_dicts import read_weights
 from lotperm.types import Int64, Num

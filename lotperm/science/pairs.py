@@ -1,0 +1,77 @@
+"""Units that belong to others, and large groups that have no choice but to go with these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# Groups of more units than this aren't compared pair by pair, if others say where each goes.
+MANY = 4096
+
+
+class Inside(NamedTuple):
+    """To which units of another group those of a group belong.
+
+    Attributes
+    ----------
+    group : str
+        The other group.
+    unit : Tensor, int64, shape (n,)
+        For each unit of the group its unit of the other.
+    """
+
+    group: str
+    unit: Tensor
+
+
+Blocks = Mapping[str, Sequence[Inside]]
+
+
+class Products:
+    """Similarities of many units, as inner products that are computed where they are asked for.
+
+    Parameters
+    ----------
+    b, a : Tensor, shape (n, F)
+        Rows of the units of B and of A.
+    """
+
+    def __init__(self, b: Tensor, a: Tensor) -> None:
+        self._b, self._a = b, a
+
+    def __len__(self) -> int:
+        """Return the number of units."""
+        return len(self._b)
+
+    def any(self) -> bool:
+        """Return whether anything is known."""
+        return self._b.numel() > 0
+
+    def __getitem__(self, pairs: Any) -> Any:
+        """Return the similarities of units of B and of A, pair by pair."""
+        rows, columns = pairs
+        return (self._b[rows] * self._a[columns]).sum(1)
+
+
+Similarities = Tensor | Products
+"""Of a group: (n, n), unit of B (row) by unit of A."""
+
+
+def has_no_choice(group: str, sizes: Mapping[str, int], inside: Blocks) -> bool:
+    """Return whether a large group goes where others go: no two units belong to the same ones."""
+    above = inside.get(group, ())
+    if sizes[group] <= MANY or len(above) < 2:
+        return False
+    codes = code([a.unit for a in above], [sizes[a.group] for a in above])
+    return len(codes.unique()) == len(codes)
+
+
+def code(units: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Return one number for several."""
+    code = torch.zeros_like(units[0])
+    for unit, size in zip(units, sizes, strict=True):
+        code = code * size + unit
+    return code
