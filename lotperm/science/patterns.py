@@ -112,10 +112,20 @@ def nearest_pattern(
     -------
     Mask
         Nothing is kept that wasn't before, so it may be sparser than n of m.
+
+    Raises
+    ------
+    ParameterError
+        If a weight isn't there, or has another shape than its mask.
     """
     before = read_mask(mask)
     values, found = weights_by_name(weights, before), {}
     for name, kept in before.items():
+        if values[name].shape != kept.shape:
+            raise ParameterError(
+                f"the mask of {name} has shape {tuple(kept.shape)}; the weights have "
+                f"{tuple(values[name].shape)}."
+            )
         if kept.dim() < 2:
             found[name] = kept
             continue

@@ -24,8 +24,10 @@ def kept_after(total: int, sparsity: Any) -> int:
     except (TypeError, ValueError, RuntimeError):
         valid = False
     if not valid:
+        percent = isinstance(sparsity, (int, float)) and 1 < sparsity < 100
+        hint = f" {sparsity:g} % is {sparsity / 100:g}." if percent else ""
         raise ParameterError(
-            f"sparsity is {sparsity!r}; expected 0 <= sparsity < 1 (the fraction removed)."
+            f"sparsity is {sparsity!r}; expected 0 <= sparsity < 1 (the fraction removed).{hint}"
         )
     return total - round(sparsity * total)
 

@@ -284,9 +284,13 @@ def mask_of_zeros(weights: Mapping[str, Any] | nn.Module, names: Iterable[str]) 
     Raises
     ------
     ParameterError
-        If there is no such weight.
+        If there is no such weight, or one is NaN or infinite.
     """
-    return {name: tensor != 0 for name, tensor in weights_by_name(weights, names).items()}
+    found = weights_by_name(weights, names)
+    for name, tensor in found.items():
+        if not tensor.isfinite().all():
+            raise ParameterError(f"weights of {name} are not finite, so their zeros say nothing.")
+    return {name: tensor != 0 for name, tensor in found.items()}
 
 
 def from_torch_prune(model: Mapping[str, Any] | nn.Module) -> Mask:

@@ -15,7 +15,7 @@ from lotperm.science.state_dicts.mappings import (
     state_dict_of,
     state_dicts,
 )
-from lotperm.science.state_dicts.names import foreign_names, match_names
+from lotperm.science.state_dicts.names import foreign_names, mask_names, match_names
 from lotperm.science.state_dicts.reading import as_bool, read_mask, read_weights
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "dict_like",
     "foreign_names",
     "is_parameter",
+    "mask_names",
     "match_names",
     "read_mask",
     "read_weights",

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.science.state_dicts.mappings import state_dict_of
-from lotperm.science.state_dicts.names import computed_name, match_names, stand_ins
+from lotperm.science.state_dicts.names import computed_name, mask_names, stand_ins
 
 
 def weight(state: Mapping[str, Tensor], name: str) -> Tensor | None:
@@ -95,7 +95,7 @@ def weights_by_name(
     if all(name in state for name in names):
         return {name: state[name] for name in names}
     known = {computed_name(name): None for name in state}
-    renamed = match_names(names, known)
+    renamed = mask_names(names, known)
     found = {}
     for name in names:
         if name not in renamed:

@@ -119,11 +119,39 @@ def as_dense(tensor: Tensor) -> Tensor:
 def copy_of(model: nn.Module) -> nn.Module:
     """Copy a module, also one whose attributes hold computed tensors.
 
-    `torch.nn.utils.prune` and weight norm keep such, which Python's `copy.deepcopy` refuses.
+    `torch.nn.utils.prune` and weight norm keep such, which Python's `copy.deepcopy` refuses. What
+    else it refuses, as an open file, the copy shares with the module.
     """
-    held = (value for module in model.modules() for value in vars(module).values())
+    values = [value for module in model.modules() for value in vars(module).values()]
+    # Recurrent layers keep a list of their weights beside them.
+    held = [part for value in values for part in (value if isinstance(value, list) else [value])]
     computed = {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
-    return copy.deepcopy(model, computed)
+    try:
+        return copy.deepcopy(model, dict(computed))
+    except Exception:  # whatever objects of others raise
+        shared = {id(value): value for value in _own_objects(model) if _refuses(value, computed)}
+        if not shared:
+            raise
+        return copy.deepcopy(model, computed | shared)
+
+
+def _own_objects(model: nn.Module) -> Iterator[object]:
+    """Yield the attributes of modules that aren't PyTorch's, and their hooks."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.endswith("_hooks"):
+                yield from value.values()
+            elif name not in vars(nn.Module()):
+                yield value
+
+
+def _refuses(value: object, known: Mapping[int, Any]) -> bool:
+    """Return whether an object can't be copied."""
+    try:
+        copy.deepcopy(value, dict(known))
+    except Exception:  # as above
+        return True
+    return False
 
 
 def dict_like(given: object, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

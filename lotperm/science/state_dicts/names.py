@@ -65,6 +65,24 @@ def match_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
     return found
 
 
+def mask_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
+    """Find the network's name for each name of a mask, which may be that of a layer or buffer.
+
+    ``layer``, ``layer.mask`` and ``layer.weight.mask`` are masks of ``layer.weight``.
+    """
+    given = list(given)
+    found = match_names(given, names)
+    # Of the forms that such names have, the one that matches most is meant.
+    for ending in (".weight", ""):
+        if len(found) == len(given):
+            break
+        forms = {name: name.removesuffix(".mask") + ending for name in given}
+        other = match_names(forms.values(), names) if len(set(forms.values())) == len(forms) else {}
+        if len(other) > len(found):
+            found = {name: other[form] for name, form in forms.items() if form in other}
+    return found
+
+
 def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
     """Try the ways to read the given names; return what the best way finds."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.science.state_dicts.computed import required_weight, weight
 from lotperm.science.state_dicts.mappings import as_dense, dict_like, state_dict_of
-from lotperm.science.state_dicts.names import computed_name, foreign_names, match_names, plain_name
+from lotperm.science.state_dicts.names import (
+    computed_name,
+    foreign_names,
+    mask_names,
+    match_names,
+    plain_name,
+)
 
 
 def read_weights(
@@ -121,29 +127,11 @@ def read_mask(
         if len(set(renamed.values())) < len(renamed):
             renamed = {n: n for n in state}
     else:
-        renamed = _mask_names(state, names)
+        renamed = mask_names(state, names)
         for name in state:
             if name not in renamed:
                 raise unknown_name("weight of the mask", name, names)
     return {renamed[name]: as_bool(tensor, name) for name, tensor in state.items()}
-
-
-def _mask_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
-    """Find the network's name for each name of a mask, which may be that of a layer or buffer.
-
-    ``layer``, ``layer.mask`` and ``layer.weight.mask`` are masks of ``layer.weight``.
-    """
-    given = list(given)
-    found = match_names(given, names)
-    # Of the forms that such names have, the one that matches most is meant.
-    for ending in (".weight", ""):
-        if len(found) == len(given):
-            break
-        forms = {name: name.removesuffix(".mask") + ending for name in given}
-        other = match_names(forms.values(), names) if len(set(forms.values())) == len(forms) else {}
-        if len(other) > len(found):
-            found = {name: other[form] for name, form in forms.items() if form in other}
-    return found
 
 
 def as_bool(tensor: Tensor, name: str) -> Tensor:
@@ -152,8 +140,10 @@ def as_bool(tensor: Tensor, name: str) -> Tensor:
     Raises
     ------
     ParameterError
-        If it holds anything else.
+        If it holds anything else, or nothing.
     """
+    if tensor.is_meta:
+        raise ParameterError(f"{name} is on the meta device, so nothing is known of the mask.")
     tensor = as_dense(tensor)
     if tensor.dtype == torch.bool:
         return tensor

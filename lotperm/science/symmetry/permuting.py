@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.science.blocks import complete
-from lotperm.science.state_dicts import as_dense, dict_like, match_names, state_dict_of
+from lotperm.science.state_dicts import as_dense, dict_like, mask_names, state_dict_of
 from lotperm.science.symmetry.spec import Permutation, PermutationSpec
 from lotperm.types import Int64
 
@@ -52,7 +52,7 @@ def permute(
     # What stays as it is needn't be copied.
     moves = {group: p for group, p in moves.items() if not torch.equal(p, torch.arange(len(p)))}
     state = state_dict_of(tensors)
-    names = match_names(state, spec.shapes)
+    names = mask_names(state, spec.shapes)
     result = {}
     for name, tensor in state.items():
         if name not in names:
