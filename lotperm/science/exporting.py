@@ -6,19 +6,28 @@ import copy
 import dataclasses
 import io
 import logging
+import os
+import sysconfig
+import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules import transformer
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from lotperm.errors import LotpermError, UnsupportedModelError
+from lotperm.science.attributes import rename_tensors, restore_names
 from lotperm.science.graphs import is_batched, operation_name
 from lotperm.science.inputs import describe
+from lotperm.science.sequences import Unpacked
 from lotperm.science.recurrence import unstack_recurrence
+from lotperm.science.regions import inline_contexts, refuse_regions
+from lotperm.science.state_dicts import copy_of
 from lotperm.science.writes import name_what_is_written
 
 
@@ -67,6 +76,8 @@ def export_graph(
     except UnsupportedModelError:
         check_that_it_runs(model, args, kwargs)
         raise
+    inline_contexts(program)
+    refuse_regions(program.graph)
     unstack_recurrence(program.graph)
     name_what_is_written(program.graph)
     # Modules in the graph are checks of the input's shape, which would fix the batch size.
@@ -97,7 +108,7 @@ def check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
         given = args[0] if len(args) == 1 and not kwargs else kwargs or args
         raise UnsupportedModelError(
             f"{type(model).__name__} fails on the example input, which is {describe(given)}: "
-            f"{type(error).__name__}: {_first_line(error)} Give inputs that it runs on in "
+            f"{type(error).__name__}: {first_line(error)} Give inputs that it runs on in "
             "evaluation mode."
         ) from error
 
@@ -107,6 +118,7 @@ def _export(
 ) -> fx.GraphModule:
     """Export a network for batches of any size, or of this one if it takes no other."""
     first: Exception | None = None
+    known = named_tensors(model)[0]
     # Recurrent layers may have time first, of which they unroll each step.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     for dim in (0, 1, None) if recurrent else (0, None):
@@ -118,40 +130,88 @@ def _export(
             for leaf in leaves
         )
         try:
-            with warnings.catch_warnings(), _quiet():
+            with warnings.catch_warnings(), _quiet(), _masks_as_given(), Unpacked(), _OfOld():
                 warnings.filterwarnings("ignore", "The tensor attributes? .*assigned during export")
-                program = torch.export.export(
+                exported = torch.export.export(
                     _flat_copy(model, structure),
                     tuple(leaves),
                     dynamic_shapes=(dynamic,),
                     strict=False,
-                ).module()
+                )
+                names = rename_tensors(exported)
+                program = exported.module()
         except LotpermError:
             raise
         except Exception as error:  # whatever the exporter raises
             first = first or error
             continue
         assert isinstance(program, fx.GraphModule)
+        restore_names(program.graph, {n: own for n, own in names.items() if own in known})
         return program
     assert first is not None
     raise UnsupportedModelError(
         f"torch.export can't turn {type(model).__name__} into a graph for an input of shape "
-        f"{_shapes(leaves)} with a variable batch size: {_first_line(first)} Check "
-        "that its control flow doesn't depend on values, and that it reads the batch size as "
-        "x.shape[0] (len(x) fixes it)."
+        f"{_shapes(leaves)} with a variable batch size{_user_line(first)}: {first_line(first)} "
+        "Check that its control flow doesn't depend on values, and that it reads the batch size "
+        "as x.shape[0] (len(x) fixes it)."
     ) from first
+
+
+def _user_line(error: Exception) -> str:
+    """Say at which line of the network's source an error was raised, if at one."""
+    package = os.path.dirname(os.path.dirname(__file__))
+    installed = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), package, "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(installed)]
+    return f", at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter from writing down a failure, with the graph so far; it raises it too."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before, log.disabled = log.disabled, True
+    names = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
+    logs = [logging.getLogger(name) for name in names]
+    before = [log.disabled for log in logs]
     try:
+        for log in logs:
+            log.disabled = True
         with redirect_stderr(io.StringIO()):
             yield
     finally:
-        log.disabled = before
+        for log, disabled in zip(logs, before, strict=True):
+            log.disabled = disabled
+
+
+@contextmanager
+def _masks_as_given() -> Iterator[None]:
+    """Keep PyTorch's transformers from looking at a mask's values, to see whether it is causal.
+
+    They do so for a faster kernel alone.
+    """
+    before = transformer._detect_is_causal_mask
+    try:
+        transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
+        yield
+    finally:
+        transformer._detect_is_causal_mask = before
+
+
+class _OfOld(TorchFunctionMode):
+    """Say what `torch.export` doesn't know in its present words.
+
+    ``tensor.new(2, 3)`` is ``tensor.new_empty((2, 3))``, and ``tensor.data``, for what is read,
+    ``tensor.detach()``.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
+            return args[0].detach()
+        sizes = args[1:]
+        if func is torch.Tensor.new and sizes and isinstance(sizes[0], (int, torch.SymInt)):
+            return args[0].new_empty(sizes)
+        return func(*args, **(kwargs or {}))
 
 
 def _flat_copy(model: nn.Module, structure: pytree.TreeSpec) -> nn.Module:
@@ -159,15 +219,7 @@ def _flat_copy(model: nn.Module, structure: pytree.TreeSpec) -> nn.Module:
 
     Its inputs are the leaves of `(args, kwargs)`, its output is a tensor or a tuple of them.
     """
-    # Weights that hooks compute before each call (pruning, weight norm) are no leaves of
-    # autograd, which refuse to be copied.
-    computed = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and value.grad_fn is not None
-    }
-    twin = copy.deepcopy(model, computed).eval()
+    twin = copy_of(model).eval()
     forward = twin.forward
 
     def flat(*leaves: Any) -> Any:
@@ -175,7 +227,7 @@ def _flat_copy(model: nn.Module, structure: pytree.TreeSpec) -> nn.Module:
         outputs = forward(*args, **kwargs)
         if isinstance(outputs, Tensor):
             return outputs
-        tensors = tuple(_tensors_in(outputs))
+        tensors = tuple(tensors_in(outputs))
         if not tensors:
             raise UnsupportedModelError(
                 f"{type(model).__name__} returns {describe(outputs)}, expected a tensor, or a "
@@ -187,7 +239,7 @@ def _flat_copy(model: nn.Module, structure: pytree.TreeSpec) -> nn.Module:
     return twin
 
 
-def _tensors_in(outputs: Any) -> list[Tensor]:
+def tensors_in(outputs: Any) -> list[Tensor]:
     """Return the tensors that outputs of any form hold, in their order."""
     if isinstance(outputs, Tensor):
         return [outputs]
@@ -199,7 +251,7 @@ def _tensors_in(outputs: Any) -> list[Tensor]:
         parts = [getattr(outputs, part.name) for part in dataclasses.fields(outputs)]
     else:
         parts = list(getattr(outputs, "__dict__", {}).values())
-    return [tensor for part in parts for tensor in _tensors_in(part)]
+    return [tensor for part in parts for tensor in tensors_in(part)]
 
 
 def _shapes(inputs: Sequence[Any]) -> str:
@@ -207,7 +259,7 @@ def _shapes(inputs: Sequence[Any]) -> str:
     return ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return the first line of an error's message, with a full stop."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if line.endswith((".", "!", "?")) else f"{line}."

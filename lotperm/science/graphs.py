@@ -15,7 +15,9 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from lotperm.errors import ParameterError
+from lotperm.science.attributes import restore_names, stand_ins
 from lotperm.science.inputs import InputForm
+from lotperm.science.transforms import closing, is_transform
 
 # Operations whose success or result depends on how values lie in memory.
 _LAYOUT = (
@@ -158,8 +160,16 @@ def compile_graph(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Callable[..
             raise ParameterError(
                 f"the weights lack {node.target!r} of the traced network; give a full state dict."
             )
+    names = stand_ins(tensors)
+    if names:
+        whole = fx.Graph()
+        whole.output(whole.graph_copy(graph, {}))
+        restore_names(whole, names)
+        graph = whole
+    held = {names.get(name, name): tensor for name, tensor in tensors.items()}
     # `forward` itself: calling the module would print the source of a line that fails.
-    return fx.GraphModule(dict(tensors), graph).forward
+    forward = fx.GraphModule(held, graph).forward
+    return closing(forward) if any(map(is_transform, graph.nodes)) else forward
 
 
 def operation_name(node: fx.Node) -> str:
@@ -191,7 +201,8 @@ def describe_node(node: fx.Node) -> str:
     module, file, line = node_place(node)
     where = f" in module {module!r}" if module else ""
     where += f" ({file}:{line})" if file else ""
-    return f"{node.target}{where}"
+    own = isinstance(node.target, (OpOverload, str))
+    return f"{node.target if own else getattr(node.target, '__name__', node.target)}{where}"
 
 
 def node_shape(node: fx.Node) -> torch.Size:

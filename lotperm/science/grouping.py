@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import math
 import operator
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
-from lotperm.science.blocks import Inside, undrawable
+from lotperm.science.blocks import undrawable
 from lotperm.science.graphs import TracedNetwork, node_place, operation_name
-from lotperm.science.labels import FIXED, NO_RULE, Cause, Labels, Place, distinct_pairs, thin
+from lotperm.science.labels import (
+    FIXED,
+    NO_RULE,
+    POSITIONS,
+    Cause,
+    Labels,
+    Place,
+    distinct_pairs,
+    thin,
+)
+from lotperm.science.naming import OF_BLOCKS, group_name, layer_of
+from lotperm.science.pairs import Inside, has_no_choice
 from lotperm.science.places import settle_places, settle_unused
 from lotperm.science.relations import Belonging, refine, settle_relations
 from lotperm.science.roles import Channels, Fixed, Role
 from lotperm.science.rules.elementwise import NONLINEARITIES
 from lotperm.science.symmetry import PermutationSpec
-
-# What groups of whole blocks are called, beside their layer.
-_BLOCKS = ("heads", "blocks")
+from lotperm.science.transforms import transformed
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
             else:
                 cause = _telling_apart(labels, roots)
             blamed.setdefault(cause, []).append(int(i))
-        layer = _layer(place.tensor)
+        layer = layer_of(place.tensor)
         for cause, units in blamed.items():
             if cause is None:
                 reason = "no other unit is used as each of them is"
@@ -139,16 +147,18 @@ def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
             yield _fixed_units(layer, units, ids.numel(), cause)
     for place, ids in labels.element_roles.items():
         shape = labels.shapes[place.tensor]
+        if place.tensor in labels.buffers:
+            continue
         if len(shape) > 1 and shape[0] > 1 and not labels.may_move(ids):
             cause = labels.fixed_by(int(ids[-1]))
-            if cause is not None:
-                layer = _layer(place.tensor)
+            if cause is not None and cause.reason != POSITIONS:
+                layer = layer_of(place.tensor)
                 yield _fixed_units(layer, range(shape[0]), shape[0], cause)
     for name, node in labels.unruled.items():
         shape = labels.shapes[name]
         total = shape[-1] if "embedding" in operation_name(node) else shape[0]
         cause = Cause(node, NO_RULE)
-        yield _fixed_units(_layer(name), range(total), total, cause)
+        yield _fixed_units(layer_of(name), range(total), total, cause)
 
 
 def _fixed_units(layer: str, units: Iterable[int], total: int, cause: Cause) -> Fixed:
@@ -186,14 +196,6 @@ def _fingerprints(labels: Labels, occurrences: Iterable[Tensor]) -> Tensor:
     return found
 
 
-def _layer(tensor: str) -> str:
-    """Return the layer that a tensor is the weight of, also if it is computed from several."""
-    tensor = re.sub(r"\.(in_proj_|[qkv]_proj_)weight$", "", tensor)  # nn.MultiheadAttention
-    tensor = re.sub(r"\.weight_[ih]h_(l\d+(_reverse)?)$", r".\1", tensor)  # nn.LSTM and its like
-    tensor = re.sub(r"\.weight_[ih]h$", "", tensor)  # nn.LSTMCell and its like
-    return re.sub(r"(\.parametrizations)?\.weight(_orig|_mask|_v|_g|\.original\d*)?$", "", tensor)
-
-
 def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) -> _Groups:
     """Gather units into groups, in order of execution.
 
@@ -210,9 +212,10 @@ def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) 
         new = [root for root in roots if root not in seen and not labels.is_constant(root)]
         seen.update(new)
         for root in new:
-            layer.setdefault(kinds[root], _layer(place.tensor))
+            layer.setdefault(kinds[root], layer_of(place.tensor))
             members.setdefault(kinds[root], []).append(root)
-    suffixes = _add_blocks(colors, members, layer, found)
+    made = {kinds[root] for ids in labels.produced.values() for root in labels.find(ids).tolist()}
+    suffixes = _add_blocks(colors, members, layer, found, made)
     # A unit without an equal has nothing to change places with.
     members = {kind: units for kind, units in members.items() if len(units) > 1}
 
@@ -222,7 +225,7 @@ def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) 
     for kind, units in members.items():
         group_of[units] = len(sizes)
         unit_of[units] = torch.arange(len(units))
-        sizes[_name(kind, members, layer, suffixes)] = len(units)
+        sizes[group_name(kind, members, layer, suffixes)] = len(units)
     names = list(sizes)
     inside: dict[str, list[Inside]] = {}
     for children, parents, _ in found:
@@ -244,8 +247,11 @@ def _add_blocks(
     members: dict[int, list[int]],
     layer: dict[int, str],
     found: list[Belonging],
+    made: set[int],
 ) -> dict[int, str]:
     """Add groups of whole blocks, such as heads, right before those of the units inside them.
+
+    Those that a layer has `made` keep its name.
 
     Returns
     -------
@@ -267,9 +273,9 @@ def _add_blocks(
                 if above not in members:
                     every = torch.cat([belonging.parents for belonging in found])
                     members[above] = every[kinds[every] == above].unique().tolist()
-                elif what not in ("inside", "scores"):
+                elif what != "scores" and (what != "inside" or above in made):
                     continue
-                if suffixes.get(above) not in _BLOCKS:
+                if suffixes.get(above) not in OF_BLOCKS:
                     suffixes[above] = "blocks" if what == "inside" else "heads"
                     layer[above] = layer[kind]
                     # Dictionaries are in order of insertion: to put one in between, all are
@@ -282,23 +288,6 @@ def _add_blocks(
                     members.update(items)
         if len(done) == before:
             return suffixes
-
-
-def _name(
-    kind: int, members: dict[int, list[int]], layer: dict[int, str], suffixes: dict[int, str]
-) -> str:
-    """Name a group after its layer, and apart from others of that layer."""
-    alike = [other for other in members if layer[other] == layer[kind]]
-    own = suffixes.get(kind, "")
-    if own in _BLOCKS:
-        same = [other for other in alike if suffixes.get(other) == own]
-        return f"{layer[kind]}/{own}" + (f"{same.index(kind)}" if len(same) > 1 else "")
-    alike = [other for other in alike if suffixes.get(other) not in _BLOCKS]
-    if len(alike) == 1:
-        return layer[kind]
-    if own and [suffixes.get(other) for other in alike].count(own) == 1:
-        return f"{layer[kind]}/{own}"
-    return f"{layer[kind]}/{alike.index(kind)}"
 
 
 def _roles(
@@ -334,10 +323,11 @@ def _points(
     carriers: dict[str, list[tuple[str, bool, bool, bool]]] = {g: [] for g in groups.sizes}
     # What depends on the input: a function of weights alone says nothing of a unit.
     activations: set[fx.Node] = set()
+    inside = set(transformed(graph))
     for node in graph.nodes:
         if node.op == "placeholder" or not activations.isdisjoint(node.all_input_nodes):
             activations.add(node)
-        if node not in activations or node.name not in labels.carried:
+        if node not in activations or node in inside or node.name not in labels.carried:
             continue
         nonlinear = operation_name(node) in NONLINEARITIES
         whole = labels.carried[node.name]
@@ -357,6 +347,8 @@ def _points(
                 carriers[group].append((node.name, spatial, nonlinear, once))
     points = {}
     for group, found in carriers.items():
+        if has_no_choice(group, groups.sizes, groups.inside):
+            found.clear()
         # Where units have a dimension of their own, if there is such a node.
         nodes = [node for node in found if node[3]] or found[-1:]
         best = [node for node in nodes if node[1]] or nodes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from lotperm.science.graphs import concrete_shape
+from lotperm.science.graphs import concrete_shape, operation_name
 
 # The id of what must not move: the network's inputs and outputs, constants, statistics over units.
 FIXED = 0
@@ -18,6 +18,27 @@ LARGE = 2**20
 
 # Why an operation without a rule fixes units.
 NO_RULE = "has no rule, so it may use them by their position"
+
+
+# Why values for each position stay, which are no units.
+POSITIONS = "has a value for each position, the same for all units"
+
+
+# Losses, which end a network as its outputs do.
+LOSSES_OF_PAIRS = (
+    *(
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+        "huber_loss",
+        "kl_div",
+        "l1_loss",
+    ),
+    *("mse_loss", "poisson_nll_loss", "smooth_l1_loss", "soft_margin_loss"),
+)
+LOSSES_OF_CLASSES = (
+    *("cross_entropy_loss", "ctc_loss", "multi_margin_loss", "multilabel_margin_loss"),
+    *("nll_loss", "nll_loss2d", "nll_loss_nd"),
+)
 
 
 class Cause(NamedTuple):
@@ -190,8 +211,8 @@ class Ids:
 
     def begin(self, node: fx.Node) -> None:
         """Note that what becomes equal from now on does so by this operation."""
-        if node.op == "output":
-            self._inner = {root for ids in self._consumed for root in self.find(ids).tolist()}
+        if _ends(node):
+            self._inner |= {root for ids in self._consumed for root in self.find(ids).tolist()}
         self.causes.append(Cause(node, "uses them by their position"))
 
     def because(self, reason: str) -> None:
@@ -203,7 +224,7 @@ class Ids:
         """Return what fixed a unit, or made it equal to others; None for a mere output."""
         unit = self._path(unit)[-2]
         cause = self.causes[int(self._cause[unit])]
-        return None if cause.node.op == "output" and unit not in self._inner else cause
+        return None if _ends(cause.node) and unit not in self._inner else cause
 
     def joined_by(self, one: int, other: int) -> Cause:
         """Return what made two units equal."""
@@ -218,6 +239,11 @@ class Ids:
         while (above := int(self._parent[path[-1]])) != path[-1]:
             path.append(above)
         return path
+
+
+def _ends(node: fx.Node) -> bool:
+    """Return whether a node is where values leave a network."""
+    return node.op == "output" or operation_name(node) in (*LOSSES_OF_PAIRS, *LOSSES_OF_CLASSES)
 
 
 def distinct_pairs(a: Tensor, b: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from lotperm.errors import ParameterError
@@ -120,6 +121,11 @@ def call_arguments(
     kinds = {p.kind for p in parameters}
     plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in plain if p.default is p.empty]
+    if isinstance(example, PackedSequence):
+        raise ParameterError(
+            "example_input is a PackedSequence, which has no dimension of examples; trace a "
+            "network that takes padded sequences and their lengths, and packs them itself."
+        )
     if isinstance(example, Tensor):
         return (example,), {}, InputForm()
     if isinstance(example, Mapping):

@@ -15,18 +15,23 @@ from lotperm.science.labels import Labels, fixed_outputs
 from lotperm.science.matrices import Matrix
 from lotperm.science.rules import MATRIX_ARGUMENT, RULES, Call, unknown
 from lotperm.science.rules.attention import attention
-from lotperm.science.rules.elementwise import elementwise, gated
-from lotperm.science.rules.layout import move
+from lotperm.science.rules.creation import OF_A_TYPE
+from lotperm.science.rules.elementwise import COPIES, elementwise, gated
+from lotperm.science.rules.layout import mapped, move
+from lotperm.science.rules.lookups import at_places, embedding, index, index_select, one_hot
 from lotperm.science.rules.normalization import batch_norm, layer_norm
 from lotperm.science.rules.products import batched_matmul, convolution, linear, matmul
 from lotperm.science.rules.reductions import reduction, softmax
-from lotperm.science.rules.weights import computed_weight, is_constant, keeps_axes
+from lotperm.science.rules.weights import RESHAPES, computed_weight, is_constant, keeps_axes
 
 # Rules that know units at mixtures of positions, which lie along two dimensions.
 _WITH_MIXTURES = (
     *(elementwise, move, reduction, softmax, batch_norm, layer_norm, gated),
     *(linear, matmul, batched_matmul, convolution, attention),
 )
+
+# Rules that know numbers by which units are chosen.
+_OF_NUMBERS = (move, embedding, index, index_select, at_places, one_hot)
 
 
 class Labeller(fx.Interpreter):
@@ -57,9 +62,27 @@ class Labeller(fx.Interpreter):
                 of_weights.add(node)
         # Backwards: whether axes are enough depends on who uses the weights.
         for node in reversed(program.graph.nodes):
-            taken = [_takes_as_matrix(u, node) or u in self.matrices for u in node.users]
-            if node in of_weights and (all(taken) or _is_vector(node, some=any(taken))):
+            if node in of_weights and self._by_axes(node):
                 self.matrices.add(node)
+        self._leave_mixed()
+
+    def _by_axes(self, node: fx.Node) -> bool:
+        """Return whether all that use weights label them by their axes."""
+        taken = [
+            _takes_as_matrix(u, node) or u in self.matrices or operation_name(u) in OF_A_TYPE
+            for u in node.users
+        ]
+        return all(taken) or _is_vector(node, some=any(taken))
+
+    def _leave_mixed(self) -> None:
+        """Take back what is computed from weights of which not all are labelled by their axes."""
+        before = -1
+        while before != len(self.matrices):
+            before = len(self.matrices)
+            for node in list(self.matrices):
+                sources = [source for source in node.all_input_nodes if _is_tensor(source)]
+                if not (self.matrices.issuperset(sources) and self._by_axes(node)):
+                    self.matrices.discard(node)
 
     def run_node(self, n: fx.Node) -> Any:
         """Label one node, and note the ids of its output."""
@@ -72,10 +95,11 @@ class Labeller(fx.Interpreter):
         if n not in self.matrices:
             places = MATRIX_ARGUMENT.get(operation_name(n), ())
             leaves, structure = pytree.tree_flatten(args)
+            of_a_type = operation_name(n) in OF_A_TYPE
             args = pytree.tree_unflatten(
                 [
                     leaf.values(self.labels)
-                    if isinstance(leaf, Matrix) and i not in places
+                    if isinstance(leaf, Matrix) and i not in places and not of_a_type
                     else leaf
                     for i, leaf in enumerate(leaves)
                 ],
@@ -85,8 +109,11 @@ class Labeller(fx.Interpreter):
             self.labels.because("is where they leave the network")
             for ids in pytree.tree_leaves(args):
                 if isinstance(ids, Tensor):
+                    self.labels.disregard(ids)
                     self.labels.fix(ids)
             return None
+        if operation_name(n) == "arange" and not n.all_input_nodes:
+            self.labels.known[n.name] = n.target(*n.args, **n.kwargs)  # type: ignore[operator]
         result = self.operation(Call(n, args, kwargs))
         if isinstance(result, Tensor):
             self.labels.carried[n.name] = result = self.labels.compact(result)
@@ -97,7 +124,11 @@ class Labeller(fx.Interpreter):
         if n in self.matrices:
             return Matrix.of(str(n.target), self.labels.shapes[str(n.target)])
         value = n.meta.get("val")  # a part of the program has none
-        if n.target not in self.labels.names or value is None or not value.is_floating_point():
+        if n.target not in self.labels.names and isinstance(value, Tensor):
+            self.labels.known[n.name] = operator.attrgetter(str(n.target))(self.module)
+        if n.target not in self.labels.names or value is None or value.numel() == 0:
+            return fixed_outputs(n)
+        if not value.is_floating_point() and not _is_gate(n):
             return fixed_outputs(n)
         unruled = [user for user in n.users if not _has_rule(user)]
         if value.dim() > 1 and unruled:
@@ -112,10 +143,12 @@ class Labeller(fx.Interpreter):
         if call.name == "sym_size":
             return call.args[0].shape[call.args[1]]
         if not isinstance(target, OpOverload):
-            if callable(target) and (target is operator.getitem or not call.tensors):
+            if callable(target) and (
+                target is operator.getitem or (_is_arithmetic(target) and not call.tensors)
+            ):
                 # Arithmetic on sizes, or one of several outputs.
                 return target(*call.args, **call.kwargs)
-            return unknown(self.labels, call)
+            return mapped(self.labels, call)
         if call.node in self.matrices:
             return computed_weight(self.labels, call)
         rule = RULES.get(call.name)
@@ -125,10 +158,18 @@ class Labeller(fx.Interpreter):
             for ids in call.tensors:
                 if self.labels.is_mixed(ids):
                     self.labels.unmix(ids)
+        if rule not in _OF_NUMBERS and call.name not in COPIES:
+            self.labels.disregard(*call.tensors)
         result = rule(self.labels, call)
         if rule in (elementwise, move, reduction, softmax):
             return result
         return pytree.tree_map_only(Tensor, self.labels.settle, result)
+
+
+def _is_arithmetic(target: Any) -> bool:
+    """Return whether a function is one of numbers alone, without other effects."""
+    of_torch = str(getattr(target, "__name__", "")).startswith("sym_")
+    return of_torch or getattr(target, "__module__", "") in ("_operator", "builtins", "math")
 
 
 def _takes_as_matrix(user: fx.Node, parameter: fx.Node) -> bool:
@@ -156,6 +197,26 @@ def _is_vector(node: fx.Node, *, some: bool) -> bool:
         return False  # numbers of positions
     sources = [n for n in node.all_input_nodes if _is_tensor(n)]
     return some or not all(map(is_vector, sources))
+
+
+def _is_gate(node: fx.Node) -> bool:
+    """Return whether whole numbers or booleans, one for each unit, serve to keep or drop values.
+
+    They move with the units then. Numbers of positions don't.
+    """
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or not node.users:
+        return False
+    if value.is_floating_point():
+        return True
+    shape = concrete_shape(value)
+    known = all(
+        operation_name(user) in (*COPIES, *RESHAPES)
+        or (isinstance(user.target, OpOverload) and torch.Tag.pointwise in user.target.tags)
+        or operation_name(user) in ("masked_fill", "where")
+        for user in node.users
+    )
+    return known and 1 < shape.numel() == max(shape) and all(map(_is_gate, node.users))
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
+from lotperm.science.graphs import operation_name
 from lotperm.science.ids import (
     FIXED,
     LARGE,
+    LOSSES_OF_CLASSES,
+    LOSSES_OF_PAIRS,
     NO_RULE,
+    POSITIONS,
     Cause,
     Ids,
     distinct_pairs,
@@ -23,7 +28,10 @@ from lotperm.science.related import RelatedIds, Relation
 __all__ = [
     "FIXED",
     "LARGE",
+    "LOSSES_OF_CLASSES",
+    "LOSSES_OF_PAIRS",
     "NO_RULE",
+    "POSITIONS",
     "Axes",
     "Cause",
     "Ids",
@@ -82,6 +90,8 @@ class Labels(RelatedIds):
         Tensor name -> shape of each parameter and buffer.
     names : dict
         Tensor name -> the first name of the same tensor (weight tying).
+    buffers : collection of str, optional
+        The names of tensors that aren't trained.
 
     Attributes
     ----------
@@ -94,16 +104,21 @@ class Labels(RelatedIds):
         `Place` -> new ids that a layer gave out there, not as they became.
     unruled : dict
         Tensor name -> an operation without a rule that takes it.
+    known : dict
+        Node name -> the value of a constant.
     """
 
-    def __init__(self, shapes: dict[str, torch.Size], names: dict[str, str]) -> None:
+    def __init__(
+        self, shapes: dict[str, torch.Size], names: dict[str, str], buffers: Collection[str] = ()
+    ) -> None:
         super().__init__()
-        self.shapes, self.names = shapes, names
+        self.shapes, self.names, self.buffers = shapes, names, buffers
         self.matrix_roles: dict[Place, Tensor] = {}
         self.element_roles: dict[Place, Tensor] = {}
         self.carried: dict[str, Tensor] = {}
         self.produced: dict[Place, Tensor] = {}
         self.unruled: dict[str, fx.Node] = {}
+        self.known: dict[str, Tensor] = {}
 
     def lie_on(self, tensor: str, axes: Axes, ids: Tensor, rows: Rows = None) -> Tensor:
         """Note that ids lie along axes of a matrix, taken as one, in some or all of its rows.
@@ -158,3 +173,9 @@ class Labels(RelatedIds):
         if place not in self.element_roles:
             self.element_roles[place] = self.fresh(shape.numel())
         return self.element_roles[place].view(shape)
+
+    def known_value(self, node: Any) -> Tensor | None:
+        """Return the value of a node that copies a constant; None for others."""
+        while operation_name(node) in ("_to_copy", "alias", "clone", "detach", "lift_fresh_copy"):
+            node = node.args[0]
+        return self.known.get(node.name)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
-from lotperm.science.ids import Ids, distinct_pairs, thin
+from lotperm.science.ids import FIXED, Cause, Ids, distinct_pairs, thin
 
 
 class Relation(NamedTuple):
@@ -53,6 +53,7 @@ class RelatedIds(Ids):
         self.together: list[Tensor] = []
         self.relations: list[Relation] = []
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._choices: dict[int, tuple[Tensor, fx.Node | None]] = {}
 
     def relate(self, children: Tensor, parents: Tensor, kind: str) -> None:
         """Note which units belong to which others, id by id."""
@@ -113,6 +114,36 @@ class RelatedIds(Ids):
             self._mixed[ids] = True
             self._pairs.append((ids, codes // size, codes % size))
         return ids[inverse]
+
+    def choice(self, units: Tensor) -> Tensor:
+        """Return an id, shape (1,), for numbers that say which of these units is meant."""
+        ids = self._new(1, constant=False)
+        self._choices[int(ids)] = units, self.causes[-1].node if self.causes else None
+        return ids
+
+    def chosen(self, numbers: Any) -> Tensor | None:
+        """Return the units, in order, among which numbers choose; None if they do something else."""
+        if not self._choices or not isinstance(numbers, Tensor):
+            return None
+        found = [self._choices.get(root) for root in self.find(thin(numbers)).unique().tolist()]
+        units = [None if of is None else self.find(of[0]) for of in found]
+        first = units[0]
+        same = first is not None and all(of is not None and torch.equal(of, first) for of in units)
+        return first if same else None
+
+    def disregard(self, *values: Any) -> None:
+        """Fix the units among which any of these choose, as they are used otherwise than to take."""
+        for ids in values if self._choices else ():
+            roots = self.find(thin(ids)).unique().tolist() if isinstance(ids, Tensor) else []
+            for units, node in [self._choices[root] for root in roots if root in self._choices]:
+                if node is not None:
+                    self.causes.append(
+                        Cause(node, "gives numbers of them that aren't only looked up")
+                    )
+                self.fix(units)
+                if node is not None:
+                    self.causes.append(self.causes[-2])
+            self.fix(torch.tensor([root for root in roots if root in self._choices] or [FIXED]))
 
     def unmix(self, ids: Tensor) -> None:
         """Fix mixtures of positions, so that the units there are as they are elsewhere."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lotperm.science.labels import Cause, Labels, distinct_pairs
+from lotperm.science.labels import Cause, Labels, Relation, distinct_pairs
 
 # Why blocks stay, by the kind of the relation.
 _REASONS = {
@@ -63,7 +63,7 @@ def settle_relations(labels: Labels) -> list[Belonging]:
 
 def _now(labels: Labels, index: int) -> Belonging | None:
     """Return a relation among roots, or fix what it can't describe any more."""
-    relation = labels.relations[index]
+    relation = _without_fixed(labels, index)
     children, parents = labels.find(relation.children), labels.find(relation.parents)
     # Parents that became one, or stay, no longer tell their children apart; a child that stays, or
     # has two parents, keeps its parents from moving.
@@ -93,6 +93,20 @@ def _now(labels: Labels, index: int) -> Belonging | None:
             labels.relations[index] = relation._replace(pinned=True)
         return None
     return Belonging(children, parents, relation.kind)
+
+
+def _without_fixed(labels: Labels, index: int) -> Relation:
+    """Leave those out that belong to what is fixed, if not all do; they stay where they belong."""
+    relation = labels.relations[index]
+    fixed = labels.constant(labels.find(relation.parents))
+    if fixed.any() and not fixed.all():
+        for parent in relation.parents[fixed].unique():
+            labels.keep_together([relation.children[relation.parents == parent]])
+        relation = relation._replace(
+            children=relation.children[~fixed], parents=relation.parents[~fixed]
+        )
+        labels.relations[index] = relation
+    return relation
 
 
 def _several_parents(

@@ -94,6 +94,8 @@ class Channels(NamedTuple):
         if self.averaged:
             output = output.mean(self.averaged, keepdim=True)
         values = output.movedim(self.dims, tuple(range(1, count + 1))).flatten(1, count)
+        if values.is_complex():  # both parts, as at two places
+            values = torch.view_as_real(values)
         # Mostly they lie in order: then nothing is copied.
         if torch.equal(self.places, torch.arange(values.shape[1])):
             return values

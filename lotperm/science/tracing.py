@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,12 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from lotperm.errors import ParameterError, UnsupportedModelError
-from lotperm.science.exporting import check_that_it_runs, export_graph, named_tensors
+from lotperm.science.exporting import (
+    check_that_it_runs,
+    export_graph,
+    first_line,
+    named_tensors,
+)
 from lotperm.science.graphs import TracedNetwork, describe_node, is_batched, is_variable
 from lotperm.science.grouping import assemble_spec
 from lotperm.science.inputs import Batch, call_arguments, describe
@@ -26,30 +32,14 @@ from lotperm.science.symmetry import Permutation, PermutationSpec, permute
 
 def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     """Find the permutation symmetries of a network, as `PermutationSpec.trace`."""
+    _refuse_kinds(model)
     args, kwargs, form = call_arguments(model, example_input)
     inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if not inputs or inputs[0].dim() == 0 or len(inputs[0]) == 0:
         got = tuple(inputs[0].shape) if inputs else describe(example_input)
         raise ParameterError(f"example_input must be a batch of at least one example, got {got}.")
     state, names = named_tensors(model)
-    if lazy := [name for name, tensor in state.items() if is_lazy(tensor)]:
-        raise ParameterError(
-            f"{lazy[0]} has no shape yet, as its layer is lazy; call the network on a batch once, "
-            "then trace it."
-        )
-    for name, tensor in state.items():
-        if tensor.is_meta:
-            raise ParameterError(
-                f"{name} is on the meta device, so it has no values; load the weights first."
-            )
-        if tensor.numel() == 0:
-            raise UnsupportedModelError(
-                f"{name} has shape {tuple(tensor.shape)}, so no values: a layer has no units."
-            )
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ParameterError(
-                f"weights of {name} are not finite; trace the network with others."
-            )
+    _refuse_values(model, state)
     try:
         single = len(inputs[0]) == 1  # torch.export takes a dimension of size 1 for a constant
         calls = _doubled((args, kwargs)) if single else (args, kwargs)
@@ -59,6 +49,7 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
         if not single:
             raise
         program = export_graph(model, args, kwargs)  # the network may take but one example
+    _refuse_shapes(program.graph)
     graph = fx.Graph()  # without the module, which holds a copy of the weights
     graph.output(graph.graph_copy(program.graph, {}))
     constants = {
@@ -66,7 +57,8 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
         for n in graph.nodes
         if n.op == "get_attr" and n.target not in state
     }
-    labels = Labels({name: tensor.shape for name, tensor in state.items()}, names)
+    buffers = state.keys() - dict(model.named_parameters(remove_duplicate=False))
+    labels = Labels({name: tensor.shape for name, tensor in state.items()}, names, buffers)
     # Inputs and outputs of any form are flat in the graph.
     Labeller(program, labels).run(enable_io_processing=False)
     network, leaves = TracedNetwork(graph, constants, form), pytree.tree_leaves((args, kwargs))
@@ -91,7 +83,13 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
         check_spec(spec, state, names, few)
     except Exception:
         check_that_it_runs(model, args, kwargs)  # the network may be to blame
-        check_spec(spec, state, names, leaves)  # or it takes no other number of examples
+        try:
+            check_spec(spec, state, names, leaves)  # or it takes no other number of examples
+        except RuntimeError as error:
+            raise UnsupportedModelError(
+                f"the graph of {type(model).__name__} doesn't run: {first_line(error)} Give a "
+                "network and inputs of one type, such as float32."
+            ) from error
     still = [fixed for fixed in spec.fixed if len(fixed.units) == fixed.total]
     if still:
         more = f" and {len(still) - 3} more layers" if len(still) > 3 else ""
@@ -101,6 +99,65 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
             stacklevel=3,
         )
     return spec
+
+
+# Modules of layers that keep their weights packed, as integers.
+_PACKED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
+
+def _refuse_kinds(model: nn.Module) -> None:
+    """Refuse a network with modules that no graph can be made of."""
+    for name, module in model.named_modules():
+        kind, where = type(module), f"{name or 'the network'} is a {type(module).__name__}"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModelError(
+                f"{where} of TorchScript, which can't be traced; give the module that it was made "
+                "from."
+            )
+        if kind.__module__.startswith(_PACKED) and hasattr(module, "_packed_params"):
+            raise UnsupportedModelError(
+                f"{where} of {kind.__module__}, whose weights are packed integers; trace the "
+                "network as it was before it was quantized."
+            )
+
+
+def _refuse_values(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Refuse a network without weights in its parameters and buffers."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, tensor in state.items():
+        if is_lazy(tensor):
+            raise ParameterError(
+                f"{name} has no shape yet, as its layer is lazy; call the network on a batch "
+                "once, then trace it."
+            )
+        if tensor.is_meta:
+            raise ParameterError(
+                f"{name} is on the meta device, so it has no values; load the weights first."
+            )
+        if tensor.numel() == 0 and name in parameters:
+            raise UnsupportedModelError(
+                f"{name} has shape {tuple(tensor.shape)}, so no values: a layer has no units."
+            )
+        # A buffer may hold what is infinite on purpose, as a mask of attention.
+        mask = name not in parameters and not name.endswith(("running_mean", "running_var"))
+        if tensor.is_floating_point() and bool(
+            tensor.isnan().any() if mask else not tensor.isfinite().all()
+        ):
+            raise ParameterError(
+                f"weights of {name} are not finite; trace the network with others."
+            )
+
+
+def _refuse_shapes(graph: fx.Graph) -> None:
+    """Refuse a graph with shapes that depend on values, of which there are no ids."""
+    for node in graph.nodes:
+        for value in pytree.tree_leaves(node.meta.get("val")):
+            sizes = value.shape if isinstance(value, Tensor) else ()
+            if any(not isinstance(size, int) and size.node.hint is None for size in sizes):
+                raise UnsupportedModelError(
+                    f"the shape of what {describe_node(node)} gives depends on values, so units "
+                    "can't be followed; multiply by a mask instead of choosing."
+                )
 
 
 def _doubled(call: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -164,7 +221,17 @@ def check_spec(
         before = {name: first[names[name]] for name in state}
         after = permute(before, spec, _moving(spec, generator))
         a, b = (outputs(weights, batch) for weights in (before, after))
-        apart = float((a - b).norm() / a.norm().clamp_min(1e-30))
+        if not a.isfinite().all():  # noise may be what the network isn't made for
+            batch = [_as(value, dtype) for value in inputs]
+            a, b = (outputs(weights, batch) for weights in (before, after))
+        known = a.isfinite()
+        if not known.any():
+            raise UnsupportedModelError(
+                "no output of this network on the example input is finite, so nothing can be "
+                "checked; give another example."
+            )
+        apart = float((a - b)[known].norm() / a[known].norm().clamp_min(1e-30))
+        apart = apart if torch.equal(known, b.isfinite()) else math.inf
         return apart, apart > 0 and not torch.equal(a, outputs(before, batch))
 
     with torch.no_grad():
@@ -188,6 +255,13 @@ def check_spec(
         f"{worst:.1e} of its norm (expected: rounding), so it uses units in a way that the "
         "rules don't see; rewrite the layers that treat units by their position."
     )
+
+
+def _as(value: Any, dtype: torch.dtype | None) -> Any:
+    """Return a copy of an input, of another floating-point type."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(dtype, copy=True) if dtype and value.is_floating_point() else value.clone()
 
 
 def _moving(spec: PermutationSpec, generator: torch.Generator) -> Permutation:

@@ -160,7 +160,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, list[int]]] = {
     "a selective scan": (
         lambda: tokens(selective, 10, dt=nn.Linear(8, 10), b=nn.Linear(8, 4), c=nn.Linear(8, 4),
                        a=torch.randn(10, 4)),
-        TOKENS, [4, 10, 40],
+        TOKENS, [10, 4, 40],
     ),
     "ternary weights": (lambda: weighted(ternary), X, [16]),
     "a threshold of weights": (
@@ -231,7 +231,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, list[int]]] = {
                     n=nn.LayerNorm(8), o=nn.Linear(8, 5)),
         WORDS, [8],
     ),
-    "a code book": (lambda: dense(quantized, 6, book=nn.Embedding(9, 6)), X, [6]),
+    "a code book": (lambda: dense(quantized, 6, book=nn.Embedding(9, 6)), X, [6, 9, 54]),
     "gates alone are nonlinear": (
         lambda: image(
             lambda m, x: (h := m.c(x)) is None

@@ -3,9 +3,11 @@
 ===================  ===========================================================
 `products`           linear, matmul, convolutions, transposed convolutions
 `contractions`       einsum, tensordot, bilinear layers, batches of matrices
+`losses`             squared error, cross entropy
 `normalization`      batch, instance, group and layer norm; PReLU
 `elementwise`        sums, products, nonlinearities, dropout, copies
-`attention`          scaled dot products, embeddings, biases by relative position
+`attention`          scaled dot products
+`lookups`            embeddings, indices, code books, biases by relative position
 `recurrent`          LSTM, GRU and plain recurrent layers
 `reductions`         mean, sum, max, norm, softmax
 `pooling`            max, average and adaptive pooling, upsampling
@@ -38,6 +40,8 @@ from lotperm.science.rules import (
     creation,
     elementwise,
     layout,
+    lookups,
+    losses,
     normalization,
     pooling,
     products,
@@ -57,6 +61,8 @@ __all__ = [
     "creation",
     "elementwise",
     "layout",
+    "lookups",
+    "losses",
     "normalization",
     "pooling",
     "products",

@@ -44,6 +44,20 @@ def distances(labels: Labels, call: Call) -> Tensor:
     return statistic(labels, differences, [-1], "scores").squeeze(-1)
 
 
+@rule("cross", "linalg_cross")
+def cross(labels: Labels, call: Call) -> Tensor:
+    """Label a cross product of vectors: each of them may move, as a whole."""
+    out = align(labels, call.tensors)
+    dim = call.arguments["dim"]
+    dim = list(call.shape).index(3) if dim is None else dim % out.dim()
+    labels.because("mixes the three of each vector, whose places matter")
+    if dim in labels.varying(out):
+        labels.unify(out, out.narrow(dim, 0, 1))
+    if labels.may_move(out) and not labels.varying(out):
+        labels.fix(out)
+    return labels.find(out)
+
+
 @rule("einsum", matrix=tuple(range(1, 9)))
 def einsum(labels: Labels, call: Call) -> Any:
     """Label a product of activations and weights in Einstein's notation."""

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lotperm.science.graphs import operation_name
-from lotperm.science.labels import LARGE, Labels, distinct_pairs
+from lotperm.science.labels import LARGE, POSITIONS, Labels, distinct_pairs
 from lotperm.science.rules.registry import Call, rule
 
 # Their outputs are where activations are matched.
@@ -39,11 +39,14 @@ NONLINEARITIES = frozenset(
 )
 
 
+COPIES = ("_to_copy", "alias", "clone", "contiguous", "detach", "to")
+
+
 # Some overloads of these lack ATen's tag `pointwise`; whatever has it takes this rule too.
-@rule("alias", "clone", "contiguous", "copy", "detach", "_to_copy", "to", "type_as")
+@rule(*COPIES, "copy", "type_as")
 @rule("alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout")
 @rule("hardswish", "log_sigmoid", "mish", "relu6", "real", "imag", "complex", "polar")
-@rule("fill", "floor_divide", "masked_fill", "rsub", "true_divide", "where", "zero")
+@rule("fill", "floor_divide", "masked_fill", "rsub", "true_divide", "where")
 def elementwise(labels: Labels, call: Call) -> Tensor:
     """Label an operation whose output at a position depends on the operands there alone."""
     nodes = [n for n in pytree.tree_leaves((call.node.args, call.node.kwargs)) if _is_tensor(n)]
@@ -113,6 +116,7 @@ def _meet(labels: Labels, a: Tensor, b: Tensor) -> Tensor:
         along = [set(labels.varying(t)) for t in (a, b)]
     for ids, other, mine in ((a, b, along[0]), (b, a, along[1])):
         if not mine and all(ids.shape[dim] == 1 for dim in labels.varying(other)):
+            labels.because(POSITIONS)
             labels.fix(ids)  # a single unit, which the others let where it is
             return other
     if along[0] == along[1]:
@@ -143,11 +147,12 @@ def _once(ids: Tensor, dims: set[int]) -> Tensor:
 def _tell_apart(labels: Labels, result: Tensor, ids: Tensor) -> None:
     """Keep units apart that meet values which differ by position."""
     alike = set(range(-ids.dim(), 0)) - {d - ids.dim() for d in labels.varying(ids)}
-    if not labels.find(ids).all():
+    known = bool(labels.find(ids).all())
+    if not known:
         alike = set()
     varying = [d - result.dim() for d in labels.varying(result)]
     differ = [d for d in varying if d not in alike and -d <= ids.dim() and ids.shape[d] > 1]
-    if not differ:
+    if not differ or (known and _meet_alike(labels, result, ids)):
         return
     rest = [d for d in varying if d not in differ]
     rows = _once(result, {d + result.dim() for d in varying})
@@ -161,3 +166,20 @@ def _tell_apart(labels: Labels, result: Tensor, ids: Tensor) -> None:
         labels.fix(result)
     else:
         labels.keep_together(rows.unique(dim=0))
+
+
+def _meet_alike(labels: Labels, result: Tensor, ids: Tensor) -> bool:
+    """Return whether each unit meets the same values, in the same order, as a mask for all heads."""
+    varying = {*labels.varying(result)} | {
+        d + result.dim() - ids.dim() for d in labels.varying(ids)
+    }
+    units, values = (_once(t.expand(result.shape), varying) for t in (result, ids))
+    if units.numel() > LARGE:
+        return False
+    units, values = labels.find(units).flatten(), labels.find(values).flatten()
+    order = units.argsort(stable=True)
+    counts = units[order].unique_consecutive(return_counts=True)[1]
+    if bool((counts != counts[0]).any()):
+        return False
+    met = values[order].view(len(counts), -1)
+    return bool((met == met[:1]).all())

@@ -177,3 +177,16 @@ def view_as_complex(labels: Labels, call: Call) -> Tensor:
 def view_as_real(labels: Labels, call: Call) -> Tensor:
     """Label the two parts of complex numbers."""
     return call.tensors[0].unsqueeze(-1).expand(call.shape)
+
+
+def mapped(labels: Labels, call: Call) -> Any:
+    """Label the entry and exit of `torch.vmap`, inside of which the dimension of examples lacks."""
+    name = getattr(call.node.target, "__name__", "")
+    if name not in ("_add_batch_dim", "_remove_batch_dim"):
+        return unknown(labels, call)
+    ids, dim = call.args[0], call.args[1 if name == "_add_batch_dim" else 3]
+    if not isinstance(ids, Tensor):
+        return unknown(labels, call)
+    if name == "_remove_batch_dim":
+        return ids.unsqueeze(dim).expand(call.shape)
+    return ids.select(dim, 0) if dim not in labels.varying(ids) else unknown(labels, call)

@@ -29,7 +29,9 @@ def prelu(labels: Labels, call: Call) -> Tensor:
 def group_norm(labels: Labels, call: Call) -> Tensor:
     """Label a norm with statistics of each block of channels."""
     channels = _per_channel(labels, call)
-    labels.keep_together(channels.chunk(call.arguments["num_groups"]))
+    count = call.arguments["num_groups"]
+    if count < len(channels):  # else each channel has its own
+        labels.derive(channels.view(count, -1))
     return call.tensors[0]
 
 

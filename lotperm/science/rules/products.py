@@ -114,9 +114,10 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
     labels.consume(units)
     if groups > 1 and axes.output == 1:
         out = _transposed_in_blocks(labels, weight, units, groups)
-    elif 1 < groups == len(units):  # depthwise: no new units
-        repeated = units.repeat_interleave(shape[0] // groups)
-        out = weight.lie_on(labels, axes.output, repeated)
+    elif groups > 1 and shape[0] == groups == len(units):  # depthwise: no new units
+        out = weight.lie_on(labels, axes.output, units)
+    elif 1 < groups == len(units) and labels.may_move(units):
+        out = _of_channels(labels, weight.produce(labels, axes.output, shape[0]), units)
     else:
         # Each block of inputs has output rows of its own.
         height = shape[axes.output] // groups
@@ -131,12 +132,23 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
     return spread(out, call.shape, axes.units)
 
 
+def _of_channels(labels: Labels, out: Tensor, units: Tensor) -> Tensor:
+    """Label the filters of each channel, which move with it and may change places inside."""
+    filters, moving = out.view(len(units), -1), ~labels.constant(labels.find(units))
+    labels.keep_together(filters[~moving])
+    labels.relate(filters[moving], units[moving, None].expand_as(filters[moving]), "weighed")
+    return out
+
+
 def _transposed_in_blocks(labels: Labels, weight: Matrix, units: Tensor, groups: int) -> Tensor:
     """Label a grouped transposed convolution, kernel of shape ``(in, out / groups, *spatial)``."""
-    weight.lie_on(labels, 0, units)
     width, height = weight.shape[1], len(units) // groups
-    if height == 1:  # depthwise: no new units
-        return units.repeat_interleave(width)
+    if height == 1 < width and labels.may_move(units):
+        # A unit is a place along both axes, so that it takes its row along.
+        return _of_channels(labels, weight.produce(labels, (0, 1), len(units) * width), units)
+    weight.lie_on(labels, 0, units)
+    if height == width == 1:  # depthwise: no new units
+        return units
     labels.keep_together(units.chunk(groups))
     blocks = [
         weight.produce(labels, 1, width, (i * height, (i + 1) * height)) for i in range(groups)

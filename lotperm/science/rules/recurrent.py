@@ -17,7 +17,7 @@ from lotperm.science.rules.registry import Call, rule, unknown
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
-@rule(*_GATES, matrix=tuple(range(1, 64)))
+@rule(*_GATES, *(f"packed_{kind}" for kind in _GATES), matrix=tuple(range(1, 64)))
 def recurrent(labels: Labels, call: Call) -> Any:
     """Label a recurrent layer of one or two directions.
 
@@ -28,6 +28,7 @@ def recurrent(labels: Labels, call: Call) -> Any:
     x, params = arguments.get("input"), arguments.get("params")
     if not isinstance(x, Tensor) or params is None or arguments.get("num_layers") != 1:
         return unknown(labels, call)
+    gates = _GATES[call.name.removeprefix("packed_")]
     state = [arguments["hx"]] if isinstance(arguments["hx"], (Tensor, Matrix)) else arguments["hx"]
     directions = 2 if arguments["bidirectional"] else 1
     per = len(params) // directions
@@ -41,9 +42,9 @@ def recurrent(labels: Labels, call: Call) -> Any:
             return unknown(labels, call)
         # In PyTorch's order; what follows are two biases or none, and a projection or none.
         w_ih, w_hh, *rest = own
-        size = w_ih.shape[0] // _GATES[call.name]
+        size = w_ih.shape[0] // gates
         cell = _gates(labels, w_ih.produce(labels, 0, w_ih.shape[0]), size)
-        w_hh.lie_on(labels, 0, cell.repeat(_GATES[call.name]))
+        w_hh.lie_on(labels, 0, cell.repeat(gates))
         w_ih.lie_on(labels, 1, inputs)
         hidden = cell
         if len(rest) % 2:  # the projection
@@ -52,7 +53,7 @@ def recurrent(labels: Labels, call: Call) -> Any:
         w_hh.lie_on(labels, 1, hidden)
         labels.consume(hidden)
         for bias in rest:
-            bias.lie_on(labels, 0, cell.repeat(_GATES[call.name]))
+            bias.lie_on(labels, 0, cell.repeat(gates))
         units.append(hidden)
         cells.append(cell)
     for initial, ids in zip(state, (units, cells), strict=False):

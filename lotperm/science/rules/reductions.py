@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from lotperm.science.graphs import concrete_shape
 from lotperm.science.labels import FIXED, Labels, thin
 from lotperm.science.rules.elementwise import align
+from lotperm.science.rules.lookups import choice
 from lotperm.science.rules.registry import Call, rule, unknown
 
 
@@ -46,38 +47,18 @@ def comparison(labels: Labels, call: Call) -> Tensor:
     return statistic(labels, differences, [call.arguments.get("dim", -1)]).reshape(call.shape)
 
 
-@rule("gather", "index_add", "scatter", "scatter_add", "scatter_reduce")
-def at_places(labels: Labels, call: Call) -> Any:
-    """Label values that are taken from, or added at, places along one dimension.
-
-    The units that lie along others stay free.
-    """
-    ids, *others = call.tensors
-    dim, index = call.arguments["dim"] % ids.dim(), call.arguments["index"]
-    sources = [ids, *(other for other in others if other is not index)]
-    sources = [source for source in sources if not labels.is_blank(source)] or sources
-    if any(labels.may_move(source) and not labels.crosses(source, dim) for source in sources):
-        return unknown(labels, call)
-    of_all = [*sources, index] if index.dim() == ids.dim() else sources
-    rows = [source.narrow(dim, 0, 1) for source in of_all]
-    alike = len({row.shape for row in rows}) == 1
-    if not alike or (index.dim() < ids.dim() and labels.may_move(index)):
-        return unknown(labels, call)
-    return align(labels, rows).expand(call.shape)
-
-
 # Of these the values are a function of the set of what they are over, in whatever order.
 _OF_SETS = ("kthvalue", "max", "median", "min", "mode", "nanmedian", "quantile", "sort", "topk")
 
 
 @rule(*_OF_SETS, "argmax", "argmin", "argsort", "cummax", "cummin", "cumprod", "cumsum", "diff")
-@rule("logcumsumexp", "fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "index_select")
+@rule("logcumsumexp", "fft_fft", "fft_ifft", "fft_rfft", "fft_irfft")
 @rule(*(f"fft_{kind}fft{n}" for kind in ("", "i", "r", "ir") for n in ("2", "n")))
 def along_positions(labels: Labels, call: Call) -> Any:
     """Label an operation on values in their order along some dimensions.
 
-    The units that lie along others stay free. Of units themselves it is a statistic if only the
-    values of some are taken, and not which.
+    The units that lie along others stay free. Of units themselves the values are a statistic, and
+    their places a choice among them.
     """
     ids = call.tensors[0]
     values = call.node.meta["val"]
@@ -86,19 +67,28 @@ def along_positions(labels: Labels, call: Call) -> Any:
     dims = [d % ids.dim() for d in _dims(call)]
     if call.arguments.get("dim") is not None and all(labels.crosses(ids, d) for d in dims):
         row = ids[tuple(slice(1) if d in dims else slice(None) for d in range(ids.dim()))]
+        indices = row
     else:
         # Output 1 says where the values stood, which changes when units move.
         taken = {u.args[1] for u in call.node.users if u.target is operator.getitem and u.users}
         value_alone = isinstance(values, Tensor) or 1 not in taken
-        if call.name not in _OF_SETS or not value_alone or len(call.tensors) > 1:
+        if call.name in ("argmax", "argmin", "argsort"):
+            index = choice(labels, ids, dims)
+            return unknown(labels, call) if index is None else index.expand(call.shape)
+        index = None if value_alone else choice(labels, ids, dims)
+        if call.name not in _OF_SETS or not (value_alone or index) or len(call.tensors) > 1:
             return unknown(labels, call)
-        row = statistic(labels, ids, dims)
+        row = indices = statistic(labels, ids, dims)
+        if index is not None:
+            indices = index.expand(row.shape)
 
-    def label(value: Tensor) -> Tensor:
+    def label(value: Tensor, row: Tensor) -> Tensor:
         shape = concrete_shape(value)
         return row.expand(shape) if len(shape) == row.dim() else row.squeeze(dims).expand(shape)
 
-    return pytree.tree_map_only(Tensor, label, values)
+    if isinstance(values, Tensor):
+        return label(values, row)
+    return tuple(label(value, own) for value, own in zip(values, (row, indices), strict=False))
 
 
 def _dims(call: Call) -> list[int]:

@@ -97,6 +97,7 @@ def rule(*names: str, matrix: int | tuple[int, ...] | None = None) -> Callable[[
 def unknown(labels: Labels, call: Call) -> Any:
     """Label an operation without a rule: the units that pass it stay where they are."""
     labels.because(NO_RULE)
+    labels.disregard(*call.tensors)
     for leaf in pytree.tree_leaves((call.args, call.kwargs)):
         if isinstance(leaf, Matrix):
             for axis, size in enumerate(leaf.shape):

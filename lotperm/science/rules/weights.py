@@ -22,7 +22,7 @@ from lotperm.science.rules.registry import RULES, Call, unknown
 
 _COPIES = ("alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as")
 _TRANSPOSES = ("mT", "movedim", "numpy_T", "permute", "swapaxes", "t", "transpose")
-_RESHAPES = (
+RESHAPES = (
     "flatten",
     "reshape",
     "reshape_as",
@@ -60,7 +60,7 @@ def keeps_axes(node: fx.Node) -> bool:
     if name in _ORDERED:  # of a kernel, along space, where no units lie
         dims, count = node.args[1:2], len(node_shape(node))
         return all(d % count > 1 for d in pytree.tree_leaves(dims)) and bool(dims)
-    moved = (*_COPIES, *_TRANSPOSES, *_RESHAPES, *_REPETITIONS, *_SLICES, *_ORDERED, *_JOINTS)
+    moved = (*_COPIES, *_TRANSPOSES, *RESHAPES, *_REPETITIONS, *_SLICES, *_ORDERED, *_JOINTS)
     # Products are those of two weights; with an activation they are what `products` labels.
     known = (*moved, "select", *_STATISTICS, *_PAIRS, *_NORMS, *_PRODUCTS, *_LIKE, "pad")
     return name in known or torch.Tag.pointwise in target.tags or RULES.get(name) is elementwise
@@ -162,7 +162,7 @@ def _computed(labels: Labels, call: Call) -> Matrix | None:
         order = torch.empty([d + 1 for d in range(len(first.shape))], device="meta")
         moved = getattr(torch.ops.aten, call.name)(order, *call.args[1:], **call.kwargs)
         return first.rearranged([size - 1 for size in moved.shape])
-    if call.name in _RESHAPES:
+    if call.name in RESHAPES:
         return first.reshaped(shape, labels.shapes)
     if call.name in _REPETITIONS:
         return first.expanded(shape)

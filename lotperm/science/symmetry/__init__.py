@@ -16,9 +16,13 @@ symmetries aren't permutations: any invertible matrix M between queries and keys
 follow those, as they make each new weight from all old ones of a head: where some were zero, none
 is. Permutations (and signs, which leave masks where they are) alone take zeros to zeros.
 
+Other units are in blocks, too: the channels of a group norm in its groups, the filters of a
+depthwise convolution in those of their channel. The words of a code book move with what chooses
+among them, as long as their numbers only serve to look them up.
+
 Where the rules have a choice they take the safe side: a unit too few moves, never one too many. So
-these symmetries are left out: exchanging whole blocks of a grouped convolution, or whole groups of
-a group norm. An operation without a rule fixes the units that pass it, as an input or output does.
+exchanging whole blocks of a grouped convolution, or whole experts, is left out.
+An operation without a rule fixes the units that pass it, as an input or output does.
 Where units meet a product over another axis (token mixing), the units are free, and so are mixtures
 of positions until they meet positions again. `PermutationSpec.fixed` lists what is fixed and why.
 Every spec is checked once, by a forward pass with a random permutation; a network that is random

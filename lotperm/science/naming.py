@@ -1,0 +1,36 @@
+"""What groups of units are called: after the layer that makes them."""
+
+from __future__ import annotations
+
+import re
+
+# What groups of whole blocks are called, beside their layer.
+OF_BLOCKS = ("heads", "blocks")
+
+
+def layer_of(tensor: str) -> str:
+    """Return the layer that a tensor is the weight of, also if it is computed from several."""
+    tensor = re.sub(r"\.parametrizations\.([^.]+)\.original\d*$", r".\1", tensor)
+    kept = r"(_orig|_mask|_v|_g)?$"  # by `torch.nn.utils.prune`, or by weight norm
+    tensor = re.sub(rf"\.(in_proj_|[qkv]_proj_)weight{kept}", "", tensor)  # nn.MultiheadAttention
+    # nn.LSTM and its like, nn.LSTMCell and its like
+    tensor = re.sub(rf"\.weight_[ih]h_(l\d+(_reverse)?){kept}", r".\1", tensor)
+    tensor = re.sub(rf"\.weight_[ih]h{kept}", "", tensor)
+    return re.sub(rf"\.weight{kept}", "", tensor)
+
+
+def group_name(
+    kind: int, members: dict[int, list[int]], layer: dict[int, str], suffixes: dict[int, str]
+) -> str:
+    """Name a group after its layer, and apart from others of that layer."""
+    alike = [other for other in members if layer[other] == layer[kind]]
+    own = suffixes.get(kind, "")
+    if own in OF_BLOCKS:
+        same = [other for other in alike if suffixes.get(other) == own]
+        return f"{layer[kind]}/{own}" + (f"{same.index(kind)}" if len(same) > 1 else "")
+    alike = [other for other in alike if suffixes.get(other) not in OF_BLOCKS]
+    if len(alike) == 1:
+        return layer[kind]
+    if own and [suffixes.get(other) for other in alike].count(own) == 1:
+        return f"{layer[kind]}/{own}"
+    return f"{layer[kind]}/{alike.index(kind)}"

@@ -1,0 +1,177 @@
+"""Values that are taken by number: embeddings, indices, code books, experts.
+
+A number may say which of some units is meant, by their order, as that of the nearest word of a code
+book (`Labels.choice`). Where it only serves to take the same unit's values elsewhere, the units may
+move.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lotperm.science.graphs import concrete_shape
+from lotperm.science.labels import LARGE, Labels, fixed_outputs, spread
+from lotperm.science.matrices import Matrix
+from lotperm.science.rules.creation import equal_values
+from lotperm.science.rules.elementwise import align
+from lotperm.science.rules.registry import Call, rule, unknown
+
+
+def choice(labels: Labels, ids: Tensor, dims: list[int]) -> Tensor | None:
+    """Return the id of numbers that choose among the units along a dimension; None if none do."""
+    if not labels.may_move(ids) or labels.varying(ids) != dims:
+        return None
+    return labels.choice(labels.along(ids, dims[0]))
+
+
+def picked(labels: Labels, values: Tensor, dim: int, units: Tensor) -> Tensor | None:
+    """Label what is taken along a dimension at the place of a chosen unit.
+
+    Returns
+    -------
+    Tensor or None
+        Ids with that dimension at size 1; None, and nothing noted, if no unit lies there.
+    """
+    along = labels.varying(values)
+    if dim not in along or values.shape[dim] != len(units):
+        return None
+    shape = [1 if d == dim else size for d, size in enumerate(values.shape)]
+    if along == [dim]:
+        labels.unify(labels.along(values, dim), units)
+        labels.keep_together([units])
+        return torch.zeros(shape, dtype=torch.int64)
+    once = values[tuple(slice(None) if d in along else slice(1) for d in range(values.dim()))]
+    if once.numel() > LARGE // 8:  # each of them would be a unit
+        return None
+    rows = once.movedim(dim, -1)
+    labels.relate(rows, units.expand(rows.shape), "weighed")
+    found = labels.derive(rows.reshape(-1, len(units))).view(rows.shape[:-1])
+    return found.unsqueeze(dim).expand(shape)
+
+
+@rule("one_hot")
+def one_hot(labels: Labels, call: Call) -> Any:
+    """Label a one for the unit that was chosen, and zeros for the others."""
+    units = labels.chosen(call.args[0])
+    if units is None or call.shape[-1] != len(units):
+        return unknown(labels, call)
+    return spread(units, call.shape, -1)
+
+
+@rule("embedding", matrix=0)
+def embedding(labels: Labels, call: Call) -> Any:
+    """Label rows that are looked up: the words stay, unless units choose them; the units are new."""
+    weight, index = call.args[:2]
+    words = labels.chosen(index)
+    if words is not None and len(words) != weight.shape[0]:
+        words = None
+    if words is None and labels.chooses(index):
+        return unknown(labels, call)
+    if isinstance(weight, Matrix):
+        still = torch.zeros(weight.shape[0], dtype=torch.int64)
+        weight.lie_on(labels, 0, still if words is None else words)
+        return spread(weight.produce(labels, 1, weight.shape[1]), call.shape, -1)
+    row = None if words is None else picked(labels, weight, 0, words)
+    if row is None:
+        labels.disregard(index)
+        row = labels.along(weight, 1)
+    return spread(row.flatten(), call.shape, -1)
+
+
+@rule("embedding_bag", matrix=0)
+def embedding_bag(labels: Labels, call: Call) -> Any:
+    """Label sums, means or maxima of rows that are looked up."""
+    weight = call.args[0]
+    weighing = [ids for ids in call.tensors if labels.may_move(ids)]
+    if not isinstance(weight, Matrix) or weighing:
+        return unknown(labels, call)
+    weight.lie_on(labels, 0, torch.zeros(weight.shape[0], dtype=torch.int64))
+    units = weight.produce(labels, 1, weight.shape[1])
+    values = call.node.meta["val"]
+    return [spread(units, concrete_shape(values[0]), -1), *list(fixed_outputs(call.node))[1:]]
+
+
+@rule("index")
+def index(labels: Labels, call: Call) -> Any:
+    """Label values taken along dimensions that hold positions, as biases of relative positions.
+
+    Units are taken by numbers that are known, or that units choose.
+    """
+    ids, indices = call.args[:2]
+    if not isinstance(ids, Tensor) or any(isinstance(i, Matrix) for i in indices):
+        return unknown(labels, call)
+    taken = [d for d, i in enumerate(indices) if i is not None]
+    nodes: Any = call.node.args[1]
+    known = [None if node is None else labels.known_value(node) for node in nodes]
+    if all(known[d] is not None for d in taken) and not set(taken).isdisjoint(labels.varying(ids)):
+        return torch.ops.aten.index(ids, known)
+    units = labels.chosen(indices[taken[0]]) if len(taken) == 1 else None
+    first = None if units is None else picked(labels, ids, taken[0], units)
+    if first is None:
+        labels.disregard(*(indices[d] for d in taken))
+        if any(labels.chooses(indices[d]) for d in taken):
+            return unknown(labels, call)
+        for dim in taken:
+            labels.unify(ids, ids.narrow(dim, 0, 1))
+        ids = labels.find(ids)
+        first = ids[tuple(slice(1) if d in taken else slice(None) for d in range(ids.dim()))]
+    inserted = len(call.shape) - (ids.dim() - len(taken))
+    # Indexing leaves its result where neighbouring dimensions were, and else puts it first.
+    start = taken[0] if taken == list(range(taken[0], taken[-1] + 1)) else 0
+    kept = [d for d in range(ids.dim()) if d not in taken]
+    first = first.permute([*taken, *kept]).flatten(0, len(taken) - 1)[0]
+    shape = [*first.shape[:start], *[1] * inserted, *first.shape[start:]]
+    return first.reshape(shape).expand(call.shape)
+
+
+@rule("index_select")
+def index_select(labels: Labels, call: Call) -> Any:
+    """Label values taken along one dimension."""
+    ids, dim = call.tensors[0], call.args[1] % call.tensors[0].dim()
+    if labels.is_blank(ids):
+        same = equal_values(labels, call.shape)
+        return ids.narrow(dim, 0, 1).expand(call.shape) if same is None else same
+    known, units = labels.known_value(call.node.args[2]), labels.chosen(call.args[2])
+    if known is not None:
+        return ids.index_select(dim, known)
+    row = None if units is None else picked(labels, ids, dim, units)
+    if row is None:
+        labels.disregard(call.args[2])
+        if labels.chooses(call.args[2]) or (labels.may_move(ids) and not labels.crosses(ids, dim)):
+            return unknown(labels, call)
+        row = ids.narrow(dim, 0, 1)
+    return row.expand(call.shape)
+
+
+@rule("gather", "index_add", "scatter", "scatter_add", "scatter_reduce")
+def at_places(labels: Labels, call: Call) -> Any:
+    """Label values that are taken from, or added at, places along one dimension.
+
+    The units that lie along others stay free.
+    """
+    ids, *others = call.tensors
+    dim, index = call.arguments["dim"] % ids.dim(), call.arguments["index"]
+    others = [other for other in others if other is not index]
+    units = labels.chosen(index)
+    if units is not None:
+        if call.name == "gather" and (row := picked(labels, ids, dim, units)) is not None:
+            return row.expand(call.shape)
+        same = labels.is_blank(ids) and not any(labels.varying(other) for other in others)
+        if call.name in ("scatter", "scatter_add") and same and call.shape[dim] == len(units):
+            return spread(units, call.shape, dim)
+        labels.disregard(index)
+    if call.name == "gather" and len(labels.varying(ids)) > 1:
+        labels.unify(ids, ids.narrow(dim, 0, 1))
+        ids = labels.find(ids)
+    sources = [source for source in (ids, *others) if not labels.is_blank(source)] or [ids, *others]
+    if any(labels.may_move(source) and not labels.crosses(source, dim) for source in sources):
+        return unknown(labels, call)
+    of_all = [*sources, index] if index.dim() == ids.dim() else sources
+    rows = [source.narrow(dim, 0, 1) for source in of_all]
+    alike = len({row.shape for row in rows}) == 1
+    if not alike or (index.dim() < ids.dim() and labels.may_move(index)):
+        return unknown(labels, call)
+    return align(labels, rows).expand(call.shape)

@@ -1,0 +1,27 @@
+"""Losses that a network returns: of pairs of values, or of scores of classes in their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lotperm.science.labels import LOSSES_OF_CLASSES, LOSSES_OF_PAIRS, Labels
+from lotperm.science.rules.elementwise import align
+from lotperm.science.rules.reductions import statistic
+from lotperm.science.rules.registry import Call, rule, unknown
+
+
+@rule(*LOSSES_OF_PAIRS)
+def of_pairs(labels: Labels, call: Call) -> Tensor:
+    """Label a loss that compares values one by one, as the squared error does."""
+    compared = align(labels, call.tensors)
+    if call.shape == compared.shape:
+        return compared
+    return statistic(labels, compared, list(range(compared.dim()))).reshape(call.shape)
+
+
+@rule(*LOSSES_OF_CLASSES)
+def of_classes(labels: Labels, call: Call) -> Any:
+    """Label a loss that takes scores by the numbers of their classes."""
+    return unknown(labels, call)
