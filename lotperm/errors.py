@@ -139,6 +139,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:70]}… ({len(text):,} characters)"
 
 
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return a question for the nearest of the names that there are, or nothing."""
+    near = difflib.get_close_matches(name[:100], sorted(valid), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ParameterError:
     """Make the error for a name that doesn't exist, with the nearest valid one.
 
@@ -157,8 +163,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ParameterError:
         For the caller to raise.
     """
     names = sorted(valid)
-    near = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, names)
     more = f", … ({len(names):,} in all)" if len(names) > 40 else ""
     shorter = names[:10] if more else names
     return ParameterError(f"unknown {kind} {shown(name)}.{hint} Valid: {', '.join(shorter)}{more}.")

@@ -118,7 +118,8 @@ def known_error(error: Exception) -> LotpermError | None:
     # Click's: a command or an option that doesn't exist, or a wrong value.
     if hasattr(error, "format_message"):
         message = " ".join(error.format_message().split()).rstrip(".")
-        return ParameterError(f"{message}. See lotperm --help.")
+        end = "" if message.endswith("?") else "."
+        return ParameterError(f"{message}{end} See lotperm --help.")
     first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     kind = class_of(type(error).__name__, str(error))
     if kind is OutOfMemoryError:

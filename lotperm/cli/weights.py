@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import rich
-import torch
 import typer
 from rich.table import Table
 from torch import Tensor, nn
 
+from lotperm.cli.networks import form_of, network_and_spec, network_of, own_network
 from lotperm.config.choices import MODELS
 from lotperm.data import batches, datasets
-from lotperm.data.catalog import SPECS
 from lotperm.data.dataset import Dataset, first
-from lotperm.engine import models
 from lotperm.errors import IntegrityError, ParameterError, unknown_name
 from lotperm.science import matching
 from lotperm.science.patterns import (
@@ -85,7 +81,7 @@ def match(
         raise ParameterError(
             "--input-shape is for --method weight; activations need a data set's inputs."
         )
-    network, spec = _network_and_spec(model, dataset, data, input_shape, width, hidden)
+    network, spec = network_and_spec(model, dataset, data, input_shape, width, hidden)
     a, b = _load_weights(weights_a, network), _load_weights(weights_b, network)
     if data is None:
         found = matching.match_weights(a, b, spec)
@@ -118,9 +114,11 @@ def permute_file(
 ) -> None:
     """Carry a mask or weights of A over to B with a permutation."""
     # The network's form is all that moving tensors needs.
-    _, spec = _network_and_spec(model, dataset, None, input_shape, width, hidden)
+    _, spec = network_and_spec(model, dataset, None, input_shape, width, hidden)
     given, notes = load_tensors(tensors)
-    moved, _ = load_tensors(permutation)
+    moved = _load_permutation(permutation, spec)
+    if not given:
+        raise ParameterError(f"{tensors} holds no tensors, so there is nothing to permute.")
     result = permute(given, spec, moved)
     save_tensors(out, result, {"kind": notes.get("kind", "tensors")})
     rich.print(f"Wrote {out}: {len(result)} tensors permuted")
@@ -141,9 +139,9 @@ def prune(
 ) -> None:
     """Make a mask by global magnitude pruning, in one shot."""
     if ":" in model:
-        network = _own_network(model)
+        network = own_network(model)
     else:
-        network = _network(model, *_form(dataset, None, input_shape), width, hidden)
+        network = network_of(model, *form_of(dataset, None, input_shape), width, hidden)
     state = _load_weights(weights, network)
     # In one shot, from the dense network: rounds need training in between.
     full = full_mask(state, prunable_parameters(network, rule))
@@ -155,6 +153,7 @@ def prune(
         f"(sparsity {counts.sparsity:.4f}; {counts.sparsity_of_all:.4f} of all "
         "weights)"
     )
+    _say_what_is_lost(found)
 
 
 def mask(
@@ -187,14 +186,19 @@ def mask(
     if pattern is None and (weights or permutation):
         raise ParameterError("--weights and --permutation go with --pattern n:m.")
     wanted = None if pattern is None else Pattern.parse(pattern)
-    tensors = read_tensors(source)
-    try:
-        found = read_mask(tensors)
-    except ParameterError:
-        # No mask, so weights of a network, which has to say which of them may be pruned.
-        form = _form(dataset, None, input_shape) if ":" not in model else ((), 0)
-        network = _network(model, *form, width, hidden)
-        found = mask_of_zeros(tensors, prunable_parameters(network, rule))
+    found = _read_mask(
+        source,
+        lambda: prunable_parameters(
+            network_of(
+                model,
+                *(form_of(dataset, None, input_shape) if ":" not in model else ((), 0)),
+                width,
+                hidden,
+            ),
+            rule,
+        ),
+        model,
+    )
     broken = breaks_pattern(found, wanted) if wanted else {}
     table = Table(title="What the mask keeps of every layer")
     columns = ["layer", "weights", "kept", "density"]
@@ -206,11 +210,10 @@ def mask(
     rich.print(table)
     total, left = (sum(int(n) for n in ns) for ns in zip(*_sizes(found), strict=True))
     rich.print(f"{left:,} of {total:,} weights kept (sparsity {1 - left / total:.4f})")
-    if lost := collapsed(found):
-        rich.print(f"Nothing is kept of {', '.join(lost)}: no signal passes there.")
+    _say_what_is_lost(found)
     if wanted and permutation:
-        _, spec = _network_and_spec(model, dataset, None, input_shape, width, hidden)
-        apart = pattern_breakers(spec, load_tensors(permutation)[0], wanted)
+        _, spec = network_and_spec(model, dataset, None, input_shape, width, hidden)
+        apart = pattern_breakers(spec, _load_permutation(permutation, spec), wanted)
         rich.print(
             f"The permutation takes groups of inputs apart in {', '.join(apart)}."
             if apart
@@ -228,6 +231,54 @@ def mask(
     if out is not None:
         save_mask(out, found)
         rich.print(f"Wrote {out}")
+
+
+def _read_mask(source: Path, prunable: Callable[[], list[str]], model: str) -> dict[str, Tensor]:
+    """Read a mask, or weights of a network whose zeros are meant.
+
+    Parameters
+    ----------
+    source : Path
+        The file, or a folder of open_lth.
+    prunable : callable
+        Gives the names of those weights of the network that may be pruned.
+    model : str
+        What the network is called.
+
+    Raises
+    ------
+    ParameterError
+        The file holds neither.
+    """
+    tensors = read_tensors(source)
+    if not tensors:
+        raise ParameterError(f"{source} holds no tensors, so no mask.")
+    try:
+        return read_mask(tensors)
+    except ParameterError as error:
+        try:
+            return mask_of_zeros(tensors, prunable())
+        except ParameterError as other:
+            raise ParameterError(
+                f"{source} is no mask: {str(error).rstrip('.')}; nor are these weights of "
+                f"--model {model}: {other}"
+            ) from None
+
+
+def _load_permutation(path: Path, spec: PermutationSpec) -> dict[str, Tensor]:
+    """Load what `match` wrote, with names of groups of the network."""
+    found, _ = load_tensors(path)
+    if not found:
+        raise ParameterError(f"{path} holds no permutation; give what lotperm match wrote.")
+    for group in found:
+        if group not in spec.sizes:
+            raise ParameterError(f"{path}: {unknown_name('permutation group', group, spec.sizes)}")
+    return found
+
+
+def _say_what_is_lost(mask: Mapping[str, Tensor]) -> None:
+    if lost := collapsed(mask):
+        rich.print(f"Nothing is kept of {', '.join(lost)}: no signal passes there.")
 
 
 def _sizes(mask: Mapping[str, Tensor]) -> Iterator[tuple[int, int]]:
@@ -250,117 +301,6 @@ def convert_file(
     rich.print(f"Wrote {out}: {count} tensors")
 
 
-def _network_and_spec(
-    model: str,
-    dataset: str,
-    data: Dataset | None,
-    input_shape: str | None,
-    width: float,
-    hidden: str,
-) -> tuple[nn.Module, PermutationSpec]:
-    """Build the network that the files belong to, and trace its symmetries.
-
-    Parameters
-    ----------
-    model : str
-        A name of ours, or ``MODULE:FUNCTION`` of the user's own.
-    dataset : str
-        Name of the data set.
-    data : Dataset | None
-        The data set, if it was loaded: its first two training images are what the network is
-        traced on. Otherwise random inputs of the same shape.
-    input_shape : str | None
-        Shape of an example, in place of the data set's.
-    width : float
-        Multiple of the published width; of our networks alone.
-    hidden : str
-        Widths of the MLP's hidden layers, separated by commas.
-
-    Raises
-    ------
-    ParameterError
-        If there is no such network, or a text can't be read.
-    """
-    shape, classes = _form(dataset, data, input_shape)
-    network = _network(model, shape, classes, width, hidden)
-    if data is not None:
-        inputs = batches.normalize(data.train.inputs[:2], data)
-    else:
-        inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    return network, PermutationSpec.trace(network, inputs)
-
-
-def _form(
-    dataset: str, data: Dataset | None, input_shape: str | None
-) -> tuple[tuple[int, ...], int]:
-    """Return the shape of an example and the number of classes; read no data for them."""
-    sizes = None if input_shape is None else _whole_numbers("--input-shape", input_shape, "3,32,32")
-    if data is None and dataset in SPECS:
-        return sizes or SPECS[dataset].shape, SPECS[dataset].classes
-    data = data or datasets.load(dataset)
-    return sizes or data.input_shape, data.classes
-
-
-def _whole_numbers(option: str, text: str, example: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(n) for n in text.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise ParameterError(f"{option} is {text!r}; expected whole numbers, as {example}.")
-    return sizes
-
-
-def _network(
-    model: str, shape: tuple[int, ...], classes: int, width: float, hidden: str
-) -> nn.Module:
-    """Build one of our networks, or the user's own."""
-    if ":" in model:
-        return _own_network(model)
-    sizes = _whole_numbers("--hidden", hidden, "128,128")
-    return models.build(model, input_shape=shape, classes=classes, width=width, hidden=sizes)
-
-
-def _own_network(name: str) -> nn.Module:
-    """Call the user's ``MODULE:FUNCTION``, which may be a file in the working directory.
-
-    A module in place of the function is taken as it is.
-    """
-    module, _, function = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        made = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ParameterError(
-            f"--model {name}: {error}. Expected MODULE:FUNCTION that can be imported here."
-        ) from None
-    except Exception as error:  # whatever the user's file raises
-        raise ParameterError(f"--model {name}: {module} fails: {_first_line(error)}") from error
-    if not isinstance(made, nn.Module):
-        if not callable(made):
-            raise ParameterError(
-                f"--model {name}: {function} is a {type(made).__name__}; expected a function that "
-                "makes the network."
-            )
-        try:
-            made = made()
-        except Exception as error:  # as above
-            raise ParameterError(
-                f"--model {name}: {function}() fails: {_first_line(error)} It is called without "
-                "arguments."
-            ) from error
-    if not isinstance(made, nn.Module):
-        raise ParameterError(
-            f"--model {name}: {function}() gives a {type(made).__name__}; expected an nn.Module."
-        )
-    return made
-
-
-def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {text.rstrip('.')}."
-
-
 def _load_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
     """Load a state dict from a safetensors file; entries that the network lacks are left out.
 
@@ -380,9 +320,12 @@ def _load_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
         if name.rpartition(".")[2] == "num_batches_tracked":
             weights.setdefault(name, tensor)  # which old files lack, and nothing here reads
         if name not in weights:
+            # First what the network doesn't know, as that may be the weight by another name.
+            has = sorted(tensors, key=lambda other: other in weights)
+            more = ", …" if len(has) > 3 else "."
             raise IntegrityError(
                 f"{path} has no {name}, which the network needs; it has "
-                f"{', '.join(list(tensors)[:3]) or 'no tensors'}, …"
+                f"{', '.join(has[:3]) or 'no tensors'}{more}"
             )
         if tensor.is_floating_point() and not weights[name].is_floating_point():
             raise IntegrityError(f"{path}: {name} is {weights[name].dtype}; expected floats.")

@@ -166,6 +166,11 @@ def _inspect(source: Path) -> None:
             raise IntegrityError(
                 f"{source} is compressed, which torch.save never does: it was not opened."
             )
+        if any(member.filename.endswith(".npy") for member in members):
+            raise IntegrityError(
+                f"{source} is an archive of NumPy's arrays: it was not opened. Save them as "
+                "safetensors, or give numpy.load(...) to the functions of the package."
+            )
         # Any further pickle would go unread here.
         pickles = [member for member in members if member.filename.endswith(".pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:

@@ -38,7 +38,7 @@ MALFORMED = (
 MAX_HEADER_BYTES = 100_000_000
 """The longest header that is read; nothing of a longer one is read or allocated."""
 
-_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
 # In the place of a file's own sha256 while that is computed.
 _BLANK = b"0" * 64
 
@@ -94,6 +94,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     StorageError
         If the disk is full or read-only; the old content is then untouched.
     """
+    if not path.name:
+        raise StorageError(f"cannot write {path}: Is a directory. Give the name of a file.")
     # A name of its own, as two processes may write the same file at once; in the same folder, as
     # a rename is atomic only within a file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -156,10 +158,10 @@ def read_bytes(path: Path) -> bytes:
             f"cannot read {path}: {error.strerror or error}. Check the path."
         ) from error
     # Pickles begin with the opcode PROTO; those of PyTorch are in a zip archive.
-    if path.suffix in _PICKLES or start[:1] == b"\x80" or start[:2] == b"PK":
+    if path.suffix in PICKLES or start[:1] == b"\x80" or start[:2] == b"PK":
         raise IntegrityError(
             f"{path} looks like a pickle, which can run code when it is loaded: it was not opened. "
-            "Convert it: lotperm convert WEIGHTS.pt WEIGHTS.safetensors"
+            f"Convert it: lotperm convert {path} {path.with_suffix('.safetensors').name}"
         )
     raise IntegrityError(
         f"{path} is corrupt or not a safetensors file: "

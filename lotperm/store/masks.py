@@ -13,7 +13,7 @@ from lotperm.errors import IntegrityError, ParameterError, StorageError
 from lotperm.science.sparsity import Mask
 from lotperm.science.state_dicts import read_mask
 from lotperm.store.convert import read_pt
-from lotperm.store.files import load_tensors, save_tensors
+from lotperm.store.files import PICKLES, load_tensors, save_tensors
 
 
 def save_mask(path: Path | str, mask: Mapping[str, Any] | nn.Module) -> None:
@@ -89,4 +89,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     # Its zip archives begin so, whatever they are called.
     if zipfile.is_zipfile(path):
         return read_pt(path)
-    return load_tensors(path)[0]
+    try:
+        return load_tensors(path)[0]
+    except IntegrityError:
+        if path.suffix in PICKLES:
+            return read_pt(path)  # whose error says what is wrong with it
+        raise
