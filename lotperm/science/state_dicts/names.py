@@ -78,7 +78,9 @@ def mask_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
             break
         forms = {name: name.removesuffix(".mask") + ending for name in given}
         other = match_names(forms.values(), names) if len(set(forms.values())) == len(forms) else {}
-        if len(other) > len(found):
+        # The weight of the whole network is no layer's, whatever that is called.
+        named = not ending or all("." in target for target in other.values())
+        if named and len(other) > len(found):
             found = {name: other[form] for name, form in forms.items() if form in other}
     return found
 
