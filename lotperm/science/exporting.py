@@ -24,9 +24,9 @@ from lotperm.errors import LotpermError, UnsupportedModelError
 from lotperm.science.attributes import rename_tensors, restore_names
 from lotperm.science.graphs import is_batched, operation_name
 from lotperm.science.inputs import describe
-from lotperm.science.sequences import Unpacked
 from lotperm.science.recurrence import unstack_recurrence
 from lotperm.science.regions import inline_contexts, refuse_regions
+from lotperm.science.sequences import Unpacked
 from lotperm.science.state_dicts import copy_of
 from lotperm.science.writes import name_what_is_written
 
