@@ -68,6 +68,18 @@ def network_and_spec(
         raise
 
 
+def network_alone(
+    model: str, dataset: str, input_shape: str | None, width: float, hidden: str
+) -> nn.Module:
+    """Build the network that a file belongs to, without tracing it; parameters are as above.
+
+    A network of the user's own needs no form of the data.
+    """
+    if ":" in model:
+        return own_network(model)
+    return network_of(model, *form_of(dataset, None, input_shape), width, hidden)
+
+
 def form_of(
     dataset: str, data: Dataset | None, input_shape: str | None
 ) -> tuple[tuple[int, ...], int]:
@@ -113,9 +125,10 @@ def own_network(name: str) -> nn.Module:
     it is.
     """
     module, _, function = name.rpartition(":")
-    made = getattr(_imported(name, module), function, None)
+    own = _imported(name, module)
+    made = getattr(own, function, None)
     if made is None:
-        valid = [n for n, value in vars(_imported(name, module)).items() if callable(value)]
+        valid = [n for n, value in vars(own).items() if callable(value)]
         raise ParameterError(
             f"--model {name}: {module} has no {shown(function)}.{did_you_mean(function, valid)} "
             "Expected MODULE:FUNCTION."

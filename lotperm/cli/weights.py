@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from torch import Tensor, nn
 
-from lotperm.cli.networks import form_of, network_and_spec, network_of, own_network
+from lotperm.cli.networks import network_alone, network_and_spec
 from lotperm.config.choices import MODELS
 from lotperm.data import batches, datasets
 from lotperm.data.dataset import Dataset, first
@@ -138,10 +138,7 @@ def prune(
     input_shape: ShapeOption = None,
 ) -> None:
     """Make a mask by global magnitude pruning, in one shot."""
-    if ":" in model:
-        network = own_network(model)
-    else:
-        network = network_of(model, *form_of(dataset, None, input_shape), width, hidden)
+    network = network_alone(model, dataset, input_shape, width, hidden)
     state = _load_weights(weights, network)
     # In one shot, from the dense network: rounds need training in between.
     full = full_mask(state, prunable_parameters(network, rule))
@@ -186,19 +183,11 @@ def mask(
     if pattern is None and (weights or permutation):
         raise ParameterError("--weights and --permutation go with --pattern n:m.")
     wanted = None if pattern is None else Pattern.parse(pattern)
-    found = _read_mask(
-        source,
-        lambda: prunable_parameters(
-            network_of(
-                model,
-                *(form_of(dataset, None, input_shape) if ":" not in model else ((), 0)),
-                width,
-                hidden,
-            ),
-            rule,
-        ),
-        model,
-    )
+
+    def prunable() -> list[str]:
+        return prunable_parameters(network_alone(model, dataset, input_shape, width, hidden), rule)
+
+    found = _read_mask(source, prunable, model)
     broken = breaks_pattern(found, wanted) if wanted else {}
     table = Table(title="What the mask keeps of every layer")
     columns = ["layer", "weights", "kept", "density"]

@@ -95,13 +95,10 @@ def _keys(
     above: Sequence[Inside], permutation: Mapping[str, Tensor]
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
     """Return a number for what each unit belongs to, and for what the unit that comes there must."""
-    # A unit may belong to several: their numbers become the digits of one.
-    own = torch.zeros(len(above[0].unit), dtype=torch.int64)
-    wanted = own
-    for group, unit in above:
-        p = permutation[group]
-        own, wanted = own * len(p) + unit, wanted * len(p) + p[unit]
-    return own, wanted
+    orders = [permutation[a.group] for a in above]
+    sizes = [len(p) for p in orders]
+    wanted = [p[a.unit] for p, a in zip(orders, above, strict=True)]
+    return code([a.unit for a in above], sizes), code(wanted, sizes)
 
 
 def complete(

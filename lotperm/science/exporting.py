@@ -118,7 +118,6 @@ def _export(
 ) -> fx.GraphModule:
     """Export a network for batches of any size, or of this one if it takes no other."""
     first: Exception | None = None
-    known = named_tensors(model)[0]
     # Recurrent layers may have time first, of which they unroll each step.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     for dim in (0, 1, None) if recurrent else (0, None):
@@ -146,7 +145,9 @@ def _export(
             first = first or error
             continue
         assert isinstance(program, fx.GraphModule)
-        restore_names(program.graph, {n: own for n, own in names.items() if own in known})
+        if names:
+            known = named_tensors(model)[0]
+            restore_names(program.graph, {n: own for n, own in names.items() if own in known})
         return program
     assert first is not None
     raise UnsupportedModelError(

@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from lotperm.science.graphs import copy_graph
+
 _CONVOLUTIONS = tuple(getattr(torch.ops.aten, f"conv{d}d").default for d in (1, 2, 3))
 
 
@@ -38,8 +40,7 @@ def fold_batch_norms(
     dict
         `tensors` and the folded kernels and biases, in the dtype of their kernel.
     """
-    folded = fx.Graph()
-    folded.output(folded.graph_copy(graph, {}))
+    folded = copy_graph(graph)
     found = dict(tensors)
     for norm in list(folded.nodes):
         conv = norm.args[0] if norm.target is torch.ops.aten.batch_norm.default else None

@@ -125,6 +125,13 @@ def is_batched(value: Any, size: int) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
 
 
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """Return a copy of a graph, without the module that it may belong to."""
+    copied = fx.Graph()
+    copied.output(copied.graph_copy(graph, {}))
+    return copied
+
+
 def cut_graph(graph: fx.Graph, nodes: tuple[str, ...]) -> fx.Graph:
     """Return the part of a graph that computes some of its nodes, with these as outputs."""
     cut = fx.Graph()
@@ -162,10 +169,8 @@ def compile_graph(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Callable[..
             )
     names = stand_ins(tensors)
     if names:
-        whole = fx.Graph()
-        whole.output(whole.graph_copy(graph, {}))
-        restore_names(whole, names)
-        graph = whole
+        graph = copy_graph(graph)
+        restore_names(graph, names)
     held = {names.get(name, name): tensor for name, tensor in tensors.items()}
     # `forward` itself: calling the module would print the source of a line that fails.
     forward = fx.GraphModule(held, graph).forward

@@ -19,26 +19,31 @@ LARGE = 2**20
 # Why an operation without a rule fixes units.
 NO_RULE = "has no rule, so it may use them by their position"
 
-
 # Why values for each position stay, which are no units.
 POSITIONS = "has a value for each position, the same for all units"
 
-
 # Losses, which end a network as its outputs do.
 LOSSES_OF_PAIRS = (
-    *(
-        "binary_cross_entropy",
-        "binary_cross_entropy_with_logits",
-        "huber_loss",
-        "kl_div",
-        "l1_loss",
-    ),
-    *("mse_loss", "poisson_nll_loss", "smooth_l1_loss", "soft_margin_loss"),
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "mse_loss",
+    "poisson_nll_loss",
+    "smooth_l1_loss",
+    "soft_margin_loss",
 )
 LOSSES_OF_CLASSES = (
-    *("cross_entropy_loss", "ctc_loss", "multi_margin_loss", "multilabel_margin_loss"),
-    *("nll_loss", "nll_loss2d", "nll_loss_nd"),
+    "cross_entropy_loss",
+    "ctc_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "nll_loss",
+    "nll_loss2d",
+    "nll_loss_nd",
 )
+_LOSSES = frozenset(LOSSES_OF_PAIRS + LOSSES_OF_CLASSES)
 
 
 class Cause(NamedTuple):
@@ -243,7 +248,7 @@ class Ids:
 
 def _ends(node: fx.Node) -> bool:
     """Return whether a node is where values leave a network."""
-    return node.op == "output" or operation_name(node) in (*LOSSES_OF_PAIRS, *LOSSES_OF_CLASSES)
+    return node.op == "output" or operation_name(node) in _LOSSES
 
 
 def distinct_pairs(a: Tensor, b: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ def has_no_choice(group: str, sizes: Mapping[str, int], inside: Blocks) -> bool:
 
 
 def code(units: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Return one number for several."""
-    code = torch.zeros_like(units[0])
+    """Return one number for several, which are its digits."""
+    found = torch.zeros_like(units[0])
     for unit, size in zip(units, sizes, strict=True):
-        code = code * size + unit
-    return code
+        found = found * size + unit
+    return found

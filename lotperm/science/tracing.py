@@ -6,7 +6,7 @@ import copy
 import math
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,13 @@ from lotperm.science.exporting import (
     first_line,
     named_tensors,
 )
-from lotperm.science.graphs import TracedNetwork, describe_node, is_batched, is_variable
+from lotperm.science.graphs import (
+    TracedNetwork,
+    copy_graph,
+    describe_node,
+    is_batched,
+    is_variable,
+)
 from lotperm.science.grouping import assemble_spec
 from lotperm.science.inputs import Batch, call_arguments, describe
 from lotperm.science.labelling import Labeller
@@ -39,7 +45,8 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
         got = tuple(inputs[0].shape) if inputs else describe(example_input)
         raise ParameterError(f"example_input must be a batch of at least one example, got {got}.")
     state, names = named_tensors(model)
-    _refuse_values(model, state)
+    buffers = state.keys() - dict(model.named_parameters(remove_duplicate=False))
+    _refuse_values(state, buffers)
     try:
         single = len(inputs[0]) == 1  # torch.export takes a dimension of size 1 for a constant
         calls = _doubled((args, kwargs)) if single else (args, kwargs)
@@ -50,14 +57,12 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
             raise
         program = export_graph(model, args, kwargs)  # the network may take but one example
     _refuse_shapes(program.graph)
-    graph = fx.Graph()  # without the module, which holds a copy of the weights
-    graph.output(graph.graph_copy(program.graph, {}))
+    graph = copy_graph(program.graph)  # without the module, which holds a copy of the weights
     constants = {
         str(n.target): operator.attrgetter(str(n.target))(program)
         for n in graph.nodes
         if n.op == "get_attr" and n.target not in state
     }
-    buffers = state.keys() - dict(model.named_parameters(remove_duplicate=False))
     labels = Labels({name: tensor.shape for name, tensor in state.items()}, names, buffers)
     # Inputs and outputs of any form are flat in the graph.
     Labeller(program, labels).run(enable_io_processing=False)
@@ -121,9 +126,8 @@ def _refuse_kinds(model: nn.Module) -> None:
             )
 
 
-def _refuse_values(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _refuse_values(state: Mapping[str, Tensor], buffers: Collection[str]) -> None:
     """Refuse a network without weights in its parameters and buffers."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in state.items():
         if is_lazy(tensor):
             raise ParameterError(
@@ -134,12 +138,12 @@ def _refuse_values(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             raise ParameterError(
                 f"{name} is on the meta device, so it has no values; load the weights first."
             )
-        if tensor.numel() == 0 and name in parameters:
+        if tensor.numel() == 0 and name not in buffers:
             raise UnsupportedModelError(
                 f"{name} has shape {tuple(tensor.shape)}, so no values: a layer has no units."
             )
         # A buffer may hold what is infinite on purpose, as a mask of attention.
-        mask = name not in parameters and not name.endswith(("running_mean", "running_var"))
+        mask = name in buffers and not name.endswith(("running_mean", "running_var"))
         if tensor.is_floating_point() and bool(
             tensor.isnan().any() if mask else not tensor.isfinite().all()
         ):

@@ -17,10 +17,10 @@ from lotperm.science.graphs import concrete_shape, node_shape, operation_name
 from lotperm.science.labels import Labels
 from lotperm.science.matrices import Joined, Matrix
 from lotperm.science.rules.creation import creation
-from lotperm.science.rules.elementwise import elementwise
+from lotperm.science.rules.elementwise import COPIES, elementwise
 from lotperm.science.rules.registry import RULES, Call, unknown
 
-_COPIES = ("alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as")
+_COPIES = (*COPIES, "type_as")
 _TRANSPOSES = ("mT", "movedim", "numpy_T", "permute", "swapaxes", "t", "transpose")
 RESHAPES = (
     "flatten",

@@ -137,11 +137,12 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 def _own_objects(model: nn.Module) -> Iterator[object]:
     """Yield the attributes of modules that aren't PyTorch's, and their hooks."""
+    of_pytorch = vars(nn.Module()).keys()
     for module in model.modules():
         for name, value in vars(module).items():
             if name.endswith("_hooks"):
                 yield from value.values()
-            elif name not in vars(nn.Module()):
+            elif name not in of_pytorch:
                 yield value
 
 

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ from lotperm.science.matching import (
 from lotperm.science.merging import match_many
 from lotperm.science.preactivations import before_nonlinearities
 from lotperm.science.sparsity import Mask, apply_mask
-from lotperm.science.symmetry import Permutation, compose, invert
+from lotperm.science.symmetry import Permutation, PermutationSpec, compose, invert
 from lotperm.store.stages import StageResult
 from lotperm.store.tasks import Inputs, Source, Task, epoch_file, pack
 from lotperm.store.workspace import Workspace
@@ -175,33 +176,26 @@ class _Ends:
         """Match networks in the experiment's own way."""
         return [self.bench.match_pair(x, y) for x, y in zip(a, b, strict=True)]
 
+    def observed(
+        self, match: Callable[..., Permutation], examples: Iterable[Any], spec: PermutationSpec
+    ) -> list[Permutation]:
+        """Match by what is observed of units at the experiment's points."""
+        points, device = self.bench.experiment.matching.points, self.bench.runtime.device
+        return [match(a, b, examples, spec, points=points, device=device) for a, b in self.pairs]
+
 
 def _activations(ends: _Ends, number: int) -> list[Permutation]:
-    bench, examples = ends.bench, [_first_examples(ends.bench, number)]
-    points = bench.experiment.matching.points
-    device = bench.runtime.device
-    return [
-        match_activations(a, b, examples, bench.spec, points=points, device=device)
-        for a, b in ends.pairs
-    ]
+    return ends.observed(match_activations, [_first_examples(ends.bench, number)], ends.bench.spec)
 
 
 def _pre_activations(ends: _Ends, _: int) -> list[Permutation]:
-    bench, points = ends.bench, ends.bench.experiment.matching.points
-    spec, device = before_nonlinearities(bench.spec), bench.runtime.device
-    return [
-        match_activations(a, b, bench.match_batches(), spec, points=points, device=device)
-        for a, b in ends.pairs
-    ]
+    spec = before_nonlinearities(ends.bench.spec)
+    return ends.observed(match_activations, ends.bench.match_batches(), spec)
 
 
 def _by_gradients(signal: Signal, ends: _Ends, _: int) -> list[Permutation]:
-    bench, points = ends.bench, ends.bench.experiment.matching.points
-    examples, device = bench.match_examples(), bench.runtime.device
-    return [
-        match_gradients(a, b, examples, bench.spec, signal=signal, points=points, device=device)
-        for a, b in ends.pairs
-    ]
+    match = partial(match_gradients, signal=signal)
+    return ends.observed(match, ends.bench.match_examples(), ends.bench.spec)
 
 
 def _epoch(ends: _Ends, number: int) -> list[Permutation]:
