@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from science.settled import settle
 from torch import Tensor, nn
 from typechecking import unchecked
 
@@ -30,13 +31,7 @@ def network(name: str, seed: int) -> nn.Module:
     """A float64 network whose batch norms aren't those of a fresh one."""
     torch.manual_seed(seed)
     model = build(name, input_shape=SHAPES[name], classes=4, width=0.25, hidden=(24, 20)).double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            module.momentum = None
-    model.train()(batch(name, 64, seed)[0])
-    return model.eval()
+    return settle(model, batch(name, 64, seed)[0])
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from science.settled import settle
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from typechecking import unchecked
@@ -37,13 +38,7 @@ def network(name: str, seed: int) -> nn.Module:
     """
     torch.manual_seed(seed)
     model = build(name, input_shape=SHAPES[name], classes=4, width=0.25, hidden=(48, 40)).double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            module.momentum = None
-    model.train()(inputs(name, 64, seed=seed))
-    return model.eval()
+    return settle(model, inputs(name, 64, seed=seed))
 
 
 def inputs(name: str, n: int, seed: int = 0) -> Tensor:

@@ -18,6 +18,7 @@ from science.users import (
     Case,
     Net,
     X,
+    check_sizes,
     dense,
     draw,
     found,
@@ -280,9 +281,7 @@ CASES: dict[str, Case] = {
 )
 @pytest.mark.parametrize("name", CASES)
 def test_forwards(name: str) -> None:
-    torch.manual_seed(0)
-    make, batch, sizes = CASES[name]
-    assert list(found(make(), batch).sizes.values()) == sizes
+    check_sizes(CASES[name])
 
 
 def test_a_dict_of_inputs_with_labels() -> None:

@@ -115,3 +115,11 @@ def found(model: nn.Module, batch: Any) -> PermutationSpec:
             # A unit that is never used in these examples can't be told from another.
             assert seen or by_activations.scores[group] < 0.95, f"{group}, by activations"
     return spec
+
+
+def check_sizes(case: Case) -> None:
+    """Check that the groups of a network have the sizes that its case says, as `found` finds them."""
+    torch.manual_seed(0)
+    make, batch, sizes = case
+    got = list(found(make(), batch).sizes.values())
+    assert got == sizes, f"groups of {got} units, expected {sizes}"  # pytest rewrites tests alone

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from little import TINY
 
 from lotperm import Experiment, Pipeline, Store
 from lotperm.engine.models import build, initialize
@@ -23,18 +24,7 @@ from lotperm.studies.arms.permutations import (
 from lotperm.studies.arms.training import train_arms
 from lotperm.studies.workbench import Workbench
 
-GIVEN = {
-    "profile": "smoke",
-    "train_size": 300,
-    "test_size": 100,
-    "epochs": 3,
-    "rewind_epoch": 1,
-    "finetune_epochs": 1,
-    "hidden": [12, 10],
-    "seeds": [3, 5],
-    "prune_fraction": 0.5,
-    "sparsity": 0.8,
-}
+GIVEN = {**TINY, "hidden": [12, 10], "seeds": [3, 5], "prune_fraction": 0.5, "sparsity": 0.8}
 
 WITH_SIGNS = Arm("a's signs", "b", "permuted", "sparse_b", "a end", "permuted")
 OTHERS = (
