@@ -35,7 +35,9 @@ def run_campaign(
     file: CampaignArgument,
     budget_minutes: Annotated[
         float | None,
-        typer.Option(help="Stop after so many minutes, at a step; the same command goes on."),
+        typer.Option(
+            help="Stop after this many minutes, after a step; the same command continues."
+        ),
     ] = None,
     only: OnlyOption = None,
     out: RecordOption = None,
@@ -43,24 +45,25 @@ def run_campaign(
     compile: Annotated[
         bool | None,
         typer.Option(
-            "--compile/--no-compile", help="Compile the training step; else as the file says."
+            "--compile/--no-compile", help="Compile the training step; default: as the file says."
         ),
     ] = None,
     members: MembersOption = None,
     overlap: Annotated[
         bool,
         typer.Option(
-            "--overlap", help="On a GPU, train a stage beside another that it doesn't need."
+            "--overlap",
+            help="On a GPU, train a stage at the same time as one that it doesn't need.",
         ),
     ] = False,
 ) -> None:
     """Compute what is missing, in order, and record every entry as it finishes.
 
-    What is recorded already is skipped, even if the store has nothing of it; --out FOLDER computes
-    it anew.
+    Entries that are recorded already are skipped, even if the store has nothing of them;
+    --out FOLDER computes them anew.
 
-    Ends with 0 when all is done or the budget is used up, with 143 after a signal: the same
-    command goes on.
+    Exits with 0 when all is done or the budget is used up, with 130 after Ctrl-C, and with 143
+    after another signal; the same command then continues.
     """
     over = campaigns.Budget(budget_minutes)
     campaign, store = campaigns.Campaign.load(file).only(only), Store.default()
@@ -98,7 +101,7 @@ def show_status(
     only: OnlyOption = None,
     out: RecordOption = None,
     every: Annotated[
-        bool, typer.Option("--stages", help="Also the stages that are done or missing.")
+        bool, typer.Option("--stages", help="Also show the stages that are done or missing.")
     ] = False,
 ) -> None:
     """Show what is recorded, done, in progress and missing, and how long the rest takes at the

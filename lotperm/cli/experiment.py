@@ -43,7 +43,7 @@ def experiment(
     ] = None,
     microbatch: Annotated[
         int | None,
-        typer.Option(min=1, help="Examples of a batch at a time at the most; bounds memory."),
+        typer.Option(min=1, help="Most examples of a batch to compute at once; bounds memory."),
     ] = None,
     workers: Annotated[
         int | None,
@@ -56,7 +56,8 @@ def experiment(
 ) -> None:
     """Run the whole method without a notebook and write a tidy table.
 
-    Dense A and B, the ticket of A, A aligned to B, the mask permuted, three sparse arms.
+    It trains dense A and B, finds A's ticket, aligns A to B, permutes the mask, and trains the
+    three sparse arms.
 
     On several GPUs or cores: `torchrun --nproc-per-node 4 -m lotperm experiment …`, with the same
     options.

@@ -36,7 +36,7 @@ def run(
     profile: ProfileOption = DEFAULT_PROFILE,
     out: Annotated[Path, typer.Option(help="Folder for the executed notebook.")] = Path("runs"),
 ) -> None:
-    """Execute a notebook with other parameters, into a folder of your choice."""
+    """Execute a notebook with your parameters, and write it to a folder."""
     path = find_notebook(notebook)
     values = {"profile": profile, **parse_pairs(parameter)}
     with stop.children():
@@ -55,7 +55,7 @@ def build_book(
     jobs: Annotated[
         int,
         typer.Option(
-            min=1, help="Notebooks executed at once; set OMP_NUM_THREADS to each one's cores."
+            min=1, help="Notebooks executed at once; set OMP_NUM_THREADS to the cores of each."
         ),
     ] = 1,
 ) -> None:

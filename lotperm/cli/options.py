@@ -24,7 +24,7 @@ ParameterOption = Annotated[
         "--parameter",
         "-p",
         metavar="NAME=VALUE",
-        help="Set a parameter; see `lotperm parameters`. Repeat it.",
+        help="Set a parameter; see `lotperm parameters`. May be repeated.",
     ),
 ]
 ProfileOption = Annotated[
@@ -37,18 +37,17 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where 
 CompileOption = Annotated[
     bool, typer.Option(help="Compile the training step; pays off for long runs.")
 ]
-MembersOption = Annotated[
-    int | None, typer.Option(min=1, help="Networks trained at once at the most.")
-]
+MembersOption = Annotated[int | None, typer.Option(min=1, help="Most networks to train at once.")]
 CampaignArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A campaign: .yaml, or the same as .json.")
+    Path, typer.Argument(metavar="FILE", help="A campaign, as .yaml or .json.")
 ]
 RecordOption = Annotated[
     Path | None,
     typer.Option("--out", help="Folder to record in; default: the campaign's, book/results."),
 ]
 OnlyOption = Annotated[
-    list[str] | None, typer.Option("--only", metavar="NAME", help="This entry only. Repeat it.")
+    list[str] | None,
+    typer.Option("--only", metavar="NAME", help="Only this entry. May be repeated."),
 ]
 
 

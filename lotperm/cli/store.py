@@ -56,7 +56,7 @@ def pack_store(
     campaign: Annotated[
         Path | None, typer.Option(help="Only what this campaign still needs; else everything.")
     ] = None,
-    max_mib: Annotated[float, typer.Option(help="Size of a pack at the most, in MiB.")] = 16,
+    max_mib: Annotated[float, typer.Option(help="Largest size of a pack, in MiB.")] = 16,
 ) -> None:
     """Write what is computed, and the checkpoints of what is in progress, into files that can
     travel.

@@ -47,31 +47,30 @@ def run_sweep(
     cluster: Annotated[
         str, typer.Option(help="slurm, or local: processes on this machine.")
     ] = "local",
-    partition: Annotated[str | None, typer.Option(help="Partition of Slurm.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
     ranks: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Processes of a job, one a GPU: torchrun's data parallel training inside each job.",
+            help="Processes of a job, one per GPU: torchrun's data parallel training inside each job.",
         ),
     ] = 1,
     gpus: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="GPUs of each job on Slurm, default: one a rank; here of all, default: those that are.",
+            help="GPUs of each job on Slurm, default: one per rank; locally, of all jobs, default: all.",
         ),
     ] = None,
     time: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Minutes until a job goes into the queue again; default on Slurm: 240."
-        ),
+        typer.Option(min=1, help="Minutes until a job is queued again; default on Slurm: 240."),
     ] = None,
     array_parallelism: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Jobs of an array, or processes here, at once; default: 64, or 1 here."
+            min=1,
+            help="Jobs of an array to run at once, default: 64; locally, processes, default: 1.",
         ),
     ] = None,
     slurm: Annotated[
@@ -79,11 +78,11 @@ def run_sweep(
         typer.Option(
             "--slurm",
             metavar="NAME=VALUE",
-            help="Another option of sbatch, as account=x. Repeat it.",
+            help="Another option of sbatch, such as account=x. May be repeated.",
         ),
     ] = None,
     retries: Annotated[
-        int, typer.Option(min=0, max=4, help="Tries again of a stage that failed.")
+        int, typer.Option(min=0, max=4, help="How often a stage that failed is tried again.")
     ] = 2,
     out: RecordOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for Slurm until all is done.")] = False,

@@ -47,10 +47,12 @@ ModelOption = Annotated[
 ]
 DatasetOption = Annotated[str, typer.Option(help="Data set whose inputs the network takes.")]
 WidthOption = Annotated[float, typer.Option(help="Width of the model, if it is one of ours.")]
-HiddenOption = Annotated[str, typer.Option(help="Hidden widths of the mlp, as 128,128.")]
+HiddenOption = Annotated[str, typer.Option(help="Hidden widths of the mlp, such as 128,128.")]
 ShapeOption = Annotated[
     str | None,
-    typer.Option(help="Shape of an example, as 3,32,32, in place of the data set's; no data read."),
+    typer.Option(
+        help="Shape of an example, such as 3,32,32, in place of the data set's; reads no data."
+    ),
 ]
 
 
@@ -157,12 +159,12 @@ def mask(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A mask; a state dict pruned by torch.nn.utils.prune; a folder of open_lth; or "
-            "weights whose zeros are meant. Safetensors or .pt."
+            help="A mask; a state dict pruned by torch.nn.utils.prune; an open_lth folder; or weights "
+            "whose zeros are the mask. Safetensors or .pt."
         ),
     ],
     pattern: Annotated[
-        str | None, typer.Option(help="Also check a pattern n:m along the inputs, as 2:4.")
+        str | None, typer.Option(help="Also check a pattern n:m along the inputs, such as 2:4.")
     ] = None,
     weights: Annotated[
         Path | None,
@@ -176,10 +178,12 @@ def mask(
     dataset: DatasetOption = "cifar10",
     width: WidthOption = 1.0,
     hidden: HiddenOption = "128,128",
-    rule: Annotated[str, typer.Option(help="Of weights with zeros: paper or all.")] = "paper",
+    rule: Annotated[
+        str, typer.Option(help="Which tensors, for weights with zeros: paper or all.")
+    ] = "paper",
     input_shape: ShapeOption = None,
 ) -> None:
-    """Read a mask from anywhere, and show what it keeps of every layer."""
+    """Read a mask in any format, and show what it keeps of every layer."""
     if pattern is None and (weights or permutation):
         raise ParameterError("--weights and --permutation go with --pattern n:m.")
     wanted = None if pattern is None else Pattern.parse(pattern)

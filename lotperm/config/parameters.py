@@ -89,7 +89,7 @@ def parameter_cell(names: Iterable[str], **values: object) -> str:
         Names of `PARAMETERS`, in the order of the lines.
     **values : object
         Values to assign, by name. Others are assigned None, the profile's default; the profile
-        itself is "smoke", with which notebooks are committed.
+        itself is "smoke" if it isn't given.
 
     Returns
     -------

@@ -111,8 +111,8 @@ class Recipe:
 class DataConfig:
     """A data set, or part of it: None is all, a number the size of a class-balanced subset.
 
-    Images of a folder are 224 pixels a side unless `image_size` says otherwise; their short side
-    is 256/224 of that before the centre is cut out, unless `resize_size` does.
+    Images of a folder are 224 pixels a side unless `image_size` says otherwise; before the centre
+    is cut out, their short side is 256/224 of that unless `resize_size` says otherwise.
     """
 
     name: Annotated[Dataset, Help("data set, of `lotperm data list`", name="dataset")]
@@ -196,9 +196,10 @@ class PruningConfig:
 class MatchingConfig:
     """The alignment of A to B: by activations (the paper's), or by weights (Git Re-Basin).
 
-    Activations are of training examples without augmentation. `points` says after which block a
-    residual stream is observed: the "last" of its stage, the "penultimate", or as the "authors" of
-    the paper do in ResNet20: stages 1 and 2 after their last block, stage 3 after its last but one.
+    Activations are taken on training examples without augmentation. `points` says after which block
+    a residual stream is observed: the "last" of its stage, the "penultimate", or as the "authors"
+    of the paper do in ResNet20: stages 1 and 2 after their last block, stage 3 after its last but
+    one.
     """
 
     matching: Annotated[Matcher, Help("what units are matched by", PERMUTATION)] = "activation"
@@ -220,7 +221,7 @@ class MatchingConfig:
 class Settings:
     """Everything that a result depends on.
 
-    `profile` is where the defaults came from, a label: the other values are what counts. `dense`
+    `profile` only records where the defaults came from: the other values are what counts. `dense`
     is the recipe of A and B; a sparse arm has its own `sparse_lr`, over the epochs that remain
     after the rewind epoch. Each of `sparsities` has a mask of its own; each of `seeds` is a
     replicate, with its own A, B, masks, permutation and arms. Without `keep`, the dense networks'
