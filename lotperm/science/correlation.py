@@ -312,6 +312,8 @@ def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype, channels_la
     allows that.
     """
     layout = torch.preserve_format if channels_last else torch.contiguous_format
-    layout = torch.channels_last if channels_last and tensor.ndim == 4 else layout
+    # oneDNN's convolutions of a single channel may read what was never written in that layout.
+    if channels_last and tensor.ndim == 4 and tensor.shape[1] > 1:
+        layout = torch.channels_last
     kind = dtype if tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to(device, kind, memory_format=layout, copy=True)

@@ -509,6 +509,39 @@ CASES: dict[str, Case] = {
         ),
         WORDS, [8],
     ),
+    "kernels as wide as words": (
+        lambda: Net(
+            lambda m, x: m.o(
+                torch.cat([c(m.e(x)[:, None]).relu().squeeze(3).amax(2) for c in m.c], 1)
+            ),
+            e=nn.Embedding(20, 8), o=nn.Linear(12, 5),
+            c=nn.ModuleList(nn.Conv2d(1, 6, (k, 8), padding=(k - 2, 0)) for k in (2, 3)),
+        ),
+        WORDS, [8, 6, 6],
+    ),
+    "a kernel over two kinds of words": (
+        lambda: tokens(
+            lambda m, x: m.o(m.c(torch.stack([m.i(x), m.i(x).tanh()], 1)).relu().amax((2, 3))),
+            8, 6, c=nn.Conv2d(2, 6, (2, 8), padding="valid"),
+        ),
+        TOKENS, [8, 6],
+    ),
+    "a kernel as wide, beside the words": (
+        lambda: tokens(
+            lambda m, x: m.o(m.c(m.i(x)[:, None]).relu().amax((2, 3))),
+            8, 6, c=nn.Conv2d(1, 6, (2, 8), padding=(0, 1), stride=(1, 4)),
+        ),
+        TOKENS, [6],
+    ),
+    "other names of the same": (
+        lambda: tokens(
+            lambda m, x: m.o(
+                torch.cat(m.i(x).swapdims(1, 2).moveaxis(1, 2).dsplit(2), 2)
+                * (x > 1).any(1, keepdim=True).any(2, keepdim=True)
+            ),
+        ),
+        TOKENS, [4, 4],
+    ),
     "letters of five kinds": (
         lambda: Net(
             lambda m, x: m.o(

@@ -43,7 +43,7 @@ COPIES = ("_to_copy", "alias", "clone", "contiguous", "detach", "to")
 
 
 # Some overloads of these lack ATen's tag `pointwise`; whatever has it takes this rule too.
-@rule(*COPIES, "copy", "type_as")
+@rule(*COPIES, "type_as")
 @rule("alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout")
 @rule("hardswish", "log_sigmoid", "mish", "relu6", "real", "imag", "complex", "polar")
 @rule("fill", "floor_divide", "masked_fill", "rsub", "true_divide", "where")

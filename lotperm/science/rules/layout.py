@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from lotperm.science.graphs import operation_name
 from lotperm.science.labels import Labels, spread
+from lotperm.science.rules.elementwise import align
 from lotperm.science.rules.registry import Call, rule, unknown
 
 _REPETITIONS = (
@@ -28,17 +29,20 @@ _REPETITIONS = (
     "adjoint",
     "matrix_H",
     "mT",
+    "moveaxis",
     "numpy_T",
     "movedim",
     "permute",
     "pixel_shuffle",
     "pixel_unshuffle",
     "swapaxes",
+    "swapdims",
     "t",
     "transpose",
 )
 @rule("cat", "concat", "hstack", "stack", "vstack")
 @rule("chunk", "narrow", "select", "slice", "split", "split_with_sizes", "tensor_split", "unbind")
+@rule("dsplit", "hsplit", "vsplit")
 @rule("broadcast_tensors", "broadcast_to", "expand", "expand_as", "repeat", "repeat_interleave")
 @rule("channel_shuffle", "flip", "native_channel_shuffle", "roll", "rot90", "tile", "unfold")
 def move(labels: Labels, call: Call) -> Any:
@@ -134,6 +138,35 @@ def _one_for_all(labels: Labels, call: Call) -> Tensor | None:
         return None
     (dim,) = grown
     return labels.copies(ids.squeeze(dim), shape[dim]).movedim(-1, dim)
+
+
+@rule("copy")
+def copy(labels: Labels, call: Call) -> Tensor:
+    """Label values that are overwritten by others."""
+    old, new = call.tensors[:2]
+    return new.expand(old.shape) if labels.may_move(new) else align(labels, [old, new])
+
+
+@rule("slice_scatter", "select_scatter")
+def replaced(labels: Labels, call: Call) -> Tensor:
+    """Label a tensor of which a part was replaced by others' values."""
+    whole, part = call.tensors[:2]
+    dim = call.arguments["dim"]
+    if call.name == "select_scatter":
+        rows = torch.tensor([call.arguments["index"]])
+        part = part.unsqueeze(dim)
+    else:
+        start, stop, step = (call.arguments[name] for name in ("start", "end", "step"))
+        rows = torch.arange(whole.shape[dim])[start:stop:step]
+    if len(rows) == whole.shape[dim]:
+        return part.expand(whole.shape)
+    along = labels.varying(part)
+    if labels.is_blank(whole) and len(along) == 1 and dim % whole.dim() not in along:
+        # What isn't replaced yet may hold other units later.
+        whole = spread(labels.blank(part.shape[along[0]]), whole.shape, along[0])
+    else:
+        whole, part = _padded(labels, [whole, part], dim)
+    return whole.index_copy(dim, rows % whole.shape[dim], part.expand_as(part))
 
 
 @rule("pad", "constant_pad_nd")

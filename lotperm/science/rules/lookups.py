@@ -146,6 +146,24 @@ def index_select(labels: Labels, call: Call) -> Any:
     return row.expand(call.shape)
 
 
+@rule("index_put")
+def index_put(labels: Labels, call: Call) -> Any:
+    """Label values of which those where a mask is true, or at known numbers, were replaced."""
+    ids, indices, values = call.args[:3]
+    nodes: Any = call.node.args[1]
+    masks = [node.meta["val"].dtype == torch.bool for node in nodes if node is not None]
+    if masks == [True] and nodes[0] is not None and values.numel() == 1:
+        (mask,) = indices
+        return align(labels, [ids, mask[(..., *[None] * (ids.dim() - mask.dim()))], values])
+    known = [None if node is None else labels.known_value(node) for node in nodes]
+    if any(place is None and node is not None for place, node in zip(known, nodes, strict=True)):
+        return unknown(labels, call)
+    if not labels.may_move(values):
+        values = torch.ops.aten.index(align(labels, [ids, values]), known)
+        labels.keep_together([values.unique()])
+    return torch.ops.aten.index_put(ids, known, values)
+
+
 @rule("gather", "index_add", "scatter", "scatter_add", "scatter_reduce")
 def at_places(labels: Labels, call: Call) -> Any:
     """Label values that are taken from, or added at, places along one dimension.

@@ -81,7 +81,37 @@ def addmm(labels: Labels, call: Call) -> Any:
 @rule("conv1d", "conv2d", "conv3d", matrix=1)
 def convolution(labels: Labels, call: Call) -> Any:
     """Label a convolution, kernel of shape ``(out, in / groups, *spatial)``."""
+    whole = _over_all_units(labels, call)
+    if whole is not None:
+        return whole
     return _product(labels, call, _Axes(output=0, input=1, units=1, kernel=True))
+
+
+def _over_all_units(labels: Labels, call: Call) -> Tensor | None:
+    """Label a convolution of an image of tokens, whose kernel is as wide as these have units.
+
+    None if it is another.
+    """
+    x, weight = call.args[:2]
+    if not isinstance(x, Tensor) or not isinstance(weight, Matrix) or not labels.may_move(x):
+        return None
+    varying, padding = labels.varying(x), call.arguments["padding"]
+    if call.arguments["groups"] > 1 or len(varying) != 1 or varying[0] < 2:
+        return None
+    (dim,) = varying
+    if isinstance(padding, str):
+        padding = [int(padding != "valid")]
+    padded = padding[dim - 2] if len(padding) > 1 else padding[0]
+    if padded or weight.shape[dim] != x.shape[dim]:
+        return None
+    units = labels.along(x, dim)
+    labels.consume(units)
+    weight.lie_on(labels, dim, units)
+    weight.lie_on(labels, 1, torch.zeros(weight.shape[1], dtype=torch.int64))
+    out = weight.produce(labels, 0, weight.shape[0])
+    if call.arguments.get("bias") is not None:
+        labels.unify(call.arguments["bias"], out)
+    return spread(out, call.shape, 1)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", matrix=1)
@@ -102,6 +132,8 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
     dims = x.dim() if axes.kernel else 2
     if len(shape) != dims:
         return unknown(labels, call)
+    if labels.is_blank(x):  # equal values are units along any dimension
+        x = spread(labels.blank(x.shape[axes.units]), x.shape, axes.units)
     # A kernel with an extent uses positions by their order, which mixtures of them have none of.
     if labels.is_mixed(x) and axes.kernel and set(shape[2:]) != {1}:
         labels.unmix(x)

@@ -16,9 +16,8 @@ from lotperm.science.rules.lookups import choice
 from lotperm.science.rules.registry import Call, rule, unknown
 
 
-@rule(
-    "amax", "amin", "linalg_vector_norm", "logsumexp", "mean", "norm", "prod", "std", "sum", "var"
-)
+@rule("all", "amax", "amin", "any", "count_nonzero", "linalg_vector_norm", "logsumexp", "mean")
+@rule("nanmean", "nansum", "norm", "prod", "std", "sum", "var")
 def reduction(labels: Labels, call: Call) -> Tensor:
     """Label a statistic that takes the place of the dimensions it is over."""
     return statistic(labels, call.tensors[0], _dims(call)).reshape(call.shape)
