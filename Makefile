@@ -56,9 +56,9 @@ faults: $(READY)  ## try every fault often (kill -9 500 times): about a quarter 
 evidence: $(READY)  ## what the live pages show, with their tests: minutes from an empty store; weekly and at release
 	$(BIN)/pytest -m evidence tests/evidence
 
-# timm is no dependency of the package's, and its rows must not be left out: so it is installed here.
-architectures: $(READY)  ## 60 networks of torchvision and timm, traced and matched, for the table in the book; weekly
-	VIRTUAL_ENV='$(abspath $(VENV))' $(BIN)/uv pip install --quiet timm==1.0.31
+# These are no dependencies of the package, and their rows must not be left out: so they are installed here.
+architectures: $(READY)  ## 85 networks of other libraries, traced and matched, for the table in the book; weekly
+	VIRTUAL_ENV='$(abspath $(VENV))' $(BIN)/uv pip install --quiet timm==1.0.31 transformers==5.24.0
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m architectures tests/architectures
 	$(BIN)/python tests/architectures/record.py
 

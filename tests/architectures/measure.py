@@ -1,4 +1,4 @@
-"""Trace, permute and match again a network of torchvision or timm, with random weights."""
+"""Trace, permute and match again a network of another library, with random weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from architectures import hugging_face
 from torch import Tensor, nn
 
 from lotperm.science.matching import match_activations
@@ -85,6 +86,7 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
         "nf_regnet_b0",
         "rexnet_100",
     ),
+    "transformers": tuple(f"{name} 32" for name in hugging_face.NETWORKS),
 }
 
 
@@ -105,6 +107,8 @@ def network(library: str, name: str, batch: Tensor) -> nn.Module:
         import timm
 
         model = timm.create_model(name, num_classes=10)
+    elif library == "transformers":
+        model = hugging_face.build(name)
     else:
         import torchvision
 
@@ -133,7 +137,7 @@ def network(library: str, name: str, batch: Tensor) -> nn.Module:
 
 def output(model: nn.Module, batch: Tensor) -> Tensor:
     found = model(batch)
-    return found["out"] if isinstance(found, dict) else found
+    return found["logits" if "logits" in found else "out"] if isinstance(found, dict) else found
 
 
 @torch.no_grad()
@@ -153,7 +157,10 @@ def deviation(
 def measure(library: str, name: str, size: int) -> dict[str, Any]:
     """Return a row of the table; ``error`` says in a line why there is no more of it."""
     images = 16 if size <= 64 else 4
-    batch = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0))
+    if library == "transformers":
+        batch = hugging_face.inputs(name, images)
+    else:
+        batch = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0))
     row: dict[str, Any] = {"library": library, "name": name, "pixels": size, "traced": False}
     row["source"] = source_hash()
     model = network(library, name, batch)
@@ -183,7 +190,8 @@ def measure(library: str, name: str, size: int) -> dict[str, Any]:
     row["deviation"] = deviation(model, weights, moved, batch)
     # Rounding in a deep network, or a mistake: float64 tells.
     if row["deviation"] > 1e-5:
-        row["deviation"] = deviation(model.double(), weights, moved, batch.double())
+        exact = batch.double() if batch.is_floating_point() else batch
+        row["deviation"] = deviation(model.double(), weights, moved, exact)
         row["precision"] = "float64"
     found = match_activations(moved, weights, [batch], spec, keep_correlations=True)
     right = shown = missed = 0

@@ -50,7 +50,7 @@ def table(report: dict[str, Any]) -> str:
         "",
         f"`{report['command']}`, on {machine['cpu']}, Python {machine['python']}, PyTorch "
         f"{machine['torch']}, torchvision {report['torchvision']}, timm {report['timm']}, "
-        f"{report['date']}; sources {sources}.",
+        f"transformers {report['transformers']}, {report['date']}; sources {sources}.",
         "",
         "| network | groups | units | heads | fixed, by | change of f | copy found | seconds "
         "| Torch-Pruning |",
@@ -101,6 +101,7 @@ def main() -> None:
         "machine": environment(),
         "torchvision": version("torchvision"),
         "timm": version("timm"),
+        "transformers": version("transformers"),
         "rows": rows,
         "missing": missing,
     }

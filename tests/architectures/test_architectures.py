@@ -1,4 +1,4 @@
-"""About 60 networks of torchvision and timm: traced, permuted, matched again.
+"""About 80 networks of torchvision, timm and transformers: traced, permuted, matched again.
 
 `make architectures` runs it weekly and writes the table of the book; `make test` leaves it out. Each
 row is kept in _build/architectures, so that the whole can be run in parts (``-k``).
