@@ -31,23 +31,23 @@ from lotperm.store.folders import LEFT_OUT, STAGE_JSON
 from lotperm.store.stages import Stage, Store, identify
 
 Outcome = Literal["added", "completed", "present", "busy"]
-"""Outcome for a stage or a checkpoint.
+"""What adopting a stage or a checkpoint did.
 
-It is new here; the stage was here but lacked files; nothing had to be done; a process is computing
-the stage.
+"added": it is new here; "completed": the stage was here but lacked files; "present": nothing had to
+be done; "busy": a process is computing the stage here, and nothing was done.
 """
 
 
 def adopt_stage(store: Store, files: Iterable[tuple[str, bytes]]) -> Outcome:
-    """Take over a finished stage.
+    """Adopt a finished stage that another machine computed.
 
     Parameters
     ----------
     store : Store
         The store that gets it.
     files : Iterable[tuple[str, bytes]]
-        Plain file names and contents: ``stage.json``, and the tensor files that came along. Others
-        that ``stage.json`` names are noted as left out.
+        Plain file names and contents: ``stage.json``, and the tensor files that came with it.
+        Other files that ``stage.json`` names are noted as left out.
 
     Returns
     -------
@@ -57,8 +57,8 @@ def adopt_stage(store: Store, files: Iterable[tuple[str, bytes]]) -> Outcome:
     Raises
     ------
     IntegrityError
-        If a file doesn't match ``stage.json``, or that doesn't match its key; nothing is taken over
-        then.
+        If a file doesn't match ``stage.json``, or ``stage.json`` doesn't match its key; nothing is
+        adopted then.
     """
     # In the store's file system, so that the last step is a rename.
     incoming = store.root / "stages" / f".incoming-{uuid.uuid4().hex}.tmp"
@@ -77,8 +77,8 @@ def adopt_stage(store: Store, files: Iterable[tuple[str, bytes]]) -> Outcome:
 
 
 def _take_over(store: Store, incoming: Path) -> Outcome:
-    """Move a stage's folder, or those of its files that are lacking here, into the store."""
-    # Verified before the lock is taken, since that takes long for large stages.
+    """Move a stage's folder, or only the files that the store lacks, into the store."""
+    # Verified before the lock is taken, since verifying a large stage takes long.
     name, key = identify(incoming)
     path, new = store.folder(name, key), Stage.read(incoming, key)
     assert new is not None
@@ -94,16 +94,17 @@ def _take_over(store: Store, incoming: Path) -> Outcome:
         if old is None:
             os.rename(incoming, path)
             sync_folder(path.parent)
-            # The lock is ours, and progress of a finished stage is of no use.
+            # This process holds the lock, and a finished stage needs no checkpoints.
             store.workspace(name, key).clear()
             return "added"
-        # The same stage computed on two machines may differ in its last bits: they aren't mixed.
+        # The same stage computed on two machines may differ in its last bits: files of the two
+        # aren't mixed.
         same = (incoming / STAGE_JSON).read_bytes() == (path / STAGE_JSON).read_bytes()
         wanted = [file for file in new.files if file in old.left_out] if same else []
         for file in wanted:
             os.replace(incoming / file, path / file)
-        # After the files are in place: a list that still names one of them is harmless
-        # (`_left_out`), one that names too few isn't.
+        # After the files are in place: a list of missing files that still names one of them is
+        # harmless (`_left_out`), a list that names too few isn't.
         _note_left_out(path, [file for file in old.left_out if file not in wanted])
         return "completed" if wanted else "present"
 
@@ -116,7 +117,7 @@ def _note_left_out(folder: Path, names: list[str]) -> None:
 
 
 def adopt_checkpoint(store: Store, name: str, key: str, data: bytes) -> Outcome:
-    """Take over the progress of a stage that another machine began, if it is further than here.
+    """Adopt another machine's checkpoint of a stage if it is further along than the one here.
 
     Parameters
     ----------
@@ -135,7 +136,7 @@ def adopt_checkpoint(store: Store, name: str, key: str, data: bytes) -> Outcome:
     Raises
     ------
     IntegrityError
-        If it is corrupt or belongs to another stage.
+        If the checkpoint is corrupt or belongs to another stage.
     """
     workspace = store.workspace(name, key)
     where = workspace.path / "checkpoint"
@@ -156,7 +157,7 @@ def adopt_checkpoint(store: Store, name: str, key: str, data: bytes) -> Outcome:
         # Of two checkpoints at the same step, ours stays.
         if old is not None and _reached(old[1]) >= reached:
             return "present"
-        # As the newest, the one that a run resumes from.
+        # Written as the newest checkpoint, which is the one that a run resumes from.
         write_atomic(workspace.next(), data)
         return "added"
 

@@ -1,4 +1,4 @@
-"""The part of a store that a campaign needs to go on, on another machine."""
+"""The part of a store that a campaign needs in order to continue on another machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lotperm.studies.subject import Datasets
 
 
 def needed(campaign: Campaign, store: Store) -> list[Parcel]:
-    """List what must travel for a campaign to go on elsewhere.
+    """List what must be carried for a campaign to continue on another machine.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ def needed(campaign: Campaign, store: Store) -> list[Parcel]:
     Returns
     -------
     list[Parcel]
-        Every stage of the campaign, in an order in which they can be computed; of a finished one
-        its results, and those of its files that a later computation reads. Entries whose data set
-        isn't here are left out, since nothing of them can have been computed here.
+        Every stage of the campaign, in an order in which they can be computed. A finished stage is
+        carried with its results and those of its files that a later computation reads. Entries
+        whose data set isn't here are left out, since none of their stages can be here.
     """
     datasets: Datasets = {}
     files: dict[str, set[str]] = {}
@@ -38,8 +38,8 @@ def needed(campaign: Campaign, store: Store) -> list[Parcel]:
             for task in entry.own_tasks(bench)
         ]
         missing = [task for task in chain(own) if not task.done()]
-        # What is published beside a record holds what the entry's own stages read, and is written
-        # once all of them are done.
+        # The files published beside a record hold what the entry's own stages read, and are written
+        # once all of these stages are done.
         readers = [*missing, *own] if missing and entry.study.publishes else missing
         for task in readers:
             for key, names in task.reads.items():

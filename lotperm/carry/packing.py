@@ -1,4 +1,4 @@
-"""From a store to packs: what is carried, cut into chunks, and chunks put into files."""
+"""Packing: files of a store are cut into chunks, and the chunks are written into packs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Parcel:
 def everything(store: Store) -> list[Parcel]:
     """List every finished stage with all of its files, and every stage in progress."""
     finished = [(stage.name, stage.key) for stage in store.stages()]
-    # A process killed between the two leaves progress of a stage that is finished.
+    # A process killed after finishing a stage may leave its checkpoints: the stage is listed once.
     stages = dict.fromkeys([*finished, *store.in_progress()])
     return [Parcel(name, key) for name, key in stages]
 
@@ -77,10 +77,10 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make folder {folder}: {error.strerror or error}.") from error
-    # Every pack's header lists the whole set, so all is read once to name its chunks, and again to
-    # write them: together they may be larger than the memory.
+    # Every pack's header lists the whole set, so everything is read once to name the chunks, and
+    # again to write them: together they may be larger than the memory.
     items: list[dict[str, Any]] = []
-    # sha256 of a chunk -> where it is: in which file, or content, from which byte on.
+    # sha256 of a chunk -> its source (a file, or bytes) and the offset at which it begins there.
     sources: dict[str, tuple[Path | bytes, int]] = {}
     for parcel in parcels:
         listed: dict[str, list[str]] = {}
@@ -94,7 +94,7 @@ def pack(
             items.append({"name": parcel.name, "key": parcel.key, "files": listed})
     writer = _Writer(folder, items, max_bytes)
     for sha, (source, offset) in sources.items():
-        # Read a second time, so it is compared with the hash that the headers have already.
+        # This is the second reading, so it is compared with the hash that the headers already have.
         raw = _chunk(source, offset)
         if hashlib.sha256(raw).hexdigest() != sha:
             raise StorageError(f"a file of {store.root} changed while it was packed. Pack again.")
@@ -104,13 +104,13 @@ def pack(
 
 
 def _contents(store: Store, parcel: Parcel) -> dict[str, Path | bytes]:
-    """Return what to carry of a stage: files if it is finished, else its newest checkpoint."""
+    """Return the files to carry of a finished stage, or the newest checkpoint of another."""
     stage = store.load(parcel.name, parcel.key)
     if stage is None:
         newest = _newest_checkpoint(store.workspace(parcel.name, parcel.key))
         return {} if newest is None else {CHECKPOINT: newest}
-    # Of a finished stage only the files that are wanted: the others are noted as left out where it
-    # is unpacked.
+    # Only the wanted files of a finished stage are carried: where it is unpacked, the others are
+    # noted as left out.
     names = [
         name
         for name in sorted(stage.files)
@@ -121,7 +121,7 @@ def _contents(store: Store, parcel: Parcel) -> dict[str, Path | bytes]:
 
 def _newest_checkpoint(workspace: Workspace) -> bytes | None:
     """Return the bytes of the newest intact checkpoint; its owner may be writing the next one."""
-    # Its owner deletes old checkpoints: a file may go between the listing and the reading.
+    # The owner deletes old checkpoints: a file may vanish between being listed and being read.
     for _ in range(3):
         paths = workspace.checkpoints()
         for path in reversed(paths):
@@ -135,7 +135,7 @@ def _newest_checkpoint(workspace: Workspace) -> bytes | None:
 
 
 def _cut(source: Path | bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the chunks of a file or of bytes with their offsets; at least one, if empty."""
+    """Yield offset and content of each chunk of a file or of bytes; if empty, one empty chunk."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     for offset in range(0, max(size, 1), packs.CHUNK):
         yield offset, _chunk(source, offset)
@@ -169,13 +169,13 @@ class _Writer:
     Attributes
     ----------
     written : list[Path]
-        The packs that are full, and after `close` the last one.
+        The packs that are full and, after `close`, the last one.
     """
 
     def __init__(self, folder: Path, items: list[dict[str, Any]], max_bytes: int) -> None:
         self.written: list[Path] = []
         self._folder, self._items, self._max = folder, items, max_bytes
-        # What a pack takes before there is a chunk in it.
+        # The size of a pack that has no chunk in it yet.
         empty = {"body": "0" * 64, "chunks": [], "items": items, "sha256": "0" * 64}
         self._least = len(MAGIC) + 8 + len(canonical_json(empty))
         self._begin()
@@ -192,12 +192,12 @@ class _Writer:
         # A chunk stored at its full size is known to be uncompressed: no flag is needed.
         data = data if len(data) < len(raw) else raw
         entry = [sha, len(data), len(raw)]
-        # Its line in the header with a comma, and the chunk itself.
+        # The chunk's entry in the header with a comma, and the chunk itself.
         more = len(canonical_json(entry)) + 1 + len(data)
         if self._least + more > self._max:
             raise ParameterError(
                 f"packs of {self._max:,} bytes are too small: "
-                f"these need {self._least + more:,} at the least."
+                f"these need at least {self._least + more:,}."
             )
         if self._size + more > self._max:
             self.close()

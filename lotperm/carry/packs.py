@@ -3,8 +3,8 @@
 A file ``pack-<hash>.bin`` consists of a line that identifies the format, the length of the header,
 the header (JSON), and chunks of files: at most 1 MiB each, compressed where that helps, and named
 by the sha256 of their content, so that content which several stages share is carried once. Every
-pack's header lists all stages and checkpoints of its set, each of their files as a list of chunks;
-a pack holds some of the chunks. Nothing that is read from a pack is used before its checksum has
+pack's header lists all stages and checkpoints of its set, and the chunks of each of their files;
+a pack holds some of these chunks. Nothing that is read from a pack is used before its checksum has
 been verified, a stage must match its key (`lotperm.carry.adopt`), and no path comes from a pack.
 
 Checksums find damage, not forgery: unpack only what you trust.
@@ -34,14 +34,14 @@ CHUNK = 2**20
 # The one file of a stage that isn't finished.
 CHECKPOINT = "checkpoint.safetensors"
 
-# What reading a damaged pack may raise.
+# The exceptions that reading a damaged pack may raise.
 DAMAGED = (*MALFORMED, zlib.error)
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """Serialize a header with its own checksum in it."""
+    """Serialize a header together with its own checksum."""
     seal = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     return canonical_json({**content, "sha256": seal}).encode()
 
@@ -52,12 +52,12 @@ def read_header(file: BinaryIO, size: int) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If it isn't one, or was changed.
+        If the file isn't a pack, or its header was changed.
     """
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("it doesn't begin as a pack of this version")
     length = int.from_bytes(file.read(8), "little")
-    # Before anything of that size is allocated.
+    # Checked before anything of that size is allocated.
     if length > min(size, MAX_HEADER_BYTES):
         raise ValueError(f"its header claims {length} bytes")
     text = file.read(length)
@@ -65,19 +65,19 @@ def read_header(file: BinaryIO, size: int) -> dict[str, Any]:
     seal = header.pop("sha256")
     if seal != hashlib.sha256(canonical_json(header).encode()).hexdigest():
         raise ValueError("its header doesn't have the checksum that it claims")
-    # The same content could be written differently.
+    # The checksum is of the content, which could also be written differently.
     if text != sealed(header):
         raise ValueError("its header was changed")
     return header
 
 
 def check_item(item: dict[str, Any]) -> None:
-    """Refuse names that no store gives: they become names of files.
+    """Refuse an item with names that no store gives, since they become names of files.
 
     Raises
     ------
     ValueError
-        If the item lists one.
+        If the item has such a name.
     """
     names = item["files"].keys()
     if not (
@@ -91,19 +91,19 @@ def check_item(item: dict[str, Any]) -> None:
 
 
 def unzip(data: bytes, sha: str, raw: int) -> bytes:
-    """Return the content of a chunk, never more than the size of a chunk.
+    """Return the content of a chunk, decompressed if need be; refuse more than `CHUNK` bytes.
 
     Raises
     ------
     ValueError
-        If it doesn't have the size or the checksum that the header claims.
+        If the content doesn't have the size or the checksum that the header claims.
     """
-    # A bound that doesn't come from the file.
+    # This bound doesn't come from the file.
     if not 0 <= raw <= CHUNK:
         raise ValueError(f"a chunk claims {raw} bytes")
     if len(data) != raw:
         stream = zlib.decompressobj()
-        # Never more than one byte too many, whatever a bomb would unpack to.
+        # At most one byte too many, however much a zip bomb would unpack to.
         data = stream.decompress(data, CHUNK + 1)
         if not stream.eof or stream.unused_data:
             raise ValueError(f"chunk {sha[:16]} is cut or followed by something else")

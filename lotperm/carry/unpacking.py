@@ -1,4 +1,4 @@
-"""From packs to a store: packs verified, stages put together from their chunks and handed over."""
+"""Unpacking: packs are verified, and stages are put together from chunks and adopted by a store."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Unpacked:
 def unpack(store: Store, packs: Iterable[Path]) -> Unpacked:
     """Unpack finished stages that a store lacks, and checkpoints further than its own.
 
-    Each pack is verified to its last byte first; what a damaged one held is left out and reported.
-    Doing it again changes nothing. Other processes may be computing in the store: stages that they
+    Each pack is first verified to its last byte; what a damaged one held is left out and reported.
+    Unpacking again changes nothing. Other processes may be computing in the store: stages that they
     are working on are left to them.
 
     Parameters
@@ -96,7 +96,7 @@ class _Span(NamedTuple):
 
 
 def _verify(path: Path) -> tuple[dict[str, _Span], list[dict[str, Any]]]:
-    """Check every byte of a pack; return places of its chunks by sha256, and its set's items."""
+    """Check every byte of a pack; return its chunks' places by sha256, and the items of its set."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -108,7 +108,7 @@ def _verify(path: Path) -> tuple[dict[str, _Span], list[dict[str, Any]]]:
                 body.update(data)
                 unzip(data, sha, raw)
                 spans[sha] = span
-            # Compressed data have bits that change nothing; a changed one is damage all the same.
+            # Flipping some bits of compressed data changes no content, but is damage all the same.
             if body.hexdigest() != header["body"]:
                 raise ValueError("its chunks don't have the checksum that it claims")
             expected = began + sum(packed for _, packed, _ in header["chunks"])
@@ -129,12 +129,12 @@ def _put(store: Store, item: Mapping[str, Any], spans: Mapping[str, _Span]) -> O
     if STAGE_JSON not in listed:
         content = _join(spans, listed[CHECKPOINT])
         return adopt_checkpoint(store, item["name"], item["key"], content)
-    # One file at a time is in memory: no more than what computes the stage holds anyway.
+    # Only one file at a time is in memory: no more than computing the stage needs anyway.
     return adopt_stage(store, ((file, _join(spans, shas)) for file, shas in listed.items()))
 
 
 def _join(spans: Mapping[str, _Span], shas: Iterable[str]) -> bytes:
-    """Return the content of a file; its chunks are verified again on the bytes that are used."""
+    """Return the content of a file, verifying its chunks again on the very bytes that are used."""
     parts = []
     for sha in shas:
         span = spans[sha]
