@@ -24,7 +24,7 @@ from lotperm.store.files import save_tensors
 
 MAX_PICKLE_BYTES = 100_000_000
 
-# What a state dict's pickle calls, as its opcode GLOBAL names it; storages come on top.
+# What a state dict's pickle calls, as its opcode GLOBAL names it, besides storages (`_is_storage`).
 _CALLED = {
     "collections OrderedDict",
     "torch Size",
@@ -34,15 +34,15 @@ _CALLED = {
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_tensor_v2",
     "torch.nn.parameter Parameter",
-    # Schedulers and settings of training, which stand beside a state dict. PyTorch's loader knows
-    # these too.
+    # For schedulers and training settings, which checkpoints hold beside a state dict. PyTorch's
+    # loader allows these too.
     "collections Counter",
     "builtins set",
     "__builtin__ set",
 }
 # Other opcodes that import or instantiate: torch.save needs none of them for tensors.
 _MAKING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
-# What zipfile, pickletools and torch.load raise about broken files.
+# What zipfile, pickletools and torch.load raise for broken files.
 _BROKEN = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
@@ -116,7 +116,7 @@ def read_pt(source: Path, *, key: str | None = None) -> dict[str, Tensor]:
         If the file calls anything but what makes tensors (as a pickled module does), is compressed,
         claims more than it holds, or is broken. None of its code has run then.
     ParameterError
-        If it has no state dict, has several and no key is given, or not the one named.
+        If it has no state dict, several and no key is given, or none under the key.
     StorageError
         If it can't be read.
     """
@@ -131,7 +131,7 @@ def read_pt(source: Path, *, key: str | None = None) -> dict[str, Tensor]:
         raise StorageError(
             f"cannot read {source}: {error.strerror or error}. Check the path."
         ) from error
-    # It is a ValueError too, but no sign of a broken file.
+    # A ParameterError is a ValueError too, but no sign of a broken file.
     except ParameterError:
         raise
     except _BROKEN as error:
@@ -175,7 +175,7 @@ def _inspect(source: Path) -> None:
         pickles = [member for member in members if member.filename.endswith(".pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
             raise IntegrityError(
-                f"{source} is no file of weights: {len(pickles)} pickles in it; expected one."
+                f"{source} isn't a file of weights: it holds {len(pickles)} pickles; expected one."
             )
         program = archive.read(pickles[0])
     _inspect_calls(program, source)
@@ -183,7 +183,7 @@ def _inspect(source: Path) -> None:
 
 def _inspect_calls(program: bytes, source: Path) -> None:
     """Refuse a pickle that could call anything but what makes tensors; run nothing."""
-    # Disassembled, not run: each name that could be called stands in the program itself.
+    # Disassembled, not run: every name that could be called is written in the program itself.
     for opcode, argument, _ in pickletools.genops(program):
         name = str(argument)
         known = name in _CALLED or _is_storage(name) or _is_dtype(name)
@@ -204,7 +204,7 @@ def _inspect_calls(program: bytes, source: Path) -> None:
 def _is_storage(name: str) -> bool:
     """Return True if a called name is the class of a tensor's memory, such as FloatStorage."""
     module, _, kind = name.partition(" ")
-    # One class for each dtype, whose names PyTorch still writes.
+    # The old classes, one for each dtype, whose names PyTorch still writes.
     legacy = module == "torch" and kind.isalnum() and kind.endswith("Storage")
     return legacy or name == "torch.storage UntypedStorage"
 
@@ -246,9 +246,10 @@ def _state_dict(content: Any, source: Path, key: str | None) -> dict[str, Tensor
 
 
 def _check_sizes(tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Refuse tensors that inflate few bytes: expanded views, one storage under very many names.
+    """Refuse tensors that claim far more bytes than the file has.
 
-    A buffer that is a small expanded view is honest, and there is room for it.
+    Expanded views, or one storage under very many names, can do that. A small expanded buffer is
+    legitimate, and allowed.
     """
     total = 0
     for name, tensor in tensors.items():

@@ -39,7 +39,7 @@ MAX_HEADER_BYTES = 100_000_000
 """The longest header that is read; nothing of a longer one is read or allocated."""
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
-# In the place of a file's own sha256 while that is computed.
+# Takes the place of a file's own sha256 while that is computed.
 _BLANK = b"0" * 64
 
 
@@ -66,7 +66,7 @@ def write_synced(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         view = memoryview(data)
-        # A system call may write less than it was given: the last bytes before a disk is full.
+        # A system call may write less than it was given, for example just before a disk is full.
         while view:
             view = view[os.write(fd, view) :]
         os.fsync(fd)
@@ -96,7 +96,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     if not path.name:
         raise StorageError(f"cannot write {path}: Is a directory. Give the name of a file.")
-    # A name of its own, as two processes may write the same file at once; in the same folder, as
+    # A unique name, since two processes may write the same file at once; in the same folder, since
     # a rename is atomic only within a file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with storage_errors("write", path):
@@ -105,7 +105,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             write_synced(temporary, data)
             os.replace(temporary, path)
         except BaseException:
-            # Ctrl-C too. If not even this can be undone, the first error is the one to report.
+            # Also on Ctrl-C. If even the clean-up fails, the first error is the one to report.
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
@@ -204,7 +204,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 
 def _no_name_twice(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    """Refuse a header with two equal names, of which readers take one or the other."""
+    """Refuse a header that has a name twice: readers differ in which of the two they take."""
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError("a name stands in the header twice")
     return dict(pairs)
@@ -244,7 +244,7 @@ def decode_tensors(
         # checksum.
         if checked or "sha256" in metadata or "lotperm" in metadata:
             claimed = metadata["sha256"]
-            # The checksum covers the file as it was with zeros in its own place.
+            # The checksum covers the file with zeros in the place of the checksum itself.
             digest = hashlib.sha256(data[:end].replace(claimed.encode(), _BLANK, 1))
             digest.update(memoryview(data)[end:])
             if digest.hexdigest() != claimed:
@@ -304,7 +304,7 @@ def load_tensors(path: Path, *, checked: bool = False) -> tuple[dict[str, Tensor
     Raises
     ------
     IntegrityError
-        If the file is corrupt, is a pickle, or its header is absurd.
+        If the file is corrupt, is a pickle, or has an absurd header.
     StorageError
         If it can't be read.
     """
@@ -312,7 +312,7 @@ def load_tensors(path: Path, *, checked: bool = False) -> tuple[dict[str, Tensor
 
 
 def seal(content: Mapping[str, JSON]) -> bytes:
-    """Serialize content as JSON with the sha256 of its canonical form in it.
+    """Serialize content as JSON together with the sha256 of its canonical form.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def write_folder(
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with storage_errors("write", path):
-            # The lock is ours: a folder of that name is what a killed process left.
+            # The caller holds the lock, so a folder of that name was left by a killed process.
             shutil.rmtree(temporary, ignore_errors=True)
             # In the same folder, since a rename is atomic only within a file system. The dot keeps
             # it out of every listing.
@@ -83,7 +83,7 @@ def write_folder(
             sync_folder(temporary)
             os.rename(temporary, path)
             sync_folder(path.parent)
-    # Ctrl-C and full disks alike: what is unfinished isn't left to fill the disk.
+    # On Ctrl-C as on a full disk, nothing unfinished is left behind to fill the disk.
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -130,7 +130,7 @@ def read_folder(path: Path, key: str) -> tuple[dict[str, JSON], tuple[str, ...]]
             with open(path / name, "rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             require_equal(path / name, digest, expected["sha256"])
-    # A file that is missing is damage; other errors of the system may pass, and say nothing about
+    # A missing file is damage; other errors of the system may be temporary, and say nothing about
     # the content.
     except (FileNotFoundError, NotADirectoryError, *MALFORMED) as error:
         # Another process may just have moved it aside.
@@ -143,7 +143,7 @@ def read_folder(path: Path, key: str) -> tuple[dict[str, JSON], tuple[str, ...]]
 
 
 def _left_out(path: Path) -> tuple[str, ...]:
-    """List the files that a folder lacks of those that were left out: some may have come later."""
+    """List the left-out files that a folder still lacks: some may have come later."""
     if not (path / LEFT_OUT).exists():
         return ()
     names = json.loads((path / LEFT_OUT).read_bytes())

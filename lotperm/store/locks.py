@@ -14,7 +14,7 @@ from lotperm.store.files import storage_errors
 
 _log = logging.getLogger(__name__)
 
-# Seconds. While rank 0 waits, the other ranks must hear from it before their patience runs out.
+# Seconds. While rank 0 waits, the other ranks must hear from it before they give up.
 _ASK_AGAIN = 60
 
 
@@ -52,7 +52,7 @@ def hold(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
 
     def begin() -> bool:
         _prepare(root, name)
-        # At first without waiting, so that the log can say what is waited for.
+        # First tried without waiting, so that the log can say what this process waits for.
         free = acquire(0)
         if not free and wait:
             _log.info("waiting for another process that computes %s", name)

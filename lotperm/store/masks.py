@@ -1,4 +1,4 @@
-"""Masks in files."""
+"""Reading and writing files of masks."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def load_mask(path: Path | str) -> Mask:
     Parameters
     ----------
     path : Path | str
-        A file that `save_mask` wrote; any safetensors or ``.pt`` file of bool tensors or of 0 and 1
-        of any dtype, or of the state dict of a network that `torch.nn.utils.prune` has pruned, for
-        its masks; or a folder of open_lth with a ``mask.pth`` in it. Of a file of weights whose
-        zeros are meant, `lotperm.science.sparsity.mask_of_zeros` makes a mask.
+        A file that `save_mask` wrote; any safetensors or ``.pt`` file that holds bool tensors,
+        zeros and ones of any dtype, or the state dict of a network pruned by
+        `torch.nn.utils.prune`, whose masks are read; or a folder of open_lth with a ``mask.pth``
+        in it. `lotperm.science.sparsity.mask_of_zeros` makes a mask from the zeros of weights.
 
     Returns
     -------
@@ -60,16 +60,16 @@ def load_mask(path: Path | str) -> Mask:
     tensors = read_tensors(Path(path))
     try:
         return read_mask(tensors)
-    # What is a wrong argument elsewhere is a wrong file here, whose exit code is another.
+    # What would be a wrong argument elsewhere is a bad file here, which has another exit code.
     except ParameterError as error:
         raise IntegrityError(f"{path}: {error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file, of a ``.pt`` file, or of the mask of an open_lth folder.
+    """Read the tensors of a safetensors or ``.pt`` file, or of the mask in a folder of open_lth.
 
     open_lth (Frankle) keeps a network in a folder such as ``level_3/main``: the mask of that level
-    in ``mask.pth``, int 0 and 1 by the names of parameters, and the weights after epoch e and
+    in ``mask.pth``, integers 0 and 1 by parameter name, and the weights after epoch e and
     iteration i in ``model_ep{e}_it{i}.pth``.
 
     Raises
@@ -86,7 +86,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 "folder of one level, or a file."
             )
         path = path / "mask.pth"
-    # Its zip archives begin so, whatever they are called.
+    # Whatever its name: torch.save writes zip archives.
     if zipfile.is_zipfile(path):
         return read_pt(path)
     try:

@@ -14,7 +14,7 @@ from lotperm.store.files import JSON
 from lotperm.store.workspace import Workspace
 
 _PACKAGE = Path(__file__).parents[1]
-# Scripts and presets decide results as modules do.
+# Scripts and presets affect results just as modules do.
 _SOURCES = (".py", ".js", ".toml")
 
 
@@ -51,9 +51,9 @@ def stage_meta(workspace: Workspace, maker: Mapping[str, JSON]) -> dict[str, JSO
     Parameters
     ----------
     workspace : Workspace
-        Its workspace, which has the time it took and the makers of its beginning.
+        The stage's workspace, which has the time it took and the makers of its earlier parts.
     maker : Mapping[str, JSON]
-        The maker of its end, as `maker()` returned it when that began.
+        The maker of the last part, as `maker()` returned it when that part began.
 
     Returns
     -------

@@ -207,7 +207,7 @@ class Store:
             except (IntegrityError, StorageError):
                 return None
             if stage is not None:
-                # A process killed between the two leaves progress of a stage that is finished.
+                # A process killed after finishing a stage may have left its checkpoints.
                 self.workspace(name, key).clear()
             return stage
 
@@ -278,7 +278,7 @@ class Store:
                 }
                 write_folder(path, content, result.tensors)
                 workspace.clear()
-                # What is on the disk now, not what was meant to be there.
+                # Read back: what is on the disk now, not what was meant to be there.
                 return Stage.read(path, key)
 
             stage = distributed.once(write)
@@ -304,7 +304,7 @@ class Store:
                     yield stage
 
     def in_progress(self) -> Iterator[tuple[str, str]]:
-        """Yield name and key of all stages that have a checkpoint, as it says, unverified."""
+        """Yield name and key of all stages that have a checkpoint; the key is unverified."""
         for path in sorted((self.root / "work").glob("*-*")):
             name = path.name.rpartition("-")[0]
             # The folder's name has only the beginning of the key.
@@ -314,7 +314,7 @@ class Store:
 
     def folder(self, name: str, key: str) -> Path:
         """Return the folder that a stage has once it is finished."""
-        # 64 bits of the key tell stages apart; the whole key stands in the folder and is compared.
+        # 64 bits of the key tell stages apart; the whole key is kept in the folder and compared.
         return self.root / "stages" / f"{name}-{key[:16]}"
 
     def workspace(self, name: str, key: str) -> Workspace:
@@ -348,7 +348,7 @@ def identify(folder: Path) -> tuple[str, str]:
     try:
         content = json.loads(file.read_bytes())
         name, key = content["stage"], stage_key(content["stage"], content["config"])
-        # They become paths, and may come from another machine.
+        # These names become paths, and may come from another machine.
         if not STAGE_NAME.fullmatch(name) or not all(map(TENSOR_FILE.fullmatch, content["files"])):
             raise ValueError("no such names")
     except (OSError, ParameterError, *MALFORMED) as error:

@@ -154,7 +154,8 @@ class Task:
     _stage: Stage | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        # One would overwrite the other in the configuration, and two stages could share a key.
+        # A setting and an input of one name would overwrite each other in the configuration, and
+        # two stages could share a key.
         if twice := self.inputs.keys() & self.settings.keys():
             raise ParameterError(
                 f"stage {self.name!r} names {sorted(twice)[0]!r} as an input and as a setting."
@@ -185,7 +186,7 @@ class Task:
         files: dict[str, tuple[str, ...]] = {}
         for source in self.inputs.values():
             if source and source.files:
-                # One task may be an input in two roles.
+                # One task may be an input in several roles.
                 both = (*files.get(source.task.key, ()), *source.files)
                 files[source.task.key] = tuple(dict.fromkeys(both))
         return files
@@ -235,14 +236,14 @@ def epoch_file(epoch: int) -> str:
 
 
 def pack(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack one dictionary of tensors for each network into one dictionary of tensors (M, ...)."""
+    """Stack the dictionaries of M networks into one dictionary of tensors (M, ...)."""
     # It is iterated over once for each name.
     states = list(states)
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Undo `pack`: one dictionary of tensors for each network."""
+    """Undo `pack`: return one dictionary of tensors for each network."""
     members = len(next(iter(tensors.values())))
     return [{name: tensor[m] for name, tensor in tensors.items()} for m in range(members)]
 

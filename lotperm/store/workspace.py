@@ -81,7 +81,7 @@ class Workspace:
             If the disk is full or read-only; the older checkpoints are then untouched.
         """
         older = self.checkpoints()
-        # Left by a killed process: the lock is ours, so nobody is writing them.
+        # Left by a killed process: this one holds the lock, so nobody is writing them.
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
         notes = {
@@ -109,7 +109,7 @@ class Workspace:
                 continue
             # Work that was done after the checkpoint, and lost, isn't counted.
             self._started = time.monotonic() - float(notes["seconds"])
-            # Notes of older versions have no makers. The present one is noted in any case.
+            # Notes of older versions have no makers. The present maker is noted in any case.
             self.earlier = [
                 maker for maker in json.loads(notes.get("makers", "[]")) if maker != self._maker
             ]
