@@ -62,7 +62,7 @@ class DeviceError(LotpermError):
 
 
 class RankLostError(LotpermError):
-    """Another process of the same job ended, or doesn't answer any more.
+    """Another process of the same job ended, or no longer answers.
 
     See `lotperm.parallel.distributed`.
     """
@@ -80,12 +80,12 @@ class PreemptedError(LotpermError):
 
 
 class SweepError(LotpermError):
-    """Stages of a sweep failed, each as often as it may be tried."""
+    """Stages of a sweep failed at every try that they were allowed."""
 
     exit_code = 9
 
 
-# What other libraries say, in exceptions of their own and in plain RuntimeErrors.
+# Phrases in other libraries' messages, in exceptions of their own and in plain RuntimeErrors.
 _MEMORY = (
     "can't allocate memory",
     "Cannot allocate memory",
@@ -102,20 +102,20 @@ _STORAGE = (
 
 
 def class_of(name: str, message: str) -> type[LotpermError] | None:
-    """Find the class that stands for an exception that another process or a notebook reports.
+    """Find the class of this module for an exception that a process or a notebook reported.
 
     Parameters
     ----------
     name : str
-        Of the exception's class, for example ``"MemoryError"``.
+        Name of the exception's class, for example ``"MemoryError"``.
     message : str
-        Its text.
+        The exception's text.
 
     Returns
     -------
     type or None
-        The class of that name in this module; or that of memory, device or storage, if the message
-        says so. None means a defect.
+        The class of that name in this module; or the class for memory, device or storage, if the
+        message is about one of these. None means a defect of the program.
     """
     own = globals().get(name)
     if isinstance(own, type) and issubclass(own, LotpermError):
@@ -134,13 +134,13 @@ def shown(value: object) -> str:
     try:
         text = " ".join(repr(value).splitlines())
     except (ValueError, RecursionError):
-        # An int of more digits than Python writes, or a list of great depth.
+        # An int with more digits than Python writes, or a list nested very deeply.
         return f"a {type(value).__name__} too long to be shown"
     return text if len(text) <= 100 else f"{text[:70]}… ({len(text):,} characters)"
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return a question for the nearest of the names that there are, or nothing."""
+    """Ask whether the nearest of the valid names was meant; return "" if none is near."""
     near = difflib.get_close_matches(name[:100], sorted(valid), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 

@@ -71,17 +71,17 @@ def from_plain(config: type[Config], plain: object) -> Config:
 def _refusal(config: Any, given: Any, error: ValidationError) -> ParameterError:
     """Turn pydantic's first error about a configuration, or one nested in it, into one line.
 
-    A name that isn't known comes before one that is missing: it may be that one, misspelt.
+    An unknown name is reported before a missing one: it may be the missing name, misspelt.
     """
     errors = error.errors(include_url=False)
     unknown = [e for e in errors if e["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
     found = (unknown or errors)[0]
     cause = found.get("ctx", {}).get("error")
-    # Raised by a `__post_init__`: it is one line already.
+    # A `__post_init__` raised it, and it is one line already.
     if isinstance(cause, ParameterError):
         return cause
-    # The place is a path of fields, through nested configurations; positional arguments count by
-    # number.
+    # `loc` is a path of field names through nested configurations; positional arguments have
+    # numbers in it.
     steps = list(found["loc"])
     while steps:
         fields = [field.name for field in dataclasses.fields(config)]
@@ -134,7 +134,7 @@ else:
         Raises
         ------
         ParameterError
-            By the class, when it is called with a value that isn't as declared.
+            Raised by the decorated class when a value isn't as its field declares.
         """
         # An undeclared name is a mistake, and would otherwise be dropped silently.
         make = pydantic.dataclasses.dataclass(config=ConfigDict(extra="forbid"), **options)
@@ -155,7 +155,7 @@ else:
 
             config.__init__ = __init__
             config.__doc__ = f"{inspect.cleandoc(config.__doc__)}\n\n{_described(config)}\n"
-            # Pydantic's own shows types with all their bounds and validators in them.
+            # Pydantic's own signature shows types with all their bounds and validators.
             config.__signature__ = _signature(config)
             return config
 

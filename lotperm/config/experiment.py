@@ -61,13 +61,13 @@ class Experiment(Settings):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data, every default included."""
-        # By way of JSON, which turns tuples into lists, as a record that was read back has them.
+        # JSON turns tuples into lists, which a record that is read back has too.
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Experiment:
-        """Invert `to_dict`; fields that an older record lacks have their defaults.
+        """Invert `to_dict`; fields that an older record lacks get their defaults.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class Experiment(Settings):
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Experiment:
-        """Make an experiment from flat parameters; others are the profile's.
+        """Make an experiment from flat parameters; those not given come from the profile.
 
         Parameters
         ----------
@@ -113,8 +113,8 @@ class Experiment(Settings):
         widths : float | Sequence[float] | None, optional
             One width or several; None: the figure's own.
         **parameters
-            As in `from_parameters`; others are the figure's at that profile. On a data set other
-            than the figure's, it only sets widths and sparsities.
+            As in `from_parameters`; those not given are the figure's at that profile. On a data set
+            other than its own, the figure only sets widths and sparsities.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class Experiment(Settings):
 
     @classmethod
     def _from_flat(cls, given: Mapping[str, Any]) -> Experiment:
-        """Make an experiment from checked values by flat name; others are the data set's."""
+        """Make an experiment from checked values by flat name; others come from the data set."""
         profile = given.get("profile", DEFAULT_PROFILE)
         flat = {**defaults_of(profile, given.get("dataset")), **given}
         # Other networks have no hidden widths: left over from a preset, they would change the key.

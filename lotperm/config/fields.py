@@ -21,7 +21,7 @@ from lotperm.errors import ParameterError, shown, unknown_name
 
 Item = TypeVar("Item")
 
-# Far beyond any experiment: a longer list is a slip, and would end in an endless loop or no memory.
+# Far beyond any experiment: a longer list is a mistake, and would never end or exhaust the memory.
 MAX_ITEMS = 1_000
 
 # The largest int64, which bounds seeds as well.
@@ -89,7 +89,7 @@ def require_distinct(name: str, values: tuple[float, ...]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return NumPy's and PyTorch's numbers and arrays, ranges, and lists in text, as Python's."""
+    """Turn NumPy's and PyTorch's numbers and arrays, ranges, and lists in text into Python's."""
     if isinstance(value, range):
         return list(value[: MAX_ITEMS + 1])
     if isinstance(value, str) and value.strip().startswith("["):
@@ -177,7 +177,7 @@ def _words(annotation: Any) -> str:
     return f"{kind.one}, or a list of {kind.several}" if several else kind.one
 
 
-# The types without bounds, by their words.
+# The types without bounds, by their descriptions.
 _TYPES: dict[str, Any] = {
     _words(type_): type_
     for type_ in (
@@ -225,7 +225,7 @@ class Parameter:
 
     @cached_property
     def choices(self) -> tuple[str, ...]:
-        """The texts that are allowed; empty if it isn't one of several texts."""
+        """The allowed strings; empty if the parameter isn't a choice among strings."""
         annotated = get_origin(self.annotation) is Annotated
         inner = get_args(self.annotation)[0] if annotated else self.annotation
         return get_args(inner) if get_origin(inner) is Literal else ()

@@ -41,7 +41,7 @@ _FLAT = (
     replace(_settings["profile"], default=DEFAULT_PROFILE),
     *declared(DataConfig).values(),
     *declared(ModelConfig).values(),
-    # No field of an experiment: a figure makes one experiment for each width.
+    # Not a field of an experiment: a figure makes one experiment for each width.
     Parameter(
         "widths",
         Annotated[Several[Width], Field(min_length=1)],

@@ -1,4 +1,4 @@
-"""Profiles: the sizes that the same protocol is run at, and what they were called before."""
+"""Profiles: the sizes at which the same protocol is run, and their former names."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PROFILES: tuple[str, ...] = get_args(_Name)
 
 DEFAULT_PROFILE = "laptop"
 
-# Campaigns, notebooks and records have the names of their day. "live" is a kind of number too, so
-# the profile has another name now.
+# Campaigns, notebooks and records may have names of an earlier version. The book also calls one
+# kind of number "live", so the profile was renamed.
 _ONCE = {"live": "laptop"}
 
 
@@ -25,7 +25,7 @@ def current_profile(name: Any) -> Any:
     Parameters
     ----------
     name : object
-        As it was given. What isn't an old name comes back as it is: it is checked elsewhere.
+        The name as given. Anything but an old name is returned unchanged: it is checked elsewhere.
     """
     return _ONCE.get(name, name) if isinstance(name, str) else name
 

@@ -43,8 +43,8 @@ from lotperm.config.fields import (
 )
 from lotperm.config.profiles import Profile
 
-# Bounds far beyond any experiment: what is past them is a slip, and would end in an endless loop
-# or no memory.
+# Bounds far beyond any experiment: a value past them is a mistake, and would never end or exhaust
+# the memory.
 MAX_WIDTH = 1_000
 MAX_HIDDEN = 1_000_000
 MAX_ROUNDS = 1_000
@@ -253,7 +253,7 @@ class Settings:
     ] = None
 
     def __post_init__(self) -> None:
-        # Rounds of IMP that the highest sparsity takes: each leaves the same share of the weights.
+        # Rounds of IMP to the highest sparsity: each keeps the same share of the weights.
         rounds = math.log(1 - max(self.sparsities)) / math.log1p(-self.pruning.fraction)
         require(
             rounds <= MAX_ROUNDS,
