@@ -33,12 +33,12 @@ def wanted(runtime: Runtime) -> bool:
 
 
 class Beside:
-    """A second thread that computes tasks before it is their turn, as long as it is entered.
+    """A second thread that computes tasks before their turn, while this context is entered.
 
     Parameters
     ----------
     runtime : Runtime
-        How to compute; if that isn't to be beside each other, no thread is started.
+        How to compute; no thread is started unless it asks for stages beside each other.
     say : callable
         Gets a line for each stage that begins.
 
@@ -85,7 +85,7 @@ class Beside:
             self._thread.start()
 
     def run(self, name: str, task: Task) -> None:
-        """Compute a task in the first thread, or wait until the second one has.
+        """Compute a task in the first thread, or wait until the second one has computed it.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class Beside:
         self._first = task.key
         self._begun += 1
         if self._thread.is_alive():
-            # Else a short task might be over before the second thread has looked what is ready.
+            # Otherwise a short task might be over before the second thread has looked for work.
             self._turns.meanwhile(self._looked, _IDLE)
         try:
             task.run()
@@ -119,7 +119,7 @@ class Beside:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let the second thread save what it is at, and wait for it."""
+        """Let the second thread save its state after a step, and wait until it has ended."""
         self._left = True
         self._turns.give()
         if self._thread.is_alive():
@@ -129,7 +129,7 @@ class Beside:
         return self._left or self._stop()
 
     def _work(self, threads: int) -> None:
-        """Compute what is ready, until all is done or the first thread leaves."""
+        """Compute the tasks that are ready, until all are done or the first thread leaves."""
         # A new thread has PyTorch's default, not what this program has chosen.
         torch.set_num_threads(threads)
         with self._turns.turn():
@@ -143,7 +143,7 @@ class Beside:
                 self._second = task.key
                 try:
                     task.run()
-                # Raised again where the first thread comes to this task, as if it were the only one.
+                # Raised again when the first thread comes to this task, as if it had computed it.
                 except Exception as error:
                     self._failed[task.key] = error
                 finally:
@@ -164,6 +164,6 @@ class Beside:
         return [
             (name, task)
             for name, task in self._tasks
-            # Of folders alone: whoever reads a stage verifies it.
+            # Only looks for the folder: whoever reads the stage verifies it.
             if task.key != self._first and task.key not in self._failed and not task.exists()
         ]

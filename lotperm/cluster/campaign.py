@@ -1,4 +1,4 @@
-"""Campaigns: experiments in order of worth, computed in slices and recorded as they finish.
+"""Campaigns: experiments in order of importance, computed in slices, recorded as they finish.
 
 A campaign file is YAML, or the same content as JSON::
 
@@ -6,13 +6,13 @@ A campaign file is YAML, or the same content as JSON::
     results: book/results              # where finished entries are recorded
     defaults: {profile: desktop}       # parameters that every entry starts from
     entries:
-      - name: resnet8_cifar10          # of the folder it is recorded in
+      - name: resnet8_cifar10          # name of the folder it is recorded in
         kind: table                    # the question: table, early, diversity, connectivity, ...
-        figure: resnet20_cifar10       # its parameters at the profile; or flat parameters alone
+        figure: resnet20_cifar10       # its parameters at the profile; or only flat parameters
         sparsity: [0.8, 0.9]           # any flat parameter, see `lotperm parameters`
 
-An entry may also say ``widths`` (one experiment each, with a figure), ``keep`` (see `Experiment`),
-``compile`` and ``members`` (see `Runtime`; no part of a result's key), and the options of its
+An entry may also have ``widths`` (one experiment each, with a figure), ``keep`` (`Experiment`),
+``compile`` and ``members`` (`Runtime`; not part of a result's key), and the options of its
 question. Everything is checked when the file is read, so that nothing is refused after hours of
 training.
 """
@@ -42,7 +42,7 @@ from lotperm.studies.workbench import Workbench
 
 @dataclass(frozen=True)
 class Campaign:
-    """Experiments in order of worth.
+    """Experiments in order of importance.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ class Campaign:
         runtime: Runtime | None = None,
         datasets: Datasets | None = None,
     ) -> list[Part]:
-        """Divide the campaign into parts that are recorded in a folder each, in order.
+        """Divide the campaign into parts, in order, each recorded in a folder of its own.
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class Campaign:
         results : Path, optional
             Holds the folders; the campaign's own if None.
         runtime, datasets : optional
-            As of `Entry.benches`.
+            As in `Entry.benches`.
         """
         results = self.results if results is None else results
         datasets = {} if datasets is None else datasets
@@ -161,9 +161,9 @@ class Campaign:
         return parts
 
     def missing(self, store: Store, results: Path | None = None) -> list[Task]:
-        """List the tasks that the store lacks and that a part which isn't recorded yet needs.
+        """List the tasks that the store lacks and that parts not recorded yet need.
 
-        Parameters as of `parts`.
+        The parameters are those of `parts`.
         """
         # A record counts, whatever the store has: a lost store shouldn't cost the hours again.
         parts = [part for part in self.parts(store, results) if not part.recorded()]
@@ -176,7 +176,7 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Part:
-    """What is recorded together: an entry, or one width of it.
+    """The experiments that are recorded together: an entry, or one width of it.
 
     Attributes
     ----------
@@ -185,7 +185,7 @@ class Part:
     folder : Path
         The folder of its record, named for the entry, and for the width if there are several.
     benches : list of Workbench
-        One, or with ``together`` one for each group of seeds.
+        One; with the question's option ``together``, one for each group of seeds.
     """
 
     entry: Entry
@@ -193,7 +193,7 @@ class Part:
     benches: list[Workbench]
 
     def own_tasks(self) -> list[Task]:
-        """List the tasks that it asks for, as `Entry.own_tasks` of all its workbenches."""
+        """List the tasks that the part asks for: `Entry.own_tasks` of all its workbenches."""
         return [task for bench in self.benches for task in self.entry.own_tasks(bench)]
 
     def tasks(self) -> list[Task]:
@@ -209,8 +209,8 @@ class Part:
             content = load_record(self.folder)
         except IntegrityError:
             return False
-        # Keys follow from everything that the result depends on. An entry that was changed has
-        # others, and is computed again.
+        # Keys follow from everything that the result depends on. A changed entry has other keys,
+        # and is computed again.
         return {stage["key"] for stage in content["stages"]} == {task.key for task in self.tasks()}
 
 
@@ -307,7 +307,7 @@ def run(
             entry = part.entry
             if published := entry.study.publish(part.benches, entry.options, part.folder):
                 say(f"{name}: {published}")
-            # Last of all: from then on the part is taken for finished.
+            # Last of all: from now on the part counts as finished.
             record(part)
             say(f"{name}: recorded in {part.folder}")
     return skipped

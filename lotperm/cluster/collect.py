@@ -40,7 +40,7 @@ class Collector:
     results: Path | None
 
     def __call__(self) -> None:
-        """Record the tables; raises as `collect`."""
+        """Record the tables, or raise what `collect` raises."""
         log_to_stdout()
         campaign, store = Campaign.load(self.campaign), Store(self.store)
         collect(campaign, store, self.folder, self.results, _log.info)
@@ -81,7 +81,7 @@ def collect(
         if failed:
             first = f"{failed[0]['label']}: {failed[0]['error']} Its log: {failed[0]['log']}."
         else:
-            first = f"Nobody noted why: see the logs in {folder.logs}."
+            first = f"No job noted why: see the logs in {folder.logs}."
         raise SweepError(
             f"{len(missing)} stages are missing, {len(failed)} of them failed. {first} What is "
             "done is kept; the same command tries the rest again."

@@ -144,7 +144,7 @@ class Speed:
     source: str
 
     def fits(self, device: str, experiment: Experiment) -> bool:
-        """Return whether it is of this device and this experiment's network."""
+        """Return whether this speed is one of the device and the experiment's network."""
         own = (
             self.device,
             self.model,
@@ -157,7 +157,7 @@ class Speed:
 
 
 def _identity(e: Experiment) -> tuple[str, float, tuple[int, ...], tuple[int, ...], str]:
-    """Return what tells the networks of speeds apart, in the order of the fields of `Speed`."""
+    """Return what identifies an experiment's network, in the order of the fields of `Speed`."""
     return e.model.name, e.model.width, e.model.hidden, info(e.data).shape, e.dense.precision
 
 
@@ -195,7 +195,7 @@ def record_speeds(speeds: Iterable[Speed]) -> Path:
     """
 
     def key(speed: Speed) -> str:
-        # Everything but the measurement itself: a new one of the same thing replaces the old.
+        # Everything but the measured value and its source: a new measurement replaces an old one.
         return repr(dataclasses.replace(speed, images_per_second=0.0, source=""))
 
     rows = {key(speed): speed for speed in (*recorded_speeds(), *speeds)}
@@ -208,8 +208,8 @@ def record_speeds(speeds: Iterable[Speed]) -> Path:
 class _SecondEpoch:
     """A progress bar that times the second epoch and counts its images.
 
-    Training tells it of every step, and writes behind it where an epoch ends, when all networks
-    are done with it.
+    Training reports every step to it, and sets the text behind it when all networks have finished
+    an epoch.
     """
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ class _SecondEpoch:
         self.images = 0.0
 
     def update(self, n: float) -> None:
-        # The first epoch isn't counted: it has everything that happens once.
+        # The first epoch isn't counted: it includes all that is done only once.
         if self.ends:
             self.images += n
 
@@ -228,7 +228,7 @@ class _SecondEpoch:
         pass
 
     def rate(self) -> float:
-        """Return images a second."""
+        """Return the number of images per second."""
         return self.images / (self.ends[1] - self.ends[0])
 
 
@@ -242,13 +242,13 @@ def measure(
 ) -> Speed:
     """Train networks for a few steps, on noise in the shape of the data, and time it.
 
-    Two epochs are trained, and the second one counts: neither compiling nor other things that are
-    done once. Reading image files isn't measured.
+    Two epochs are trained and only the second is timed, so that compiling and other work that is
+    done once doesn't count. Reading image files isn't measured.
 
     Parameters
     ----------
     experiment : Experiment
-        Whose network and recipe to take.
+        The experiment whose network and recipe are used.
     members : int
         Networks trained at once.
     device : str
@@ -269,15 +269,15 @@ def measure(
     generator = torch.Generator().manual_seed(0)
 
     def rate(steps: int) -> float:
-        """Train for so many steps an epoch; return images a second in the second epoch."""
+        """Train with this many steps per epoch; return the second epoch's images per second."""
         data = _noise(experiment, steps * recipe.batch_size, generator)
         clock = _SecondEpoch()
         timed = dataclasses.replace(runtime, progress=lambda label, images: clock)
-        # No evaluation: a plan counts the images that only go forward by themselves.
+        # No evaluation: a plan counts the images that only go forward separately.
         train(pipeline.model, start, data, recipe, seeds, until=2, evaluate_at=(), runtime=timed)
         return clock.rate()
 
-    # An epoch of one step tells about how long a step takes, and warms up.
+    # An epoch of one step shows roughly how long a step takes, and warms up.
     step_seconds = recipe.batch_size * members / rate(1)
     # Bounded from above as well: small networks would otherwise take thousands of steps.
     steps = max(2, min(200, round(seconds / step_seconds)))

@@ -42,21 +42,21 @@ class Line:
     network, group : str
         The network that is trained, and the kind of stages.
     stages, networks, epochs : int
-        Numbers; an epoch is one of one network.
+        Numbers of each; an epoch counts once for each network trained.
     train_images, forward_images : int
         As in `Work`.
     flops : float
-        FLOPs of both.
+        FLOPs of both kinds of images.
     seconds : tuple[float, float] or None
         Shortest and longest; equal where the speed was measured; None where nothing is known.
     least : float
-        Seconds that the roofline allows; 0 where it says nothing.
+        Shortest time that the roofline allows; 0 where it says nothing.
     measured : bool
         True if all of it comes from measured speeds.
     device_bytes, host_bytes : float
-        Largest of any stage: on the device, and what it keeps in the host's memory.
+        Largest amount that any stage needs on the device, and keeps in the host's memory.
     disk_bytes : float
-        In the store, when all is computed.
+        Size in the store once everything is computed.
     """
 
     network: str
@@ -75,7 +75,7 @@ class Line:
     disk_bytes: float = 0.0
 
     def __add__(self, other: Line) -> Line:
-        """Add the costs of other stages; of the two memories the larger counts."""
+        """Add the costs of other stages; of their memory needs, the larger counts."""
         # An unknown time makes the sum unknown, rather than too small.
         both = None
         if self.seconds and other.seconds:
@@ -131,7 +131,7 @@ class Estimator:
             raise unknown_name("device", device, DEVICES)
         self.name, self.device, self.members = device, DEVICES[device], members
         self.speeds = recorded_speeds() if speeds is None else speeds
-        # Looked up once: every look goes through the folders of the questions.
+        # Looked up once, since each lookup goes through the folders of the questions.
         self.words = registry.stage_words()
 
     def speed(self, experiment: Experiment, members: int) -> Speed | None:
@@ -167,8 +167,8 @@ class Estimator:
         if (known := self.speed(e, at_once)) is not None:
             # A measurement takes the place of the estimate; both ends are then equal.
             seconds = (images / known.images_per_second,) * 2
-        # Weights, momentum and mask of all; gradients, twice, and an update of those that are
-        # computed at once.
+        # Weights, momentum and mask of all networks; gradients, twice, and an update of those that
+        # are trained at once.
         device_bytes = 4.0 * net.parameters * 3 * (w.networks + at_once) + of.bytes
         training = batch * (width * net.saved + 3 * width * net.largest) if w.networks else 0
         evaluating = 1000 * 3 * 4 * net.largest
@@ -201,11 +201,11 @@ class Estimator:
 
 
 def measured(parts: Sequence[Part], estimator: Estimator, runtime: Runtime) -> Estimator:
-    """Return the estimator with speeds that are measured now, of every network of some parts.
+    """Measure the speed of every network of some parts; return the estimator with these speeds.
 
-    On a GPU each network is measured once for each number of networks that a stage trains
-    at once. On a CPU, where a step of many takes long, it is measured with the smallest number
-    alone: for small networks without convolutions the time is then up to three times too long.
+    On a GPU each network is measured once for each number of networks that a stage trains at once.
+    On a CPU, where a step of many takes long, it is measured only with the smallest number: for
+    small networks without convolutions the time is then up to three times too long.
     """
     found: dict[tuple[Any, ...], dict[int, Experiment]] = {}
     for part in parts:

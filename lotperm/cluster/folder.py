@@ -23,7 +23,7 @@ class SweepFolder:
     Attributes
     ----------
     path : Path
-        Absolute; the folder may not exist yet.
+        Its absolute path; it may not exist yet.
     """
 
     path: Path
@@ -99,7 +99,7 @@ class SweepFolder:
         write_atomic(self._failure(key), json.dumps(note).encode())
 
     def failure(self, key: str) -> Plain | None:
-        """Return what `note_failure` wrote of a stage; None if it did not fail."""
+        """Return what `note_failure` wrote about a stage; None if it did not fail."""
         try:
             found: Plain = json.loads(self._failure(key).read_text())
         except FileNotFoundError:
@@ -107,7 +107,7 @@ class SweepFolder:
         return found
 
     def failures(self) -> list[Plain]:
-        """Return what `note_failure` wrote of all stages, the oldest first."""
+        """Return what `note_failure` wrote about all stages, the oldest first."""
         paths = (self.path / "failed").glob("*.json")
         # The first failure is the one to read: others may follow from it.
         ordered = sorted(paths, key=lambda path: path.stat().st_mtime)
@@ -118,5 +118,5 @@ class SweepFolder:
         shutil.rmtree(self.path / "failed", ignore_errors=True)
 
     def _failure(self, key: str) -> Path:
-        # As many digits as the names of the store's folders have.
+        # As many digits of the key as the names of the store's folders have.
         return self.path / "failed" / f"{key[:16]}.json"

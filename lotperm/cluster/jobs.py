@@ -18,7 +18,7 @@ class Job:
     tasks : list of Task
         The tasks in order.
     after : set of int
-        Numbers, in the list of all jobs, of those that must be done before.
+        Places, in the list of all jobs, of those that must be done before this one.
     """
 
     tasks: list[Task] = field(default_factory=list)
@@ -55,7 +55,7 @@ def jobs(tasks: Iterable[Task]) -> list[Job]:
         if last is None or not _joins(task, found[last], followers):
             last = len(found)
             found.append(Job(after=homes))
-            # All that comes before a job, so that the question above is one look into a set.
+            # All jobs before each job, so that the search above only looks into sets.
             ancestors.append(homes.union(*(ancestors[home] for home in homes)))
         found[last].tasks.append(task)
         job_of[task.key] = last
@@ -63,7 +63,7 @@ def jobs(tasks: Iterable[Task]) -> list[Job]:
 
 
 def _training_followers(pending: Mapping[str, Task]) -> Counter[str]:
-    """Count, by the key of each task, the tasks that train and use its result."""
+    """Count, for the key of each task, the training tasks that use its result."""
     return Counter(
         before.key
         for task in pending.values()
@@ -74,7 +74,7 @@ def _training_followers(pending: Mapping[str, Task]) -> Counter[str]:
 
 
 def _joins(task: Task, job: Job, followers: Counter[str]) -> bool:
-    """Return whether a task goes on in a job that it comes after."""
+    """Return whether a task should join a job that it would otherwise wait for."""
     if not task.work.networks:
         return True
     # Only a task that goes on from the job's last training joins it, and only if no other does: at
@@ -84,7 +84,7 @@ def _joins(task: Task, job: Job, followers: Counter[str]) -> bool:
 
 
 def arrays(found: Sequence[Job]) -> list[list[int]]:
-    """Group jobs that wait for the same ones: each group can be a job array.
+    """Group jobs that wait for the same jobs: each group can be a job array.
 
     Parameters
     ----------

@@ -35,15 +35,15 @@ def local_executor(folder: Path) -> Any:
     """Make submitit's executor for this machine, with another controller.
 
     The controller is the process that starts a job, and starts it again when its time is used up.
-    submitit's own starts a job six times at the most. Ctrl-C at a terminal, which reaches every
-    process, makes it kill its job after a second; here a job ends by itself, after a step, and
-    SIGUSR1 is what kills it (`cancel`). And submitit numbers GPUs from 0, whichever of them
+    submitit's own starts a job at most six times. Ctrl-C at a terminal, which reaches every
+    process, makes submitit's kill its job after a second; here a job ends by itself, after a step,
+    and SIGUSR1 kills it (`cancel`). Also, submitit numbers GPUs from 0, whichever of them
     CUDA_VISIBLE_DEVICES allows.
 
     Parameters
     ----------
     folder : Path
-        For the jobs' scripts and logs.
+        The folder for the jobs' scripts and logs.
     """
     import submitit
 
@@ -53,7 +53,7 @@ def local_executor(folder: Path) -> Any:
             allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             gpus = self.parameters.get("visible_gpus", ())
             names = [allowed[gpu] if allowed[0] else str(gpu) for gpu in gpus]
-            # What submitit's own controller is told.
+            # The variables that submitit's own controller would get.
             variables = {
                 "SUBMITIT_EXECUTOR": "local",
                 "SUBMITIT_LOCAL_COMMAND": command,
@@ -103,7 +103,7 @@ def start(
     count = min(options.at_once, len(jobs))
     numbers, handles = range(len(jobs)), []
     for first in range(count):
-        # All other jobs stand behind its own, so that no process is idle while work is left.
+        # After its own jobs come all others, so that no process is idle while work is left.
         mine = numbers[first::count]
         rest = [number for number in numbers if number not in mine]
         # With more processes than cards, some share one.
@@ -127,7 +127,7 @@ def cancel(handles: Sequence[Any], seconds: float = 30.0) -> None:
     """
     ends = time.monotonic() + seconds
     while time.monotonic() < ends and (left := [h for h in handles if not h.done()]):
-        # Again and again: while a job begins, submitit ignores the signal there.
+        # Sent again and again: submitit ignores the signal while a job is starting.
         for handle in left:
             _send(handle, signal.SIGTERM)
         time.sleep(0.5)

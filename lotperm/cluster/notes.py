@@ -11,7 +11,7 @@ from lotperm.store.tasks import Task
 
 
 def notes_on(tasks: Sequence[Task], estimator: Estimator) -> list[str]:
-    """Say what the numbers rest on, and what won't fit into the device's memory."""
+    """Say what a plan's numbers rest on, and what won't fit into the device's memory."""
     notes, device = [], estimator.device
     lines = [estimator.line(task) for task in tasks]
     speeds = {

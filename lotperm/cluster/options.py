@@ -14,7 +14,7 @@ from lotperm.engine.shared import check_shared
 from lotperm.errors import ParameterError
 
 MAX_TIMEOUTS = 10_000
-"""Times that a job may use up its time and start again; each time it gets further."""
+"""Times that a job may run out of time and start again; each time it gets further."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +30,14 @@ class Options:
     minutes : int or None
         Minutes until a job is put into the queue again; None: 240 on Slurm, no limit here.
     gpus : int or None
-        On Slurm, of each job; None: one for each rank. Here, of all processes; None: those that
-        there are.
+        On Slurm, the GPUs of each job; None: one for each rank. On this machine, those of all
+        processes together; None: all that there are.
     partition : str or None
         Partition of Slurm; None: its default.
     slurm : mapping of str to str
         Further options of ``sbatch`` by name, e.g. ``{"account": "x", "mem": "32G"}``.
     retries : int
-        Times that a stage that failed is tried again.
+        Times that a failed stage is tried again.
     runtime : mapping
         Values for `Runtime`, as `Worker` takes them.
     results : Path or None
@@ -59,14 +59,14 @@ class Options:
     ranks: int = 1
 
     def gpu_count(self) -> int:
-        """Return `gpus`, or what None stands for."""
+        """Return `gpus`, or the number that None stands for."""
         if self.gpus is not None:
             return self.gpus
         # The GPUs of a cluster are in other machines: each rank asks for one.
         return self.ranks if self.cluster == "slurm" else torch.cuda.device_count()
 
     def check(self, campaign: Campaign) -> None:
-        """Raise `ParameterError` for what would otherwise fail only when a job begins."""
+        """Raise `ParameterError` for options that would otherwise fail only when a job begins."""
         if self.cluster not in ("slurm", "local"):
             raise ParameterError(f"cluster is {self.cluster!r}; expected 'slurm' or 'local'.")
         ranks, gpus = self.ranks, self.gpu_count()

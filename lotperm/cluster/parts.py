@@ -26,8 +26,8 @@ class Part:
     experiments : tuple of Experiment
         One for each width.
     asked : callable
-        Lists the tasks that are asked for, from a workbench for each experiment; those before
-        them follow by themselves.
+        Lists the tasks that are asked for, from a workbench for each experiment; the tasks that
+        these need are added later.
     """
 
     name: str
@@ -57,7 +57,7 @@ def figure(name: str, **parameters: Any) -> Part:
     name = registry.figure_name(name)
     experiments = Experiment.for_figure(name, **parameters)
     asked = registry.study_of(name)
-    # With the page's own defaults, as the plan is of what the page computes.
+    # With the page's own defaults, since what the page computes is planned.
     options = asked.page_options()
     return Part(name, tuple(experiments), lambda benches: asked.chapter(benches, options))
 

@@ -125,8 +125,8 @@ def plan(
         line = estimator.line(task)
         key = (line.network, line.group)
         lines[key] = lines[key] + line if key in lines else line
-    # By network in order of appearance, then in the order in which stages are computed; what no
-    # question names comes last.
+    # By network in order of appearance, then in the order in which stages are computed; stages that
+    # no question names come last.
     places = {name: i for i, name in enumerate(estimator.words.values())}
     networks = list(dict.fromkeys(line.network for line in lines.values()))
     ordered = sorted(
@@ -152,7 +152,7 @@ def plan(
 
 
 def _every_arm(task: Task) -> Iterator[Task]:
-    """Yield the tasks of a run for each arm, where every run computes all that it needs."""
+    """Yield the tasks of a separate run for each arm, where every run computes all it needs."""
     # A stage trains all its arms of all seeds together.
     arms = max(1, task.work.networks // len(task.experiment.seeds))
     for before in chain(task.after):
@@ -161,10 +161,10 @@ def _every_arm(task: Task) -> Iterator[Task]:
 
 
 def _by_mask(asked: Iterable[Task]) -> list[list[Task]]:
-    """Group the tasks that need the same mask, as a script does that starts anew for each."""
+    """Group tasks by the mask they need, as for a script that starts anew for each mask."""
     groups: dict[tuple[str | None, Experiment], list[Task]] = {}
     for task in asked:
-        # Rounds stand in order, so the last one has the mask that the task uses.
+        # Rounds are in order, so the last one has the mask that the task uses.
         masks = [before.key for before in chain([task]) if before.name in ("imp", "mask")]
         groups.setdefault((masks[-1] if masks else None, task.experiment), []).append(task)
     return list(groups.values())
@@ -173,7 +173,7 @@ def _by_mask(asked: Iterable[Task]) -> list[list[Task]]:
 def growth(part: Part, estimator: Estimator, store: Store | None = None) -> list[dict[str, str]]:
     """Compute how the cost of a part's first experiment grows.
 
-    It gets one more seed, one more rewind point, one more round of pruning, or twice the width.
+    The experiment gets one more seed, rewind point or round of pruning, or twice the width.
 
     Seeds are trained together, so a seed that is added later is a new experiment: plan for all of
     them at once.

@@ -29,12 +29,12 @@ class StageProgress:
     state : str
         "done", "in progress" or "missing".
     epoch, epochs : int
-        Whole epochs that are trained, as of its last checkpoint, and all of them.
+        Whole epochs that are trained, as of its last checkpoint, and the number of all epochs.
     images_left : int
         Examples that are still to be trained on, all networks counted.
     seconds_left : float or None
-        At the rate of the finished stages of the same network; None if there is none, or nothing
-        to train.
+        Estimate by the rate of finished stages of the same network; None if there are none, or
+        there is nothing to train.
     seconds : float or None
         Time that a finished stage took.
     """
@@ -56,7 +56,7 @@ class CampaignStatus:
     Attributes
     ----------
     stages : list of StageProgress
-        Stages that what isn't recorded yet needs, each under the first entry that needs it.
+        Stages needed for what isn't recorded yet, each under the first entry that needs it.
     skipped : dict of str to str
         Entries whose data set isn't there, by name, and why.
     recorded : dict of str to list of Path
@@ -78,7 +78,7 @@ def status(campaign: Campaign, store: Store, results: Path | None = None) -> Cam
     store : Store
         Where its stages are kept.
     results : Path, optional
-        Folder that it records in; None: its own.
+        Folder to record in; None: the campaign's own.
     """
     # Shared by all parts, so that each data set is looked for once.
     datasets: Datasets = {}
@@ -93,7 +93,7 @@ def status(campaign: Campaign, store: Store, results: Path | None = None) -> Cam
             skipped[name] = lacking
         else:
             for task in part.tasks():
-                # A stage counts under the first entry that needs it; for later ones it is there.
+                # A stage counts under the first entry that needs it; later ones find it computed.
                 needed.setdefault(task.key, (name, task))
     rates = _rates(task for _, task in needed.values())
     stages = [_stage(name, task, store, rates) for name, task in needed.values()]
@@ -128,7 +128,7 @@ def _stage(entry: str, task: Task, store: Store, rates: dict[Network, float]) ->
         checkpoint = store.workspace(task.name, task.key).peek()
         state = "in progress" if checkpoint else "missing"
         epoch = int(checkpoint["epoch"]) if checkpoint else 0
-        # By whole epochs, as of the last checkpoint: what came after it would be trained again.
+        # By whole epochs, as of the last checkpoint: later steps would be trained again.
         left = images - (images * epoch // epochs if epochs else 0)
     return StageProgress(
         entry=entry,

@@ -15,7 +15,7 @@ from lotperm.cluster.options import MAX_TIMEOUTS, Options
 from lotperm.cluster.worker import Worker
 from lotperm.errors import ParameterError, SweepError
 
-# A job that isn't done by then saves its state and is queued again.
+# A job that isn't done after this time saves its state and is queued again.
 _MINUTES = 240
 _PAUSES = (1, 4, 16, 0)
 """Seconds to wait after each try of ``squeue``."""
@@ -27,7 +27,7 @@ def slurm_executor(folder: Path) -> Any:
     Parameters
     ----------
     folder : Path
-        For the jobs' scripts and logs.
+        The folder for the jobs' scripts and logs.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def submit(
 
 
 def _parameters(options: Options, name: str) -> dict[str, Any]:
-    """Return what submitit is told about every job."""
+    """Return the parameters that submitit gets for every job."""
     common = {
         "job_name": name,
         "time": options.minutes or _MINUTES,
@@ -140,12 +140,12 @@ def _parameters(options: Options, name: str) -> dict[str, Any]:
 
 
 def _dependency(kind: str, ids: Sequence[str]) -> str | None:
-    """Return the option of sbatch for a job that waits for others; None: for none."""
+    """Return sbatch's option for a job that waits for others; None if it waits for none."""
     return ":".join((kind, *ids)) if ids else None
 
 
 def _array_ids(handles: Iterable[Any]) -> list[str]:
-    """Return the ids of the job arrays that some jobs are of."""
+    """Return the ids of the job arrays that some jobs belong to."""
     # The id of a job in an array is that of the array, "_" and its number.
     return sorted({handle.job_id.partition("_")[0] for handle in handles})
 
@@ -161,8 +161,8 @@ def queue(ids: Iterable[str]) -> dict[str, str]:
     Returns
     -------
     dict[str, str]
-        State and reason, as ``squeue`` says them, of those that are in it, by id; empty if there
-        is no Slurm here.
+        State and reason, as ``squeue`` gives them, of the jobs that are in the queue, by id; empty
+        if there is no Slurm here.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def queue(ids: Iterable[str]) -> dict[str, str]:
     wanted = set(ids)
     if not wanted or not shutil.which("squeue"):
         return {}
-    # --array gives every job of an array a line, under the id that its handle has.
+    # --array gives every job of an array a line of its own, under the id of its handle.
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %r"]
     # A busy Slurm doesn't always answer at once.
     for pause in _PAUSES:

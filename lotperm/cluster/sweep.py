@@ -1,18 +1,18 @@
 """Sweeps: a campaign's stages as jobs, on a Slurm cluster or in processes here.
 
-What Slurm does is left to Slurm: it starts a job when those before it have ended well, limits how
-many run at once, and starts again what it took away. Here there is only what it can't know: which
+What Slurm can do is left to Slurm: it starts a job when those before it have ended well, limits how
+many run at once, and restarts preempted jobs. This package adds only what Slurm can't know: which
 stages there are, which of them make one job (`lotperm.cluster.jobs`), and that each is computed
 once (`lotperm.store.stages`). submitit (Incubator of FAIR) writes the batch scripts, hands the
 jobs over, and requeues them.
 
 A job that is asked to stop (SIGUSR2: it is preempted, or its time is nearly over) finishes a step
-of training, saves its state and is put into the queue again, where it goes on to the same bits. A
-stage that fails is tried again in the same way.
+of training, saves its state and is put into the queue again; its results are the same bits as
+without a stop. A stage that fails is tried again in the same way.
 
-With several ranks the job's own process trains nothing: for each stage it starts them as torchrun
-does, tells them when to stop, and alone speaks with the queue. So it doesn't matter which rank
-fails or is killed.
+With several ranks the job's own process trains nothing: for each stage it starts the ranks as
+torchrun does and tells them when to stop, and only this process deals with the queue. So it doesn't
+matter which rank fails or is killed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Sweep:
     handles: list[Any]
 
     def alive(self) -> bool:
-        """Return whether anything is running or will."""
+        """Return whether any job is running or will run."""
         if self.options.cluster == "slurm":
             return bool(slurm.queue([handle.job_id for handle in self.handles]))
         return not all(handle.done() for handle in self.handles)
@@ -78,9 +78,9 @@ class Sweep:
         Parameters
         ----------
         say : callable
-            Told in one line which stage is done, and what is recorded.
+            Gets a line for each stage that is done, and for each entry that is recorded.
         seconds : float, optional
-            Time between two looks.
+            Time between two checks.
 
         Raises
         ------
@@ -90,7 +90,7 @@ class Sweep:
         tasks = [task for job in self.jobs for task in job.tasks]
         left, alive = tasks, True
         while alive:
-            # Asked before stages are looked for: what finished just before the end is still told.
+            # Asked before looking for stages, so that one that finishes last is still reported.
             alive = self.alive()
             for task in (task for task in left if task.exists()):
                 number = len(tasks) - len(left) + 1
@@ -111,7 +111,7 @@ def folder_of(path: Path, store: Store) -> SweepFolder:
 
 
 def submit(path: Path, store: Store, options: Options) -> Sweep:
-    """Submit what a campaign lacks.
+    """Submit jobs for the stages that a campaign lacks.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
         If a data set isn't there: before anything is submitted.
     """
     try:
-        # Asked first of all, so that nothing is written without it.
+        # Imported first, so that nothing is written without it.
         import submitit  # noqa: F401
     except ImportError:
         raise ParameterError("sweeps need submitit: pip install 'lotperm[cluster]'.") from None
@@ -147,7 +147,7 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
     _check_data(campaign, store, options.results)
     folder.forget_failures()
     copy = folder.keep_campaign(path)
-    # What is recorded or in the store makes no job.
+    # What is recorded or in the store needs no job.
     found = jobs(campaign.missing(store, options.results))
 
     def worker(numbers: Iterable[int]) -> Worker:
@@ -155,7 +155,7 @@ def submit(path: Path, store: Store, options: Options) -> Sweep:
             campaign=copy,
             store=store.root,
             folder=folder,
-            # Keys alone: a job makes its tasks anew from its copy of the campaign's file.
+            # Only keys: a job makes its tasks anew from its copy of the campaign's file.
             work=[[task.key for task in found[number].tasks] for number in numbers],
             runtime=dict(options.runtime),
             retries=options.retries,
@@ -191,13 +191,13 @@ def _check_data(campaign: Campaign, store: Store, results: Path | None) -> None:
     """Raise `StorageError` if a data set isn't here that a job would need."""
     datasets: Datasets = {}
     for part in campaign.parts(store, results):
-        # What is recorded needs its data no more.
+        # A recorded part no longer needs its data.
         if not part.recorded() and (lacking := part.entry.lacking(datasets)):
             raise StorageError(lacking)
 
 
 def status(path: Path, store: Store) -> list[dict[str, str]]:
-    """Look up where every stage of a campaign's sweep is; this changes nothing.
+    """Look up the state of every stage of a campaign's sweep; this changes nothing.
 
     Parameters
     ----------
@@ -209,8 +209,8 @@ def status(path: Path, store: Store) -> list[dict[str, str]]:
     Returns
     -------
     list of dict
-        Text, one row a stage: entry, stage, state (done, recorded, epoch reached, failed, or what
-        Slurm says), log. What is recorded comes last.
+        One row of text for each stage: entry, stage, state (done, recorded, epoch reached, failed,
+        or what Slurm says), log. Recorded stages come last.
 
     Raises
     ------
@@ -226,8 +226,8 @@ def status(path: Path, store: Store) -> list[dict[str, str]]:
         job_of = {key: note["ids"][n] for n, keys in enumerate(note["jobs"]) for key in keys}
         queued = slurm.queue(note["ids"])
     rows: dict[str, dict[str, str]] = {}
-    # A stage that several parts share is shown where it is still needed, so recorded parts come
-    # last.
+    # Recorded parts come last, so that a stage that several parts share is shown with one that
+    # still needs it.
     parts = Campaign.load(path).parts(store, note["results"] and Path(note["results"]))
     for recorded, part in sorted(((p.recorded(), p) for p in parts), key=lambda pair: pair[0]):
         for task in part.tasks():
@@ -255,9 +255,9 @@ def _unfinished(
     task : Task
         The stage.
     store : Store
-        That has its checkpoints, if there are any.
+        The store that has its checkpoints, if there are any.
     folder : SweepFolder
-        That has its failure, if it failed.
+        The folder that has its failure, if it failed.
     job_of : mapping of str to str
         Id of Slurm's job by the key of a stage; empty for a sweep on this machine.
     queued : mapping of str to str

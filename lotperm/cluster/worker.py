@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 Plain = dict[str, Any]
 
-# Ctrl-C; what Slurm sends to end a job; and what submitit has it send before that.
+# Ctrl-C; the signal with which Slurm ends a job; the one that submitit has it send before that.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -57,7 +57,7 @@ class Worker:
     runtime : dict
         Values for `Runtime`: device ("auto": cuda where there is one), compile, members.
     retries : int
-        Times that a task that failed is tried again.
+        Times that a failed task is tried again.
     ranks : int, optional
         Processes that compute each task together (`lotperm.parallel.distributed`); 1: this one.
     """
@@ -81,7 +81,7 @@ class Worker:
     def checkpoint(self) -> Any:
         """Return what submitit puts into the queue again.
 
-        It is the same work: the store knows how far it is.
+        That is the same work, since the store knows how far it is.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -95,7 +95,7 @@ class Worker:
         SweepError
             If some failed for good; they are noted in the sweep's folder.
         """
-        # As `lotperm.cli.main` does.
+        # As in `lotperm.cli.main`: what was imported stays, so the collector needn't look at it.
         gc.freeze()
         log_to_stdout()
         # submitit's handler saves this object and requeues the job. It mustn't cut through a step,
@@ -118,14 +118,14 @@ class Worker:
             _log.info("%s", error)
             if asked.value == signal.SIGUSR2:
                 _requeue_and_exit(requeue)
-            # Any other: whoever cancels a job doesn't want it back, and Slurm itself requeues what
-            # it preempts.
+            # After any other signal the job ends: whoever cancels a job doesn't want it back, and
+            # Slurm itself requeues what it preempts.
             sys.exit(error.exit_code)
         if failed:
             raise SweepError(f"{len(failed)} tasks failed: {', '.join(failed)}.")
 
     def device(self) -> str:
-        """Return the device of the runtime, with "auto" made out on this machine."""
+        """Return the runtime's device, with "auto" resolved on this machine."""
         device: str = self.runtime.get("device", "auto")
         return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -171,7 +171,7 @@ class Worker:
             task.run()
             return
         if task.done():
-            # Ranks take seconds to start, only to find the same.
+            # Ranks would take seconds to start, only to find the task done.
             return
         # Slurm may signal every process of a job. Ranks ignore that, and Python's own helper
         # inherits this mask.
@@ -192,7 +192,7 @@ class Worker:
         """Start this process anew for another try, or note that a task failed for good."""
         tried = self.tries[task.key] = self.tries.get(task.key, 0) + 1
         _log.exception("failed, try %d of %d: %s", tried, self.retries + 1, task.label)
-        # These come back however often one tries.
+        # These errors come back however often one tries.
         final = isinstance(error, ParameterError | DivergedError)
         if not final and tried <= self.retries:
             _requeue_and_exit(requeue)
@@ -222,7 +222,7 @@ def _compute_as_rank(worker: Worker, key: str, asked: Any) -> bool:
 
 
 def _requeue_and_exit(requeue: Any) -> None:
-    """End this process and let it start anew, as submitit does on its signal.
+    """End this process and have it started anew, as submitit does on its signal.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def _requeue_and_exit(requeue: Any) -> None:
 
 
 def log_to_stdout(level: int = logging.INFO) -> None:
-    """Let the package's log go to stdout, of which submitit makes the job's log file."""
+    """Send the package's log to stdout, which submitit writes into the job's log file."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stdout)
     logging.getLogger("lotperm").setLevel(level)
 
