@@ -1,4 +1,4 @@
-"""The answer on the start page and in the README: what permuting the mask gains, in ours and in the paper's numbers.
+"""The answer on the start page and in the README: what permuting the mask gains.
 
 Everything is computed from ``book/results`` and ``book/paper``; `write` puts it into the README.
 """
@@ -54,7 +54,7 @@ class Row:
         Share of the gap between naive and LTH that permuting closes, in percent.
     span : tuple of (float, float)
         Ends of the share's 95 % interval, by Fieller's theorem (NaN for the paper, and where
-        the gap may be 0, as of one seed).
+        the gap may be 0, as with one seed).
     origin : Origin
         Where the numbers come from.
     """
@@ -94,8 +94,8 @@ class Row:
 def rows(sparsity: float = SPARSITY) -> list[Row]:
     """Return the settings of the answer: ours, then the paper's main case.
 
-    Of each recorded table at this sparsity the latest rewind epoch is taken, of several tables of
-    one data set and network the one with most seeds; a table with k = 0 gives a second row.
+    Each recorded table at this sparsity gives its latest rewind epoch, and a second row if it has
+    k = 0. Of several tables of one data set and network, the one with most seeds is taken.
     """
     best: dict[tuple[str, str], Recorded] = {}
     for run in recorded():
@@ -212,7 +212,7 @@ def figure(found: Sequence[Row]) -> Figure:
 
 
 def _drawn(found: Sequence[Row], width: float, each: float) -> Figure:
-    """Draw all rows at a width in inches, each with so much height."""
+    """Draw all rows at a width in inches, each of them `each` inches high."""
     drawn, ax = plt.subplots(figsize=(width, 0.75 + each * len(found)), layout="constrained")
     narrow = width <= NARROW
     for y, row in enumerate(found):
@@ -243,15 +243,15 @@ def _row(ax: Axes, y: int, row: Row, *, narrow: bool) -> None:
         ax.plot([max(low, -14), min(high, 118)], [y, y], color=green, linewidth=1.5, zorder=2)
     for arm, x in {"naive": 0.0, "permuted": row.share, "lth": 100.0}.items():
         colour = METHODS[arm][1]
-        # Hollow marks are the paper's.
+        # The paper's marks are hollow.
         face = "white" if row.kind == "paper" else colour
         ax.plot(x, y, MARKERS[arm], color=colour, markerfacecolor=face, markersize=8, zorder=3)
-    # Beside permuted, where that is below naive.
+    # Left of the mark of permuted, where that is below naive.
     left = (min(0.0, row.share), y)
     _note(ax, f"{row.naive:.1f}", left, (-7, 0), METHODS["naive"][1], ha="right")
     _note(ax, f"{row.lth:.1f}", (100, y), (7, 0), METHODS["lth"][1])
     _note(ax, f"{row.title} ({row.kind})", (0, y), (-3, 13), "#333333")
-    # On a phone there is no room for it beside the title.
+    # On a phone there is no room for this note beside the title.
     gained = f"permuted {row.permuted:.1f}: {row.points} points, {number(row.share, 0)} %"
     _note(ax, gained, (100, y), (0, -13 if narrow else 13), green, ha="right", weight="bold")
 
@@ -311,7 +311,7 @@ def write(root: Path = Path()) -> None:
     if places != 1:
         raise StorageError(f"{readme} has {places} places <!-- answer -->; expected one.")
     write_atomic(readme, new.encode())
-    # Shown on a page that may be dark: the picture brings its own ground.
+    # The page may be dark, so the picture has a background of its own.
     drawn = figure(found)
     text = svg(drawn).replace("<defs>", '<rect width="100%" height="100%" fill="#fff"/><defs>', 1)
     plt.close(drawn)

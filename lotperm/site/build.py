@@ -28,7 +28,7 @@ from lotperm.site.sphinx import render, rendered_state
 from lotperm.store.files import write_atomic
 from lotperm.store.provenance import source_hash
 
-# The folders of it are no sources: they come and go as the extensions are imported.
+# Folders of this name aren't sources: they come and go as the extensions are imported.
 _BYTECODE = "__pycache__"
 
 
@@ -77,7 +77,7 @@ def build(
     LotpermError
         If a cell failed or the build had warnings.
     """
-    # By its name of today, whatever it is called where it is asked for.
+    # By its present name, even if an old name was given.
     profile = PARAMETERS["profile"].check(profile)
     listed = list(pages(root))
     notebooks = [page for page in listed if page.suffix == ".ipynb"]
@@ -135,7 +135,7 @@ def pages(root: Path) -> Iterator[Path]:
 
 
 def inline_scripts(panel: Path) -> str:
-    """Read a piece of HTML and write the scripts that it names into it.
+    """Read a piece of HTML and put the scripts that it names inside it.
 
     Prose pages include such a piece as ``panels/<name>.html``, and it needs no other file. A script
     inside the page can also be read by the page, even from a USB stick: that is how a Web Worker is
@@ -144,7 +144,7 @@ def inline_scripts(panel: Path) -> str:
     Raises
     ------
     StorageError
-        If a script that it names isn't beside it.
+        If a script that the HTML names isn't beside it.
     """
 
     def inlined(match: re.Match[str]) -> str:
@@ -170,7 +170,7 @@ def _given(
     """Share out the parameters among the notebooks that have them, all values checked."""
     wanted = {"profile": profile, **parameters}
     known = {page: defaults(root / page) for page in notebooks}
-    # A notebook takes the parameters that it has; a name that none has is a slip.
+    # A notebook takes the parameters that it has; a name that none has is a mistake.
     names = {"profile"}.union(*known.values())
     for name in wanted:
         if name not in names:
@@ -190,7 +190,7 @@ def _execute_all(
     notebooks: Sequence[Path], executed: Callable[[Path], Path], jobs: int
 ) -> dict[Path, Path]:
     """Execute several notebooks at once, and return the executed copy of each."""
-    # In this thread, where a signal ends a notebook and its kernel at once.
+    # Run in this thread, where a signal ends a notebook and its kernel at once.
     if jobs == 1:
         return {page: executed(page) for page in notebooks}
     # Threads will do: each waits for a kernel, which is a process of its own.

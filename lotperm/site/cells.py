@@ -42,7 +42,7 @@ def assignments(nb: NotebookNode, notebook: Path) -> dict[str, ast.expr]:
     """
     found: dict[str, ast.expr] = {}
     try:
-        # ast.parse refuses texts in each of these ways, the last two for deep nesting.
+        # ast.parse raises each of these for invalid text, the last two for deep nesting.
         body = ast.parse(parameters_cell(nb, notebook).source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ParameterError(
@@ -78,7 +78,7 @@ def replace_values(nb: NotebookNode, notebook: Path, values: Mapping[str, Any]) 
     cell = parameters_cell(nb, notebook)
     # In bytes, as ast counts columns in them.
     lines = [line.encode() for line in cell.source.splitlines(keepends=True)]
-    # From the last to the first: a value that is replaced shifts only what stands behind it.
+    # From the last to the first: a replaced value shifts only the text after it.
     for name, node in reversed(assignments(nb, notebook).items()):
         if values[name] == ast.literal_eval(node):
             continue
@@ -94,7 +94,7 @@ def replace_values(nb: NotebookNode, notebook: Path, values: Mapping[str, Any]) 
 
 
 def conform(value: Any, default: Any, where: str) -> Any:
-    """Return a value as the type of its default, or refuse it.
+    """Convert a value to the type of its default, or refuse it.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def conform(value: Any, default: Any, where: str) -> Any:
         kinds = {type(item) for item in default}
         pattern = default[0] if len(kinds) == 1 else None
         return [conform(item, pattern, f"item {i} of {where}") for i, item in enumerate(value)]
-    # Keys are texts, as they name parameters; each value may be of any plain type.
+    # Keys are text, since they name parameters; each value may be of any plain type.
     if isinstance(value, dict) and isinstance(default, dict | None):
         return {
             conform(key, "", f"a key of {where}"): conform(item, None, where)

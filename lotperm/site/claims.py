@@ -1,4 +1,4 @@
-"""The ledger as the site shows it: with the evidence that is computed while a page is built."""
+"""The ledger of claims with, besides records, the evidence computed while a page is built."""
 
 from __future__ import annotations
 

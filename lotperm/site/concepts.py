@@ -127,7 +127,7 @@ def clickable_network(
 ) -> dict[str, str]:
     """Make a figure in which the reader of a web page reorders hidden units.
 
-    It is ``site/js/symmetry.js`` with its data, and works without a kernel and a network.
+    It consists of ``site/js/symmetry.js`` and its data, and works without a kernel and offline.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def clickable_network(
     targets : Tensor, shape (n,)
         1 where the network's one output should be above 0, else 0.
     sparsity : float
-        The sparsity of the mask at first.
+        The initial sparsity of the mask.
 
     Returns
     -------

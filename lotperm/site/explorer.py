@@ -1,4 +1,4 @@
-"""The explorer of a mask: units in A's order and in B's, and which unit of A plays which of B."""
+"""The explorer of a mask: its units in A's order and in B's, and how the two are matched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mask_explorer(
 ) -> dict[str, str]:
     """Make a figure in which a reader looks at a mask before and after its permutation.
 
-    It is ``site/js/explorer.js`` with its data, and works without a kernel and a network.
+    It consists of ``site/js/explorer.js`` and its data, and works without a kernel and offline.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def mask_explorer(
         Groups of the layer's rows and of its columns; None where they have a fixed order, as
         inputs and outputs do.
     correlations : mapping of str to Tensor
-        Of both groups: float, rows are units of B and columns units of A.
+        Correlations of both groups: float, rows are units of B and columns units of A.
 
     Returns
     -------

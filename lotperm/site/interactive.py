@@ -17,7 +17,7 @@ from lotperm.site.html import script_element
 def interactive(
     script: str, element: str, data: dict[str, Any], figure: Figure, alt: str
 ) -> dict[str, str]:
-    """Make a figure that works in a web page without a kernel and a network.
+    """Make a figure that works in a web page without a kernel, and offline.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ def interactive(
     element : str
         Class of the figure's element.
     data : dict
-        What the script draws; it can be written as JSON.
+        What the script draws, as plain JSON data.
     figure : Figure
-        The picture that is shown where scripts don't run. It is closed.
+        The picture that is shown where scripts don't run. This function closes it.
     alt : str
         What the picture shows, in words.
 

@@ -49,7 +49,7 @@ PARAMETERS_TITLE = "Parameters of this page"
 _PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 MORE = "more"
-"""Parameter of a notebook that takes those which its parameters cell doesn't name."""
+"""The notebook parameter that takes all those which the parameters cell doesn't name."""
 
 # Warnings of this package: the file and line, and the line's code below.
 _OWN_WARNING = re.compile(
@@ -58,7 +58,7 @@ _OWN_WARNING = re.compile(
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters with those in ``more`` beside the others."""
+    """Return parameters with those inside ``more`` raised to the level of the others."""
     return {**{n: v for n, v in values.items() if n != MORE}, **values.get(MORE, {})}
 
 
@@ -236,10 +236,10 @@ def execute(
 
 
 def at_smoke(notebook: Path) -> NotebookNode:
-    """Read a notebook with the profile of tests in place of its own.
+    """Read a notebook with the profile "smoke" in place of its own.
 
-    Notebooks are committed at the profile that a reader wants who opens one; what they print is
-    compared at a profile of seconds.
+    Notebooks are committed at the profile that suits a reader who opens one; their outputs are
+    compared at a profile that takes seconds.
     """
     return replace_values(_read(notebook), notebook, {**defaults(notebook), "profile": "smoke"})
 
@@ -259,7 +259,7 @@ def renew(notebook: Path) -> None:
     for cell in nb.cells:
         if cell.cell_type == "code" and "nbval-check-output" not in cell.metadata.get("tags", []):
             cell.outputs = []
-    # It says how the outputs were made, and would be out of date with the next commit.
+    # The metadata says how the outputs were made, and would be out of date with the next commit.
     del nb.metadata["lotperm"]
     # Without a newline at the end, the last line would change whenever an editor adds one.
     write_atomic(notebook, f"{nbformat.writes(nb)}\n".encode())
@@ -308,7 +308,7 @@ def _read(notebook: Path) -> NotebookNode:
     import nbformat
 
     try:
-        # Asked before it is read.
+        # Checked before the file is read.
         if (size := notebook.stat().st_size) > MAX_NOTEBOOK_BYTES:
             raise IntegrityError(
                 f"{notebook} has {size:,} bytes; expected {MAX_NOTEBOOK_BYTES:,} at the most. Clear its outputs."
@@ -320,7 +320,7 @@ def _read(notebook: Path) -> NotebookNode:
         ) from error
     except IntegrityError:
         raise
-    # nbformat raises whatever it stumbles over.
+    # nbformat raises many kinds of exceptions for malformed files.
     except Exception as error:
         raise IntegrityError(
             f"{notebook} is no notebook: {type(error).__name__}. Restore it."
@@ -341,7 +341,7 @@ def _tidy(nb: NotebookNode) -> None:
     nb.metadata.pop("widgets", None)
     nb.metadata["kernelspec"] = dict(_PYTHON)
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
-    # The first format that has ids of cells. Numbers, as random ones differ from run to run.
+    # The first format with cell ids. They are numbers, as random ids differ from run to run.
     nb.nbformat, nb.nbformat_minor = 4, 5
     for index, cell in enumerate(nb.cells):
         cell.id = f"cell-{index:02d}"

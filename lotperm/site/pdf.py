@@ -1,4 +1,4 @@
-"""The book as a PDF: title page, contents with page numbers, running heads; the package's pages apart."""
+"""The book as a PDF with contents and running heads, and the package's pages as another PDF."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHAPTER = re.compile(
 )
 _LINK = re.compile(r'(?P<before><a\b[^>]*?) href="(?!#|https?:|mailto:)(?P<to>[^"]*)"')
 _API = "The package"
-"""Title of the chapter that is printed apart: it has as many pages as all others."""
+"""Title of the chapter that gets a file of its own: it has as many pages as all others."""
 
 _RULES = (
     # The theme prints a page's title and list of sections in place of its h1.
@@ -39,7 +39,7 @@ _RULES = (
     ".bd-main .bd-content .bd-article h1:first-of-type { display: block; }"
 )
 
-# The title page has neither head nor number. A page of its own name would begin after an empty one.
+# The title page has neither head nor number. A named page for it would follow an empty one.
 _FRONT = "@page chapter0:first { @top-center { content: none; } @bottom-center { content: none; } }"
 
 # Names of installed browsers that can print, the likeliest first.
@@ -118,7 +118,7 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
         apart = [name for name, title in _chapters(text) if title == _API]
         if apart:
             _print(program, page, only(text, apart[0]), out / "api.pdf")
-        # Printed twice: only then it is known on which page each chapter begins.
+        # Printed twice: only the first print shows on which page each chapter begins.
         _print(program, page, as_book(text, {}), target)
         if numbers := chapter_pages(target, [name for name, _ in _chapters(text)]):
             _print(program, page, as_book(text, numbers), target)
@@ -126,10 +126,10 @@ def pdf(out: Path = Path("_build"), *, browser: str | None = None) -> Path:
 
 
 def _print(program: str, page: Path, text: str, target: Path) -> None:
-    """Print a page that is written first."""
+    """Write a page to a file and print it."""
     page.write_text(text, encoding="utf-8")
     target.unlink(missing_ok=True)
-    # With a profile of its own, it doesn't touch the reader's browser.
+    # With a profile of its own, the browser doesn't touch the reader's settings.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as settings:
         command = [
             program,
@@ -183,7 +183,7 @@ def _chapters(text: str) -> list[tuple[str, str]]:
 
 
 def _inside(match: re.Match[str], text: str) -> str:
-    """Lead a link to a page of the site to that chapter; a file beside the site isn't beside the PDF."""
+    """Point a link to a page of the site at that chapter; drop a link to any other file."""
     page = re.search(r"([\w.-]+)\.html(?:#.*)?$", match["to"])
     mark = page and re.search(rf'id="(document-[\w/-]*?{re.escape(page[1])})"', text)
     return f'{match["before"]} href="#{mark[1]}"' if mark else match["before"]
@@ -209,7 +209,7 @@ def as_book(text: str, pages: Mapping[str, int]) -> str:
             entries.append(f"<li>{html.escape(title)} <span>in api.pdf</span></li>")
             continue
         head = title.replace("\\", "").replace('"', "'")
-        # A page of its own name for each chapter, since heads are set by page.
+        # A named page for each chapter, since CSS sets running heads by the name of a page.
         rules.append(
             f'#{name} {{ page: chapter{i}; }} @page chapter{i} {{ @top-center {{ content: "{head}"; '
             "font: 9px sans-serif; } @bottom-center { content: counter(page); font: 9px sans-serif; } }"

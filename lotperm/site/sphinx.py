@@ -12,8 +12,8 @@ from typing import Literal
 import lotperm
 from lotperm.errors import LotpermError
 
-# Readers of books run no scripts, so they need formulas that are set, and no buttons that launch a
-# notebook. The format asks for a version.
+# E-book readers run no scripts, so formulas must be typeset, and buttons that launch a notebook
+# are left out. The format requires a version.
 _EPUB = [
     *("-D", "html_math_renderer=mathml"),
     *("-D", "html_theme_options.launch_buttons="),
@@ -48,9 +48,9 @@ def render(out: Path, state: str, builder: Literal["html", "singlehtml", "epub"]
     if not _complete(out).exists():
         # Sphinx doesn't read unchanged pages again, so their warnings would be forgotten.
         shutil.rmtree(trees, ignore_errors=True)
-    # Gone until the end, so an interrupted run counts as one with warnings.
+    # Missing until the end, so an interrupted run counts as one with warnings.
     _complete(out).unlink(missing_ok=True)
-    # With this interpreter, whichever else is on the path.
+    # With this interpreter, whatever others are on the path.
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     # All warnings are listed before they fail the build (-W, --keep-going); with -n, a reference
     # that leads nowhere is one.
@@ -66,8 +66,8 @@ def _complete(out: Path) -> Path:
 
 
 def _run(command: list[str], out: Path) -> None:
-    # Jupyter Book forgets local_extensions when it writes conf.py. What is there stays, so that the
-    # package that builds is the one whose pages are built.
+    # Jupyter Book forgets local_extensions when it writes conf.py. The present PYTHONPATH stays, so
+    # that the package that builds the book is the one that it documents.
     path = [str((out / "src" / "book" / "_extensions").resolve()), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""The figures of the 2-neuron loss landscape: Figure 3, the curves, and the one to play with."""
+"""The figures of the 2-neuron loss landscape: Figure 3, the curves, and an interactive one."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ Methods = Mapping[str, tuple[str, str]]
 """Name of a run -> its words and its colour, as in `lotperm.studies.charts.METHODS`."""
 
 LEVELS = (0.02, 0.06, 0.15, 0.35, 0.7, 1.2, 2.0, 3.5, 6.0)
-"""Losses between which the surface has one shade. None is a loss where runs end with the
-default teacher.
-"""
+"""Losses at which the surface changes its shade. With the default teacher, no run ends at one."""
 
 # Markers and dashes tell the runs apart where colours don't.
 _MARKERS = {"dense_a": "o", "dense_b": "D", "lth": "s", "naive": "X", "permuted": "^"}
@@ -75,7 +73,7 @@ def figure3(scene: Scene, methods: Methods) -> Figure:
     Parameters
     ----------
     scene : Scene
-        What is trained.
+        The networks and settings of training.
     methods : mapping of str to tuple[str, str]
         Words and colour of each run.
     """
@@ -188,7 +186,7 @@ def _short(value: float | Floats) -> str:
 def interactive(
     scene: Scene, methods: Methods, *, element: str = "lotperm-landscape"
 ) -> dict[str, str | bytes]:
-    """Make the figure to play with, for ``display(interactive(...), raw=True)``.
+    """Make the interactive figure, for ``display(interactive(...), raw=True)``.
 
     It needs neither a kernel nor a server.
 

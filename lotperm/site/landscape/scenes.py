@@ -164,7 +164,7 @@ def _simulate(init_a: Floats, init_b: Floats, scene: Scene) -> Result:
     dense_a, dense_b = train(init_a, everything), train(init_b, everything)
     mask = prune(dense_a[-1])
     permutation = match(dense_a[-1], dense_b[-1])
-    # At place i stands the mask of the neuron that moves there.
+    # Position i has the mask of the neuron that moves there.
     permuted_mask = np.take_along_axis(mask, permutation, axis=-1)
     paths = {"dense_a": dense_a, "dense_b": dense_b}
     # Named as in the table of arms; a scattered mask is the control's, which isn't run here.
