@@ -1,9 +1,9 @@
 """The method itself: symmetries, matching, masks, barriers and statistics.
 
-Nothing here knows a store, a configuration, a data set or a training loop, so that each module can
-be lifted into another project: beside this folder it takes `lotperm.errors`, `lotperm.types` and
-`lotperm.parallel`. The last is imported rather than passed in: in a single process it does nothing,
-and a caller who had to hand the ranks down would pass them through every function of matching.
+Nothing here depends on a store, a configuration, a data set or a training loop, so each module can
+be lifted into another project: outside this folder it needs only `lotperm.errors`, `lotperm.types`
+and `lotperm.parallel`. The last is imported rather than passed in: in a single process it does
+nothing, and otherwise every function of matching would have to pass the ranks on.
 
 ===============  ==================================================================
 `symmetry`       the spec: which axes share a permutation; permute, invert, compose
@@ -16,15 +16,15 @@ and a caller who had to hand the ranks down would pass them through every functi
 `labelling`      the interpreter that applies the rules
 `grouping`       from unit ids to groups
 `matching`       by activations, by gradients and by weights
-`features`       what is observed of units: activations, unless told otherwise
+`features`       what matching compares between units: by default, their activations
 `correlation`    moments of the activations of two networks, in one pass
-`assignment`     the linear assignment behind both
+`assignment`     the linear assignment behind every matching
 `sparsity`       masks, magnitude pruning, counts
 `scrambling`     controls: permutations and masks that are random in part
-`signs`          signs of weights, and what a ticket takes in bits
+`signs`          signs of weights, and how many bits a ticket takes
 `ranking`        masks of the highest scores, random masks, layer collapse
 `saliency`       SNIP, GraSP, SynFlow
-`leaves`         networks as functions of the weights that these score
+`leaves`         networks as functions of the weights that are scored
 `rewiring`       masks that change during training: RigL
 `patterns`       N:M sparsity, and which permutations keep it
 `evaluation`     accuracy and loss

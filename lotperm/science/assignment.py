@@ -13,12 +13,12 @@ from lotperm.types import Float, Float64, Int64
 def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
     """Find the permutation p that maximizes the sum of `similarity[i, p[i]]`.
 
-    Solved exactly (`scipy.optimize.linear_sum_assignment`). Where several permutations reach the
-    maximum because rows, or columns, are equal number by number, as those of dead units are, units
-    keep their order: of equal rows the upper one gets the lower column, and of equal columns the
-    left one the upper row. That exchanges equal numbers, so it never changes the maximum. Ties of
-    other kinds, which are accidents of the values, fall as scipy's deterministic algorithm finds
-    them.
+    The solution is exact (`scipy.optimize.linear_sum_assignment`). If several permutations reach
+    the maximum because rows, or columns, are identical, as those of dead units are, their units
+    keep their order: the upper of two equal rows gets the column further left, and the left of two
+    equal columns gets the upper row. This exchanges equal numbers, so it never changes the
+    maximum. Other ties, which are accidents of the values, are broken as scipy's deterministic
+    algorithm happens to break them.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
     ParameterError
         Not a square matrix of finite numbers.
     """
-    # Imported here: it brings a good part of SciPy, and most commands match nothing.
+    # Imported here because it loads much of SciPy, and most commands match nothing.
     from scipy.optimize import linear_sum_assignment
 
     # Adding 0.0 turns -0.0 into 0.0, so that equal values have equal bytes.
@@ -61,7 +61,7 @@ def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
 
 
 def _equal_rows(matrix: np.ndarray) -> list[np.ndarray]:
-    """Return sets of at least two rows that are equal, as ascending indices."""
+    """Return each set of two or more identical rows, as ascending indices."""
     same: dict[bytes, list[int]] = {}
     for i, row in enumerate(matrix):
         same.setdefault(row.tobytes(), []).append(i)

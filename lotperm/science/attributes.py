@@ -1,4 +1,4 @@
-"""Names of tensors as attributes of generated code: those that it can't have, and stand-ins."""
+"""Stand-ins for names of tensors that can't be attributes in generated code."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:  # it imports PyTorch's compiler
 
 @functools.cache
 def _taken() -> frozenset[str]:
-    """Return the attributes that a module made from a graph has itself, as ``code``."""
+    """Return the attributes that every module made from a graph has, such as ``code``."""
     return frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 
 
 def stand_ins(names: Iterable[str]) -> dict[str, str]:
-    """Return other names for those tensors whose own can't be used in generated code.
+    """Return stand-ins for those names of tensors that can't be used in generated code.
 
-    A child of a network may be called ``code`` or ``graph``, or have a keyword of Python's for a
-    name, as `nn.ModuleDict` allows.
+    A submodule may be called ``code`` or ``graph``, or, since `nn.ModuleDict` allows it, by a
+    Python keyword.
     """
     names = list(names)
     odd = [
@@ -35,7 +35,7 @@ def stand_ins(names: Iterable[str]) -> dict[str, str]:
 
 
 def rename_tensors(program: ExportedProgram) -> dict[str, str]:
-    """Give stand-ins to the tensors of an exported program that need one.
+    """Rename those tensors of an exported program whose names need a stand-in.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def rename_tensors(program: ExportedProgram) -> dict[str, str]:
 
 
 def restore_names(graph: fx.Graph, names: Mapping[str, str]) -> None:
-    """Let a graph read tensors by other names, of which a module needn't have attributes."""
+    """Make a graph read tensors by other names, which a module needn't have as attributes."""
     for node in graph.nodes:
         if node.op == "get_attr":
             node.target = names.get(node.target, node.target)

@@ -2,8 +2,8 @@
 
 Two networks are linearly mode connected if the loss on the straight line between them never rises
 above the losses of the ends (Frankle et al. 2020). Entezari et al. 2022 conjecture that networks
-found by SGD are, once the units of one are permuted; the barrier that is left after matching
-measures how far this holds.
+found by SGD are linearly mode connected once the units of one are permuted suitably; the barrier
+that remains after matching measures how far this holds.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def loss_barrier(
 ) -> pd.DataFrame:
     """Evaluate the networks on the straight line between two networks.
 
-    Permute A onto B first (`permute`) to see the barrier that is left after alignment.
+    Permute A onto B first (`permute`) to see the barrier that remains after alignment.
 
     Parameters
     ----------
     model : nn.Module
-        The architecture; a copy is used, its own weights don't matter.
+        The architecture. A copy of it is used; its own weights don't matter.
     weights_a, weights_b : Mapping[str, Any] | nn.Module
         State dicts of the two ends, alpha = 0 and alpha = 1, or modules.
     data : Mapping[str, Batches]
@@ -111,7 +111,7 @@ def loss_barrier(
                 f"loss_barrier: repair={repair!r} needs training inputs, got data only for "
                 f"{sorted(data)}; pass statistics=... or a 'train' split."
             )
-        # Kept in memory: all networks on the line see the same ones.
+        # Kept in memory, so that all networks on the line see the same batches.
         batches = (
             list(statistics) if statistics is not None else [inputs for inputs, _ in data["train"]]
         )
@@ -146,14 +146,14 @@ def barrier_height(curve: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     curve : pandas.DataFrame
-        As `loss_barrier` gives it; several such tables may be concatenated.
+        As `loss_barrier` returns it; several such tables may be concatenated.
 
     Returns
     -------
     pandas.DataFrame
         One row per (repair, split). `loss_barrier` (nats) is the maximum over alpha of the loss
-        less ``(1 - alpha) loss(0) + alpha loss(1)`` (Entezari et al. 2022; Ainsworth et al. 2023).
-        `accuracy_barrier` (fraction) is the mean accuracy of the ends less that of the midpoint;
+        minus ``(1 - alpha) loss(0) + alpha loss(1)`` (Entezari et al. 2022; Ainsworth et al. 2023).
+        `accuracy_barrier` (fraction) is the mean accuracy of the ends minus that of the midpoint;
         NaN if alpha = 0.5 is not in the table.
 
     Raises
@@ -177,9 +177,9 @@ def barrier_height(curve: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_barriers(lines: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Compute the accuracy barrier of every seed's lines.
+    """Compute the accuracy barrier of each line of each seed.
 
-    It is the mean accuracy of the ends less that of the midpoint.
+    It is the mean accuracy of the ends minus that of the midpoint.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def accuracy_barriers(lines: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFra
         Columns `seed`, `ends` (which networks), `repair`, `alpha` (0, 0.5 and 1 among them) and
         `accuracy` (fraction).
     by : Sequence[str], optional
-        More columns that tell lines apart.
+        Further columns that tell lines apart.
 
     Returns
     -------
@@ -203,15 +203,15 @@ def accuracy_barriers(lines: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFra
 def error_barriers(lines: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Compute the error barrier of every line (Frankle et al. 2020).
 
-    It is the maximum over alpha of the error less the straight line between the errors of the ends:
-    never below 0, so that a mean of such barriers is above 0 by chance alone.
+    It is the maximum over alpha of the error minus the straight line between the errors of the
+    ends. It is never below 0, so noise alone makes a mean of such barriers positive.
 
     Parameters
     ----------
     lines : pandas.DataFrame
         Columns `repair`, `alpha` (0 and 1 among them) and `accuracy` (fraction).
     by : Sequence[str], optional
-        More columns that tell lines apart.
+        Further columns that tell lines apart.
 
     Returns
     -------

@@ -1,9 +1,9 @@
-"""Units in blocks, as those inside the heads of attention: which permutations respect them.
+"""Units that come in blocks, such as those inside attention heads, and how they may be permuted.
 
-A unit belongs to a unit of another group, its block, and goes where the block goes: permutations
-of the two groups must agree. Inside a block, and of the blocks themselves, every order is allowed.
-A unit may belong to two others, as a query to its head and to a unit of the keys; then it has no
-choice of its own.
+A unit may belong to a unit of another group, its block, and then goes where the block goes: the
+permutations of the two groups must agree. The units inside a block, and the blocks themselves, may
+be in any order. A unit may belong to two others, as a query does to its head and to a unit of the
+keys; these then determine where it goes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lotperm.types import Int64
 
 
 def parents_first(sizes: Mapping[str, int], inside: Blocks) -> list[str]:
-    """Return the groups in their order, but each behind those that it is inside of.
+    """Return the groups in their order, except that each comes after the groups of its blocks.
 
     Raises
     ------
     ValueError
-        If some group is inside of itself.
+        If some group is inside itself.
     """
     order: dict[str, None] = {}
 
@@ -44,12 +44,12 @@ def parents_first(sizes: Mapping[str, int], inside: Blocks) -> list[str]:
 def draw(
     sizes: Mapping[str, int], inside: Blocks, generator: torch.Generator
 ) -> dict[str, Int64[Tensor, " _"]]:
-    """Draw a uniformly random permutation of every group, such that blocks stay together.
+    """Draw a uniformly random permutation of every group that keeps blocks together.
 
     Raises
     ------
     ValueError
-        If blocks of different sizes would have to change places.
+        If blocks of different sizes would have to trade places.
     """
     found: dict[str, Tensor] = {}
     for group in parents_first(sizes, inside):
@@ -57,8 +57,8 @@ def draw(
         found[group] = shuffled
         if inside.get(group):
             own, wanted = _keys(inside[group], found)
-            # Both are sorted by block: each place gets a unit of the block that comes there, and of
-            # these the next in shuffled order.
+            # Both are sorted by block: each place gets a unit of the block that moves there, namely
+            # the next one in shuffled order.
             source = shuffled[own[shuffled].argsort(stable=True)]
             target = wanted.argsort(stable=True)
             if not torch.equal(own[source], wanted[target]):
@@ -69,7 +69,7 @@ def draw(
 
 
 def undrawable(sizes: Mapping[str, int], inside: Blocks) -> str | None:
-    """Return a group whose blocks can't change places as they should, or None."""
+    """Return a group whose blocks can't be permuted because their sizes differ, or None."""
     for group in inside:
         above: dict[str, None] = {group: None}
         for name in above.copy():
@@ -94,7 +94,7 @@ def _ancestors(group: str, inside: Blocks, found: dict[str, None]) -> None:
 def _keys(
     above: Sequence[Inside], permutation: Mapping[str, Tensor]
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
-    """Return a number for what each unit belongs to, and for what the unit that comes there must."""
+    """Number the blocks that each unit belongs to, and those that its successor must belong to."""
     orders = [permutation[a.group] for a in above]
     sizes = [len(p) for p in orders]
     wanted = [p[a.unit] for p, a in zip(orders, above, strict=True)]
@@ -104,12 +104,13 @@ def _keys(
 def complete(
     permutation: Mapping[str, Tensor], sizes: Mapping[str, int], inside: Blocks
 ) -> dict[str, Tensor]:
-    """Check that permutations agree on blocks, and add those of blocks that aren't named.
+    """Check that permutations agree on blocks, and add the missing permutations of blocks.
 
     Parameters
     ----------
     permutation : Mapping[str, Tensor]
-        Group -> permutation; any other stays as it is, unless blocks must move.
+        Group -> permutation; a group that is missing stays as it is, unless its units are blocks
+        that must move.
     sizes : Mapping[str, int]
         Group -> number of its units.
     inside : Mapping[str, Sequence[Inside]]
@@ -118,15 +119,16 @@ def complete(
     Returns
     -------
     dict
-        The given permutations, and those of blocks that follow from them.
+        The given permutations, and those of blocks that follow from the permutations of what is
+        inside.
 
     Raises
     ------
     ParameterError
-        If units would leave their block, or not go with it.
+        If units would leave their block or stay behind when it moves.
     """
     found = dict(permutation)
-    # Children first: what follows from them for their blocks may follow for blocks of blocks.
+    # Children first: the permutation of their blocks may in turn determine that of outer blocks.
     for group in reversed(parents_first(sizes, inside)):
         for above, unit in inside.get(group, ()):
             if group in found and above not in found:
@@ -155,7 +157,7 @@ def _torn(group: str, above: str) -> ParameterError:
 
 
 def families(sizes: Mapping[str, int], inside: Blocks) -> list[list[str]]:
-    """Return the groups that must be matched together, in order; most groups are alone."""
+    """Return the sets of groups that must be matched together, in order; most hold one group."""
     family = {group: {group} for group in sizes}
     for group, belongs in inside.items():
         for above, _ in belongs:
@@ -173,10 +175,10 @@ def assign_blocks(
 ) -> dict[str, Int64[Tensor, " _"]]:
     """Find the permutations of a family of groups that maximize the sum of their similarities.
 
-    Which block goes where is decided by what the best order inside of it would reach: the entry of
-    a pair of blocks is its own similarity and the optimum of the assignment of the units inside,
-    and so on for blocks of blocks. That is exact, but for units that belong to two others, where
-    the two are improved in turn.
+    Blocks are assigned by what the best order inside them would reach: the entry for a pair of
+    blocks is their own similarity plus the optimum of assigning the units inside, and so on for
+    blocks of blocks. That is exact, except where units belong to two others: then the assignments
+    of the two are improved in turn.
 
     Parameters
     ----------
@@ -198,7 +200,7 @@ def assign_blocks(
 
 
 class _Solver:
-    """Assignments of units in blocks, from the outermost blocks to what is inside."""
+    """Assignments of units in blocks, from the outermost blocks inwards."""
 
     def __init__(
         self,
@@ -207,7 +209,7 @@ class _Solver:
         order: list[str],
     ) -> None:
         self.similarities, self.inside = similarities, inside
-        # Group -> each group that it is inside of, at any depth -> unit by unit.
+        # Group -> each group that it is inside, at any depth -> the unit that each unit belongs to.
         self.above: dict[str, dict[str, Tensor]] = {}
         for group in order:
             self.above[group] = {}
@@ -219,14 +221,14 @@ class _Solver:
     def solve(
         self, groups: list[str], rows: Mapping[str, Tensor], columns: Mapping[str, Tensor]
     ) -> tuple[float, dict[str, Tensor]]:
-        """Assign those columns of each group to its rows.
+        """Assign the given columns of each group to its given rows.
 
         Returns
         -------
         float
             The sum of the similarities.
         dict
-            Group -> a tensor of its size, the column of each of the rows, -1 elsewhere.
+            Group -> a tensor of the group's size: the column of each given row, -1 elsewhere.
         """
         roots = [g for g in groups if not any(a in groups for a in self.above[g])]
         owners = {g: [r for r in roots if r == g or r in self.above[g]] for g in groups}
@@ -234,10 +236,10 @@ class _Solver:
         own = {r: [g for g in groups if owners[g] == [r] and g != r] for r in roots}
         trees = {r: self._tree(r, own[r], rows, columns) for r in roots}
         found: dict[str, Tensor] = {}
-        # Units that two roots share couple these: each root is assigned with the others held.
+        # Units that belong to two roots couple them: each root is assigned with the others fixed.
         for turn in range(4 if shared else 1):
             before = {g: p.clone() for g, p in found.items()}
-            # First those that show themselves.
+            # First the roots for which some similarity is known.
             for root in sorted(roots, key=lambda r: not self.similarities[r].any()):
                 matrix, inner = trees[root]
                 matrix = matrix + self._extra(root, shared, rows, columns, found, matrix)
@@ -260,12 +262,12 @@ class _Solver:
         rows: Mapping[str, Tensor],
         columns: Mapping[str, Tensor],
     ) -> tuple[Tensor, dict[tuple[int, int], dict[str, Tensor]]]:
-        """Return the best sum for each pair of units of a root, with all that is inside them."""
+        """Return the best sum for each pair of units of a root, including what is inside them."""
         matrix = self.similarities[root][rows[root]][:, columns[root]]
         if not groups:
             return matrix, {}
         matrix, inner = matrix.clone(), {}
-        # What is inside of each unit of the root, in B (rows) and in A (columns).
+        # What is inside each unit of the root, in B (rows) and in A (columns).
         parts = [
             [{g: u[g][self.above[g][root][u[g]] == unit] for g in groups} for unit in u[root]]
             for u in (rows, columns)
@@ -285,7 +287,7 @@ class _Solver:
         rows: Mapping[str, Tensor],
         columns: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Return the assignment of a root and of all inside it."""
+        """Return the assignment of a root and of everything inside it."""
         found = {g: torch.full((len(self.similarities[g]),), -1) for g in (root, *groups)}
         found[root][rows[root]] = columns[root][p]
         for i, j in enumerate(p.tolist()):
@@ -303,7 +305,7 @@ class _Solver:
         found: Mapping[str, Tensor],
         like: Tensor,
     ) -> Tensor:
-        """Return what units add that belong to a root's and to others that are assigned already."""
+        """Return what is added by units that also belong to roots that are assigned already."""
         extra = torch.zeros_like(like)
         place = torch.full((len(self.similarities[root]),), -1)
         place[rows[root]] = torch.arange(len(rows[root]))
@@ -344,7 +346,7 @@ class _Solver:
         if len(wanted.unique()) == len(wanted):
             result[rows[wanted.argsort()]] = columns[given.argsort()]
             return result
-        # Several units may have the same parents: among these the best order is taken.
+        # Several units may have the same parents: these get their best order.
         for key in wanted.unique():
             i, j = rows[wanted == key], columns[given == key]
             result[i] = j[assign(self.similarities[group][i][:, j])]

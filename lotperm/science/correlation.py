@@ -1,7 +1,7 @@
 """Correlations between the units of two networks, in one pass over the data.
 
-Threads and ranks share the work, and the result doesn't depend on their number, to the last bit.
-Both come from `lotperm.parallel`, which does nothing in a single process.
+Threads and ranks share the work, and to the last bit the result doesn't depend on how many there
+are. Both come from `lotperm.parallel`, which does nothing in a single process.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from lotperm.science.precision import full_precision
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.types import Float, Float64
 
-# Sums of moments that a pass over the data keeps. Chunk i of the data is added to sum i mod 8, and
-# in the end the sums are merged in order. Threads and ranks share out the sums, so the result
-# doesn't depend on their number, to the last bit.
+# How many separate sums of moments a pass over the data keeps. Chunk i of the data is added to sum
+# i mod 8, and at the end the sums are merged in order. Threads and ranks share out the sums, so to
+# the last bit the result doesn't depend on how many there are.
 LANES = 8
 
-# Samples that go through the networks at a time on a CPU: few, so that activations stay in the
+# How many samples go through the networks at a time on a CPU: few, so that activations stay in the
 # cache.
 CHUNK = 32
 
-# Rows whose products are summed in the activations' own precision before they are added up in
-# float64.
+# How many rows have their products summed in the activations' own precision before the sums are
+# added up in float64.
 ROWS = 2**15
 
 
 class CorrelationAccumulator:
     """Pearson correlations between the units of two networks, from a stream of paired activations.
 
-    Holds the sums of x, x² and y·x over samples and positions, in float64, where x and y are the
-    activations of A and B less the mean of the first block. Without that shift, a mean that is
-    large against the spread would cost most digits (Chan, Golub & LeVeque 1983). Memory doesn't
-    depend on the number of samples.
+    Holds the sums of x, x², y, y² and y·x over samples and positions, in float64, where x and y are
+    the activations of A and B minus the mean of the first block. Without that shift, a mean that is
+    large compared with the spread would cost most digits (Chan, Golub & LeVeque 1983). Memory
+    doesn't depend on the number of samples.
 
     Attributes
     ----------
     count : int
-        Samples times positions seen so far.
+        The number of samples seen so far, times positions.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self._eps = 0.0
-        # (2, n): A and B; (n, n): unit of B by unit of A. Made by the first update.
+        # (2, n): A and B; (n, n): unit of B by unit of A. Created by the first update.
         self._shift = self._sum = self._square = self._cross = torch.empty(0)
 
     def update(self, a: Float[Tensor, "_ _ ..."], b: Float[Tensor, "_ _ ..."]) -> None:
@@ -95,9 +95,9 @@ class CorrelationAccumulator:
             self.count += len(x)
 
     def merge(self, other: CorrelationAccumulator) -> None:
-        """Add what another accumulator has seen of the same networks.
+        """Add the moments that another accumulator has gathered from the same networks.
 
-        Its sums are about its own shift; they are first moved to that of this one.
+        Its sums are about its own shift; they are first moved to the shift of this one.
         """
         if other.count == 0:
             return
@@ -123,8 +123,8 @@ class CorrelationAccumulator:
     def correlation(self) -> Float64[Tensor, "n n"]:
         """Compute the Pearson correlation of each unit of B with each of A.
 
-        Dead units, whose activation is constant in one of the networks to within its rounding
-        error, have correlation 0 with all others.
+        Dead units, whose activation is constant to within its rounding error, have correlation 0
+        with all units of the other network.
 
         Returns
         -------
@@ -162,13 +162,13 @@ def _rows(activations: Float[Tensor, "b n *spatial"]) -> tuple[Float[Tensor, "_ 
 
 @runtime_checkable
 class Divisible(Protocol):
-    """Batches of inputs of which some rows can be had without reading the others.
+    """Batches of inputs from which some rows can be read without the others.
 
     A data set that decodes images offers this, so that each rank decodes only its own.
     """
 
     def parts(self, cut: Callable[[int], Sequence[slice]]) -> Iterator[list[Tensor]]:
-        """Yield of every batch the rows that `cut` names when it is given the batch's length."""
+        """Yield, for every batch, the rows that `cut` selects, given the batch's length."""
         ...
 
 
@@ -178,7 +178,7 @@ def _parts(
     cut: Callable[[int], Sequence[slice]],
     labelled: bool,
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield of every batch, whatever its form, the leaves in those rows that `cut` names."""
+    """Yield, for every batch, whatever its form, its leaves in the rows that `cut` selects."""
     if isinstance(batches, Divisible):
         if labelled:
             raise ParameterError(
@@ -211,12 +211,12 @@ def correlate(
     """Sum the moments of the activations of two networks at all points, in one pass.
 
     Batches are cut into small chunks, unless the network mixes the examples of a batch, as a batch
-    norm without running statistics does: then they run whole.
+    norm without running statistics does; then each batch runs whole.
 
     Several ranks (`lotperm.parallel.distributed`), up to 8, share the chunks that batches are cut
-    into; all must call this with the same batches. Of `Divisible` batches each rank reads its own
-    chunks only. For data that is spread otherwise: correlate the parts, then `merge` them group by
-    group.
+    into; all must call this with the same batches. From `Divisible` batches each rank reads only
+    its own chunks. If the data is divided in another way, correlate the parts, then `merge` them
+    group by group.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def correlate(
         Group -> the graph node at which it is observed.
     features : Features, optional
         What is observed there in place of activations, such as
-        `lotperm.science.matching.gradients.Gradients`, which also decides what a batch must hold.
+        `lotperm.science.matching.gradients.Gradients`; it also decides what a batch must hold.
 
     Returns
     -------
@@ -267,7 +267,7 @@ def correlate(
     numbers = count()
 
     def cut(size: int) -> list[slice]:
-        """Return those chunks of the next batch that are this rank's."""
+        """Return this rank's chunks of the next batch."""
         if size == 0:
             return []
         # At least four, so that small batches keep a few threads busy.
@@ -283,14 +283,14 @@ def correlate(
     seen = 0
     with workers(threads) as each, full_precision():
         for chunks in _parts(batches, leaves_of, cut, features.labelled):
-            # This rank's chunks come to its lanes in turn.
+            # This rank's chunks go to its lanes in turn.
             each(
                 see,
                 lanes,
                 [chunks[(lane - seen) % len(own) :: len(own)] for lane in range(len(own))],
             )
             seen += len(chunks)
-    # Merged on the CPU, whose sums a GPU's may differ from.
+    # Merged on the CPU, since a GPU's sums may differ from a CPU's.
     gathered = distributed.gather(
         [{group: sums.cpu() for group, sums in lane.items()} for lane in lanes]
     )
@@ -308,11 +308,11 @@ def correlate(
 def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype, channels_last: bool) -> Tensor:
     """Copy a tensor to a device and dtype.
 
-    Images and their kernels become channels-last, so that units are contiguous, where the network
-    allows that.
+    Where the network allows it, images and their kernels become channels-last, so that units are
+    contiguous.
     """
     layout = torch.preserve_format if channels_last else torch.contiguous_format
-    # oneDNN's convolutions of a single channel may read what was never written in that layout.
+    # In that layout, oneDNN's convolutions of a single channel may read uninitialized memory.
     if channels_last and tensor.ndim == 4 and tensor.shape[1] > 1:
         layout = torch.channels_last
     kind = dtype if tensor.is_floating_point() else tensor.dtype

@@ -29,7 +29,7 @@ class Evaluation(NamedTuple):
     loss : float
         Cross-entropy, nats.
     samples : int
-        How many there were.
+        The number of samples.
     """
 
     accuracy: float
@@ -50,7 +50,7 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
     Returns
     -------
     Evaluation
-        The last, smaller batch counts by its samples, not as a whole batch.
+        A last, smaller batch counts by its samples, not as a whole batch.
 
     Raises
     ------
@@ -95,9 +95,9 @@ def probabilities(model: nn.Module, inputs: Iterable[Tensor]) -> Float64[np.ndar
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Put a network into eval mode, in full precision and without gradients, for a while.
+    """Put a network into eval mode for a while, in full precision and without gradients.
 
-    Each module gets its mode back.
+    Afterwards, each module gets its own mode back.
 
     Yields
     ------

@@ -32,12 +32,12 @@ from lotperm.science.writes import name_what_is_written
 
 
 def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the parameters and buffers of a state dict, and the first name of each tensor.
+    """Return a network's parameters and persistent buffers, and the first name of each tensor.
 
     Returns
     -------
     state : dict
-        Name -> Tensor; a tensor that several modules share (weight tying) is there under each of
+        Name -> Tensor; a tensor that several modules share (weight tying) appears under each of
         its names.
     names : dict
         Name -> the first name of the same tensor.
@@ -45,7 +45,7 @@ def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     state: dict[str, Tensor] = {}
     state.update(model.named_parameters(remove_duplicate=False))
     kept = model.state_dict()
-    # What isn't in a state dict can't be permuted: to the network that is a constant.
+    # What isn't in a state dict can't be permuted, so it counts as a constant of the network.
     state.update((n, b) for n, b in model.named_buffers(remove_duplicate=False) if n in kept)
     first: dict[int, str] = {}
     return state, {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
@@ -95,7 +95,7 @@ def check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
     Raises
     ------
     UnsupportedModelError
-        With what the network raised.
+        Quotes what the network raised.
     """
     leaves, structure = pytree.tree_flatten((args, dict(kwargs)))
     try:
@@ -116,9 +116,9 @@ def check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
 def _export(
     model: nn.Module, leaves: list[Any], structure: pytree.TreeSpec, size: int
 ) -> fx.GraphModule:
-    """Export a network for batches of any size, or of this one if it takes no other."""
+    """Export a network for batches of any size, or of the given size if it takes no other."""
     first: Exception | None = None
-    # Recurrent layers may have time first, of which they unroll each step.
+    # Recurrent layers may have time as the first dimension, which they unroll step by step.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     for dim in (0, 1, None) if recurrent else (0, None):
         variable = torch.export.Dim("batch")
@@ -159,7 +159,7 @@ def _export(
 
 
 def _user_line(error: Exception) -> str:
-    """Say at which line of the network's source an error was raised, if at one."""
+    """Say at which line of the network's source an error was raised, if that is known."""
     package = os.path.dirname(os.path.dirname(__file__))
     installed = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), package, "<")
     frames = traceback.extract_tb(error.__traceback__)
@@ -169,7 +169,7 @@ def _user_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from writing down a failure, with the graph so far; it raises it too."""
+    """Keep the exporter from printing a failure and the graph so far; it also raises the error."""
     names = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
     logs = [logging.getLogger(name) for name in names]
     before = [log.disabled for log in logs]
@@ -185,9 +185,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _masks_as_given() -> Iterator[None]:
-    """Keep PyTorch's transformers from looking at a mask's values, to see whether it is causal.
+    """Keep PyTorch's transformers from reading a mask's values to see whether it is causal.
 
-    They do so for a faster kernel alone.
+    They do so only to choose a faster kernel.
     """
     before = transformer._detect_is_causal_mask
     try:
@@ -198,10 +198,10 @@ def _masks_as_given() -> Iterator[None]:
 
 
 class _OfOld(TorchFunctionMode):
-    """Say what `torch.export` doesn't know in its present words.
+    """Replace old tensor methods that `torch.export` doesn't know by their present forms.
 
-    ``tensor.new(2, 3)`` is ``tensor.new_empty((2, 3))``, and ``tensor.data``, for what is read,
-    ``tensor.detach()``.
+    ``tensor.new(2, 3)`` becomes ``tensor.new_empty((2, 3))``, and ``tensor.data``, where it is
+    read, ``tensor.detach()``.
     """
 
     def __torch_function__(

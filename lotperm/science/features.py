@@ -14,7 +14,7 @@ from lotperm.science.symmetry import PermutationSpec
 
 @runtime_checkable
 class Features(Protocol):
-    """A number for each unit, example and position, which `correlate` compares between networks."""
+    """Numbers, one per unit, example and position, that `correlate` compares between networks."""
 
     @property
     def labelled(self) -> bool:
@@ -22,7 +22,7 @@ class Features(Protocol):
         ...
 
     def leaves(self, form: InputForm, batch: Any) -> list[Any]:
-        """Return what the observer takes of a batch, tensors of the examples' rows among them."""
+        """Return what the observer takes from a batch, including tensors of a row per example."""
         ...
 
     def mixes(
@@ -34,12 +34,12 @@ class Features(Protocol):
     def observer(
         self, spec: PermutationSpec, tensors: Mapping[str, Tensor], points: Mapping[str, str]
     ) -> Callable[..., dict[str, Tensor]]:
-        """Make a function from leaves to features ``(B, n, *spatial)`` of each group.
+        """Make a function from leaves to the features ``(B, n, *spatial)`` of each group.
 
         Parameters
         ----------
         spec : PermutationSpec
-            Of the network.
+            The permutation symmetries of the network.
         tensors : Mapping[str, Tensor]
             As for `PermutationSpec.extractor`.
         points : Mapping[str, str]
@@ -49,7 +49,7 @@ class Features(Protocol):
 
 
 class Activations:
-    """What units put out, by a forward pass that ends at the last point."""
+    """The outputs of units, from a forward pass that ends at the last point."""
 
     labelled = False
 
@@ -60,7 +60,7 @@ class Activations:
     def mixes(
         self, spec: PermutationSpec, tensors: Mapping[str, Tensor], points: Mapping[str, str]
     ) -> bool:
-        """Return whether the network mixes examples up to the last point."""
+        """Return whether the network mixes examples before or at the last point."""
         return mixes_examples(spec, tensors, points)
 
     def observer(

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function with a pass less."""
+"""Batch norms folded into the convolutions before them: the same function, one pass fewer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fold_batch_norms(
     Parameters
     ----------
     graph : fx.Graph
-        Stays as it is.
+        The graph; it is not changed.
     tensors : mapping
         Name -> Tensor that the graph reads. A norm that lacks one of its tensors is not folded.
     keep : collection of str
@@ -38,7 +38,7 @@ def fold_batch_norms(
     fx.Graph
         The graph with fewer nodes.
     dict
-        `tensors` and the folded kernels and biases, in the dtype of their kernel.
+        `tensors`, plus the folded kernels and biases in the dtype of the original kernels.
     """
     folded = copy_graph(graph)
     found = dict(tensors)

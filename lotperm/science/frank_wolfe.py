@@ -37,29 +37,29 @@ def match_weights_jointly(
 ) -> Matching:
     """Match the units of A to those of B by their weights, all groups in each step.
 
-    It maximizes the same objective as `match_weights`, the inner product of B's parameters with
+    This maximizes the same objective as `match_weights`, the inner product of B's parameters with
     A's permuted ones, over doubly stochastic matrices in place of permutations. Each step solves
-    one linear assignment for each group, all at the same point, and goes towards the solutions as
-    far as the objective rises: along such a line it is a polynomial, so the best place on it is
-    known exactly. At the end every matrix is rounded to the nearest permutation. The result is a
-    stationary point of the relaxed problem, and depends on no seed.
+    one linear assignment per group, all at the same point, and moves towards the solutions to where
+    the objective is largest: along such a line it is a polynomial, so that point is known exactly.
+    At the end, every matrix, now at a stationary point of the relaxed problem, is rounded to the
+    nearest permutation. The result depends on no seed.
 
     Parameters
     ----------
     weights_a, weights_b : Mapping[str, Any] | nn.Module
-        As of `match_weights`.
+        As in `match_weights`.
     spec : PermutationSpec
         The permutation symmetries of the architecture.
     max_steps : int, optional
-        The ascent ends after this many steps in any case.
+        The largest number of steps.
     tolerance : float, optional
-        It ends before that once no direction promises more than this share of the objective's
-        natural scale, the product of the norms of A's and B's parameters.
+        The ascent ends earlier once no direction promises more than this fraction of the
+        objective's scale: the product of the norms of A's and B's tensor, summed over tensors.
 
     Returns
     -------
     Matching
-        With scores as those of `match_weights`.
+        With the same kind of scores as those of `match_weights`.
 
     Raises
     ------
@@ -75,12 +75,12 @@ def match_weights_jointly(
                 f"group {group!r} has {n:,} units, too many to be matched jointly; use "
                 "match_weights or match_activations."
             )
-    # One matrix is multiplied onto a tensor for each axis that moves.
+    # A tensor is multiplied by one matrix for each axis that moves.
     degree = max((len(spec.roles[name]) for name in own), default=1)
-    # The norms don't change when units move, so this is the largest value that there could be.
+    # The norms don't change when units move, so the objective can't exceed this.
     scale = sum((own[name].norm() * other[name].norm()).item() for name in own)
     relaxed = {
-        # The mean of all permutations, those that heed blocks as well.
+        # The mean of all permutations, and also of only those that keep blocks together.
         group: torch.full((n, n), 1 / n, dtype=torch.float64)
         for group, n in spec.sizes.items()
     }
@@ -103,7 +103,7 @@ def match_weights_jointly(
 
 
 def _nearest(spec: PermutationSpec, matrices: Relaxed) -> Permutation:
-    """Return the permutations that have the largest inner products with matrices."""
+    """Return the permutations that have the largest inner products with the given matrices."""
     return {
         group: p
         for family in families(spec.sizes, spec.inside)
@@ -112,7 +112,7 @@ def _nearest(spec: PermutationSpec, matrices: Relaxed) -> Permutation:
 
 
 def _mixed(role: Role, tensor: Tensor, relaxed: Relaxed) -> Tensor:
-    """Do to a tensor with matrices what `Role.apply` does with permutations."""
+    """Apply doubly stochastic matrices to a tensor as `Role.apply` does permutations."""
     flat = role.flatten(tensor)
     for group, places in role.positions.items():
         mixed = torch.tensordot(relaxed[group], flat[places], dims=1)
@@ -123,7 +123,7 @@ def _mixed(role: Role, tensor: Tensor, relaxed: Relaxed) -> Tensor:
 def _objective(
     spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], relaxed: Relaxed
 ) -> Tensor:
-    """Return the inner product of B's parameters with A's, moved by matrices, as a scalar."""
+    """Return the inner product of B's parameters with A's, mixed by matrices, as a scalar."""
     total = torch.zeros((), dtype=torch.float64)
     for name, moved in a.items():
         for role in spec.roles[name]:
@@ -135,7 +135,7 @@ def _objective(
 def _gradient(
     spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], relaxed: Relaxed
 ) -> Relaxed:
-    """Return the objective's derivative by every matrix."""
+    """Return the derivative of the objective with respect to every matrix."""
     leaves = {group: matrix.requires_grad_() for group, matrix in relaxed.items()}
     with torch.enable_grad():
         slopes = torch.autograd.grad(
@@ -154,13 +154,12 @@ def _best_step(
     towards: Relaxed,
     degree: int,
 ) -> float:
-    """Return the step within [0, 1] at which the objective is largest on the way."""
+    """Return the step size within [0, 1] at which the objective is largest."""
     at = np.linspace(0, 1, degree + 1)
     values = [
         _objective(spec, a, b, {g: relaxed[g] + t * towards[g] for g in relaxed}).item() for t in at
     ]
-    # The objective is a polynomial in the step, of a degree that is known, so these points
-    # determine it.
+    # The objective is a polynomial of known degree in the step, so these points determine it.
     line = np.polynomial.Polynomial.fit(at, values, degree, domain=[0, 1], window=[0, 1])
     turns = [float(t.real) for t in line.deriv().roots() if abs(t.imag) < 1e-9]
     steps = [0.0, 1.0, *(t for t in turns if 0 < t < 1)]

@@ -31,7 +31,7 @@ _LAYOUT = (
     "sym_stride",
 )
 
-# Operations that may give a view or a copy, by how values lie in memory.
+# Operations that give a view or a copy, depending on how values lie in memory.
 _PERHAPS_VIEWS = ("contiguous", "flatten", "reshape", "reshape_as", "to")
 
 
@@ -69,7 +69,7 @@ class TracedNetwork:
         return pytree.tree_leaves(network(*inputs))
 
     def unlike(self, inputs: Sequence[Any]) -> ParameterError | None:
-        """Make the error for inputs of other shapes than the network was traced with, if any is."""
+        """Make an error if an input's shape isn't the one that the network was traced with."""
         nodes = [node for node in self.graph.nodes if node.op == "placeholder"]
         for node, given in zip(nodes, inputs, strict=False):
             value = node.meta.get("val")
@@ -80,7 +80,7 @@ class TracedNetwork:
                 d in ("B", n) for d, n in zip(expected, given.shape, strict=True)
             )
             if not fits:
-                # Batches come in parts.
+                # Without the batch size: the batch may be one part of the user's.
                 got = ("B", *given.shape[1:]) if is_variable(value) else tuple(given.shape)
                 shapes = [str(shape).replace("'", "") for shape in (got, expected)]
                 return ParameterError(
@@ -99,9 +99,9 @@ class TracedNetwork:
 
     @cached_property
     def any_layout(self) -> bool:
-        """Whether images may be channels-last in memory though they weren't for the network.
+        """Whether images may be made channels-last in memory without changing the outputs.
 
-        Not so where the network takes a `view`, which needs values that lie in order, or writes
+        They may not if the network takes a `view`, which needs values that lie in order, or writes
         into what would then be a copy instead of a view.
         """
         for node in self.graph.nodes:
@@ -116,12 +116,12 @@ class TracedNetwork:
 
 
 def is_variable(value: Tensor) -> bool:
-    """Return whether the first size of an exported tensor is free."""
+    """Return whether the first dimension of an exported tensor may have any size."""
     return value.dim() > 0 and not isinstance(value.shape[0], int)
 
 
 def is_batched(value: Any, size: int) -> bool:
-    """Return whether a value is a tensor whose first dimension is that of the examples."""
+    """Return whether a value is a tensor whose first dimension has the batch's size."""
     return isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
 
 
@@ -133,7 +133,7 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
 
 
 def cut_graph(graph: fx.Graph, nodes: tuple[str, ...]) -> fx.Graph:
-    """Return the part of a graph that computes some of its nodes, with these as outputs."""
+    """Return the part of a graph that computes the given nodes, with these as its outputs."""
     cut = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     outputs: dict[str, fx.Node] = {}
@@ -153,7 +153,7 @@ def compile_graph(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Callable[..
     Parameters
     ----------
     graph : fx.Graph
-        As `TracedNetwork` or `cut_graph` give it.
+        From a `TracedNetwork` or `cut_graph`.
     tensors : mapping
         Name -> Tensor, read at each call and, if the network does so, written into.
 
@@ -191,7 +191,7 @@ def operation_name(node: fx.Node) -> str:
 def node_place(node: fx.Node) -> tuple[str, str | None, int | None]:
     """Return the module, file and line that a node comes from, where they are known.
 
-    Of a layer of PyTorch's it is the line that calls it.
+    For a PyTorch layer, this is the line that calls it.
     """
     modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
     found = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")

@@ -1,4 +1,4 @@
-"""From unit ids to permutation groups: which units may change places, and where they are seen."""
+"""From unit ids to permutation groups: which units may trade places, and where to observe them."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from lotperm.science.transforms import transformed
 
 @dataclass(frozen=True)
 class _Groups:
-    """Units in groups: those of a group occur in the same way everywhere.
+    """Groups of units, such that all units of a group occur in the same way everywhere.
 
     Attributes
     ----------
     sizes : dict
         Group name -> number of its units, in order of execution.
     group_of, unit_of : Tensor, int64
-        For each root of the labels its group, by number (-1: it doesn't move), and its place in
-        it.
+        For each root of the labels, the number of its group (-1: it doesn't move), and its place
+        in that group.
     inside : dict
-        As that of `PermutationSpec`.
+        As in `PermutationSpec`.
     """
 
     labels: Labels
@@ -54,7 +54,7 @@ class _Groups:
     inside: dict[str, tuple[Inside, ...]]
 
     def positions(self, ids: Tensor) -> dict[str, Tensor]:
-        """Return, group -> (n, k), where each of its units is in `ids`, taken as a vector."""
+        """Map each group to the places (n, k) of its units in `ids`, taken as a vector."""
         roots = self.labels.find(ids).flatten()
         groups, result = list(self.sizes), {}
         for number in self.group_of[roots].unique().tolist():
@@ -66,10 +66,10 @@ class _Groups:
 
 
 def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
-    """Make the spec of a network from the labels of all its operations."""
+    """Make a network's `PermutationSpec` from the labels of all its operations."""
     settle_places(labels)
     settle_unused(labels)
-    # What is joined or fixed may leave other units alike, or alone, so that they group otherwise.
+    # Joining or fixing units may leave others alike, or alone, so that they are grouped anew.
     while True:
         belonging = settle_relations(labels)
         places = {**labels.matrix_roles, **labels.element_roles}
@@ -79,7 +79,7 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
         odd = undrawable(groups.sizes, groups.inside)
         if odd is None:
             break
-        # Blocks that can't change places after all.
+        # These blocks differ in size, so they can't trade places after all.
         for relation in belonging:
             if (groups.group_of[relation.children] == list(groups.sizes).index(odd)).any():
                 labels.fix(relation.parents)
@@ -104,10 +104,10 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
 
 
 def _join_alone(labels: Labels, groups: _Groups, found: list[Belonging]) -> bool:
-    """Make units one with what they belong to, where that has no other unit of their group.
+    """Unite units with those that they belong to, if each is the only one of its group there.
 
-    So are the units of branches that are stacked and averaged; heads stay apart from their units.
-    Return whether there were any.
+    This unites the units of branches that are stacked and averaged; heads aren't united with their
+    units. Return whether any units were united.
     """
     before = labels.roots()
     for children, parents, kind in found:
@@ -121,16 +121,16 @@ def _join_alone(labels: Labels, groups: _Groups, found: list[Belonging]) -> bool
 
 
 def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
-    """Find the units of layers that are in no group, and what keeps them."""
+    """Find the units of layers that are in no group, and what keeps each of them in place."""
     for place, ids in labels.produced.items():
         roots = labels.find(ids).flatten()
         blamed: dict[Cause | None, list[int]] = {}
         for i in ((groups.group_of[roots] < 0) & (ids.flatten() != FIXED)).nonzero().flatten():
             unit, root = int(ids.flatten()[i]), int(roots[i])
-            # It was fixed; or became one with others of its layer; or no other is used as it is.
+            # Either it was fixed, or united with others of its layer, or no other is used alike.
             if root == FIXED:
                 cause = labels.fixed_by(unit)
-                if cause is None:  # it is nothing but an output
+                if cause is None:  # it is merely an output of the network
                     continue
             elif len(together := ids.flatten()[roots == root]) > 1:
                 joined = labels.joined_by(int(together[0]), int(together[-1]))
@@ -162,9 +162,9 @@ def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
 
 
 def _fixed_units(layer: str, units: Iterable[int], total: int, cause: Cause) -> Fixed:
-    """Note that an operation fixed units of a layer."""
+    """Describe units of a layer that an operation fixed."""
     node = cause.node
-    if node.target is operator.getitem:  # one of the outputs of another
+    if node.target is operator.getitem:  # it picks an output of the operation itself
         node = node.all_input_nodes[0]
     operation = "output" if node.op == "output" else str(node.target)
     return Fixed(layer, tuple(units), total, operation, cause.reason, *node_place(node))
@@ -184,8 +184,8 @@ def _telling_apart(labels: Labels, roots: Tensor) -> Cause | None:
 def _fingerprints(labels: Labels, occurrences: Iterable[Tensor]) -> Tensor:
     """Return a 64-bit number for each id, equal where units occur in the same way.
 
-    It is a sum of random numbers, one for each vector of ids that a unit occurs in; two different
-    ones are equal by chance with probability 2**-64.
+    It is a sum of random numbers, one for each vector of ids that a unit occurs in; units that
+    occur differently get the same number with probability 2**-64.
     """
     found = torch.zeros(len(labels), dtype=torch.int64)
     generator = torch.Generator().manual_seed(0)
@@ -216,7 +216,7 @@ def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) 
             members.setdefault(kinds[root], []).append(root)
     made = {kinds[root] for ids in labels.produced.values() for root in labels.find(ids).tolist()}
     suffixes = _add_blocks(colors, members, layer, found, made)
-    # A unit without an equal has nothing to change places with.
+    # A unit that is alone in its group has nothing to trade places with.
     members = {kind: units for kind, units in members.items() if len(units) > 1}
 
     group_of = torch.full((len(labels),), -1)
@@ -249,14 +249,14 @@ def _add_blocks(
     found: list[Belonging],
     made: set[int],
 ) -> dict[int, str]:
-    """Add groups of whole blocks, such as heads, right before those of the units inside them.
+    """Add groups of whole blocks, such as heads, each right before the group of its units.
 
-    Those that a layer has `made` keep its name.
+    Blocks that are themselves units `made` by a layer keep the layer's name.
 
     Returns
     -------
     dict
-        Kind -> what its group is called, beside its layer, where others have the same layer.
+        Kind -> the suffix that tells its group from others of the same layer.
     """
     suffixes: dict[int, str] = {}
     values, number = kinds.unique(return_inverse=True)
@@ -278,8 +278,8 @@ def _add_blocks(
                 if suffixes.get(above) not in OF_BLOCKS:
                     suffixes[above] = "blocks" if what == "inside" else "heads"
                     layer[above] = layer[kind]
-                    # Dictionaries are in order of insertion: to put one in between, all are
-                    # inserted anew.
+                    # Dictionaries keep the order of insertion, so to put an item in the middle,
+                    # all are inserted anew.
                     order = {k: units for k, units in members.items() if k != above}
                     at = list(order).index(kind)
                     items = list(order.items())
@@ -319,9 +319,9 @@ def _points(
 ) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str, str], Channels]]:
     """Find the candidates for activation matching, and where the units lie there."""
     channels: dict[tuple[str, str], Channels] = {}
-    # Node, and whether it has positions, is what a nonlinearity gives, has each unit just once.
+    # A node's name, and whether it has positions, is a nonlinearity's output, has each unit once.
     carriers: dict[str, list[tuple[str, bool, bool, bool]]] = {g: [] for g in groups.sizes}
-    # What depends on the input: a function of weights alone says nothing of a unit.
+    # Nodes that depend on the input: a function of weights alone says nothing about a unit.
     activations: set[fx.Node] = set()
     inside = set(transformed(graph))
     for node in graph.nodes:
@@ -335,7 +335,7 @@ def _points(
             varying = labels.varying(ids)
             if not varying or varying[0] == 0:  # dimension 0 is that of the samples
                 continue
-            # More values than samples and units account for: they lie at positions.
+            # There are more values than samples times units, so there must be positions.
             spatial = ids.numel() > ids.shape[0] * math.prod(ids.shape[d] for d in varying)
             along = thin(ids).movedim(varying, list(range(len(varying)))).flatten(len(varying))
             along = along.reshape(math.prod(along.shape[: len(varying)]), -1)[:, 0]
@@ -349,7 +349,7 @@ def _points(
     for group, found in carriers.items():
         if has_no_choice(group, groups.sizes, groups.inside):
             found.clear()
-        # Where units have a dimension of their own, if there is such a node.
+        # Prefer nodes in which units have a dimension of their own, if there are any.
         nodes = [node for node in found if node[3]] or found[-1:]
         best = [node for node in nodes if node[1]] or nodes
         outputs = [node for node in best if node[2]]
@@ -358,7 +358,7 @@ def _points(
 
 
 def _views(labels: Labels, found: list[Belonging], ids: Tensor) -> list[Tensor]:
-    """Return ids as they are; of units at mixtures of positions, units and mixtures instead."""
+    """Return ids as they are, but split those of units at mixtures of positions into the two."""
     if not labels.is_mixed(ids):
         return [ids]
     roots = labels.find(ids)

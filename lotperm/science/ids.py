@@ -1,4 +1,4 @@
-"""Ids of units: a union-find, and what is known of each id."""
+"""Ids of units: a union-find, and what is known about each id."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lotperm.science.graphs import concrete_shape, operation_name
 # The id of what must not move: the network's inputs and outputs, constants, statistics over units.
 FIXED = 0
 
-# Values that no unit holds are told apart up to this many of them.
+# Up to this many values that no unit holds get an id each.
 LARGE = 2**20
 
 # Why an operation without a rule fixes units.
 NO_RULE = "has no rule, so it may use them by their position"
 
-# Why values for each position stay, which are no units.
+# Why values that differ by position, and so aren't units, stay in place.
 POSITIONS = "has a value for each position, the same for all units"
 
-# Losses, which end a network as its outputs do.
+# Losses, at which a network ends as it does at its outputs.
 LOSSES_OF_PAIRS = (
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -57,8 +57,8 @@ class Ids:
     """Ids that are made equal where units must move together.
 
     A union-find in which the smallest id of a class is its root, so that `FIXED` wins. Ids are
-    int64 tensors of an activation's own shape; dimensions along which they are constant mostly have
-    stride 0, which lets `thin` do the work once.
+    int64 tensors of an activation's own shape. Dimensions along which they are constant mostly have
+    stride 0; `thin` drops these repetitions.
 
     Attributes
     ----------
@@ -69,27 +69,27 @@ class Ids:
     def __init__(self) -> None:
         self.causes: list[Cause] = []
         self._parent = torch.zeros(1, dtype=torch.int64)
-        # Ids of values that no unit holds, but of which equal ids have equal values.
+        # Ids of values that no unit holds; equal ids mean equal values.
         self._constant = torch.ones(1, dtype=torch.bool)
-        # Ids of units without weights, which all have one value.
+        # Ids of units without weights, which all have the same value.
         self._blank = torch.zeros(1, dtype=torch.bool)
         # Ids of pairs of a unit and a mixture of positions.
         self._mixed = torch.zeros(1, dtype=torch.bool)
-        # Of an id that isn't a root any more: by which of the causes.
+        # For each id that is no longer a root, the index of the cause in `causes`.
         self._cause = torch.full((1,), -1)
         self._consumed: list[Tensor] = []
         self._inner: set[int] = set()
 
     def __len__(self) -> int:
-        """Return how many ids were given out, `FIXED` included."""
+        """Return how many ids have been given out, including `FIXED`."""
         return len(self._parent)
 
     def fresh(self, n: int) -> Tensor:
-        """Return new ids for n units; a single one has nothing to change places with."""
+        """Return new ids for n units, or `FIXED` for a single one, which can't trade places."""
         return self._new(n, constant=False) if n > 1 else torch.zeros(1, dtype=torch.int64)
 
     def blank(self, n: int) -> Tensor:
-        """Return new ids for n units without weights, which all have one value."""
+        """Return new ids for n units without weights, which all have the same value."""
         ids = self.fresh(n)
         self._blank[ids[ids > 0]] = True
         return ids
@@ -108,10 +108,10 @@ class Ids:
         return ids
 
     def constants(self, ids: Tensor) -> Tensor:
-        """Return ids for values that no unit holds, a new one for each that isn't known apart.
+        """Return ids for values that no unit holds, new ones if all of them were `FIXED` so far.
 
         Where such an id is repeated along a dimension, the value is the same for all units there,
-        and lets them move.
+        so they may still move.
         """
         if self.may_move(ids) or self.find(ids).any() or ids.numel() > LARGE:
             return ids
@@ -127,19 +127,19 @@ class Ids:
         return self._new(len(pairs), constant=True)[inverse]
 
     def constant(self, roots: Tensor) -> Tensor:
-        """Return which roots stay: `FIXED`, and those of values that no unit holds."""
+        """Return which roots can't move: `FIXED`, and those of values that no unit holds."""
         return self._constant[roots]
 
     def roots(self) -> int:
-        """Return how many ids are still apart."""
+        """Return how many classes of equal ids there are."""
         return int((self._parent == torch.arange(len(self))).sum())
 
     def is_constant(self, root: int) -> bool:
-        """Return whether a root is that of values that no unit holds."""
+        """Return whether a root is `FIXED` or that of values that no unit holds."""
         return bool(self._constant[root])
 
     def settle(self, ids: Tensor) -> Tensor:
-        """Return ids for values that may differ where constants didn't."""
+        """Fix the constants among ids, since values computed from equal ones may now differ."""
         roots = self.find(ids)
         constant = self._constant[roots]
         return torch.where(constant, FIXED, roots) if constant.any() and roots.any() else ids
@@ -155,7 +155,7 @@ class Ids:
         """Make ids equal, position by position, with broadcasting."""
         a, b = torch.broadcast_tensors(a, b)
         strides = zip(a.stride(), b.stride(), strict=True)
-        # Where both repeat along a dimension, one index stands for all.
+        # Where both repeat along a dimension, one index represents all.
         once = tuple(slice(1) if s == t == 0 else slice(None) for s, t in strides)
         a, b = a[once].flatten(), b[once].flatten()
         while True:
@@ -164,17 +164,17 @@ class Ids:
             if not differ.any():
                 return
             a, b = torch.maximum(a[differ], b[differ]), torch.minimum(a[differ], b[differ])
-            # A unit that meets a constant is fixed, and so is what was known of the constant.
+            # A unit that meets a constant is fixed, and so is everything equal to that constant.
             self._blank[b[~self._blank[a]]] = False
             fixed = self._constant[a] | self._constant[b]
             b, low = torch.where(fixed, FIXED, b), b[fixed]
             a, b = torch.cat([a, low]), torch.cat([b, torch.zeros_like(low)])
-            # An id may meet several here: it takes the least, and the next turn joins the rest.
+            # An id may meet several here: it takes the smallest; the next round joins the rest.
             self._parent.scatter_reduce_(0, a, b, "amin")
             self._cause[a[a > 0]] = len(self.causes) - 1
 
     def fix(self, ids: Tensor) -> None:
-        """Let none of these units move."""
+        """Forbid all of these units to move."""
         self.unify(ids, torch.tensor(FIXED))
 
     def may_move(self, ids: Tensor) -> bool:
@@ -182,7 +182,7 @@ class Ids:
         return not bool(self._constant[thin(self.find(ids))].all())
 
     def chooses(self, index: Tensor) -> bool:
-        """Return whether an index depends on units that may move, and isn't the same for all."""
+        """Return whether an index depends on units that may move and don't all have one value."""
         return self.may_move(index) and not self.is_blank(index)
 
     def varying(self, ids: Tensor) -> list[int]:
@@ -199,7 +199,7 @@ class Ids:
         return roots.expand(ids.shape)
 
     def crosses(self, ids: Tensor, dim: int) -> bool:
-        """Return whether units lie along other dimensions than this one, which holds positions."""
+        """Return whether units lie along other dimensions but not along this one."""
         varying = self.varying(ids) if self.may_move(ids) else []
         return bool(varying) and dim % ids.dim() not in varying
 
@@ -211,11 +211,11 @@ class Ids:
         return self.find(rows[:, 0].expand(ids.shape[dim]))
 
     def consume(self, ids: Tensor) -> None:
-        """Note that a layer takes these units in."""
+        """Record that a layer takes these units as its input."""
         self._consumed.append(thin(ids).flatten())
 
     def begin(self, node: fx.Node) -> None:
-        """Note that what becomes equal from now on does so by this operation."""
+        """Make an operation the cause of everything that becomes equal from now on."""
         if _ends(node):
             self._inner |= {root for ids in self._consumed for root in self.find(ids).tolist()}
         self.causes.append(Cause(node, "uses them by their position"))
@@ -226,7 +226,7 @@ class Ids:
             self.causes[-1] = Cause(self.causes[-1].node, reason)
 
     def fixed_by(self, unit: int) -> Cause | None:
-        """Return what fixed a unit, or made it equal to others; None for a mere output."""
+        """Return what fixed a unit or made it equal to others; None for a mere output."""
         unit = self._path(unit)[-2]
         cause = self.causes[int(self._cause[unit])]
         return None if _ends(cause.node) and unit not in self._inner else cause
@@ -254,22 +254,22 @@ def _ends(node: fx.Node) -> bool:
 def distinct_pairs(a: Tensor, b: Tensor) -> Tensor:
     """Return the distinct pairs of two vectors, in order: int64 of shape (2, n)."""
     base = int(b.max()) + 1 if len(b) else 1
-    codes = (a * base + b).unique()  # many times faster than to sort columns
+    codes = (a * base + b).unique()  # many times faster than sorting columns
     return torch.stack([codes // base, codes % base])
 
 
 def thin(ids: Tensor) -> Tensor:
-    """Return ids without their repetitions: dimensions of stride 0 get size 1."""
+    """Return ids without repetitions: dimensions of stride 0 get size 1."""
     return ids[tuple(slice(1) if stride == 0 else slice(None) for stride in ids.stride())]
 
 
 def spread(ids: Tensor, shape: torch.Size, dim: int) -> Tensor:
-    """Return ids of one dimension in a tensor of `shape`, constant along all others."""
+    """Return a vector of ids as a tensor of `shape`, along `dim` and constant along the others."""
     return ids.view([-1 if d == dim % len(shape) else 1 for d in range(len(shape))]).expand(shape)
 
 
 def fixed_outputs(node: fx.Node) -> Any:
-    """Return ids for the outputs of a node that hold no unit that moves."""
+    """Return ids for the outputs of a node in which no unit may move."""
     none = torch.tensor(FIXED)
     return pytree.tree_map_only(
         Tensor, lambda value: none.expand(concrete_shape(value)), node.meta.get("val")

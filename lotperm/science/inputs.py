@@ -13,13 +13,13 @@ from torch.utils import _pytree as pytree
 
 from lotperm.errors import ParameterError
 
-# What a data loader yields, or what is given to `PermutationSpec.trace`.
+# What a data loader yields, and what `PermutationSpec.trace` takes as an example.
 Batch = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class InputForm:
-    """Which parts of a batch a network takes, as they were when it was traced.
+    """Which parts of a batch a network takes, according to the batch that it was traced with.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class InputForm:
         Parameters
         ----------
         batch : Tensor, sequence or mapping
-            What follows the inputs (labels), or has other keys, is left out.
+            Entries after the inputs (labels), or with other keys, are left out.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class InputForm:
 
 
 def describe(batch: Any) -> str:
-    """Say in a few words of what form a batch is."""
+    """Say in a few words what form a batch has."""
     if isinstance(batch, Tensor):
         return f"one tensor of shape {tuple(batch.shape)}"
     if isinstance(batch, Mapping):
@@ -105,10 +105,10 @@ def call_arguments(
     model : nn.Module
         Its `forward` says how many inputs it takes, and their names.
     example : Tensor, sequence or mapping
-        One tensor is the one argument. Of a tuple as many entries are arguments as `forward`
-        takes; of a list, as data loaders give, as many as it requires, since what follows may be
-        labels. Of a dict those entries are arguments that `forward` has parameters for; if it has
-        none of these names, the dict is its one argument.
+        A tensor is the only argument. From a tuple, as many entries are taken as `forward` has
+        parameters; from a list, as data loaders yield it, as many as `forward` requires, since the
+        rest may be labels. From a dict, those entries are taken that `forward` has parameters for;
+        if it has none of these names, the dict is its only argument.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Run a network on unit ids in place of values, with the rules of `lotperm.science.rules`."""
+"""Run a network on unit ids instead of values, by the rules of `lotperm.science.rules`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from lotperm.science.rules.products import batched_matmul, convolution, linear, 
 from lotperm.science.rules.reductions import reduction, softmax
 from lotperm.science.rules.weights import RESHAPES, computed_weight, is_constant, keeps_axes
 
-# Rules that know units at mixtures of positions, which lie along two dimensions.
+# Rules that can handle units at mixtures of positions, which lie along two dimensions.
 _WITH_MIXTURES = (
     *(elementwise, move, reduction, softmax, batch_norm, layer_norm, gated),
     *(linear, matmul, batched_matmul, convolution, attention),
 )
 
-# Rules that know numbers by which units are chosen.
+# Rules that can handle numbers by which units are chosen.
 _OF_NUMBERS = (move, embedding, index, index_select, at_places, one_hot)
 
 
@@ -40,9 +40,9 @@ class Labeller(fx.Interpreter):
     Parameters
     ----------
     program : fx.GraphModule
-        As `export_graph` gives it.
+        As `export_graph` returns it.
     labels : Labels
-        Of the network's parameters and buffers; grows with each operation.
+        The labels of the network's parameters and buffers; each operation adds to them.
     """
 
     def __init__(self, program: fx.GraphModule, labels: Labels) -> None:
@@ -60,14 +60,14 @@ class Labeller(fx.Interpreter):
                 or (node.op == "get_attr" and node.target in labels.names)
             ):
                 of_weights.add(node)
-        # Backwards: whether axes are enough depends on who uses the weights.
+        # Backwards: whether axes are enough depends on what uses the weights.
         for node in reversed(program.graph.nodes):
             if node in of_weights and self._by_axes(node):
                 self.matrices.add(node)
         self._leave_mixed()
 
     def _by_axes(self, node: fx.Node) -> bool:
-        """Return whether all that use weights label them by their axes."""
+        """Return whether all operations that use some weights label them by their axes."""
         taken = [
             _takes_as_matrix(u, node) or u in self.matrices or operation_name(u) in OF_A_TYPE
             for u in node.users
@@ -75,7 +75,7 @@ class Labeller(fx.Interpreter):
         return all(taken) or _is_vector(node, some=any(taken))
 
     def _leave_mixed(self) -> None:
-        """Take back what is computed from weights of which not all are labelled by their axes."""
+        """Discard what is computed from weights that aren't all labelled by their axes."""
         before = -1
         while before != len(self.matrices):
             before = len(self.matrices)
@@ -85,9 +85,9 @@ class Labeller(fx.Interpreter):
                     self.matrices.discard(node)
 
     def run_node(self, n: fx.Node) -> Any:
-        """Label one node, and note the ids of its output."""
+        """Label one node, and record the ids of its output."""
         if n.op == "placeholder":
-            return fixed_outputs(n)  # beside tensors, inputs may be numbers or None
+            return fixed_outputs(n)  # besides tensors, inputs may be numbers or None
         if n.op == "get_attr":
             return self.parameter(n)
         self.labels.begin(n)
@@ -123,7 +123,7 @@ class Labeller(fx.Interpreter):
         """Label a parameter, buffer or constant."""
         if n in self.matrices:
             return Matrix.of(str(n.target), self.labels.shapes[str(n.target)])
-        value = n.meta.get("val")  # a part of the program has none
+        value = n.meta.get("val")  # None for a subprogram
         if n.target not in self.labels.names and isinstance(value, Tensor):
             self.labels.known[n.name] = operator.attrgetter(str(n.target))(self.module)
         if n.target not in self.labels.names or value is None or value.numel() == 0:
@@ -132,7 +132,7 @@ class Labeller(fx.Interpreter):
             return fixed_outputs(n)
         unruled = [user for user in n.users if not _has_rule(user)]
         if value.dim() > 1 and unruled:
-            # Its values needn't be told apart, of which an embedding has many.
+            # Its values needn't be told apart, and an embedding has very many.
             self.labels.unruled[str(n.target)] = unruled[0]
             return fixed_outputs(n)
         return self.labels.values_of(str(n.target))
@@ -167,7 +167,7 @@ class Labeller(fx.Interpreter):
 
 
 def _is_arithmetic(target: Any) -> bool:
-    """Return whether a function is one of numbers alone, without other effects."""
+    """Return whether a function is mere arithmetic on numbers, without side effects."""
     of_torch = str(getattr(target, "__name__", "")).startswith("sym_")
     return of_torch or getattr(target, "__module__", "") in ("_operator", "builtins", "math")
 
@@ -181,9 +181,10 @@ def _takes_as_matrix(user: fx.Node, parameter: fx.Node) -> bool:
 
 
 def _is_vector(node: fx.Node, *, some: bool) -> bool:
-    """Return whether weights have one axis, so that their values are labelled by it too.
+    """Return whether weights have a single axis, by which their values are labelled too.
 
-    Such are computed from weights with several axes, or `some` of their users label them by it.
+    This holds only if they are computed from weights with several axes, or `some` of their users
+    label them by their axis.
     """
 
     def is_vector(of: fx.Node) -> bool:
@@ -194,15 +195,15 @@ def _is_vector(node: fx.Node, *, some: bool) -> bool:
 
     value = node.meta.get("val")
     if not is_vector(node) or (isinstance(value, Tensor) and not value.is_floating_point()):
-        return False  # numbers of positions
+        return False  # indices of positions
     sources = [n for n in node.all_input_nodes if _is_tensor(n)]
     return some or not all(map(is_vector, sources))
 
 
 def _is_gate(node: fx.Node) -> bool:
-    """Return whether whole numbers or booleans, one for each unit, serve to keep or drop values.
+    """Return whether integers or booleans, one for each unit, serve to keep or drop values.
 
-    They move with the units then. Numbers of positions don't.
+    If so, they move with the units; indices of positions don't.
     """
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or not node.users:
@@ -220,11 +221,11 @@ def _is_gate(node: fx.Node) -> bool:
 
 
 def _is_tensor(node: fx.Node) -> bool:
-    """Return whether a node is no size of a batch."""
+    """Return whether a node's value isn't a number, such as the batch size."""
     return not isinstance(node.meta.get("val"), (int, torch.SymInt))
 
 
 def _has_rule(user: fx.Node) -> bool:
-    """Return whether units may pass an operation."""
+    """Return whether there is a rule for how an operation treats units."""
     pointwise = isinstance(user.target, OpOverload) and torch.Tag.pointwise in user.target.tags
     return pointwise or operation_name(user) in RULES

@@ -48,14 +48,14 @@ __all__ = [
 
 
 Axes = int | tuple[int, ...]
-"""An axis, or several that are taken as one."""
+"""An axis, or several that are treated as one."""
 
 Rows = tuple[int, int] | None
-"""Rows of axis 0, from one to before the other; None for all."""
+"""A range of rows of axis 0, its end excluded; None for all."""
 
 
 def several(axes: Axes) -> tuple[int, ...]:
-    """Return axes as a tuple, also a single one."""
+    """Return axes as a tuple, even a single one."""
     return (axes,) if isinstance(axes, int) else axes
 
 
@@ -67,9 +67,9 @@ class Place(NamedTuple):
     tensor : str
         The first of its names.
     axes : tuple of int
-        Axes, in ascending order, taken as one.
+        Axes, in ascending order, treated as one.
     start, stop : int
-        Rows of axis 0.
+        The range of rows of axis 0.
     """
 
     tensor: str
@@ -79,7 +79,7 @@ class Place(NamedTuple):
 
 
 class Labels(RelatedIds):
-    """What is known of a network's units while its operations are labelled.
+    """What is known about a network's units while its operations are labelled.
 
     Every position of an activation carries an id (`Ids`), and units may belong to others
     (`RelatedIds`).
@@ -96,14 +96,14 @@ class Labels(RelatedIds):
     Attributes
     ----------
     matrix_roles, element_roles : dict
-        `Place` -> ids that lie there. Of a matrix whole axes are labelled (a unit is a row or a
-        column), of any other tensor single values.
+        `Place` -> the ids that lie there. In a matrix, whole axes are labelled (a unit is a row or
+        a column); in any other tensor, single values.
     carried : dict
         Node name -> ids of its output.
     produced : dict
-        `Place` -> new ids that a layer gave out there, not as they became.
+        `Place` -> the new ids that a layer gave out there, not their later roots.
     unruled : dict
-        Tensor name -> an operation without a rule that takes it.
+        Tensor name -> an operation that reads it and has no rule.
     known : dict
         Node name -> the value of a constant.
     """
@@ -121,30 +121,30 @@ class Labels(RelatedIds):
         self.known: dict[str, Tensor] = {}
 
     def lie_on(self, tensor: str, axes: Axes, ids: Tensor, rows: Rows = None) -> Tensor:
-        """Note that ids lie along axes of a matrix, taken as one, in some or all of its rows.
+        """Record that ids lie along axes of a matrix, treated as one, in some or all of its rows.
 
         Returns
         -------
         Tensor
-            Their roots. A matrix that is used twice makes the ids of both uses equal.
+            The roots of the ids. A matrix that is used twice makes the ids of both uses equal.
         """
         name = self.names[tensor]
         axes = several(axes)
-        # A `Place` names its axes in ascending order, so the ids are turned to that.
+        # A `Place` has its axes in ascending order, so the ids are put in that order.
         if len(axes) > 1 and list(axes) != sorted(axes):
             order = sorted(range(len(axes)), key=axes.__getitem__)
             sorted_ids = ids.reshape([self.shapes[name][d] for d in axes]).permute(order)
             self.lie_on(tensor, tuple(sorted(axes)), sorted_ids.flatten(), rows)
             return self.find(ids)
         whole = (0, self.shapes[name][0])
-        # Rows of the first axis, which grouped convolutions and stacked projections use apart.
+        # Grouped convolutions and stacked projections use ranges of rows separately.
         if axes[0] == 0 and rows not in (None, whole):
             if len(axes) > 1:
                 self.fix(ids)
                 for axis in axes:
                     self.lie_on(tensor, axis, torch.zeros(self.shapes[name][axis]).long())
                 return self.find(ids)
-            # Along the first axis itself, rows are a part of the units.
+            # Along the first axis itself, a range of rows is a part of the units.
             place = Place(name, (0,), *whole)
             if place not in self.matrix_roles:
                 self.matrix_roles[place] = self._new(whole[1], constant=False)
@@ -155,7 +155,7 @@ class Labels(RelatedIds):
         return self.find(ids)
 
     def produce(self, tensor: str, axes: Axes, n: int, rows: Rows = None) -> Tensor:
-        """Give out new ids for the units that axes of a matrix make; return their roots."""
+        """Give new ids to the units that a matrix produces along some axes; return their roots."""
         ids = self.fresh(n)
         name = self.names[tensor]
         axes = several(axes)

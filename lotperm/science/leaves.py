@@ -1,4 +1,4 @@
-"""A network as a function of the weights to score, whatever they are called and stored as."""
+"""A network as a function of the weights to score, however they are named and stored."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ class Leaves:
     model : nn.Module
         The network; it is copied, not changed.
     names : Sequence[str]
-        The weights to score, as `lotperm.science.sparsity.prunable_parameters` names them. One that
-        is computed, by weight norm, say, is the result of that; one that is tied to another is both.
+        The weights to score, as `lotperm.science.sparsity.prunable_parameters` names them. For a
+        weight that is computed, by weight norm, say, this is the computed one; tied weights are
+        one.
     training : bool
         Run as in training, or as in evaluation.
     dtype : torch.dtype | None, optional
-        That of all floating-point tensors; None: their own.
+        The dtype of all floating-point tensors; None keeps their own.
     positive : bool, optional
-        Take absolute values of everything, as SynFlow does, and let norms only scale and shift:
-        batch norm by what its statistics make of its input in evaluation, other norms by their
+        Take absolute values of all tensors, as SynFlow does, and let norms only scale and shift:
+        batch norms as their statistics and parameters do in evaluation, other norms by their
         parameters.
     mask : Mapping[str, Tensor] | None, optional
-        Name -> what is kept; weights that it removed are 0.
+        Name -> which weights are kept; the others are set to 0.
 
     Attributes
     ----------
     leaves : dict[str, Tensor]
         Name -> the weight, which requires a gradient.
     device : torch.device
-        Of the weights.
+        Where the weights are.
 
     Raises
     ------
@@ -77,7 +78,7 @@ class Leaves:
                 raise ParameterError(f"{first} and {name} are one weight, which is scored once.")
         values: dict[str, Tensor] = {}
         for name, tensor in (*parameters.items(), *self.form.named_buffers()):
-            # Tied weights have several names; one of them is enough for all.
+            # Tied weights have several names; one is enough.
             if owners.setdefault(id(tensor), name) != name:
                 continue
             value = tensor.detach().clone()
@@ -98,12 +99,12 @@ class Leaves:
 
 
 def has_norms(model: nn.Module) -> bool:
-    """Whether a network has norms, which `Leaves` may take as affine."""
+    """Return whether a network has norms, which `Leaves` may treat as affine."""
     return any(isinstance(module, _NORMS) for module in model.modules())
 
 
 def _store_plainly(form: nn.Module, name: str) -> None:
-    """Make a weight that is computed from others a parameter with the computed values."""
+    """Replace a weight that is computed from others by a parameter with the computed values."""
     owner, _, leaf = name.rpartition(".")
     try:
         module = form.get_submodule(owner)
@@ -121,12 +122,12 @@ def _store_plainly(form: nn.Module, name: str) -> None:
 
 @torch.no_grad()
 def _drop_parametrizations(module: nn.Module) -> None:
-    """Do for a copied module what PyTorch's `remove_parametrizations` does.
+    """Do what PyTorch's `remove_parametrizations` does, but safely for a copied module.
 
-    That one changes the module's class, which the copy has in common with the original.
+    PyTorch's function changes the module's class, which the copy shares with the original.
     """
     training = module.training
-    # In training spectral norm would take another step of its power iteration.
+    # In training mode, spectral norm would take another step of its power iteration.
     module.eval()
     lists = cast(nn.ModuleDict, module.parametrizations)
     values = {leaf: getattr(module, leaf).clone() for leaf in lists}
@@ -139,7 +140,7 @@ def _drop_parametrizations(module: nn.Module) -> None:
 
 @torch.no_grad()
 def _let_norms_scale(form: nn.Module) -> None:
-    """Make norms affine: subtracting a mean lets the flow cancel, and dividing by it stops it."""
+    """Make norms affine: subtracting a mean cancels the flow, and dividing by a scale stops it."""
     for module in form.modules():
         if not isinstance(module, _NORMS):
             continue
@@ -158,10 +159,10 @@ def _let_norms_scale(form: nn.Module) -> None:
 
 
 def _scale(norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply a norm's own weight and bias alone."""
+    """Apply only a norm's own weight and bias."""
     for tensor, apply in ((norm.weight, torch.mul), (getattr(norm, "bias", None), torch.add)):
         if isinstance(tensor, Tensor):
-            # Layer norm's have the shape of the last axes, others' that of axis 1.
+            # In layer norms they have the shape of the last axes, in others that of axis 1.
             last = isinstance(norm, (nn.LayerNorm, nn.RMSNorm))
             x = apply(x, tensor if last else tensor.view(-1, *[1] * (x.dim() - 2)))
     return x

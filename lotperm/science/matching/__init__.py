@@ -1,10 +1,10 @@
 """Match the units of network A to those of network B, by activations, gradients or weights.
 
-All ways end in one linear assignment per permutation group, or one of blocks and of the units
-inside each pair of them (`lotperm.science.blocks`), and return a `result.Matching`, a
-permutation together with the evidence for it. A permutation moves A onto B: ``permute(weights_a,
-spec, matching)`` is close to B. What is compared, and how the best order is searched for, is in
-`activations`, `gradients` and `weights`.
+Each method solves a linear assignment per permutation group, or one for blocks and for the units
+inside each pair of blocks (`lotperm.science.blocks`), and returns a `result.Matching`, a
+permutation together with the evidence for it. The permutation moves A onto B: ``permute(weights_a,
+spec, matching)`` is close to B. The modules `activations`, `gradients` and `weights` say what is
+compared and how the best order is found.
 """
 
 from lotperm.science.matching.activations import Points, match_activations

@@ -1,4 +1,4 @@
-"""Matching by activations: the order of A's units in which they respond most like B's to data."""
+"""Matching by activations: find the order of A's units that respond to data most like B's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lotperm.science.matching.result import Matching, assign_family, score_block
 from lotperm.science.symmetry import PermutationSpec
 
 Points = Literal["last", "penultimate", "authors"]
-"""Names of choices of the activation at which each group of units is observed."""
+"""Names for ways to choose the activation at which each group of units is observed."""
 
 # How often the residual streams of the paper's ResNet20 can be observed: after the stem and its
 # three blocks, and after the three blocks of either later stage.
@@ -50,7 +50,7 @@ def match_activations(
         checkpoints and prefixed names are read too (`lotperm.science.state_dicts.read_weights`).
         They run in eval mode; a batch norm right behind a convolution is folded into it.
     batches : Iterable[Batch]
-        Normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` gives; of
+        Normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` yields; for
         a network that was traced with several inputs, tuples that begin with these, or dicts that
         hold them. A single tensor or dict is one batch. Order and batch size don't matter (beyond
         rounding), unless the network itself mixes the examples of a batch, as a batch norm without
@@ -59,21 +59,22 @@ def match_activations(
         The permutation symmetries of the architecture.
     points : Points | Mapping[str, str], optional
         Where each group is observed. ``"last"``: at its last candidate, `spec.points[group][-1]`.
-        ``"penultimate"``: one before, where there are two. ``"authors"``: as the paper's code
-        does, which is defined for ResNet20 alone: the residual streams of stages 1 and 2 after
-        their last block, that of stage 3 after its last but one. Or group -> graph node for some
-        groups, the others at their last.
+        ``"penultimate"``: at the one before, if there is one. ``"authors"``: as in the paper's
+        code, only for ResNet20: the residual streams of stages 1 and 2 after their last block, that
+        of stage 3 after its second-to-last block. Or a mapping, group -> graph node, for some
+        groups; the others are observed at their last candidate.
     keep_correlations : bool, optional
         Also return the correlation matrices.
     device : torch.device | str | None, optional
         Where the networks run; without it, where the weights of A and B are.
     dtype : torch.dtype, optional
-        Of weights and activations. bfloat16 is faster on some machines but moves a few near ties.
+        Of weights and activations. bfloat16 is faster on some machines but decides a few near ties
+        differently.
 
     Returns
     -------
     Matching
-        Of every group that an activation shows: not of one that only computes on parameters.
+        For every group that can be observed in activations.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def assign_all(
 
 def choose_points(spec: PermutationSpec, points: str | Mapping[str, str]) -> dict[str, str]:
     """Choose the graph node at which each group is observed."""
-    # Of a group that no activation shows nothing is known, so it stays as it is.
+    # Nothing is known about a group that no activation shows, so it stays as it is.
     last = {group: nodes[-1] for group, nodes in spec.points.items() if nodes}
     if not isinstance(points, str):
         return {**last, **points}

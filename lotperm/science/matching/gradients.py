@@ -1,10 +1,10 @@
-"""Units matched by gradients of the loss: by error signals, or by what they contribute to the loss.
+"""Matching by gradients of the loss: by error signals, or by contributions to the loss.
 
-Activations say what a unit does with the inputs, gradients what the layers behind it do with the
-unit. Their product is the first-order change of the loss when the unit's output is set to 0, up to
-its sign: the Taylor criterion, by which Molchanov et al. 2017 (arXiv 1611.06440) prune units. Here
-it isn't summed up to a number for each unit, but correlated over examples and positions, as
-activations are.
+Activations say what a unit does with the inputs, gradients what later layers do with the unit's
+output. Up to its sign, their product is the first-order change of the loss when that output is set
+to 0: the Taylor criterion, by which Molchanov et al. 2017 (arXiv 1611.06440) prune units. Here it
+isn't summed into one number per unit, but correlated over examples and positions, as activations
+are.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from lotperm.science.symmetry import PermutationSpec
 from lotperm.science.symmetry.spec import runner, select_units
 
 Signal = Literal["gradients", "attributions"]
-"""The gradient of the loss with respect to what a unit puts out, or the output times that gradient."""
+"""The gradient of the loss with respect to a unit's output, or that gradient times the output."""
 
 Loss = Callable[[Any, Tensor], Tensor]
-"""From the network's output (a tuple where there are several) and labels to losses of examples."""
+"""From a network's output (a tuple if there are several) and labels to the loss of each example."""
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
@@ -57,9 +57,8 @@ def match_gradients(
     r"""Match the units of A to those of B whose gradients of the loss correlate most.
 
     For each group the permutation maximizes the sum of the Pearson correlations of the matched
-    pairs, over examples and positions, as `match_activations` does. With
-    h what a unit puts out for an example at a position, and :math:`\ell` the example's loss, the
-    quantity that is correlated is
+    pairs, over examples and positions, as in `match_activations`. If h is a unit's output for an
+    example at a position, and :math:`\ell` the example's loss, the correlated quantity is
 
     .. math:: \frac{\partial \ell}{\partial h} \quad \text{or} \quad h \, \frac{\partial \ell}{\partial h},
 
@@ -68,18 +67,18 @@ def match_gradients(
     Parameters
     ----------
     a, b, spec, points, keep_correlations, device, dtype
-        As of `match_activations`. Gradients are taken at the same points
-        at which activations are, in evaluation mode.
+        As in `match_activations`. Gradients are taken at the same points as activations, in
+        evaluation mode.
     batches : Iterable[Any]
-        Pairs of inputs and labels, as a `DataLoader` gives: inputs in the form that the network
-        was traced with, a tuple if there are several, and a tensor that begins with the dimension
-        of the examples.
+        Pairs of inputs and labels, as a `DataLoader` yields: inputs in the form that the network
+        was traced with, a tuple if there are several, and labels as a tensor whose first dimension
+        is that of the examples.
     signal : Signal, optional
         ``"gradients"`` or ``"attributions"``.
     loss : Loss, optional
         From the network's output and labels to a loss for each example, with the dimension of the
-        examples first, such as `nn.CrossEntropyLoss(reduction="none")`. No mean: the size of a
-        batch would then weigh its examples.
+        examples first, such as `nn.CrossEntropyLoss(reduction="none")`. It mustn't average: the
+        weight of an example would then depend on the size of its batch.
 
     Returns
     -------
@@ -90,8 +89,8 @@ def match_gradients(
     Raises
     ------
     ParameterError
-        As `match_activations`; or if the signal is unknown, batches aren't such pairs, the loss
-        gives no number for each example, or can't be differentiated at a point.
+        As in `match_activations`; or the signal is unknown, batches aren't such pairs, or the loss
+        doesn't give a number for each example or can't be differentiated at a point.
     """
     features, chosen = Gradients(loss, signal), choose_points(spec, points)
     moments = correlate(a, b, batches, spec, chosen, features=features, device=device, dtype=dtype)
@@ -105,11 +104,11 @@ class Gradients:
     Attributes
     ----------
     loss : Loss
-        As of `match_gradients`.
+        As in `match_gradients`.
     signal : Signal
-        As of `match_gradients`.
+        As in `match_gradients`.
     labelled : bool
-        True: batches are pairs of inputs and labels.
+        True, since batches are pairs of inputs and labels.
     """
 
     loss: Loss = cross_entropies
@@ -139,7 +138,7 @@ class Gradients:
     def mixes(
         self, spec: PermutationSpec, tensors: Mapping[str, Tensor], points: Mapping[str, str]
     ) -> bool:
-        """Return whether the network mixes examples anywhere: gradients come back through all of it."""
+        """Return whether the network mixes examples anywhere, as gradients pass through all of it."""
         return mixes_examples(spec, tensors, None)
 
     def observer(
@@ -147,8 +146,8 @@ class Gradients:
     ) -> Callable[..., dict[str, Tensor]]:
         """Make a function from inputs and labels to the signals of each group, batch norms folded."""
         with torch.enable_grad():
-            # Weights that hold units are enough for all that units put out to have gradients; a
-            # network may write into its other tensors, which autograd doesn't allow with these.
+            # If the weights that hold units require gradients, so do all outputs of units. Other
+            # tensors mustn't: a network may write into them, which autograd would then forbid.
             leaves = {
                 name: tensor.detach().requires_grad_()
                 if name in spec.roles and tensor.is_floating_point()
@@ -168,7 +167,7 @@ class Gradients:
         return observe
 
     def _total(self, outputs: Any, labels: Tensor) -> Tensor:
-        """Sum the losses of the examples, so that each has the gradient that it has alone."""
+        """Sum the losses of the examples, so that each has the gradient that it would have alone."""
         leaves = pytree.tree_leaves(outputs)
         losses = self.loss(leaves[0] if len(leaves) == 1 else tuple(leaves), labels)
         if not isinstance(losses, Tensor) or losses.dim() == 0 or not losses.requires_grad:
@@ -180,22 +179,22 @@ class Gradients:
 
 
 Tap = tuple[Tensor, GradientEdge | None]
-"""What a node put out, and where the gradient with respect to that arrives."""
+"""A node's output, and the place at which the gradient with respect to it arrives."""
 
 
 def _tap(value: Tensor) -> Tap:
-    """Copy a value, and note the place of its gradient, before anything is written into it."""
+    """Copy a value and record the place of its gradient, before anything is written into it."""
     edge = get_gradient_edge(value) if value.requires_grad else None
     return value.detach().clone(), edge
 
 
 def tap_graph(graph: fx.Graph, nodes: tuple[str, ...]) -> fx.Graph:
-    """Return a graph that also gives what some of its nodes put out, and where gradients arrive.
+    """Return a graph that also yields the outputs of some nodes, and where gradients arrive.
 
     Returns
     -------
     fx.Graph
-        Its output is ``(taps, outputs)``: a `Tap` for each of the nodes, and the graph's own.
+        Its output is ``(taps, outputs)``: a `Tap` for each of the nodes, and the graph's outputs.
     """
     tapped = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -212,7 +211,7 @@ def tap_graph(graph: fx.Graph, nodes: tuple[str, ...]) -> fx.Graph:
 
 
 def _gradients(total: Tensor, taps: Sequence[Tap]) -> list[Tensor]:
-    """Differentiate a loss with respect to tapped values, by one backward pass.
+    """Differentiate a loss with respect to tapped values in one backward pass.
 
     The gradient is 0 where the loss doesn't depend on a value.
     """

@@ -1,4 +1,4 @@
-"""What every matching returns, and the two steps that all ways to one share."""
+"""What every matching returns, and the two steps that all methods share."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Matching(dict[str, Tensor]):
         Group -> how alike the matched units are, in [-1, 1]: mean Pearson correlation of the
         pairs, or, when matched by weights, mean cosine of their weights. Dead units count as 0.
     identity_scores : dict
-        The same for the pairs as they are without permuting.
+        The same for the pairs that there are without permuting.
     correlations : dict or None
-        Group -> float64 `(n_b, n_a)`, unit of B by unit of A, where they were asked for.
+        Group -> float64 `(n_b, n_a)`, unit of B by unit of A, if requested.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class Matching(dict[str, Tensor]):
 def assign_family(
     spec: PermutationSpec, family: Sequence[str], known: Mapping[str, Similarities]
 ) -> dict[str, Tensor]:
-    """Assign groups whose units belong to each other; of most families there is but one."""
+    """Assign the groups of a family, whose units belong to each other; most have one group."""
     if len(family) == 1:
         (group,) = family
         matrix = known[group]
         assert isinstance(matrix, Tensor), "a group without others has a choice"
         return {group: assign(matrix)}
-    # Of mere blocks nothing is known, but what is inside of them decides where they go.
+    # Nothing is known about mere blocks; what is inside decides where they go.
     zeros = {
-        # Without memory, as some groups are large.
+        # Expanded, so that large groups take no memory.
         group: torch.zeros((), dtype=torch.float64).expand(spec.sizes[group], spec.sizes[group])
         for group in family
     }
@@ -59,7 +59,7 @@ def assign_family(
 
 
 def score_blocks(spec: PermutationSpec, blocks: Iterable[str], scores: dict[str, float]) -> None:
-    """Give groups of mere blocks, which have no weights or activations, the score of their units."""
+    """Give groups of mere blocks, without weights or activations, the score of their units."""
     for group in blocks:
         inside = [
             scores[child]

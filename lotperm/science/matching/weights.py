@@ -1,4 +1,4 @@
-"""Matching by weights: the order of A's units in which its weights are most like B's.
+"""Matching by weights: find the order of A's units in which its weights are most like B's.
 
 `match_weights` moves one group of units at a time; `lotperm.science.frank_wolfe` moves all of them
 at once. `weight_agreement` measures what both maximize.
@@ -35,13 +35,13 @@ def match_weights(
 
     Git Re-Basin's weight matching (Ainsworth et al. 2023, section 3.2, algorithm 1). It maximizes
     the inner product of B's parameters with A's permuted ones, one group at a time with all others
-    held, in a random order of groups each sweep, until a sweep improves nothing. The result is a
-    local optimum and depends on the seed. It needs no data. Running statistics of batch norms take
-    no part, since they are no parameters.
+    fixed, in a new random order each sweep, until a sweep improves nothing. The result is a local
+    optimum and depends on the seed. It needs no data. Running statistics of batch norms are
+    ignored, since they aren't parameters.
 
-    Where B is A with its units permuted, or nearly so, the descent may still end elsewhere. So units
+    Even if B is A with its units permuted, or nearly so, the descent may end elsewhere. So units
     are also matched by statistics of their weights that no permutation of other units changes; if
-    that alone gains half of what the descent did, a second descent starts from there.
+    that alone gains more than half of what the descent did, a second descent starts from there.
 
     Parameters
     ----------
@@ -50,18 +50,18 @@ def match_weights(
     spec : PermutationSpec
         The permutation symmetries of the architecture.
     seed : int, optional
-        Of the order of groups.
+        Seed of the random order of groups.
     max_sweeps : int, optional
-        The descent ends after this many sweeps in any case.
+        The largest number of sweeps.
     init : Mapping[str, Tensor] | None, optional
         Where the descent starts, such as what `match_activations` found; groups that it doesn't
-        name start as they are. The only start then, and no sweep makes it worse.
+        name start as they are. There is then no other start, and no sweep makes it worse.
 
     Returns
     -------
     Matching
-        Its scores are the mean cosine between the weights of matched units, incoming and outgoing
-        together, with all other groups matched too.
+        Its scores are the mean cosines between the weights of matched units, incoming and outgoing
+        together, with all other groups matched as well.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def matched_parameters(
     weights_b: Mapping[str, Any] | nn.Module,
     spec: PermutationSpec,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the parameters of A and of B by the same names in the same order.
+    """Return the parameters of A and of B, under the same names and in the same order.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def matched_parameters(
     a = _parameters(spec.read(weights_a, "weights of A"))
     b = _parameters(spec.read(weights_b, "weights of B"))
     for what, given in (("A", a), ("B", b)):
-        # What no unit touches may be infinite, as a mask of attention is.
+        # Tensors without units may be infinite, as an attention mask is.
         bad = [
             name
             for name, tensor in given.items()
@@ -137,7 +137,7 @@ def weight_agreement(
     spec: PermutationSpec,
     permutation: Mapping[str, Tensor],
 ) -> float:
-    """Measure what weight matching maximizes, as a share of the most that there could be.
+    """Compute the objective of weight matching, as a fraction of its upper bound.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def weight_agreement(
     Raises
     ------
     ParameterError
-        As `match_weights`, and as `permute` for the permutation.
+        As in `match_weights`, and as in `permute` for the permutation.
     """
     a, b = matched_parameters(weights_a, weights_b, spec)
     a = {name: tensor for name, tensor in a.items() if spec.roles.get(name)}
@@ -170,7 +170,7 @@ class _Descent:
     ) -> None:
         self.spec, self.a, self.b, self.sweeps = spec, a, b, sweeps
         self.families = families(spec.sizes, spec.inside)
-        # Tensors of each family; of those that it permutes in two ways, the name comes twice.
+        # The tensors of each family; if it permutes one along two axes, the name occurs twice.
         self.names = [[n for group in family for n in names[group]] for family in self.families]
         # Families whose assignments depend on each other: they share a tensor, or one permutes
         # two of its axes.
@@ -232,14 +232,14 @@ def _alike(
 ) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
     """Describe each unit of A and of B by statistics of its weights, tensor by tensor.
 
-    No permutation of other units changes them. They are standardized, so that the largest inner
-    product is the smallest distance.
+    No permutation of other units changes these statistics. They are standardized, so that the
+    largest inner product belongs to the smallest distance.
     """
     of_a, of_b = [], []
     pairs = zip(spec.unit_weights(a, group), spec.unit_weights(b, group), strict=True)
     for (name, x), (_, y) in pairs:
         both = torch.cat([_statistics(x), _statistics(y)])
-        # Equal statistics of all units differ by rounding alone, which must not be blown up.
+        # If a statistic is equal for all units, only rounding differs, which mustn't be amplified.
         scale = both.std(0).clamp_min(1e-9 * both.abs().amax().item() + 1e-30)
         rows = (both - both.mean(0)) / scale
         of_a.append((name, rows[: len(x)]))
@@ -248,7 +248,7 @@ def _alike(
 
 
 def _statistics(values: Tensor) -> Tensor:
-    """Return six statistics of each row, which don't depend on the order of its values."""
+    """Return six statistics of each row that don't depend on the order of its values."""
     squares = values.square()
     sums = (v.sum(1) for v in (values, values.abs(), squares, squares * values))
     return torch.stack([*sums, values.amax(1), values.amin(1)], 1).double()
@@ -274,7 +274,8 @@ def _similarity(
 ) -> Float[Tensor, "n n"] | Products:
     """Return the inner products of the weights of each unit of B (row) and of A (column).
 
-    In float32, which takes half the time: a step that it proposes is measured in float64.
+    They are computed in float32, which takes half the time; the gain of the step that they
+    propose is then measured in float64.
     """
     n = spec.sizes[group]
     if has_no_choice(group, spec.sizes, spec.inside):
@@ -287,7 +288,7 @@ def _similarity(
 def cosines(
     spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """Return each group's mean cosine between A and B as they are; all-zero weights give 0."""
+    """Return each group's mean cosine between units of A and B in place; zero weights give 0."""
     scores: dict[str, float] = {}
     for group in spec.sizes:
         x, y = ([values for _, values in spec.unit_weights(w, group)] for w in (a, b))
