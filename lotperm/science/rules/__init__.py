@@ -1,4 +1,4 @@
-"""One rule for every kind of operation: what it does to the ids of hidden units.
+"""Rules, one for every kind of operation, for what it does to the ids of hidden units.
 
 ===================  ===========================================================
 `products`           linear, matmul, convolutions, transposed convolutions
@@ -16,8 +16,8 @@
 `creation`           zeros, ones, full
 ===================  ===========================================================
 
-To add a rule, write a function of `Labels` and a `Call` beside its kin, or in a new module that is
-imported here, and register it with the names of its operations::
+To add a rule, write a function of `Labels` and a `Call` next to similar ones, or in a new module
+that is imported here, and register it with the names of its operations::
 
     @rule("outer", matrix=1)
     def outer(labels: Labels, call: Call) -> Tensor:
@@ -25,12 +25,12 @@ imported here, and register it with the names of its operations::
         units = weight.produce(labels, 0, weight.shape[0])
         return spread(units, call.shape, -1)
 
-A rule returns the ids of the output. It makes ids equal where the operation uses units alike
-(`Labels.unify`), keeps apart what is treated apart (`Labels.keep_together`), and fixes what must
-not move (`Labels.fix`). A value of several units together gets an id of its own (`Labels.derive`),
-so that blocks of units, such as heads, may change places. In doubt a rule fixes: a unit too few
-moves, never one too many. An operation without a rule is value by value if PyTorch tags it so, else
-`registry.unknown` decides.
+A rule returns the ids of the output. It makes ids equal if their units must move together
+(`Labels.unify`), records which units must stay among themselves (`Labels.keep_together`), and fixes
+units that mustn't move (`Labels.fix`). A value computed from several units gets an id of its own
+(`Labels.derive`), so that blocks of units, such as heads, may trade places. When in doubt, a rule
+fixes: too few units may move, never too many. An operation without a rule is treated as elementwise
+if PyTorch tags it so, and otherwise by `registry.unknown`.
 """
 
 from lotperm.science.matrices import Matrix

@@ -1,4 +1,4 @@
-"""Attention: heads that may change places, and units inside each of them."""
+"""Attention: heads that may trade places, and the units inside each of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lotperm.science.rules.registry import Call, rule, unknown
 
 @rule("scaled_dot_product_attention")
 def attention(labels: Labels, call: Call) -> Any:
-    """Label ``softmax(q @ k.T + mask) @ v``, heads along dimension -3."""
+    """Label ``softmax(q @ k.T + mask) @ v``, with heads along dimension -3."""
     q, k, v = (call.arguments[name] for name in ("query", "key", "value"))
     if q.dim() < 2 or not all(isinstance(ids, Tensor) for ids in (q, k, v)):
         return unknown(labels, call)
@@ -28,5 +28,5 @@ def attention(labels: Labels, call: Call) -> Any:
 
 
 def _per_query(labels: Labels, ids: Tensor, count: int) -> Tensor:
-    """Return keys or values with a head for each head of the queries."""
+    """Repeat keys or values so that there is a head for each head of the queries."""
     return labels.copies(ids, count).movedim(-1, -3).flatten(-4, -3)

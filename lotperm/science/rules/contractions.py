@@ -1,4 +1,4 @@
-"""Products with their axes by name, as in Einstein's notation: of activations, and with weights."""
+"""Products with named axes, as in Einstein notation, of activations with each other or weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _Factor = tuple[Any, str]
 
 
 def contract(labels: Labels, x: Tensor, y: Tensor) -> Tensor:
-    """Label ``x @ y`` of two activations: products, value by value, and their sum.
+    """Label ``x @ y`` of two activations, as a sum of products of single values.
 
-    Scores of attention are a sum over the units inside each head, so a value of the head's; what
-    they weigh belongs to the head.
+    Attention scores are a sum over the units inside each head, so a value of the head; what they
+    weight belongs to the head.
     """
     for ids in (x, y):
         if labels.may_move(ids):
@@ -38,7 +38,7 @@ def contract(labels: Labels, x: Tensor, y: Tensor) -> Tensor:
 
 @rule("cdist")
 def distances(labels: Labels, call: Call) -> Tensor:
-    """Label the distances of rows from rows, a sum over what lies along the last dimension."""
+    """Label the distances between rows, each a sum over the last dimension."""
     x, y = call.tensors
     differences = align(labels, [x.unsqueeze(-2), y.unsqueeze(-3)])
     return statistic(labels, differences, [-1], "scores").squeeze(-1)
@@ -46,7 +46,7 @@ def distances(labels: Labels, call: Call) -> Tensor:
 
 @rule("cross", "linalg_cross")
 def cross(labels: Labels, call: Call) -> Tensor:
-    """Label a cross product of vectors: each of them may move, as a whole."""
+    """Label a cross product of vectors, each of which may move as a whole."""
     out = align(labels, call.tensors)
     dim = call.arguments["dim"]
     dim = list(call.shape).index(3) if dim is None else dim % out.dim()
@@ -60,7 +60,7 @@ def cross(labels: Labels, call: Call) -> Tensor:
 
 @rule("einsum", matrix=tuple(range(1, 9)))
 def einsum(labels: Labels, call: Call) -> Any:
-    """Label a product of activations and weights in Einstein's notation."""
+    """Label a product of activations and weights in Einstein notation."""
     equation, operands = call.args[:2]
     found = _letters(equation, [len(operand.shape) for operand in operands])
     if found is None:
@@ -107,7 +107,7 @@ def bilinear(labels: Labels, call: Call) -> Any:
 
 
 def batched(labels: Labels, call: Call) -> Any:
-    """Label ``x @ w`` or ``w @ x`` with weights that have axes before those of a matrix."""
+    """Label ``x @ w`` or ``w @ x`` with weights that have batch axes before those of a matrix."""
     left, right = call.args[:2]
     if len(left.shape) < 2 or len(right.shape) < 2:
         return unknown(labels, call)
@@ -126,7 +126,7 @@ def batched(labels: Labels, call: Call) -> Any:
 
 
 def _without(operand: Tensor | Matrix, dims: Sequence[int]) -> Any:
-    """Return a factor without axes of size 1, or along which it is constant."""
+    """Return a factor without the given axes, along which it has size 1 or is constant."""
     if not dims:
         return operand
     if isinstance(operand, Tensor):
@@ -135,14 +135,14 @@ def _without(operand: Tensor | Matrix, dims: Sequence[int]) -> Any:
 
 
 def _letters(equation: str, dims: list[int]) -> tuple[list[str], str] | None:
-    """Return the letters of each operand and of the result; None if they can't be told."""
+    """Return the letters of each operand and of the result, or None if they can't be determined."""
     terms, arrow, result = equation.replace(" ", "").partition("->")
     letters = terms.split(",")
     if len(letters) != len(dims):
         return None
-    # Letters for what an ellipsis stands for, the last ones for the last axes.
+    # Letters for the axes that an ellipsis stands for, the last letters for the last axes.
     free = [x for x in string.ascii_letters if x not in equation]
-    # The ellipsis counts as three letters of its term; the others have an axis each.
+    # The ellipsis counts as three letters of its term; each other letter is an axis.
     most = max(
         (n - len(t) + 3 for t, n in zip(letters, dims, strict=True) if "..." in t), default=0
     )
@@ -170,7 +170,7 @@ def product(labels: Labels, call: Call, factors: list[_Factor], result: str) -> 
     weights = [(w, own) for w, own in factors if isinstance(w, Matrix)]
     values = [(ids, own) for ids, own in factors if isinstance(ids, Tensor)]
     while weights:
-        # One that meets an activation; what then isn't needed any more is summed over.
+        # Take weights that share a letter with an activation; letters not needed later are summed.
         at = next(
             (i for i, (_, b) in enumerate(weights) if any(set(b) & set(a) for _, a in values)), 0
         )
@@ -205,13 +205,13 @@ def _weighed(
 ) -> Tensor | None:
     """Label the product of activations with weights; None if there is no rule for it.
 
-    Along letters that they share and that are summed over lie the units that come in, along letters
-    of the weights alone those that go out. A letter that stays counts blocks, each with weights of
-    its own, which keep their order.
+    Input units lie along the letters that both share and that are summed over, output units along
+    the letters that only the weights have. A shared letter that remains numbers blocks, each with
+    weights of its own, which keep their order.
     """
     given = {letter for _, a in factors for letter in a}
     blocks = [letter for letter in own if letter in given and letter in result]
-    # Along these no units lie: the weights are constant, or summed over without any other factor.
+    # No units lie along these: the weights are constant there, or summed without another factor.
     constant = [x for x in blocks if all(axes[own.index(x)] == () for _, axes in weight.parts)]
     alone = [letter for letter in own if letter not in given and letter not in result]
     dropped = [own.index(letter) for letter in (*constant, *alone)]
@@ -228,7 +228,7 @@ def _weighed(
             return None
         every = [*(ids for ids, _ in factors), values]
         return _contracted(labels, every, [*(a for _, a in factors), own], result)
-    # Blocks can be told apart along the first axis of a parameter alone (`Place`).
+    # Blocks can be told apart only along the first axis of a parameter (`Place`).
     of_rows = all(axes[0] == (0,) for _, axes in weight.parts) and weight.part is None
     if len(blocks) > 1 or (blocks and (own.index(blocks[0]) != 0 or not of_rows)):
         return None
@@ -277,7 +277,7 @@ def _weighed(
 
 
 def _placed(ids: Tensor, letters: Sequence[str], every: Sequence[str]) -> Tensor:
-    """Return ids with their axes in the order of some letters, of size 1 where they have none."""
+    """Return ids with axes in the order of `every`, of size 1 for letters that they lack."""
     ids = ids.permute([letters.index(x) for x in every if x in letters])
     return ids[tuple(slice(None) if x in letters else None for x in every)]
 
@@ -290,7 +290,7 @@ def _lie_on(
     units: Tensor,
     rows: tuple[int, int] | None,
 ) -> None:
-    """Note that units lie along axes of weights that are summed over together."""
+    """Record that units lie along axes of weights that are summed over together."""
     if not here:
         return
     along = labels.varying(units) if labels.may_move(units) else []
@@ -307,7 +307,7 @@ def _lie_on(
 
 
 def _values(labels: Labels, weight: Matrix) -> Tensor | None:
-    """Return ids for each value of a parameter, if the weights are one as it is."""
+    """Return an id for each value, if the weights are an unchanged parameter, else None."""
     if len(weight.parts) != 1 or weight.part is not None or math.prod(weight.shape) > LARGE:
         return None
     (name, axes), shape = weight.parts[0], tuple(labels.shapes[weight.name])
@@ -318,7 +318,7 @@ def _values(labels: Labels, weight: Matrix) -> Tensor | None:
 
 
 def _contracted(labels: Labels, operands: list[Tensor], letters: list[str], result: str) -> Tensor:
-    """Label a product of activations, value by value, and its sum over some letters."""
+    """Label an elementwise product of activations, and its sum over letters not in `result`."""
     every = "".join(dict.fromkeys("".join(letters)))
     aligned = []
     for ids, own in zip(operands, letters, strict=True):

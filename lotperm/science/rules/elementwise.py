@@ -1,4 +1,4 @@
-"""Operations value by value: sums, products, nonlinearities, dropout, copies."""
+"""Elementwise operations: sums, products, nonlinearities, dropout, copies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lotperm.science.graphs import operation_name
 from lotperm.science.labels import LARGE, POSITIONS, Labels, distinct_pairs
 from lotperm.science.rules.registry import Call, rule
 
-# Their outputs are where activations are matched.
+# Activations are matched at the outputs of these.
 NONLINEARITIES = frozenset(
     (
         "celu",
@@ -42,13 +42,13 @@ NONLINEARITIES = frozenset(
 COPIES = ("_to_copy", "alias", "clone", "contiguous", "detach", "to")
 
 
-# Some overloads of these lack ATen's tag `pointwise`; whatever has it takes this rule too.
+# Some overloads of these lack ATen's tag `pointwise`; operations with that tag use this rule too.
 @rule(*COPIES, "type_as")
 @rule("alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout")
 @rule("hardswish", "log_sigmoid", "mish", "relu6", "real", "imag", "complex", "polar")
 @rule("fill", "floor_divide", "masked_fill", "rsub", "true_divide", "where")
 def elementwise(labels: Labels, call: Call) -> Tensor:
-    """Label an operation whose output at a position depends on the operands there alone."""
+    """Label an operation whose output at a position depends only on the operands there."""
     nodes = [n for n in pytree.tree_leaves((call.node.args, call.node.kwargs)) if _is_tensor(n)]
     return align(
         labels,
@@ -64,7 +64,7 @@ def _is_tensor(node: object) -> bool:
 
 
 def _before_expansion(labels: Labels, node: fx.Node, ids: Tensor) -> Tensor:
-    """Return the ids of what was expanded, which say along which dimensions values are equal."""
+    """Return ids as they were before an expansion, which show where values are equal."""
     if operation_name(node) in ("broadcast_to", "expand", "expand_as"):
         source = labels.carried.get(node.all_input_nodes[0].name)
         if source is not None and labels.may_move(source):
@@ -79,7 +79,7 @@ def gated(labels: Labels, call: Call) -> Tensor:
 
 
 def align(labels: Labels, tensors: list[Tensor]) -> Tensor:
-    """Make operands hold the same unit at each position; return the ids of the result."""
+    """Make operands hold the same unit at each position, and return the ids of the result."""
     shape = torch.broadcast_shapes(*(t.shape for t in tensors))
     moving = [t for t in tensors if labels.may_move(t)]
     # Zeros are the same for all units that they meet.
@@ -91,8 +91,8 @@ def align(labels: Labels, tensors: list[Tensor]) -> Tensor:
         return functools.reduce(labels.combine, known).expand(shape)
     result = functools.reduce(lambda a, b: _meet(labels, a, b), moving).expand(shape)
     for ids in tensors:
-        # A value that is the same for all units (a mean, a gate, a scalar) lets them move; one for
-        # each position does not.
+        # If a value is the same for all units (a mean, a gate, a scalar), they may still move, but
+        # not if it differs by position.
         if not labels.may_move(ids):
             _tell_apart(labels, result, ids)
     return result
@@ -101,8 +101,8 @@ def align(labels: Labels, tensors: list[Tensor]) -> Tensor:
 def _meet(labels: Labels, a: Tensor, b: Tensor) -> Tensor:
     """Label a function of two values that units hold, position by position.
 
-    Mostly the units at a position become one. Where one of them is the same for several of the
-    other, these belong to it, as the units of a head to the head.
+    Mostly the two units at a position become one. If one of them meets several units of the other
+    operand, these belong to it, as the units of a head belong to the head.
     """
     dims = max(a.dim(), b.dim())
     a, b = (t[(None,) * (dims - t.dim())] for t in (a, b))
@@ -110,14 +110,14 @@ def _meet(labels: Labels, a: Tensor, b: Tensor) -> Tensor:
     if along[0] != along[1]:
         for ids, other, extra in ((a, b, along[0] - along[1]), (b, a, along[1] - along[0])):
             for dim in extra:
-                # The other is one unit, but with a value for each position.
+                # The other operand holds one unit, but with a value for each position.
                 if other.shape[dim] > 1:
                     labels.unify(ids, ids.narrow(dim, 0, 1))
         along = [set(labels.varying(t)) for t in (a, b)]
     for ids, other, mine in ((a, b, along[0]), (b, a, along[1])):
         if not mine and all(ids.shape[dim] == 1 for dim in labels.varying(other)):
             labels.because(POSITIONS)
-            labels.fix(ids)  # a single unit, which the others let where it is
+            labels.fix(ids)  # a single unit, which stays while the others may move
             return other
     if along[0] == along[1]:
         labels.unify(a, b)
@@ -140,12 +140,12 @@ def _meet(labels: Labels, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _once(ids: Tensor, dims: set[int]) -> Tensor:
-    """Return ids at the first index of all dimensions but these."""
+    """Return ids at the first index of all dimensions except these."""
     return ids[tuple(slice(None) if d in dims else slice(1) for d in range(ids.dim()))]
 
 
 def _tell_apart(labels: Labels, result: Tensor, ids: Tensor) -> None:
-    """Keep units apart that meet values which differ by position."""
+    """Distinguish units that meet values which differ by position."""
     alike = set(range(-ids.dim(), 0)) - {d - ids.dim() for d in labels.varying(ids)}
     known = bool(labels.find(ids).all())
     if not known:
@@ -169,7 +169,7 @@ def _tell_apart(labels: Labels, result: Tensor, ids: Tensor) -> None:
 
 
 def _meet_alike(labels: Labels, result: Tensor, ids: Tensor) -> bool:
-    """Return whether each unit meets the same values, in the same order, as a mask for all heads."""
+    """Return whether each unit meets the same values in the same order, as heads meet a mask."""
     varying = {*labels.varying(result)} | {
         d + result.dim() - ids.dim() for d in labels.varying(ids)
     }

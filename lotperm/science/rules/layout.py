@@ -1,4 +1,4 @@
-"""Operations that move, copy, drop or add values, and change none."""
+"""Operations that move, copy, drop or add values without changing any."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ _REPETITIONS = (
 @rule("channel_shuffle", "flip", "native_channel_shuffle", "roll", "rot90", "tile", "unfold")
 def move(labels: Labels, call: Call) -> Any:
     """Run the operation on the ids themselves."""
-    # Ids may lie otherwise in memory than values, so that a view isn't possible.
+    # Ids may lie in memory differently from the values, so that a view isn't possible.
     name = "reshape" if call.name == "view" else call.name
     args = call.args
     copied = _copies(labels, call)
     if copied is not None:
         return copied
     if name in ("cat", "concat", "hstack", "stack", "vstack"):
-        # A value may be repeated by joining it with itself.
+        # A value may be repeated by concatenating it with itself.
         nodes = pytree.tree_leaves(call.node.args[0])
         known = {
             node: labels.constants(ids)
@@ -72,7 +72,7 @@ def move(labels: Labels, call: Call) -> Any:
 
 
 def _padded(labels: Labels, parts: list[Tensor], dim: int) -> list[Tensor]:
-    """Let equal values that are joined to units be new ones, or, along another dimension, these."""
+    """Treat equal values that are joined to units as new units, or as the same if across them."""
     units = [p for p in parts if labels.may_move(p) and not labels.is_blank(p)]
     if not units or any(p.dim() != units[0].dim() for p in parts):
         return parts
@@ -87,9 +87,9 @@ def _padded(labels: Labels, parts: list[Tensor], dim: int) -> list[Tensor]:
 
 
 def _copies(labels: Labels, call: Call) -> Tensor | None:
-    """Label units in blocks of which each block is repeated, as keys for several queries.
+    """Label units in blocks that are each repeated, as keys are for several queries.
 
-    None if the operation does something else.
+    Return None if the operation does something else.
     """
     if call.name == "repeat_interleave":
         ids, count, dim = call.args[0], call.args[1], call.arguments.get("dim")
@@ -103,7 +103,7 @@ def _copies(labels: Labels, call: Call) -> Tensor | None:
         return _one_for_all(labels, call)
     if call.name not in ("flatten", "reshape", "view", "_unsafe_view"):
         return None
-    # Written by hand, such a repetition is an `expand` along a new axis, then a reshape.
+    # When written by hand, such a repetition is an `expand` along a new axis, then a reshape.
     node = call.node.all_input_nodes[0]
     while operation_name(node) in ("clone", "contiguous"):
         node = node.all_input_nodes[0]
@@ -120,15 +120,15 @@ def _copies(labels: Labels, call: Call) -> Tensor | None:
 
 
 def _in_blocks(labels: Labels, ids: Tensor, dim: int) -> bool:
-    """Return whether blocks of units lie along a dimension, and single ones along another."""
+    """Return whether blocks of units lie along a dimension, and the units along another."""
     varying = labels.varying(ids)
-    # A single block may be repeated for all the queries.
+    # A single block may be repeated for all queries.
     single = ids.dim() > 3 and ids.shape[dim] == 1 and varying == [ids.dim() - 1]
     return labels.may_move(ids) and (single or (dim in varying and len(varying) > 1))
 
 
 def _one_for_all(labels: Labels, call: Call) -> Tensor | None:
-    """Label units, last of four dimensions or more, that are repeated as a key for all queries."""
+    """Label units along the last of four or more dimensions, repeated as a key for all queries."""
     ids, shape = call.args[0], call.shape
     if ids.dim() < 4 or ids.dim() != len(shape) or not labels.may_move(ids):
         return None
@@ -149,7 +149,7 @@ def copy(labels: Labels, call: Call) -> Tensor:
 
 @rule("slice_scatter", "select_scatter")
 def replaced(labels: Labels, call: Call) -> Tensor:
-    """Label a tensor of which a part was replaced by others' values."""
+    """Label a tensor of which a part was replaced by another tensor's values."""
     whole, part = call.tensors[:2]
     dim = call.arguments["dim"]
     if call.name == "select_scatter":
@@ -171,7 +171,7 @@ def replaced(labels: Labels, call: Call) -> Tensor:
 
 @rule("pad", "constant_pad_nd")
 def pad(labels: Labels, call: Call) -> Any:
-    """Label padding of space, or of channels with a constant: new units without weights."""
+    """Label padding of space, or of channels by a constant, which adds units without weights."""
     ids, widths = call.tensors[0], call.arguments["pad"]
     for i, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
         dim = ids.dim() - 1 - i
@@ -192,7 +192,7 @@ def pad(labels: Labels, call: Call) -> Any:
 
 
 def _new_units(labels: Labels, like: Tensor, dim: int, count: int) -> Tensor:
-    """Return ids of `count` new units along `dim`, in a tensor that is otherwise as `like`."""
+    """Return ids of `count` new units along `dim`, otherwise shaped like `like`."""
     shape = list(like.shape)
     shape[dim] = count
     return spread(labels.fresh(count), torch.Size(shape), dim)
@@ -200,7 +200,7 @@ def _new_units(labels: Labels, like: Tensor, dim: int, count: int) -> Tensor:
 
 @rule("view_as_complex")
 def view_as_complex(labels: Labels, call: Call) -> Tensor:
-    """Label complex numbers: what makes a real and an imaginary part is one unit."""
+    """Label complex numbers, whose real and imaginary parts become one unit."""
     ids = call.tensors[0]
     labels.unify(ids, ids[..., :1])
     return labels.find(ids[..., 0])
@@ -213,7 +213,7 @@ def view_as_real(labels: Labels, call: Call) -> Tensor:
 
 
 def mapped(labels: Labels, call: Call) -> Any:
-    """Label the entry and exit of `torch.vmap`, inside of which the dimension of examples lacks."""
+    """Label the entry or exit of `torch.vmap`, which hides the mapped dimension in between."""
     name = getattr(call.node.target, "__name__", "")
     if name not in ("_add_batch_dim", "_remove_batch_dim"):
         return unknown(labels, call)

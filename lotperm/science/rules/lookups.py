@@ -1,8 +1,7 @@
-"""Values that are taken by number: embeddings, indices, code books, experts.
+"""Values that are looked up by index: embeddings, indices, code books, experts.
 
-A number may say which of some units is meant, by their order, as that of the nearest word of a code
-book (`Labels.choice`). Where it only serves to take the same unit's values elsewhere, the units may
-move.
+An index may select one of several units, such as the nearest word of a code book (`Labels.choice`).
+If it only serves to look up the same unit's values elsewhere, the units may move.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from lotperm.science.rules.registry import Call, rule, unknown
 
 
 def choice(labels: Labels, ids: Tensor, dims: list[int]) -> Tensor | None:
-    """Return the id of numbers that choose among the units along a dimension; None if none do."""
+    """Return the id of indices that choose among the units along a dimension, or None."""
     if not labels.may_move(ids) or labels.varying(ids) != dims:
         return None
     return labels.choice(labels.along(ids, dims[0]))
 
 
 def picked(labels: Labels, values: Tensor, dim: int, units: Tensor) -> Tensor | None:
-    """Label what is taken along a dimension at the place of a chosen unit.
+    """Label values that are taken along a dimension at the place of a chosen unit.
 
     Returns
     -------
     Tensor or None
-        Ids with that dimension at size 1; None, and nothing noted, if no unit lies there.
+        Ids with that dimension at size 1. If no unit lies there, None, and nothing is recorded.
     """
     along = labels.varying(values)
     if dim not in along or values.shape[dim] != len(units):
@@ -54,7 +53,7 @@ def picked(labels: Labels, values: Tensor, dim: int, units: Tensor) -> Tensor | 
 
 @rule("one_hot")
 def one_hot(labels: Labels, call: Call) -> Any:
-    """Label a one for the unit that was chosen, and zeros for the others."""
+    """Label a one for the chosen unit, and zeros for the others."""
     units = labels.chosen(call.args[0])
     if units is None or call.shape[-1] != len(units):
         return unknown(labels, call)
@@ -63,7 +62,7 @@ def one_hot(labels: Labels, call: Call) -> Any:
 
 @rule("embedding", matrix=0)
 def embedding(labels: Labels, call: Call) -> Any:
-    """Label rows that are looked up: the words stay, unless units choose them; the units are new."""
+    """Label rows that are looked up: new units; words are fixed unless units choose them."""
     weight, index = call.args[:2]
     words = labels.chosen(index)
     if words is not None and len(words) != weight.shape[0]:
@@ -96,9 +95,9 @@ def embedding_bag(labels: Labels, call: Call) -> Any:
 
 @rule("index")
 def index(labels: Labels, call: Call) -> Any:
-    """Label values taken along dimensions that hold positions, as biases of relative positions.
+    """Label values taken along dimensions of positions, such as biases by relative position.
 
-    Units are taken by numbers that are known, or that units choose.
+    Along dimensions of units, the indices must be known constants or chosen by units.
     """
     ids, indices = call.args[:2]
     if not isinstance(ids, Tensor) or any(isinstance(i, Matrix) for i in indices):
@@ -119,7 +118,7 @@ def index(labels: Labels, call: Call) -> Any:
         ids = labels.find(ids)
         first = ids[tuple(slice(1) if d in taken else slice(None) for d in range(ids.dim()))]
     inserted = len(call.shape) - (ids.dim() - len(taken))
-    # Indexing leaves its result where neighbouring dimensions were, and else puts it first.
+    # Indexing puts its result in the place of adjacent dimensions, or first if they aren't.
     start = taken[0] if taken == list(range(taken[0], taken[-1] + 1)) else 0
     kept = [d for d in range(ids.dim()) if d not in taken]
     first = first.permute([*taken, *kept]).flatten(0, len(taken) - 1)[0]
@@ -148,7 +147,7 @@ def index_select(labels: Labels, call: Call) -> Any:
 
 @rule("index_put")
 def index_put(labels: Labels, call: Call) -> Any:
-    """Label values of which those where a mask is true, or at known numbers, were replaced."""
+    """Label values that were replaced in part, where a mask is true or at known indices."""
     ids, indices, values = call.args[:3]
     nodes: Any = call.node.args[1]
     masks = [node.meta["val"].dtype == torch.bool for node in nodes if node is not None]
@@ -166,9 +165,9 @@ def index_put(labels: Labels, call: Call) -> Any:
 
 @rule("gather", "index_add", "scatter", "scatter_add", "scatter_reduce")
 def at_places(labels: Labels, call: Call) -> Any:
-    """Label values that are taken from, or added at, places along one dimension.
+    """Label values that are taken from, or added at, indices along one dimension.
 
-    The units that lie along others stay free.
+    Units that lie along other dimensions may still move.
     """
     ids, *others = call.tensors
     dim, index = call.arguments["dim"] % ids.dim(), call.arguments["index"]

@@ -1,4 +1,4 @@
-"""Losses that a network returns: of pairs of values, or of scores of classes in their order."""
+"""Losses that a network returns: of pairs of values, or of scores by class number."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def of_pairs(labels: Labels, call: Call) -> Tensor:
 
 @rule(*LOSSES_OF_CLASSES)
 def of_classes(labels: Labels, call: Call) -> Any:
-    """Label a loss that takes scores by the numbers of their classes."""
+    """Label a loss that uses scores by class number, so their units can't move."""
     return unknown(labels, call)

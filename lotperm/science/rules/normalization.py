@@ -20,7 +20,7 @@ def batch_norm(labels: Labels, call: Call) -> Tensor:
 
 @rule("prelu")
 def prelu(labels: Labels, call: Call) -> Tensor:
-    """Label PReLU, with a slope for each channel or one for all."""
+    """Label a PReLU, with a slope for each channel or one for all."""
     _per_channel(labels, call)
     return call.tensors[0]
 
@@ -30,14 +30,14 @@ def group_norm(labels: Labels, call: Call) -> Tensor:
     """Label a norm with statistics of each block of channels."""
     channels = _per_channel(labels, call)
     count = call.arguments["num_groups"]
-    if count < len(channels):  # else each channel has its own
+    if count < len(channels):  # otherwise each channel has its own statistics
         labels.derive(channels.view(count, -1))
     return call.tensors[0]
 
 
 @rule("layer_norm", "rms_norm")
 def layer_norm(labels: Labels, call: Call) -> Tensor:
-    """Label a norm with statistics over the last dimensions, scale and shift of each value."""
+    """Label a norm with statistics over the last dimensions, and scale and shift of each value."""
     dims = list(range(-len(call.arguments["normalized_shape"]), 0))
     out = align(labels, call.tensors)
     statistic(labels, call.tensors[0], dims)
@@ -45,7 +45,7 @@ def layer_norm(labels: Labels, call: Call) -> Tensor:
 
 
 def _per_channel(labels: Labels, call: Call) -> Tensor:
-    """Let parameters belong to the channels, dimension 1; return the channels' ids."""
+    """Tie parameters to the channels, dimension 1, and return the channels' ids."""
     x, *parameters = call.tensors
     if labels.is_mixed(x) and call.name == "batch_norm" and 1 in labels.varying(x):
         for ids in parameters:

@@ -21,9 +21,9 @@ from lotperm.science.rules.registry import Call, rule
 @rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
 @rule("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
 def pooling(labels: Labels, call: Call) -> Any:
-    """Label an operation on each channel (dimension 1) by itself."""
+    """Label an operation on each channel (dimension 1) separately."""
     units = labels.along(call.tensors[0], 1)
-    # Some give the places of the maxima too.
+    # Some operations also return the places of the maxima.
     return pytree.tree_map_only(
         Tensor, lambda value: spread(units, concrete_shape(value), 1), call.node.meta["val"]
     )
@@ -31,7 +31,7 @@ def pooling(labels: Labels, call: Call) -> Any:
 
 @rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d", "max_unpool3d")
 def sampling(labels: Labels, call: Call) -> Any:
-    """Label channels that are sampled at places that others say."""
+    """Label channels that are sampled at places given by another tensor."""
     ids, places = call.tensors[:2]
     if call.name.startswith("grid"):
         labels.fix(places)
@@ -43,14 +43,14 @@ def sampling(labels: Labels, call: Call) -> Any:
 
 @rule("im2col")
 def patches(labels: Labels, call: Call) -> Tensor:
-    """Label patches of images: the places in a patch come after each other, channel by channel."""
+    """Label patches of images, whose values are listed channel by channel."""
     units = labels.along(call.tensors[0], 1)
     return spread(units.repeat_interleave(call.shape[1] // len(units)), call.shape, 1)
 
 
 @rule("col2im")
 def from_patches(labels: Labels, call: Call) -> Any:
-    """Label the sum of patches: each channel's own places."""
+    """Label the sum of patches, whose values are listed channel by channel."""
     rows = labels.along(call.tensors[0], 1).view(call.shape[1], -1)
     labels.unify(rows, rows[:, :1])
     return spread(labels.find(rows[:, 0]), call.shape, 1)

@@ -1,4 +1,4 @@
-"""Products with a parameter: units in, new units out."""
+"""Products with a parameter, which take units as input and produce new ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lotperm.science.rules.registry import Call, rule, unknown
 
 
 class _Axes(NamedTuple):
-    """Output and input axis of the parameter, and the dimension of the activation's units.
+    """The parameter's output and input axes, and the dimension of the activation's units.
 
     A kernel has an axis for each dimension of the activation.
     """
@@ -56,13 +56,13 @@ def matmul(labels: Labels, call: Call) -> Any:
 
 @rule("bmm", matrix=(0, 1))
 def batched_matmul(labels: Labels, call: Call) -> Any:
-    """Label ``x @ y`` of two batches, of which one may be weights."""
+    """Label ``x @ y`` of two batches of matrices, one of which may be weights."""
     return matmul(labels, call)
 
 
 @rule("baddbmm")
 def added_matmul(labels: Labels, call: Call) -> Any:
-    """Label ``a + x @ y``, as scores of attention with a mask."""
+    """Label ``a + x @ y``, as in attention scores with a mask."""
     added, x, y = call.tensors
     return align(labels, [contract(labels, x, y), added])
 
@@ -80,7 +80,7 @@ def addmm(labels: Labels, call: Call) -> Any:
 
 @rule("conv1d", "conv2d", "conv3d", matrix=1)
 def convolution(labels: Labels, call: Call) -> Any:
-    """Label a convolution, kernel of shape ``(out, in / groups, *spatial)``."""
+    """Label a convolution with a kernel of shape ``(out, in / groups, *spatial)``."""
     whole = _over_all_units(labels, call)
     if whole is not None:
         return whole
@@ -88,9 +88,9 @@ def convolution(labels: Labels, call: Call) -> Any:
 
 
 def _over_all_units(labels: Labels, call: Call) -> Tensor | None:
-    """Label a convolution of an image of tokens, whose kernel is as wide as these have units.
+    """Label a convolution over tokens whose kernel spans the whole dimension of their units.
 
-    None if it is another.
+    Return None for any other convolution.
     """
     x, weight = call.args[:2]
     if not isinstance(x, Tensor) or not isinstance(weight, Matrix) or not labels.may_move(x):
@@ -116,7 +116,7 @@ def _over_all_units(labels: Labels, call: Call) -> Tensor | None:
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", matrix=1)
 def transposed_convolution(labels: Labels, call: Call) -> Any:
-    """Label a transposed convolution, kernel of shape ``(in, out / groups, *spatial)``."""
+    """Label a transposed convolution with a kernel of shape ``(in, out / groups, *spatial)``."""
     return _product(labels, call, _Axes(output=1, input=0, units=1, kernel=True))
 
 
@@ -132,16 +132,16 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
     dims = x.dim() if axes.kernel else 2
     if len(shape) != dims:
         return unknown(labels, call)
-    if labels.is_blank(x):  # equal values are units along any dimension
+    if labels.is_blank(x):  # equal values can be units along any dimension
         x = spread(labels.blank(x.shape[axes.units]), x.shape, axes.units)
-    # A kernel with an extent uses positions by their order, which mixtures of them have none of.
+    # A kernel larger than 1 uses the order of positions, and mixtures of them have no order.
     if labels.is_mixed(x) and axes.kernel and set(shape[2:]) != {1}:
         labels.unmix(x)
     varying = labels.varying(x)
     several = labels.is_mixed(x) and len(varying) > 1 and axes.units % x.dim() in varying
     if several or _mixes_positions(labels, call, x, weight, axes):
         return _mixed(labels, call, x, weight, axes)
-    # From here on it is the usual product, over units, the same at every position.
+    # From here on, this is the usual product over units, the same at every position.
     units = labels.along(x, axes.units)
     labels.consume(units)
     if groups > 1 and axes.output == 1:
@@ -151,7 +151,7 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
     elif 1 < groups == len(units) and labels.may_move(units):
         out = _of_channels(labels, weight.produce(labels, axes.output, shape[0]), units)
     else:
-        # Each block of inputs has output rows of its own.
+        # Each block of inputs has its own output rows.
         height = shape[axes.output] // groups
         for i, block in enumerate(units.chunk(groups)):
             rows = (i * height, (i + 1) * height) if groups > 1 else None
@@ -165,7 +165,7 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
 
 
 def _of_channels(labels: Labels, out: Tensor, units: Tensor) -> Tensor:
-    """Label the filters of each channel, which move with it and may change places inside."""
+    """Label the filters of each channel, which move with it and may trade places within it."""
     filters, moving = out.view(len(units), -1), ~labels.constant(labels.find(units))
     labels.keep_together(filters[~moving])
     labels.relate(filters[moving], units[moving, None].expand_as(filters[moving]), "weighed")
@@ -173,10 +173,10 @@ def _of_channels(labels: Labels, out: Tensor, units: Tensor) -> Tensor:
 
 
 def _transposed_in_blocks(labels: Labels, weight: Matrix, units: Tensor, groups: int) -> Tensor:
-    """Label a grouped transposed convolution, kernel of shape ``(in, out / groups, *spatial)``."""
+    """Label the outputs of a grouped transposed convolution, like `transposed_convolution`."""
     width, height = weight.shape[1], len(units) // groups
     if height == 1 < width and labels.may_move(units):
-        # A unit is a place along both axes, so that it takes its row along.
+        # A unit is a place along both axes, so it moves with its row.
         return _of_channels(labels, weight.produce(labels, (0, 1), len(units) * width), units)
     weight.lie_on(labels, 0, units)
     if height == width == 1:  # depthwise: no new units
@@ -190,10 +190,10 @@ def _transposed_in_blocks(labels: Labels, weight: Matrix, units: Tensor, groups:
 
 
 def _mixes_positions(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes) -> bool:
-    """Return whether a product is over positions of units that lie along another dimension."""
+    """Return whether a product sums over positions, with units along another dimension."""
     if not labels.crosses(x, axes.units):
         return False
-    # A kernel that has an extent along the units mixes them too.
+    # A kernel larger than 1 along the units mixes them too.
     spatial = [d - 2 for d in labels.varying(x) if d > 1] if axes.kernel else []
     kernel = weight.shape[2:]
     same = x.shape[2:] == call.shape[2:]
@@ -201,9 +201,9 @@ def _mixes_positions(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes
 
 
 def _mixed(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes) -> Tensor:
-    """Label a product over positions: the units stay free, and each output is a mixture of its own.
+    """Label a product over positions: units may still move, and each output is another mixture.
 
-    Positions of the input don't move, but mixtures may, until they meet positions again.
+    Positions of the input can't move, but mixtures may, until they meet positions again.
     """
     dim = axes.units % x.dim()
     shape, groups = weight.shape, call.arguments.get("groups", 1)
@@ -227,7 +227,7 @@ def _mixed(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes) -
     if call.arguments.get("bias") is not None:
         labels.unify(call.arguments["bias"], out)
     once = tuple(slice(None) if d in labels.varying(units) else slice(1) for d in range(x.dim()))
-    # Each pair of a unit and a mixture would need an id.
+    # Each pair of a unit and a mixture needs an id.
     few = units[once].numel() * len(out) <= LARGE
     if groups > 1 or not few or not labels.may_move(units) or not labels.may_move(out):
         labels.fix(out)

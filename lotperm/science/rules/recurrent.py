@@ -1,4 +1,4 @@
-"""Recurrent layers: the gates of a unit move with it, and its state across time."""
+"""Recurrent layers, whose gates and states move with their units."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 def recurrent(labels: Labels, call: Call) -> Any:
     """Label a recurrent layer of one or two directions.
 
-    Each unit has a row in every gate, and a column in what the gates take from the time before.
-    An LSTM with projections has cells and, apart from these, projected units.
+    Each unit has a row in every gate, and a column in the weights that the gates apply to the
+    previous state. An LSTM with projections has cells and, separately, projected units.
     """
     arguments = call.arguments
     x, params = arguments.get("input"), arguments.get("params")
@@ -40,7 +40,7 @@ def recurrent(labels: Labels, call: Call) -> Any:
         own = params[direction * per : (direction + 1) * per]
         if not all(isinstance(w, Matrix) for w in own):
             return unknown(labels, call)
-        # In PyTorch's order; what follows are two biases or none, and a projection or none.
+        # In PyTorch's order: `rest` holds two biases or none, and a projection or none.
         w_ih, w_hh, *rest = own
         size = w_ih.shape[0] // gates
         cell = _gates(labels, w_ih.produce(labels, 0, w_ih.shape[0]), size)
@@ -60,7 +60,7 @@ def recurrent(labels: Labels, call: Call) -> Any:
         for number, unit in enumerate(ids):
             if isinstance(initial, Matrix):
                 _learned(labels, initial, number, unit)
-            elif not labels.is_blank(initial[number]):  # zeros are alike for all units
+            elif not labels.is_blank(initial[number]):  # zeros are the same for all units
                 labels.unify(initial[number], unit)
     values = pytree.tree_leaves(call.node.meta["val"])
     output = spread(labels.find(torch.cat(units)), concrete_shape(values[0]), -1)
@@ -72,7 +72,7 @@ def recurrent(labels: Labels, call: Call) -> Any:
 
 
 def _learned(labels: Labels, state: Matrix, direction: int, units: Tensor) -> None:
-    """Label an initial state that is a parameter, the same for all examples."""
+    """Label an initial state that is a parameter, equal for all examples."""
     own = state.selected(0, direction) if state.shape[0] > 1 else state
     if own is None:
         labels.fix(units)
@@ -81,7 +81,7 @@ def _learned(labels: Labels, state: Matrix, direction: int, units: Tensor) -> No
 
 
 def _gates(labels: Labels, rows: Tensor, size: int) -> Tensor:
-    """Make the rows of all gates of a unit one."""
+    """Unite the rows of each unit in all gates, and return the units' ids."""
     rows = rows.view(-1, size)
     labels.unify(rows, rows[:1])
     return labels.find(rows[0])
@@ -89,7 +89,7 @@ def _gates(labels: Labels, rows: Tensor, size: int) -> Tensor:
 
 @rule(*(f"{kind}_cell" for kind in _GATES), matrix=tuple(range(1, 8)))
 def cell(labels: Labels, call: Call) -> Any:
-    """Label one step of a recurrent layer, as `recurrent` does all of them."""
+    """Label a single step of a recurrent layer, like `recurrent`."""
     arguments = call.arguments
     x, kind = arguments["input"], call.name.removesuffix("_cell")
     weights: list[Any] = [arguments.get(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]

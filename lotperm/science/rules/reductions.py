@@ -19,7 +19,7 @@ from lotperm.science.rules.registry import Call, rule, unknown
 @rule("all", "amax", "amin", "any", "count_nonzero", "linalg_vector_norm", "logsumexp", "mean")
 @rule("nanmean", "nansum", "norm", "prod", "std", "sum", "var")
 def reduction(labels: Labels, call: Call) -> Tensor:
-    """Label a statistic that takes the place of the dimensions it is over."""
+    """Label a statistic that replaces the dimensions that it is taken over."""
     return statistic(labels, call.tensors[0], _dims(call)).reshape(call.shape)
 
 
@@ -46,7 +46,7 @@ def comparison(labels: Labels, call: Call) -> Tensor:
     return statistic(labels, differences, [call.arguments.get("dim", -1)]).reshape(call.shape)
 
 
-# Of these the values are a function of the set of what they are over, in whatever order.
+# The values of these depend on the set of their inputs, not on its order.
 _OF_SETS = ("kthvalue", "max", "median", "min", "mode", "nanmedian", "quantile", "sort", "topk")
 
 
@@ -54,10 +54,10 @@ _OF_SETS = ("kthvalue", "max", "median", "min", "mode", "nanmedian", "quantile",
 @rule("logcumsumexp", "fft_fft", "fft_ifft", "fft_rfft", "fft_irfft")
 @rule(*(f"fft_{kind}fft{n}" for kind in ("", "i", "r", "ir") for n in ("2", "n")))
 def along_positions(labels: Labels, call: Call) -> Any:
-    """Label an operation on values in their order along some dimensions.
+    """Label an operation that depends on the order of values along some dimensions.
 
-    The units that lie along others stay free. Of units themselves the values are a statistic, and
-    their places a choice among them.
+    Units that lie along other dimensions may still move. If units lie along these, the values are
+    a statistic of the units, and their indices a choice among them.
     """
     ids = call.tensors[0]
     values = call.node.meta["val"]
@@ -68,7 +68,7 @@ def along_positions(labels: Labels, call: Call) -> Any:
         row = ids[tuple(slice(1) if d in dims else slice(None) for d in range(ids.dim()))]
         indices = row
     else:
-        # Output 1 says where the values stood, which changes when units move.
+        # Output 1 says where the values were, which changes when units move.
         taken = {u.args[1] for u in call.node.users if u.target is operator.getitem and u.users}
         value_alone = isinstance(values, Tensor) or 1 not in taken
         if call.name in ("argmax", "argmin", "argsort"):
@@ -91,19 +91,19 @@ def along_positions(labels: Labels, call: Call) -> Any:
 
 
 def _dims(call: Call) -> list[int]:
-    """Return the dimensions that a statistic is over; all, if none are named."""
+    """Return the dimensions that a statistic is taken over; all if none are given."""
     dims = call.arguments.get("dim")
     return [dims] if isinstance(dims, int) else dims or list(range(call.tensors[0].dim()))
 
 
 def statistic(labels: Labels, ids: Tensor, dims: list[int], kind: str = "inside") -> Tensor:
-    """Keep together what enters a statistic over `dims`.
+    """Keep units together that enter a statistic over `dims`, and label the statistic.
 
     Returns
     -------
     Tensor
-        Ids of the statistic, with `dims` kept at size 1: that of the unit, or that of the set of
-        units that it is over (`Labels.derive`).
+        Ids of the statistic, with `dims` kept at size 1: the unit's own, if it is the only one, or
+        that of the set of units (`Labels.derive`).
     """
     dims = [d % ids.dim() for d in dims]
     roots = thin(labels.find(ids))

@@ -19,7 +19,7 @@ from lotperm.science.matrices import Matrix
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of a graph, with unit ids where its tensors were.
+    """One operation of a graph, with unit ids in place of its tensors.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Call:
         The operation.
     args, kwargs : tuple, dict
         Its arguments: ids (int64 Tensors) for activations and parameters, a `Matrix` for a
-        parameter that is labelled by axes, everything else as it is.
+        parameter that is labelled by axes; everything else is unchanged.
     """
 
     node: fx.Node
@@ -36,7 +36,7 @@ class Call:
 
     @cached_property
     def name(self) -> str:
-        """Name of the ATen operation, as "linear" or "conv2d"; empty if it isn't one."""
+        """Name of the ATen operation, such as "linear" or "conv2d"; empty if it isn't one."""
         return operation_name(self.node)
 
     @cached_property
@@ -59,14 +59,14 @@ class Call:
         return node_shape(self.node)
 
 
-# Ids of the output (of each of them, if there are several) from those of the arguments.
+# Maps the ids of the arguments to those of the output, or of each output if there are several.
 Rule = Callable[[Labels, Call], Any]
 
 
 RULES: dict[str, Rule] = {}
 
 
-# Operation -> the places among its arguments of weights that its rule labels by axes.
+# Operation -> the positions of those arguments that are weights its rule labels by axes.
 MATRIX_ARGUMENT: dict[str, tuple[int, ...]] = {}
 
 
@@ -78,8 +78,8 @@ def rule(*names: str, matrix: int | tuple[int, ...] | None = None) -> Callable[[
     *names : str
         Names of ATen operations, without overload and without the underscore of in-place variants.
     matrix : int or tuple of int, optional
-        Places of arguments that the rule takes as a `Matrix`. A parameter comes as one if all its
-        uses lead to such arguments, else as ids of its single values.
+        Positions of arguments that the rule takes as a `Matrix`. A parameter is passed as one if
+        all its uses lead to such arguments, otherwise as ids of its single values.
     """
 
     def register(function: Rule) -> Rule:
@@ -95,7 +95,7 @@ def rule(*names: str, matrix: int | tuple[int, ...] | None = None) -> Callable[[
 
 
 def unknown(labels: Labels, call: Call) -> Any:
-    """Label an operation without a rule: the units that pass it stay where they are."""
+    """Label an operation without a rule by fixing all units that pass it."""
     labels.because(NO_RULE)
     labels.disregard(*call.tensors)
     for leaf in pytree.tree_leaves((call.args, call.kwargs)):

@@ -1,6 +1,6 @@
 """Weights that are computed from parameters before they are used: masks, norms, transposes.
 
-A parameter that only such operations and products take is labelled by its axes all along.
+A parameter that is used only by such operations and by products is labelled by its axes throughout.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SLICES = ("chunk", "narrow", "slice", "split", "split_with_sizes", "tensor_spli
 _ROWS = ("select", "unbind")
 _PRODUCTS = ("dot", "matmul", "mm", "mv", "vdot")
 _STATISTICS = ("amax", "amin", "linalg_vector_norm", "mean", "norm", "prod", "std", "sum", "var")
-# Those that give two.
+# Statistics that return two results.
 _PAIRS = ("kthvalue", "max", "median", "min", "mode", "std_mean", "var_mean")
 _NORMS = ("_softmax", "log_softmax", "softmax", "_weight_norm", "batch_norm")
 _ORDERED = ("cumsum", "flip")
@@ -46,7 +46,7 @@ _LIKE = ("full_like", "ones_like", "zeros_like")
 
 
 def keeps_axes(node: fx.Node) -> bool:
-    """Return whether an operation may take weights by their axes, and give such."""
+    """Return whether an operation can map weights labelled by axes to weights labelled by axes."""
     name, target = operation_name(node), node.target
     if target is operator.getitem:
         source, values = operation_name(node.all_input_nodes[0]), node.args[1] == 0
@@ -57,35 +57,35 @@ def keeps_axes(node: fx.Node) -> bool:
         return False
     if name == "unbind":
         return _dim(node, 1) == 0
-    if name in _ORDERED:  # of a kernel, along space, where no units lie
+    if name in _ORDERED:  # only along the spatial axes of a kernel, where no units lie
         dims, count = node.args[1:2], len(node_shape(node))
         return all(d % count > 1 for d in pytree.tree_leaves(dims)) and bool(dims)
     moved = (*_COPIES, *_TRANSPOSES, *RESHAPES, *_REPETITIONS, *_SLICES, *_ORDERED, *_JOINTS)
-    # Products are those of two weights; with an activation they are what `products` labels.
+    # Products here are those of two weights; `products` labels those with an activation.
     known = (*moved, "select", *_STATISTICS, *_PAIRS, *_NORMS, *_PRODUCTS, *_LIKE, "pad")
     return name in known or torch.Tag.pointwise in target.tags or RULES.get(name) is elementwise
 
 
 def is_constant(node: fx.Node) -> bool:
-    """Return whether an operation makes one value for all places, from no tensor."""
+    """Return whether an operation fills a tensor with one value, without reading any tensor."""
     return RULES.get(operation_name(node)) is creation and not node.all_input_nodes
 
 
 def _is_fresh(node: fx.Node) -> bool:
-    """Return whether a tensor is no view of another, and is used once, as by what writes into it."""
+    """Return whether a tensor isn't a view and has a single user, so writing into it is safe."""
     pointwise = isinstance(node.target, OpOverload) and torch.Tag.pointwise in node.target.tags
     return len(node.users) == 1 and (pointwise or operation_name(node) == "clone")
 
 
 def _dim(node: fx.Node, place: int) -> int:
-    """Return the axis that an operation is along, by its place among the arguments."""
+    """Return the axis along which an operation works, given the position of that argument."""
     dim = node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
     source = node.all_input_nodes[0].meta.get("val")
     return dim % source.dim() if isinstance(dim, int) and isinstance(source, Tensor) else -1
 
 
 def computed_weight(labels: Labels, call: Call) -> Any:
-    """Label an operation on nothing but parameters: a `Matrix`, if it keeps their axes."""
+    """Label an operation on parameters alone by a `Matrix`, if it keeps their axes."""
     if call.name in _SLICES:
         return _sliced(labels, call)
     if call.name == "unbind":
@@ -100,9 +100,9 @@ def computed_weight(labels: Labels, call: Call) -> Any:
 
 
 def _contracted(labels: Labels, call: Call) -> Matrix | None:
-    """Label a product of two weights, as of low-rank updates, or of a weight and a vector.
+    """Label a product of two weights, as in low-rank updates, or of a weight and a vector.
 
-    What is summed over is one axis of both, along which the same units lie.
+    The sum is over one axis of each, along which the same units lie.
     """
     left, right = call.args[:2]
     if not (isinstance(left, Matrix) and isinstance(right, Matrix)):
@@ -111,7 +111,7 @@ def _contracted(labels: Labels, call: Call) -> Matrix | None:
     if max(len(left.shape), len(right.shape)) > 2 or left.part or right.part or joined:
         return None
     inner, n = len(left.shape) - 1, right.shape[0]
-    # A vector makes no units, it only goes with those of the other factor.
+    # A vector produces no units, it only moves with those of the other factor.
     vector = len(right.shape) == 1
     units = right.lie_on(labels, 0, labels.fresh(n)) if vector else right.produce(labels, 0, n)
     left.lie_on(labels, inner, units)
@@ -122,10 +122,10 @@ def _contracted(labels: Labels, call: Call) -> Matrix | None:
 
 
 def _sliced(labels: Labels, call: Call) -> Any:
-    """Label some rows of weights, or all of them in parts."""
+    """Label some rows of weights, or all rows split into parts."""
     whole: Matrix = call.args[0]
     dim = call.arguments["dim"] % len(whole.shape)
-    # The operation itself says which rows, when it is run on their numbers.
+    # Running the operation on row numbers shows which rows it takes.
     numbers = torch.arange(whole.shape[dim]).view(
         [-1 if d == dim else 1 for d in range(len(whole.shape))]
     )
@@ -158,7 +158,7 @@ def _computed(labels: Labels, call: Call) -> Matrix | None:
     if call.name in _JOINTS:
         return _joined(labels, call, operands)
     if call.name in _TRANSPOSES:
-        # The transpose of a tensor that has as many values along an axis as its number, plus 1.
+        # Transposing a tensor of sizes 1, 2, 3, ... shows the new order of axes.
         order = torch.empty([d + 1 for d in range(len(first.shape))], device="meta")
         moved = getattr(torch.ops.aten, call.name)(order, *call.args[1:], **call.kwargs)
         return first.rearranged([size - 1 for size in moved.shape])
@@ -190,7 +190,7 @@ def _computed(labels: Labels, call: Call) -> Matrix | None:
 
 
 def _pair(labels: Labels, call: Call) -> Any:
-    """Label two statistics, or one and the places of its values, which nothing uses."""
+    """Label two statistics, or one and the indices of its values, which nothing uses."""
     operands = [leaf for leaf in call.args if isinstance(leaf, Matrix)]
     values = call.node.meta["val"]
     if len(operands) > 1:  # the larger of two
@@ -218,7 +218,7 @@ def _selected(labels: Labels, call: Call, whole: Matrix) -> Matrix | None:
 
 
 def _joined(labels: Labels, call: Call, pieces: list[Matrix]) -> Matrix | None:
-    """Label weights one behind the other along an axis, which may be a new one."""
+    """Label weights that are concatenated along an axis, which may be a new one."""
     dim = call.arguments["dim"] % len(call.shape)
     if call.name == "stack":
         one = (*pieces[0].shape[:dim], 1, *pieces[0].shape[dim:])

@@ -1,4 +1,4 @@
-"""Permutations at work: units moved in weights and masks, and moved back."""
+"""Permutations applied to weights and masks, inverted and composed."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def permute(
         its state dict. Names may have the prefixes of wrappers (``module.``, ``_orig_mod.``) and
         the endings of `torch.nn.utils.prune` (``_orig``, ``_mask``).
     spec : PermutationSpec
-        Of the network that the tensors belong to.
+        The symmetries of the network that the tensors belong to.
     permutation : mapping
-        Group name -> int64 Tensor of shape (n,), or a list or array of as many whole numbers;
-        ``p[i]`` is the unit that moves to position i.
-        Groups that are not named stay as they are, but for blocks that a named one moves.
+        Group name -> int64 Tensor of shape (n,), or a list or array of n integers; ``p[i]`` is the
+        unit that moves to position i. Groups that are not named stay as they are, except for blocks
+        that a named one moves.
 
     Returns
     -------
     dict
-        The same names in the same order, each tensor a new one if its units move. `load_state_dict`
-        takes it where it took `tensors`: PyTorch's metadata are kept.
+        The same names in the same order; a tensor is a new one if its units move. If
+        `load_state_dict` accepts `tensors`, it accepts this, as PyTorch's metadata is kept.
 
     Raises
     ------
     ParameterError
-        An unknown group or tensor, a tensor of another shape, a p that is no permutation of
+        An unknown group or tensor, a tensor of another shape, a p that isn't a permutation of
         0..n-1, or one that tears blocks apart (`PermutationSpec.inside`).
     """
     moves = {group: _validated(spec, group, p) for group, p in permutation.items()}
     moves = complete(moves, spec.sizes, spec.inside)
-    # What stays as it is needn't be copied.
+    # Tensors that no group moves needn't be copied.
     moves = {group: p for group, p in moves.items() if not torch.equal(p, torch.arange(len(p)))}
     state = state_dict_of(tensors)
     names = mask_names(state, spec.shapes)
@@ -79,9 +79,9 @@ def invert(permutation: Mapping[str, Int64[Tensor, " _"]]) -> Permutation:
 def compose(
     outer: Mapping[str, Int64[Tensor, " _"]], inner: Mapping[str, Int64[Tensor, " _"]]
 ) -> Permutation:
-    """Return the permutation that does `inner`, then `outer`.
+    """Return the permutation that applies `inner`, then `outer`.
 
-    A group that only one of them names is taken from it.
+    If only one of them names a group, its permutation is taken.
     """
     # First new = old[inner], then new[outer], so it is inner[outer].
     both = {
@@ -91,7 +91,7 @@ def compose(
 
 
 def _validated(spec: PermutationSpec, group: str, p: Any) -> Tensor:
-    """Return the permutation of one group, on the CPU, if it is one."""
+    """Return the permutation of one group as a tensor on the CPU, after checking it."""
     if group not in spec.sizes:
         raise unknown_name("permutation group", group, spec.sizes)
     n = spec.sizes[group]
@@ -110,7 +110,7 @@ def _validated(spec: PermutationSpec, group: str, p: Any) -> Tensor:
 
 
 def _whole_numbers(p: Any) -> Any:
-    """Return a list or array of whole numbers as an int64 tensor, and everything else as it is."""
+    """Return a list or array of integers as an int64 tensor, and everything else as it is."""
     if isinstance(p, Tensor):
         return p
     try:

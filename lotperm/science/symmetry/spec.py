@@ -1,4 +1,4 @@
-"""What a network's symmetries are: its groups of units, and the axes that each of them permutes."""
+"""The symmetries of a network: its groups of units, and the axes that each of them permutes."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class PermutationSpec:
         Group name -> number of its units n, in order of execution. A group is named after the
         layer that produces its units first; a residual stream after its first producer. Units of
         one layer that are used in different ways (sliced, or in blocks of a grouped convolution)
-        get a group each: ``name/0``, ...
+        form separate groups: ``name/0``, ...
     points : dict
         Group name -> names of graph nodes whose output holds each unit of the group exactly once
         as a channel, in order of execution: the candidates for activation matching. They are
         outputs of nonlinearities (post-ReLU activations, as in the paper); for a group without
         any, the last node that carries it. The last one is the default for matching. Nodes without
-        spatial extent (gates of squeeze-and-excitation) are left out where others have one.
+        spatial extent (squeeze-and-excitation gates) are left out if there are others with one.
     axes : dict
         Tensor name -> for each axis the group that permutes it (several joined by ``", "``), or
         None.
     shapes : dict
         Tensor name -> its shape.
     roles : dict
-        Tensor name -> how groups act on it; a tensor that no group touches is not there.
+        Tensor name -> how groups act on it; tensors that no group touches are left out.
     channels : dict
         (Group name, one of its points) -> where its units lie in that output.
     network : TracedNetwork
@@ -54,13 +54,13 @@ class PermutationSpec:
     tied : dict
         Name of a tensor -> the first name of the same tensor, where several modules share one.
     fixed : tuple of Fixed
-        The hidden units that no permutation moves, and why. The last layer's, which nothing but
-        the output takes, aren't listed.
+        The hidden units that no permutation moves, and why. The last layer's units, which are only
+        outputs, aren't listed.
     inside : dict
-        Group name -> to which units of which other groups its units belong, for those in blocks.
-        A permutation of the group takes each unit to where the permutation of the other group
-        takes what it belongs to. The units of ``attn/qk`` and ``attn/v`` belong to the heads,
-        ``attn/heads``. `random` and the matching functions heed that, `permute` checks it.
+        Group name -> which units of which other groups its units belong to, for groups in blocks.
+        A permutation must move each unit to where it moves the unit that this one belongs to. For
+        example, the units of ``attn/qk`` and ``attn/v`` belong to the heads, ``attn/heads``.
+        `random` and the matching functions respect that; `permute` checks it.
     """
 
     sizes: dict[str, int]
@@ -84,13 +84,13 @@ class PermutationSpec:
         Parameters
         ----------
         model : nn.Module
-            Any network that maps a batch to one or more tensors, in whatever container, and that
+            Any network that maps a batch to one or more tensors, in any container, and that
             `torch.export` can export.
         example_input : Tensor, sequence or mapping
-            A batch as the network takes it, on the device of the network: a tensor of shape
-            (B, ...), a tuple of several inputs, or a dict of them by the names that `forward`
-            has. As from a data loader, labels may follow. B may be 1. The spec also serves other
-            batch sizes.
+            A batch as the network takes it, on the network's device: a tensor of shape (B, ...), a
+            tuple of several inputs, or a dict of them by the names of `forward`'s parameters.
+            Labels may follow, as from a data loader. B may be 1. The spec is valid for other batch
+            sizes, too.
 
         Returns
         -------
@@ -105,9 +105,9 @@ class PermutationSpec:
         Warns
         -----
         UserWarning
-            All units of some layer are fixed, so that nothing moves there; it names them.
+            All units of some layers are fixed, so that nothing moves there; it names the layers.
         """
-        from lotperm.science.tracing import trace  # which makes specs, so it imports this module
+        from lotperm.science.tracing import trace  # here, since it imports this module
 
         return trace(model, example_input)
 
@@ -123,16 +123,16 @@ class PermutationSpec:
     def activations(
         self, weights: Mapping[str, Tensor], inputs: Batch, points: Mapping[str, str]
     ) -> dict[str, Tensor]:
-        """Compute activations of groups of units, by one forward pass in evaluation mode.
+        """Compute activations of groups of units in one forward pass in evaluation mode.
 
-        The pass ends at the last point; what lies behind it is not computed.
+        The pass ends at the last point; nothing after it is computed.
 
         Parameters
         ----------
         weights : mapping
             A full state dict: every parameter and buffer that the pass needs.
         inputs : Tensor, sequence or mapping
-            One batch, of the form that the network was traced with.
+            One batch, in the form that the network was traced with.
         points : mapping
             Group name -> node name, one of ``self.points[group]``.
 
@@ -152,7 +152,7 @@ class PermutationSpec:
         return self.extractor(tensors, points)(*copy.deepcopy(leaves))
 
     def tensors(self, weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
-        """Return the weights, by the network's names, and the constants that it reads beside them.
+        """Return weights under the network's names, and the constants that the graph also reads.
 
         Weights are taken in any form that `read_weights` reads.
         """
@@ -161,9 +161,9 @@ class PermutationSpec:
     def read(
         self, weights: Mapping[str, Any] | nn.Module, what: str = "the weights"
     ) -> dict[str, Tensor]:
-        """Return weights in any form that `read_weights` reads, by the network's names.
+        """Read weights, in any form that `read_weights` takes, under the network's names.
 
-        Tied weights may be there under one of their names, as safetensors keeps them.
+        Tied weights may be given under only one of their names, as in safetensors files.
         """
         state = read_weights(weights, self.shapes, what)
         for name, first in self.tied.items():
@@ -174,23 +174,23 @@ class PermutationSpec:
     def extractor(
         self, tensors: Mapping[str, Tensor], points: Mapping[str, str], *, fold: bool = False
     ) -> Callable[..., dict[str, Tensor]]:
-        """Make a function from a batch of inputs to activations of groups, for weights that stay.
+        """Make a function from a batch of inputs to activations of groups, for fixed weights.
 
         Parameters
         ----------
         tensors : mapping
-            As `tensors` gives them, converted to the device and dtype of the pass. They are
+            As `tensors` returns them, converted to the device and dtype of the pass. They are
             not copied, and a network that counts its calls writes into them.
         points : mapping
             Group name -> node name, one of ``self.points[group]``.
         fold : bool, optional
-            Fold batch norms into convolutions: faster, equal but for rounding.
+            Fold batch norms into convolutions, which is faster, and equal up to rounding.
 
         Returns
         -------
         callable
-            What `activations` returns, from the inputs as `InputForm.leaves` gives them, one
-            argument each. The network may write into them.
+            Takes the inputs as `InputForm.leaves` returns them, one argument each, and returns
+            what `activations` does. The network may write into the inputs.
 
         Raises
         ------
@@ -207,7 +207,7 @@ class PermutationSpec:
     def unit_weights(
         self, tensors: Mapping[str, Tensor], group: str
     ) -> Iterator[tuple[str, Num[Tensor, "n _"]]]:
-        """For each tensor axis that a group permutes, yield the values of each of its units.
+        """Yield, for each tensor axis that a group permutes, the values of each of its units.
 
         Parameters
         ----------
@@ -219,7 +219,7 @@ class PermutationSpec:
         Yields
         ------
         name : str
-            Name of the tensor. It comes twice where the group permutes two of its axes.
+            Name of the tensor. It occurs twice if the group permutes two of its axes.
         values : Tensor, shape (n, F)
             Row i holds the values of unit i. Rows are comparable between networks once all other
             groups are aligned.
@@ -255,10 +255,10 @@ def runner(
     *,
     fold: bool = False,
 ) -> Callable[..., Any]:
-    """Make a function that runs a network's graph as `change` makes it of the graph and some nodes.
+    """Make a function that runs a network's graph after `change`, for example cut at some nodes.
 
-    The nodes are those of the points, each once, in the order in which `select_units` expects their
-    values. All else is as of `PermutationSpec.extractor`.
+    `change` gets the graph and the points' nodes, each once, in the order in which `select_units`
+    expects their values. Everything else is as in `PermutationSpec.extractor`.
     """
     for group, node in points.items():
         if group not in spec.sizes:
