@@ -1,4 +1,4 @@
-"""Weights that are labelled by their axes, also those that are computed from parameters."""
+"""Weights that are labelled by their axes, including those that are computed from parameters."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor
 
 from lotperm.science.labels import Axes, Labels, Rows, several, spread
 
-# Axes of parameters that lie along one axis of the weights; none where these are constant.
+# The axes of a parameter that lie along one axis of the weights; empty if it is constant there.
 _Along = tuple[int, ...]
 
-# In place of axes: the weights are used by their position there, and what lies there stays.
+# Instead of axes: the weights are used by position along this axis, so units on it stay.
 STAYS: _Along = (-1,)
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Weights that are labelled by their axes: a rule names the units that lie on each of them.
+    """Weights that are labelled by their axes: rules say which units lie on each axis.
 
     Attributes
     ----------
     parts : tuple
-        The parameters from which they are computed, value by value, each with its own axes for
-        each axis of the weights: mostly one; several where they are taken as one, as by `flatten`;
-        none where the parameter is the same along it.
+        The parameters from which the weights are computed, value by value, each with those of its
+        axes that lie along each axis of the weights: mostly one; several that are merged, as by
+        `flatten`; none if the parameter is constant along it.
     shape : tuple of int
-        Of the weights.
+        The shape of the weights.
     part : tuple of int or None
         Which rows of the parameters' first axis they are computed from, if not all.
     """
@@ -46,7 +46,7 @@ class Matrix:
 
     @classmethod
     def together(cls, operands: Sequence[Matrix], shape: tuple[int, ...]) -> Matrix | None:
-        """Combine weights value by value, with broadcasting; None if they are other rows."""
+        """Combine weights value by value, with broadcasting; None if their rows differ."""
         if len({operand.part for operand in operands}) > 1:
             return None
         if any(isinstance(operand, Joined) for operand in operands):
@@ -60,11 +60,11 @@ class Matrix:
 
     @property
     def name(self) -> str:
-        """Name of the parameter, or of the first of them."""
+        """Name of the parameter, or of the first if there are several."""
         return self.parts[0][0]
 
     def lie_on(self, labels: Labels, axis: Axes, ids: Tensor, rows: Rows = None) -> Tensor:
-        """Note that ids lie along an axis, or several taken as one, as `Labels.lie_on`."""
+        """Record that ids lie along an axis, or several merged ones, as `Labels.lie_on` does."""
         wanted = several(axis)
         if self.part is not None and rows is not None:
             labels.fix(ids)  # blocks of a part
@@ -77,13 +77,13 @@ class Matrix:
                 if axes[d] == STAYS:
                     labels.fix(ids)
                 elif not axes[d] and len(wanted) > 1:
-                    # The parameter is the same along this axis, and so are the units there.
+                    # The parameter is constant along this axis, so the units there are one.
                     labels.unify(view, view.narrow(place, 0, 1))
                     view = labels.find(view.narrow(place, 0, 1))
                 own += axes[d] if axes[d] != STAYS else ()
             if not own or any(axes[d] == STAYS for d in wanted):
                 continue
-            # Rows can be told apart only where the first axis of the weights is the parameter's.
+            # A range of rows has a meaning only if the weights' first axis is the parameter's.
             blocked = rows if axes[0] == (0,) or self.part is not None else None
             if blocked is None and rows is not None and set(own) & set(axes[0]):
                 labels.fix(ids)  # blocks of rows that don't lie along the first axis
@@ -92,9 +92,9 @@ class Matrix:
         return labels.find(ids)
 
     def produce(self, labels: Labels, axis: Axes, n: int, rows: Rows = None) -> Tensor:
-        """Give out new ids for the units that axes make, as `Labels.produce`."""
+        """Give new ids to the units that axes produce, as `Labels.produce` does."""
         wanted = several(axis)
-        # One parameter gives out the ids, the first that knows these axes; the others take them.
+        # The first parameter that has all these axes gives out the ids; the others take them.
         for name, axes in self.parts:
             known = all(axes[d] not in ((), STAYS) or self.shape[d] == 1 for d in wanted)
             own = sum((axes[d] for d in wanted), ()) if known else ()
@@ -104,7 +104,7 @@ class Matrix:
         return self.lie_on(labels, axis, torch.zeros(n, dtype=torch.int64), rows)
 
     def values(self, labels: Labels) -> Tensor:
-        """Return ids for the values of weights that have one axis, as those of a bias."""
+        """Return ids for the values of weights that have a single axis, such as a bias."""
         along = [d for d, size in enumerate(self.shape) if size > 1]
         if not along:
             return torch.zeros(self.shape, dtype=torch.int64)
@@ -138,10 +138,10 @@ class Matrix:
     def reshaped(
         self, shape: tuple[int, ...], shapes: Mapping[str, Sequence[int]]
     ) -> Matrix | None:
-        """Return the weights with axes taken as one, or apart again; None if by more."""
+        """Return the weights with axes merged or split again; None for any other reshape."""
         parts = []
         for name, axes in self.parts:
-            # Axes that are taken as one are taken apart, to be gathered to the new shape.
+            # Merged axes are split first, then gathered into the new shape.
             atoms: list[tuple[int, _Along]] = []
             for size, own in zip(self.shape, axes, strict=True):
                 if len(own) > 1:
@@ -173,9 +173,9 @@ class Matrix:
         return Matrix(parts, shape, self.part)
 
     def stay(self, labels: Labels, dims: Sequence[int], shape: tuple[int, ...]) -> Matrix:
-        """Return weights of a shape that are used by their position along axes.
+        """Return weights of the given shape that are used by position along some axes.
 
-        What lies there stays.
+        Units on these axes are fixed.
         """
         for d in dims:
             self.lie_on(labels, d, torch.zeros(self.shape[d], dtype=torch.int64))
@@ -188,7 +188,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Joined(Matrix):
-    """Weights that are several, one behind the other along an axis.
+    """Several weights that are concatenated along an axis.
 
     Attributes
     ----------
@@ -202,7 +202,7 @@ class Joined(Matrix):
 
     @classmethod
     def of_pieces(cls, pieces: Sequence[Matrix], dim: int) -> Joined:
-        """Join weights of equal shapes, but for one axis."""
+        """Concatenate weights whose shapes are equal except along one axis."""
         dim %= len(pieces[0].shape)
         size = sum(piece.shape[dim] for piece in pieces)
         shape = (*pieces[0].shape[:dim], size, *pieces[0].shape[dim + 1 :])
@@ -210,7 +210,7 @@ class Joined(Matrix):
         return cls(parts, shape, None, tuple(pieces), dim)
 
     def lie_on(self, labels: Labels, axis: Axes, ids: Tensor, rows: Rows = None) -> Tensor:
-        """Note that ids lie along an axis, each piece's own along that of the pieces."""
+        """Record that ids lie along an axis; along the joined one, each piece has its own ids."""
         wanted = several(axis)
         across = self.dim in wanted
         if rows is not None or (across and len(wanted) > 1):
@@ -219,16 +219,16 @@ class Joined(Matrix):
         sizes = [piece.shape[self.dim] for piece in self.pieces]
         whole = ids.split(sizes) if wanted == (self.dim,) else [ids] * len(sizes)
         if across and len(wanted) > 1:
-            # All of them stay by now, so any will do.
+            # All ids are fixed by now, so any will do.
             whole = [ids[:1].expand(math.prod(p.shape[d] for d in wanted)) for p in self.pieces]
         for piece, own in zip(self.pieces, whole, strict=True):
             if wanted == (self.dim,) and all(axes[self.dim] == () for _, axes in piece.parts):
-                labels.fix(own)  # a single one, in its place
+                labels.fix(own)  # a single unit, which stays in its place
             piece.lie_on(labels, axis, own)
         return labels.find(ids)
 
     def produce(self, labels: Labels, axis: Axes, n: int, rows: Rows = None) -> Tensor:
-        """Give out new ids for the units that an axis makes, each piece its own."""
+        """Give new ids to the units that an axis produces, separately for each piece."""
         wanted = several(axis)
         if rows is None and wanted == (self.dim,):
             made = [p.produce(labels, self.dim, p.shape[self.dim]) for p in self.pieces]
@@ -243,17 +243,17 @@ class Joined(Matrix):
         return Joined.of_pieces(pieces, list(order).index(self.dim))
 
     def sliced(self, dim: int, start: int, stop: int) -> Matrix | None:
-        """Return a part of the weights: none that is known."""
+        """Return None: parts of joined weights aren't followed."""
         return None
 
     def reshaped(
         self, shape: tuple[int, ...], shapes: Mapping[str, Sequence[int]]
     ) -> Matrix | None:
-        """Return the weights in another shape: none that is known."""
+        """Return the weights if the shape stays the same, else None."""
         return self if shape == self.shape else None
 
     def reduced(self, dims: Sequence[int], shape: tuple[int, ...]) -> Matrix | None:
-        """Return a statistic: of pieces that lie on each other, a function of them all."""
+        """Return a statistic across equal pieces of size 1, as a function of them all, or None."""
         same = len({piece.shape for piece in self.pieces}) == 1
         if list(dims) != [self.dim] or not same or self.pieces[0].shape[self.dim] > 1:
             return None
@@ -261,7 +261,7 @@ class Joined(Matrix):
 
 
 def _regrouped(atoms: list[tuple[int, _Along]], shape: Sequence[int]) -> tuple[_Along, ...] | None:
-    """Gather axes of some sizes to those of a shape, in their order; None if they don't fit."""
+    """Merge consecutive axes into those of a shape; None if the sizes don't fit."""
     left = list(atoms)
     result = []
     for size in shape:
@@ -270,14 +270,14 @@ def _regrouped(atoms: list[tuple[int, _Along]], shape: Sequence[int]) -> tuple[_
         while have < size and left:
             n, own = left.pop(0)
             rest = size // have
-            if own == () and n > rest and n % rest == 0:  # a part of what is constant
+            if own == () and n > rest and n % rest == 0:  # a constant axis can be split
                 left.insert(0, (n // rest, ()))
                 n = rest
             group.append(own)
             have *= n
         if have != size:
             return None
-        # In one axis, units couldn't be told from what is constant there, or stays.
+        # Merged into one axis, units couldn't be told from what is constant or stays there.
         if len(group) > 1 and any(own in ((), STAYS) for own in group) and any(group):
             return None
         result.append(sum(group, ()) if any(group) else ())

@@ -22,47 +22,47 @@ def match_many(
     seed: int = 0,
     max_sweeps: int = 20,
 ) -> list[Permutation]:
-    """Find a permutation for each network, so that all of them agree as well as can be.
+    """Find a permutation for each network, so that all networks agree as well as possible.
 
-    Git Re-Basin's MergeMany (Ainsworth et al. 2023, algorithm 3): one network after the other is
+    Git Re-Basin's MergeMany (Ainsworth et al. 2023, algorithm 3): one network after another is
     matched by weights to the mean of all others, until none of them moves. No sweep lowers the sum
-    of the inner products of all pairs. Between any two of the networks the way through the common
-    order is unique, so that from A to B to C leads where from A to C does, which isn't so of
-    permutations found pair by pair.
+    of the inner products of all pairs. Permutations between networks go through the common order,
+    so they are consistent: A to B to C is the same as A to C, which isn't so for permutations found
+    pair by pair.
 
     Parameters
     ----------
     networks : sequence of mapping or nn.Module
-        Two or more, as `weights_a` of `lotperm.science.matching.weights.match_weights`.
+        Two or more, each like `weights_a` in `lotperm.science.matching.weights.match_weights`.
     spec : PermutationSpec
         The permutation symmetries of their architecture.
     seed : int, optional
-        Of the order of networks.
+        Seed of the random order of networks.
     max_sweeps : int, optional
-        At most so many times every network is matched to the others.
+        The largest number of sweeps, in which every network but the first is matched to the others.
 
     Returns
     -------
     list of Permutation
         One for each network: ``permute(network, spec, p)`` is in the common order, which is that
-        of the first network, as this one stays as it is. From network i to network j leads
-        ``compose(invert(p[j]), p[i])``.
+        of the first network, since this one isn't moved. ``compose(invert(p[j]), p[i])`` moves
+        network i onto network j.
 
     Raises
     ------
     ParameterError
-        Fewer than two networks, or networks with other parameters.
+        Fewer than two networks, or networks with different parameters.
     """
     if len(networks) < 2:
         raise ParameterError(f"match_many: got {len(networks)} networks; expected two or more.")
     states = [spec.read(n, f"the weights of network {i}") for i, n in enumerate(networks)]
-    # Matched to the first one, they begin in a common order: its own.
+    # They begin in a common order, that of the first network, since each is matched to it.
     found = [spec.identity(), *(dict(match_weights(s, states[0], spec)) for s in states[1:])]
     moved = [permute(s, spec, p) for s, p in zip(states, found, strict=True)]
     generator = np.random.default_rng(seed)
     for _ in range(max_sweeps):
         still = True
-        # The first one stays: else the common order itself could drift.
+        # The first one stays; otherwise the common order itself could drift.
         for i in 1 + generator.permutation(len(states) - 1):
             mean = {
                 # What isn't trained, such as the counter of a batch norm, has no mean.

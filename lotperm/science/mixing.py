@@ -14,7 +14,7 @@ from torch._ops import OpOverload
 from lotperm.science.graphs import concrete_shape, cut_graph, is_variable, operation_name
 from lotperm.science.symmetry import PermutationSpec
 
-# Operations that treat each example alone, whatever their arguments are.
+# Operations that treat each example separately, whatever their arguments are.
 _APART = {
     *(f"conv{d}d" for d in (1, 2, 3)),
     *(f"{kind}_pool{d}d" for kind in ("max", "avg") for d in (1, 2, 3)),
@@ -31,25 +31,25 @@ def mixes_examples(
 ) -> bool:
     """Return whether activations of an example depend on the other examples of its batch.
 
-    A network of well-known operations is judged by these. Any other runs on three random examples,
-    together and apart, in float64 where it can.
+    A network of well-known operations is judged by these. Any other is run on three random
+    examples, together and one by one, in float64 if it can be.
 
     Parameters
     ----------
     spec : PermutationSpec
-        Of the network.
+        The permutation symmetries of the network.
     weights : Mapping[str, Tensor]
         A full state dict.
     points : Mapping[str, str] | None
-        Group -> the graph node at which it is observed. None: whether the network's outputs do,
-        and so all that comes before them.
+        Group -> the graph node at which it is observed. None asks about the network's outputs, and
+        so about everything before them.
     """
     graph = spec.network.graph
     if points is not None:
         graph = cut_graph(graph, tuple(dict.fromkeys(points.values())))
     inputs = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
     if not any(map(_has_batch, inputs)):
-        return True  # traced for one size of batches alone
+        return True  # traced for batches of one size only
     if all(_keeps_apart(node) for node in graph.nodes):
         return False
     values = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
@@ -59,13 +59,13 @@ def mixes_examples(
         try:
             batched = [_has_batch(value) for value in values]
             return _deviation(spec, weights, points, inputs, batched, dtype) > allowed
-        except (RuntimeError, IndexError):  # a network that casts to a type of its own
+        except (RuntimeError, IndexError):  # a network that insists on a dtype
             continue
     return True
 
 
 def _has_batch(value: Any) -> bool:
-    """Return whether the first size of an exported input is free."""
+    """Return whether the first dimension of an exported input may have any size."""
     return isinstance(value, Tensor) and is_variable(value)
 
 
@@ -86,7 +86,7 @@ def _keeps_apart(node: fx.Node) -> bool:
         return True  # inputs, weights, and arithmetic on sizes
     name = operation_name(node)
     if name == "batch_norm":
-        return node.args[5] is False  # else the statistics are those of the batch
+        return node.args[5] is False  # otherwise it uses the statistics of the batch
     if name == "flatten":
         return len(node.args) > 1 and isinstance(node.args[1], int) and node.args[1] >= 1
     return name in _APART or name == "clone" or torch.Tag.pointwise in node.target.tags
@@ -126,5 +126,5 @@ def _deviation(
     differences = [(a - b).abs().max() for a, b in zip(together, apart, strict=True)]
     largest = float(torch.stack(differences).max())
     scale = float(torch.stack([values.abs().max() for values in together]).max())
-    # Of one example batch statistics may give no finite number, which counts as a difference.
+    # Batch statistics of one example may not be finite, which counts as a difference.
     return largest / max(scale, 1e-30) if math.isfinite(largest) else math.inf

@@ -1,4 +1,4 @@
-"""What groups of units are called: after the layer that makes them."""
+"""Names of groups of units, after the layers that produce them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ OF_BLOCKS = ("heads", "blocks")
 
 
 def layer_of(tensor: str) -> str:
-    """Return the layer that a tensor is the weight of, also if it is computed from several."""
+    """Return the layer that a tensor is a weight of, or a part from which one is computed."""
     tensor = re.sub(r"\.parametrizations\.([^.]+)\.original\d*$", r".\1", tensor)
     kept = r"(_orig|_mask|_v|_g)?$"  # by `torch.nn.utils.prune`, or by weight norm
     tensor = re.sub(rf"\.(in_proj_|[qkv]_proj_)weight{kept}", "", tensor)  # nn.MultiheadAttention
-    # nn.LSTM and its like, nn.LSTMCell and its like
+    # nn.LSTM and similar layers, then nn.LSTMCell and similar ones
     tensor = re.sub(rf"\.weight_[ih]h_(l\d+(_reverse)?){kept}", r".\1", tensor)
     tensor = re.sub(rf"\.weight_[ih]h{kept}", "", tensor)
     return re.sub(rf"\.weight{kept}", "", tensor)
@@ -22,7 +22,7 @@ def layer_of(tensor: str) -> str:
 def group_name(
     kind: int, members: dict[int, list[int]], layer: dict[int, str], suffixes: dict[int, str]
 ) -> str:
-    """Name a group after its layer, and apart from others of that layer."""
+    """Name a group after its layer, with a suffix if other groups have the same layer."""
     alike = [other for other in members if layer[other] == layer[kind]]
     own = suffixes.get(kind, "")
     if own in OF_BLOCKS:

@@ -1,4 +1,4 @@
-"""Units that belong to others, and large groups that have no choice but to go with these."""
+"""Units that belong to others, and large groups whose order the others determine."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Groups of more units than this aren't compared pair by pair, if others say where each goes.
+# Groups of more units than this aren't compared pair by pair if others determine their order.
 MANY = 4096
 
 
 class Inside(NamedTuple):
-    """To which units of another group those of a group belong.
+    """Which units of another group the units of a group belong to.
 
     Attributes
     ----------
     group : str
         The other group.
     unit : Tensor, int64, shape (n,)
-        For each unit of the group its unit of the other.
+        For each unit of the group, the unit of the other that it belongs to.
     """
 
     group: str
@@ -31,12 +31,12 @@ Blocks = Mapping[str, Sequence[Inside]]
 
 
 class Products:
-    """Similarities of many units, as inner products that are computed where they are asked for.
+    """Similarities of many units, as inner products that are computed on request.
 
     Parameters
     ----------
     b, a : Tensor, shape (n, F)
-        Rows of the units of B and of A.
+        One row for each unit of B and of A.
     """
 
     def __init__(self, b: Tensor, a: Tensor) -> None:
@@ -57,11 +57,11 @@ class Products:
 
 
 Similarities = Tensor | Products
-"""Of a group: (n, n), unit of B (row) by unit of A."""
+"""Similarities of a group's units: (n, n), unit of B (row) by unit of A."""
 
 
 def has_no_choice(group: str, sizes: Mapping[str, int], inside: Blocks) -> bool:
-    """Return whether a large group goes where others go: no two units belong to the same ones."""
+    """Return whether a group is large and its order is determined by what its units belong to."""
     above = inside.get(group, ())
     if sizes[group] <= MANY or len(above) < 2:
         return False
@@ -70,7 +70,7 @@ def has_no_choice(group: str, sizes: Mapping[str, int], inside: Blocks) -> bool:
 
 
 def code(units: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Return one number for several, which are its digits."""
+    """Encode several numbers as one, with the given sizes as the bases of its digits."""
     found = torch.zeros_like(units[0])
     for unit, size in zip(units, sizes, strict=True):
         found = found * size + unit

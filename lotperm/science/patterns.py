@@ -1,9 +1,9 @@
-"""N:M sparsity: at most n weights kept of every m in a row, as sparse tensor cores want it (2:4).
+"""N:M sparsity: at most n of every m consecutive weights kept, as sparse tensor cores need (2:4).
 
-The rows run along the input axis (axis 1 of linear and conv weights), from the first input on. So
-moving output units carries whole rows and keeps the pattern. Moving input units keeps it only if
-groups of m stay together: every hidden unit is an output of one layer and an input of the next, so
-a permuted mask has in general to be brought back (`nearest_pattern`), at a cost.
+The weights are consecutive along the input axis (axis 1 of linear and conv weights), from the first
+input on. So moving output units moves whole rows and keeps the pattern. Moving input units keeps it
+only if groups of m stay together: every hidden unit is an output of one layer and an input of the
+next, so in general a permuted mask must be brought back (`nearest_pattern`), at a cost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lotperm.science.symmetry import PermutationSpec, permute
 
 
 class Pattern(NamedTuple):
-    """At most `kept` weights of every `of` in a row.
+    """At most `kept` of every `of` consecutive weights.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Pattern(NamedTuple):
         Raises
         ------
         ParameterError
-            If it is something else.
+            If the text isn't such a pattern.
         """
         n, colon, m = text.partition(":")
         if not (colon and n.isdecimal() and m.isdecimal() and 1 <= int(n) <= int(m)):
@@ -49,16 +49,16 @@ class Pattern(NamedTuple):
 
 
 class PatternCost(NamedTuple):
-    """What a mask loses on its way to a pattern.
+    """What a mask loses when it is brought to a pattern.
 
     Attributes
     ----------
     removed : int
-        Weights kept before and no longer.
+        Number of weights kept before and no longer.
     kept : int
-        Weights kept before.
+        Number of weights kept before.
     magnitude : float
-        Share of the kept weights' summed magnitudes that is lost.
+        Fraction of the kept weights' summed magnitudes that is lost.
     """
 
     removed: int
@@ -67,7 +67,7 @@ class PatternCost(NamedTuple):
 
 
 def breaks_pattern(mask: Mapping[str, Any] | nn.Module, pattern: Pattern) -> dict[str, int]:
-    """Count the groups of m weights in which a mask keeps more than n.
+    """Count the groups of m consecutive weights in which a mask keeps more than n.
 
     Parameters
     ----------
@@ -79,8 +79,8 @@ def breaks_pattern(mask: Mapping[str, Any] | nn.Module, pattern: Pattern) -> dic
     Returns
     -------
     dict[str, int]
-        Name of each tensor that breaks the pattern -> number of groups. If the inputs aren't a
-        multiple of m, the last group of a row has fewer.
+        Name of each tensor that breaks the pattern -> number of such groups. If the number of
+        inputs isn't a multiple of m, the last group of a row is smaller.
     """
     found = {}
     for name, kept in read_mask(mask).items():
@@ -94,10 +94,10 @@ def breaks_pattern(mask: Mapping[str, Any] | nn.Module, pattern: Pattern) -> dic
 def nearest_pattern(
     weights: Mapping[str, Any] | nn.Module, mask: Mapping[str, Any] | nn.Module, pattern: Pattern
 ) -> dict[str, Tensor]:
-    r"""Return the mask of a pattern that is nearest to a given one by the magnitudes of weights.
+    r"""Return the mask with a pattern that is nearest to a given mask, by magnitudes of weights.
 
-    Of every group it keeps the n largest of what was kept, among equals the earlier: of all masks
-    :math:`m' \le m` with the pattern, the one that minimizes :math:`\|w \odot (m - m')\|`, in the
+    In every group it keeps the n largest of the kept weights, the earlier among equals: of all
+    masks :math:`m' \le m` with the pattern, it minimizes :math:`\|w \odot (m - m')\|`, in the
     1-norm and in the 2-norm.
 
     Parameters
@@ -105,18 +105,18 @@ def nearest_pattern(
     weights : Mapping[str, Any] | nn.Module
         A module or its state dict.
     mask : Mapping[str, Any] | nn.Module
-        What is kept so far; tensors of one axis stay as they are.
+        Which weights are kept so far; masks of one axis stay as they are.
     pattern : Pattern
 
     Returns
     -------
     Mask
-        Nothing is kept that wasn't before, so it may be sparser than n of m.
+        Only weights that were kept before are kept, so it may be sparser than n of m.
 
     Raises
     ------
     ParameterError
-        If a weight isn't there, or has another shape than its mask.
+        If a weight is missing, or its shape isn't that of its mask.
     """
     before = read_mask(mask)
     values, found = weights_by_name(weights, before), {}
@@ -130,7 +130,7 @@ def nearest_pattern(
             found[name] = kept
             continue
         magnitude = values[name].detach().abs().to(kept.device)
-        # Below every magnitude, zeros included, so that nothing comes back.
+        # Below every magnitude, even 0, so that no pruned weight comes back.
         magnitude = magnitude.masked_fill(~kept, -1.0)
         groups = _groups(magnitude, pattern.of, -1.0)
         order = groups.sort(dim=-1, descending=True, stable=True).indices
@@ -146,7 +146,7 @@ def pattern_cost(
     before: Mapping[str, Any] | nn.Module,
     after: Mapping[str, Any] | nn.Module,
 ) -> PatternCost:
-    """Count what one mask keeps and the other doesn't, in weights and in magnitude."""
+    """Measure what one mask keeps and another doesn't, in weights and in magnitude."""
     masks = read_mask(before), read_mask(after)
     values = weights_by_name(weights, masks[0])
     removed = total = 0
@@ -163,20 +163,20 @@ def pattern_cost(
 def pattern_breakers(
     spec: PermutationSpec, permutation: Mapping[str, Tensor], pattern: Pattern
 ) -> list[str]:
-    """Name the tensors whose pattern a permutation may break: it takes groups of inputs apart.
+    """Name the tensors whose pattern a permutation may break by splitting groups of inputs.
 
     Parameters
     ----------
     spec : PermutationSpec
-        Of the network.
+        The permutation symmetries of the network.
     permutation : Mapping[str, Tensor]
-        Group of units -> permutation, as of `lotperm.science.symmetry.permuting.permute`.
+        Group of units -> permutation, as in `lotperm.science.symmetry.permuting.permute`.
     pattern : Pattern
 
     Returns
     -------
     list of str
-        Weights of two or more axes. If there is none, every mask with the pattern keeps it.
+        Weights of two or more axes. If the list is empty, every mask with the pattern keeps it.
     """
     found = []
     for name, shape in spec.shapes.items():
@@ -186,8 +186,8 @@ def pattern_breakers(
         numbers = (torch.arange(shape[1]) // pattern.of).view(1, -1, *[1] * (len(shape) - 2))
         moved = permute({name: numbers.expand(shape).contiguous()}, spec, permutation)[name]
         groups = _groups(moved.double(), pattern.of, math.nan)
-        # Still together: the largest and the smallest number are one. A last group that is
-        # smaller must not mix with others either, so what is padded takes any number.
+        # A group is still together if its largest and smallest numbers are equal. A smaller last
+        # group must not mix with others either, so padding counts as any number.
         low = groups.nan_to_num(math.inf).amin(-1)
         high = groups.nan_to_num(-math.inf).amax(-1)
         if not torch.equal(low, high):

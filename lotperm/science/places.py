@@ -1,4 +1,4 @@
-"""Ids that lie on the same axes of a tensor in several ways, or that are never used: settled."""
+"""Consistent ids where several lie on the same axes of a tensor, or some are never used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lotperm.science.labels import Labels, Place
 
 
 def settle_places(labels: Labels) -> None:
-    """Make the ids consistent that lie on the same axes of a tensor in several ways.
+    """Make ids consistent that lie on the same axes of a tensor in several ways.
 
-    What lies on some rows, and otherwise on others that share a row, is fixed. Where ids lie
-    along several axes taken as one, and along one of these alone, those of the others are
-    positions: the former become constant along them, and aren't needed any more.
+    Ids that lie on overlapping but different ranges of rows are fixed. Where some ids lie along
+    several merged axes, and others along only some of these, the remaining axes are positions: the
+    former ids are made constant along those, and are then no longer needed.
     """
     for place in labels.matrix_roles.keys() & labels.element_roles.keys():
         labels.unify(labels.matrix_roles[place], labels.element_roles[place])
@@ -28,20 +28,20 @@ def settle_places(labels: Labels) -> None:
                 if other in inner:
                     _nest(labels, place, ids, other, places[other])
                 elif not set(place.axes) < set(other.axes):
-                    # They cross: the order along the one can't follow that along the other.
+                    # They cross: the order along one can't follow that along the other.
                     labels.fix(ids)
                     labels.fix(places[other])
             if inner:
                 for axes in {other.axes for other in inner}:
                     rows = sum(other.stop - other.start for other in inner if other.axes == axes)
                     if rows < place.stop - place.start:
-                        labels.fix(ids)  # in the other rows they would be missed
+                        labels.fix(ids)  # they would be missing from the other rows
                 labels.matrix_roles.pop(place, None)
                 labels.element_roles.pop(place, None)
 
 
 def _nest(labels: Labels, place: Place, ids: Tensor, other: Place, inner: Tensor) -> None:
-    """Make ids along several axes those along some of these."""
+    """Unite ids along several axes with those along some of these axes."""
     shape = labels.shapes[place.tensor]
     if 0 in place.axes and (place.start, place.stop) != (other.start, other.stop):
         labels.fix(ids)
@@ -59,17 +59,17 @@ def _meet(one: Place, other: Place) -> bool:
 
 
 def settle_unused(labels: Labels) -> None:
-    """Let values of parameters that this pass didn't use go with those that it used.
+    """Unite values of parameters that the traced pass didn't use with values that it used.
 
-    These are rows for positions behind the last one, or the rest of a causal mask. A value is
-    unused if it occurs in one tensor alone and stands in no relation. It goes with the used
-    ones that have its place along all axes but one, if these are one unit; else it stays.
+    Examples are rows for positions after the last one, and the rest of a causal mask. A value is
+    unused if it occurs in only one tensor and in no relation. It is united with the used values
+    that share its index on all axes but one, if these are a single unit; else it is fixed.
     """
     places = {**labels.matrix_roles, **labels.element_roles}
     count = torch.zeros(len(labels), dtype=torch.int64)
     for ids in places.values():
         count[labels.find(ids).unique()] += 1
-    # Two stands for used. These are in any case.
+    # A count of two means used, as the following ids are in any case.
     for ids in (*labels.matrix_roles.values(), *labels.together):
         count[labels.find(ids)] = 2
     for relation in labels.relations:
@@ -84,7 +84,7 @@ def settle_unused(labels: Labels) -> None:
         for dim in range(len(shape)):
             low = torch.where(used, roots, len(count)).amin(dim, keepdim=True)
             high = torch.where(used, roots, -1).amax(dim, keepdim=True)
-            # What is used in this row is one unit, with which the rest of the row goes.
+            # If the used values of a row are one unit, the rest of the row is united with it.
             known = ((low == high) & ~used).expand(shape)
             labels.unify(roots[known], low.expand(shape)[known])
             used = used | known

@@ -18,16 +18,16 @@ Place = tuple[float, float]
 
 
 class Plane(NamedTuple):
-    """The plane through three networks, with coordinates that keep distances between weights.
+    """The plane through three networks, with coordinates that preserve distances of weights.
 
     Attributes
     ----------
     corners : tuple of three Mapping[str, Tensor]
         State dicts of one architecture.
     places : tuple of three (float, float)
-        Where the corners are: the first at (0, 0), the second on the axis x > 0, the third above
-        it. The distance of two places is the Euclidean distance of their networks' parameters;
-        running statistics of batch norms don't count.
+        Where the corners are: the first at (0, 0), the second on the positive x axis, the third
+        above it. The distance between two places is the Euclidean distance between their networks'
+        parameters; running statistics of batch norms don't count.
     """
 
     corners: tuple[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]]
@@ -42,7 +42,7 @@ class Plane(NamedTuple):
         Raises
         ------
         ParameterError
-            If they lie on one line, so that there are many planes.
+            If they lie on one line, so that many planes pass through them.
         """
         names = [name for name, tensor in a.items() if is_parameter(name, tensor)]
         to_b, to_c = (
@@ -51,7 +51,7 @@ class Plane(NamedTuple):
         )
         base = to_b.norm().item()
         along = (to_b @ to_c).item() / base if base else 0.0
-        # What is left of the way to c without the part along the way to b.
+        # The length of the part of c - a that is orthogonal to b - a.
         height = math.sqrt(max(to_c.norm().item() ** 2 - along**2, 0.0))
         if base == 0 or height <= 1e-6 * base:
             raise ParameterError("the three networks lie on one line; expected three corners.")
@@ -60,7 +60,7 @@ class Plane(NamedTuple):
     def at(self, x: float, y: float) -> dict[str, Tensor]:
         """Return the network at a place of the plane.
 
-        Running statistics are combined as weights are, which means little outside the triangle:
+        Running statistics are combined as weights are, which is meaningless outside the triangle:
         reset them before the network is used. Integer buffers are those of the first corner.
         """
         (_, (base, _), (along, height)), (a, b, c) = self.places, self.corners
@@ -81,9 +81,9 @@ class Plane(NamedTuple):
         Parameters
         ----------
         steps : int
-            Places along either axis, 2 or more.
+            Number of places along each axis, 2 or more.
         margin : float, optional
-            How far it reaches beyond the corners, as a share of their extent.
+            How far the grid reaches beyond the corners, as a fraction of their extent.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Units observed before their nonlinearity, in place of behind it."""
+"""Units observed before their nonlinearity instead of after it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from lotperm.science.symmetry import PermutationSpec
 
 
 def before_nonlinearities(spec: PermutationSpec) -> PermutationSpec:
-    """Observe every group at what goes into its nonlinearity; the symmetries stay as they are.
+    """Observe every group at the input of its nonlinearity; the symmetries stay the same.
 
-    A ReLU puts out 0 for all that is negative, so behind it two units that differ only there look
-    alike. Before it, at what a batch norm puts out if there is one, they don't.
+    A ReLU maps all negative values to 0, so after it two units that differ only there look alike.
+    Before it, at the output of the batch norm if there is one, they don't.
 
     Parameters
     ----------
     spec : PermutationSpec
-        As traced, with ``points`` behind nonlinearities.
+        As traced, with ``points`` after nonlinearities.
 
     Returns
     -------
     PermutationSpec
         The same with other ``points``, for
         `lotperm.science.matching.activations.match_activations`. A point that isn't the output of
-        a nonlinearity of one value stays.
+        a nonlinearity with a single input stays.
     """
     nodes = {node.name: node for node in spec.network.graph.nodes}
 
@@ -36,7 +36,7 @@ def before_nonlinearities(spec: PermutationSpec) -> PermutationSpec:
         return node.all_input_nodes[0].name
 
     points = {group: tuple(map(moved, names)) for group, names in spec.points.items()}
-    # Value by value: units lie where they lie behind it.
+    # Nonlinearities act value by value, so units lie in the same places before and after.
     channels = {
         (group, moved(name)): spec.channels[group, name]
         for group, names in spec.points.items()

@@ -1,7 +1,7 @@
-"""Whether products of float32 numbers are products of float32 numbers.
+"""The precision with which float32 numbers are multiplied.
 
-PyTorch lets cuDNN round the factors of a convolution to TF32, with 10 bits of mantissa instead of
-23, unless it is told not to; the settings are those of the whole process.
+Unless told not to, PyTorch lets cuDNN round the factors of a convolution to TF32, with 10 bits of
+mantissa instead of 23. The settings apply to the whole process.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 
 Products = Literal["ieee", "tf32"]
-"""float32 as it is, or the factors of convolutions rounded to TF32 where CUDA can do that."""
+"""Full float32, or the factors of convolutions rounded to TF32 where CUDA supports it."""
 
 _LOCK = threading.Lock()
-# What those who are inside want, and how the settings were before the first one came.
+# What the contexts that are open now ask for, and the settings before the first was entered.
 _WANTED: list[Products] = []
 _BEFORE: list[str] = []
 _CUDNN_BEFORE: list[bool] = []
@@ -27,12 +27,12 @@ _CUDNN_BEFORE: list[bool] = []
 def products(precision: Products) -> Iterator[None]:
     """Choose how float32 numbers are multiplied, on every device, until the end of the context.
 
-    Threads may be inside at the same time; "ieee" holds as long as one of them wants it.
+    Several threads may have such a context open; "ieee" holds as long as one of them asks for it.
 
     Parameters
     ----------
     precision : "ieee" or "tf32"
-        "tf32" is for convolutions on CUDA alone, as PyTorch has it by itself.
+        "tf32" applies only to convolutions on CUDA, as by PyTorch's default.
     """
     with _LOCK:
         if not _WANTED:
@@ -48,12 +48,12 @@ def products(precision: Products) -> Iterator[None]:
 
 
 def full_precision() -> Any:
-    """Switch TF32 and the like off, whose errors in a sum of products are those of bfloat16."""
+    """Switch off TF32 and similar modes, whose errors in sums of products are like bfloat16's."""
     return products("ieee")
 
 
 def _kinds() -> list[tuple[Any, bool]]:
-    """Return the settings of all products, and which of them "tf32" is for."""
+    """Return the settings of all kinds of products, and which of them "tf32" applies to."""
     return [
         (getattr(backend, part), backend is torch.backends.cudnn)
         for backend in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)
@@ -63,20 +63,20 @@ def _kinds() -> list[tuple[Any, bool]]:
 
 
 def _note() -> None:
-    """Note how the settings are."""
+    """Remember the present settings."""
     _BEFORE[:] = [kind.fp32_precision for kind, _ in _kinds()]
     _CUDNN_BEFORE.clear()
-    # PyTorch answers for cuDNN as a whole only as long as its old and its new settings agree.
+    # PyTorch reports a setting for cuDNN as a whole only if its old and new settings agree.
     with suppress(RuntimeError):
         _CUDNN_BEFORE.append(torch.backends.cudnn.allow_tf32)
 
 
 def _apply() -> None:
-    """Set what those who are inside want; what was before, if there is nobody."""
+    """Apply what the open contexts ask for; restore the earlier settings if none is open."""
     rounded = bool(_WANTED) and "ieee" not in _WANTED
     for before in _CUDNN_BEFORE:
-        # First, as it sets convolutions and recurrent layers, too. `torch.export` reads it, and
-        # fails if it contradicts them.
+        # This comes first, as it also sets convolutions and recurrent layers. `torch.export` reads
+        # it, and fails if it contradicts them.
         torch.backends.cudnn.allow_tf32 = rounded if _WANTED else before
     for (kind, may_round), value in zip(_kinds(), _BEFORE, strict=True):
         wanted = "tf32" if rounded and may_round else "ieee"

@@ -16,7 +16,7 @@ from lotperm.types import Bool, Float
 def kept_after(total: int, sparsity: Any) -> int:
     """Return how many of `total` weights remain at a sparsity: ``total - round(sparsity * total)``.
 
-    Halves are rounded to even. A sparsity is a number, or a tensor or array that holds one.
+    Halves are rounded to even. The sparsity is a number, or a tensor or array that holds one.
     """
     try:
         sparsity = sparsity if isinstance(sparsity, (int, str)) else float(sparsity)
@@ -33,7 +33,7 @@ def kept_after(total: int, sparsity: Any) -> int:
 
 
 def _keep_largest(scores: Float[Tensor, " n"], kept: int) -> Bool[Tensor, " n"]:
-    """Return True at the `kept` largest values; among equals, the earlier stays."""
+    """Return True at the `kept` largest values, the earlier ones among equals."""
     if kept <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = scores.kthvalue(scores.numel() - kept + 1).values
@@ -51,7 +51,7 @@ def keep_highest(
     scope: str = "global",
     what: str = "scores",
 ) -> dict[str, Tensor]:
-    """Keep the weights of the highest scores, exactly as many as the sparsity says.
+    """Keep the weights with the highest scores, exactly as many as the sparsity implies.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def keep_highest(
     sparsity : float
         Fraction of these weights removed in all, 0 <= sparsity < 1.
     among : Mapping[str, Tensor] | None, optional
-        Mask of what is kept so far, bool; what it removed stays removed. None: everything.
+        Bool mask of the weights kept so far; removed ones stay removed. None: all are kept so far.
     scope : str, optional
         ``"global"``: one threshold for all tensors. ``"layerwise"``: the same sparsity in each.
     what : str, optional
@@ -69,8 +69,8 @@ def keep_highest(
     Returns
     -------
     Mask
-        With ``total - round(sparsity * total)`` weights kept, in all or in each tensor. Weights of
-        equal score are kept in the order of the tensors and then of memory.
+        Keeps ``total - round(sparsity * total)`` weights, in all or in each tensor. Among weights
+        of equal score, earlier tensors come first, then earlier places in memory.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def keep_highest(
         if not bool(torch.isfinite(score).all()):
             raise ParameterError(f"{what} of {name} are not finite, so they can't be ranked.")
         if among is not None:
-            # Below every weight that is left, whatever its score.
+            # Below every remaining weight, whatever its score.
             score = score.masked_fill(~among[name].to(score.device), -math.inf)
         ranked[name] = score.flatten()
     pools = [list(scores)] if scope == "global" else [[name] for name in scores]
@@ -116,14 +116,14 @@ def erdos_renyi_densities(shapes: Mapping[str, Sequence[int]], sparsity: float) 
         \qquad \sum_l d_l N_l = (1 - S) \sum_l N_l .
 
     Evci et al. 2020, after Mocanu et al. 2018: small layers stay denser than large ones. ε is the
-    one number that solves the sum; layers that it would fill beyond 1 are dense.
+    number that satisfies the equation; layers whose density would exceed 1 are dense.
 
     Parameters
     ----------
     shapes : Mapping[str, Sequence[int]]
         Parameter name -> shape of the weight, ``(out, in, *kernel)``.
     sparsity : float
-        S, the fraction removed of all these weights.
+        S, the fraction of all these weights that is removed.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def erdos_renyi_densities(shapes: Mapping[str, Sequence[int]], sparsity: float) 
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     budget = (1 - sparsity) * sum(sizes.values())
-    kept_after(1, sparsity)  # which checks the sparsity
+    kept_after(1, sparsity)  # checks that the sparsity is valid
     dense: set[str] = set()
     while True:
         rest = [name for name in shapes if name not in dense]
@@ -155,28 +155,28 @@ def random_mask(
     sparsity: float,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Draw a mask at random: a number of weights of every layer, each as likely as any other.
+    """Draw a mask at random, with every weight of a layer equally likely to be kept.
 
     Parameters
     ----------
     shapes : Mapping[str, Sequence[int]]
         Parameter name -> shape.
     densities : Mapping[str, float]
-        Parameter name -> share of its weights to keep, as `erdos_renyi_densities` returns them.
+        Parameter name -> fraction of its weights to keep, as `erdos_renyi_densities` returns.
     sparsity : float
-        Fraction removed in all; it must be that of the densities.
+        Fraction removed in all; it must agree with the densities.
     generator : torch.Generator
-        Source of the draws, on the CPU.
+        Source of randomness, on the CPU.
 
     Returns
     -------
     Mask
-        Exactly ``total - round(sparsity * total)`` weights are kept. Each layer's own number is
-        that of its density, rounded down or up: up where the most is cut off.
+        Exactly ``total - round(sparsity * total)`` weights are kept. Each layer's number follows
+        from its density, rounded up in the layers with the largest fractional parts, else down.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     exact = {name: densities[name] * sizes[name] for name in shapes}
-    # A whole number of weights may come out a rounding error below itself.
+    # A product that should be a whole number may be a rounding error too small.
     counts = {name: min(math.floor(exact[name] + 1e-9), sizes[name]) for name in shapes}
     missing = kept_after(sum(sizes.values()), sparsity) - sum(counts.values())
     room = [name for name in shapes if counts[name] < sizes[name]]
@@ -191,5 +191,5 @@ def random_mask(
 
 
 def collapsed(mask: Mapping[str, Tensor]) -> list[str]:
-    """Name the tensors of which a mask keeps nothing: layers through which no signal passes."""
+    """Name the tensors of which a mask keeps nothing, so that no signal passes their layers."""
     return [name for name, kept in mask.items() if not bool(kept.any())]

@@ -1,4 +1,4 @@
-"""Stacked recurrent layers, as one operation for each layer, so that each shows its units."""
+"""Split stacked recurrent layers into one operation per layer, so that each shows its units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 def unstack_recurrence(graph: fx.Graph) -> None:
-    """Split each operation that computes several recurrent layers into one for each of them."""
+    """Split each operation that computes several recurrent layers into one per layer."""
     for node in list(graph.nodes):
         if not isinstance(node.target, OpOverload):
             continue
@@ -53,7 +53,7 @@ def _unstack(graph: fx.Graph, node: fx.Node) -> None:
         values = (outer[0], *(last[rows[0] : rows[1]] for last in outer[1:]))
         hx = own if isinstance(state, (list, tuple)) else own[0]
         weights = list(params[layer * per : (layer + 1) * per])
-        # One layer has no dropout behind it, and in evaluation mode there is none at all.
+        # A single layer has no dropout after it, and in evaluation mode there is none anyway.
         args = (x, hx, weights, biases, 1, 0.0, train, both, batch_first)
         result = call(node.target, args, values)
         x = call(operator.getitem, (result, 0), values[0])

@@ -12,14 +12,15 @@ from lotperm.errors import UnsupportedModelError
 from lotperm.science.graphs import describe_node
 from lotperm.science.transforms import MAPPED, is_transform
 
-# Contexts that change no value, or its precision alone, and where the body is among the arguments.
+# Contexts that change at most the precision of values, and the position of the body's argument.
 _CONTEXTS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 
 
 def inline_contexts(program: fx.GraphModule) -> None:
-    """Put the bodies of contexts, as of ``with torch.no_grad()``, into the graph itself.
+    """Put the bodies of contexts, such as ``with torch.no_grad()``, into the graph itself.
 
-    So each of their operations shows its units. Of `torch.autocast` the lower precision is lost.
+    This shows the units in each of their operations. The lower precision of `torch.autocast` is
+    lost.
     """
     for node in list(program.graph.nodes):
         place = _CONTEXTS.get(str(node.target))
@@ -40,7 +41,7 @@ def inline_contexts(program: fx.GraphModule) -> None:
 def _copied(
     program: fx.GraphModule, body: fx.GraphModule, before: fx.Node, operands: Any
 ) -> list[Any]:
-    """Copy the operations of a body to where it is called; return its outputs there."""
+    """Copy the operations of a body to the place of its call, and return its outputs there."""
     given = iter(operands)
     copies: dict[fx.Node, Any] = {}
     with program.graph.inserting_before(before):
@@ -51,7 +52,7 @@ def _copied(
                 return [copies.get(result, result) for result in node.args[0]]
             else:
                 copies[node] = program.graph.node_copy(node, copies.__getitem__)
-                if node.op == "get_attr":  # a constant of the body's own
+                if node.op == "get_attr":  # a constant that belongs to the body
                     copies[node].target = f"of_{before.name}_{node.target}"
                     value = operator.attrgetter(node.target)(body)
                     program.register_buffer(copies[node].target, value)
@@ -59,12 +60,12 @@ def _copied(
 
 
 def refuse_regions(graph: fx.Graph) -> None:
-    """Refuse a graph with parts that operations on units can't stand for.
+    """Raise an error if a graph has parts in which units can't be followed.
 
     Raises
     ------
     UnsupportedModelError
-        It has some: branches that depend on values (`torch.cond`), or derivatives.
+        It has branches that depend on values (`torch.cond`), or derivatives.
     """
     for node in graph.nodes:
         if isinstance(node.target, HigherOrderOperator) or (

@@ -12,22 +12,23 @@ from lotperm.science.ids import FIXED, Cause, Ids, distinct_pairs, thin
 
 
 class Relation(NamedTuple):
-    """Units that belong to others, as those inside a head of attention to the head.
+    """Units that belong to others, as the units inside an attention head belong to the head.
 
     A permutation that moves a unit must move what it belongs to likewise.
 
     Attributes
     ----------
     children, parents : Tensor, int64, shape (n,)
-        Id i of the one belongs to id i of the other.
+        Each child belongs to the parent at the same index.
     node : fx.Node or None
-        The operation by which they do.
+        The operation that made the relation.
     kind : str
-        "inside": the parent is a function of all its children; "scores": a sum of their products.
-        "weighed": it is a factor of each. "copy": each child has its value. "mixed": the child is
-        a unit at a mixture of positions, with the unit and the mixture for parents.
+        "inside": the parent is a function of all its children. "scores": it is a sum of products
+        of its children. "weighed": it is a factor of each child. "copy": each child has its value.
+        "mixed": the child is a unit at a mixture of positions; its parents are the unit and the
+        mixture.
     pinned : bool
-        Whether the children of each parent were told to stay among themselves.
+        Whether the children of each parent have been told to stay among themselves.
     """
 
     children: Tensor
@@ -38,12 +39,12 @@ class Relation(NamedTuple):
 
 
 class RelatedIds(Ids):
-    """Ids with what is known of how units belong to others.
+    """Ids together with relations between units that belong to others.
 
     Attributes
     ----------
     together : list of Tensor
-        Ids that enter one statistic, and must stay in it.
+        Vectors of ids that enter one statistic, and must stay in it.
     relations : list of Relation
         Which units belong to which others.
     """
@@ -56,7 +57,7 @@ class RelatedIds(Ids):
         self._choices: dict[int, tuple[Tensor, fx.Node | None]] = {}
 
     def relate(self, children: Tensor, parents: Tensor, kind: str) -> None:
-        """Note which units belong to which others, id by id."""
+        """Record which units belong to which others, id by id."""
         children, parents = distinct_pairs(
             self.find(children).flatten(), self.find(parents).flatten()
         )
@@ -64,7 +65,7 @@ class RelatedIds(Ids):
         self.relations.append(Relation(children, parents, node, kind))
 
     def keep_together(self, groups: Iterable[Tensor]) -> None:
-        """Note that the ids of each of these vectors must stay among themselves."""
+        """Record that the ids of each vector must stay among themselves."""
         self.together += groups
 
     def derive(self, sets: Tensor, kind: str = "inside") -> Tensor:
@@ -75,19 +76,19 @@ class RelatedIds(Ids):
         sets : Tensor, shape (m, k)
             Ids, a row for each set.
         kind : str
-            Of the `Relation`.
+            The kind of the `Relation`.
 
         Returns
         -------
         Tensor, shape (m,)
-            A new id for each set, to which its units belong, so that whole sets may change places.
-            `FIXED`, and the units stay in their sets, where that can't be: there is but one set,
-            or some overlap or hold what doesn't move.
+            A new id for each set, to which its units belong, so that whole sets may trade places.
+            If there is only one set, or some overlap or contain fixed units, this isn't possible:
+            then `FIXED`, and the units stay in their sets.
         """
         roots = self.find(sets)
         units, inverse = roots.unique(return_inverse=True)
         owner = torch.arange(len(roots))[:, None].expand_as(inverse).flatten()
-        # The first and the last set that each unit is in: two where sets overlap.
+        # The first and the last set that each unit is in; they differ where sets overlap.
         low, high = (
             torch.zeros(len(units), dtype=torch.int64).scatter_reduce_(
                 0, inverse.flatten(), owner, how, include_self=False
@@ -103,9 +104,9 @@ class RelatedIds(Ids):
         return ids
 
     def pair(self, a: Tensor, b: Tensor, kind: str = "weighed") -> Tensor:
-        """Return ids for a function of two units, a new one for each pair that meets."""
+        """Return ids for a function of two units, a new one for each distinct pair."""
         a, b = torch.broadcast_tensors(self.find(a), self.find(b))
-        # A pair that meets at several positions has one id.
+        # A pair that occurs at several positions has one id.
         codes, inverse = (a * len(self) + b).unique(return_inverse=True)
         size, ids = len(self), self._new(len(codes), constant=False)
         self.relate(ids, codes // size, kind)
@@ -116,13 +117,13 @@ class RelatedIds(Ids):
         return ids[inverse]
 
     def choice(self, units: Tensor) -> Tensor:
-        """Return an id, shape (1,), for numbers that say which of these units is meant."""
+        """Return an id, shape (1,), for numbers that select one of these units."""
         ids = self._new(1, constant=False)
         self._choices[int(ids)] = units, self.causes[-1].node if self.causes else None
         return ids
 
     def chosen(self, numbers: Any) -> Tensor | None:
-        """Return the units, in order, among which numbers choose; None if they do something else."""
+        """Return the units, in order, among which numbers choose; None if they don't choose."""
         if not self._choices or not isinstance(numbers, Tensor):
             return None
         found = [self._choices.get(root) for root in self.find(thin(numbers)).unique().tolist()]
@@ -132,7 +133,7 @@ class RelatedIds(Ids):
         return first if same else None
 
     def disregard(self, *values: Any) -> None:
-        """Fix the units among which any of these choose, as they are used otherwise than to take."""
+        """Fix the units among which values choose, as they are used for more than a look-up."""
         for ids in values if self._choices else ():
             roots = self.find(thin(ids)).unique().tolist() if isinstance(ids, Tensor) else []
             for units, node in [self._choices[root] for root in roots if root in self._choices]:
@@ -146,7 +147,7 @@ class RelatedIds(Ids):
             self.fix(torch.tensor([root for root in roots if root in self._choices] or [FIXED]))
 
     def unmix(self, ids: Tensor) -> None:
-        """Fix mixtures of positions, so that the units there are as they are elsewhere."""
+        """Fix mixtures of positions, so that units at a mixture become the units themselves."""
         roots = self.find(thin(ids)).unique()
         for mixed, units, mixtures in self._pairs:
             here = torch.isin(self.find(mixed), roots)
@@ -162,7 +163,7 @@ class RelatedIds(Ids):
     def copies(self, ids: Tensor, count: int) -> Tensor:
         """Return ids for `count` copies of each unit, along a new last dimension.
 
-        What doesn't move is not told apart.
+        Copies of what doesn't move get the same id.
         """
         thinned = thin(self.find(ids))
         roots, inverse = thinned.unique(return_inverse=True)

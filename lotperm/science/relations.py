@@ -1,4 +1,4 @@
-"""Units that belong to others: what follows from it, and which units it leaves alike."""
+"""What follows from relations between units, and which units they leave alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lotperm.science.labels import Cause, Labels, Relation, distinct_pairs
 
-# Why blocks stay, by the kind of the relation.
+# Why blocks are fixed, by the kind of the relation.
 _REASONS = {
     "": "uses it together with units that stay, or in several ways",
     "mixed": "mixes positions, along another axis than the units that pass it",
@@ -18,14 +18,14 @@ _REASONS = {
 
 
 class Belonging(NamedTuple):
-    """What is left of a relation: for each child, one parent.
+    """A relation once it is settled: one parent for each child.
 
     Attributes
     ----------
     children, parents : Tensor, int64, shape (n,)
         Roots, each child once.
     kind : str
-        As that of the `Relation`.
+        As in `Relation`.
     """
 
     children: Tensor
@@ -36,15 +36,15 @@ class Belonging(NamedTuple):
 def settle_relations(labels: Labels) -> list[Belonging]:
     """Draw the consequences of all relations, until there are no more.
 
-    What is fixed or made one fixes what belongs to it, or to what it belongs. A child and a parent
-    that stand for each other are one. Of two parents of the same children one may belong to the
-    other; else both may belong to a third, as keys, and the heads of several queries on them, to
-    the head of the keys.
+    If some parents or children of a relation were fixed or united, its parents are fixed. A parent
+    and its only child are united. If children have two parents, one of these may belong to the
+    other; otherwise both may belong to a third, as keys, and the heads of several queries on them,
+    belong to the head of the keys.
 
     Returns
     -------
     list of Belonging
-        Each child has the same parents under permutations that respect these.
+        The relations that permutations must respect.
     """
     done: set[tuple[bytes, bytes]] = set()
     while True:
@@ -53,7 +53,7 @@ def settle_relations(labels: Labels) -> list[Belonging]:
         for belonging in found:
             if len(belonging.parents.unique()) == len(belonging.children):
                 labels.unify(belonging.children, belonging.parents)
-        # Ids that became one change what the relations read so far say.
+        # Uniting ids changes the relations that were read before.
         if labels.roots() != before[0]:
             continue
         found = _several_parents(labels, found, done)
@@ -62,11 +62,11 @@ def settle_relations(labels: Labels) -> list[Belonging]:
 
 
 def _now(labels: Labels, index: int) -> Belonging | None:
-    """Return a relation among roots, or fix what it can't describe any more."""
+    """Return a relation among roots, or None after fixing parents that it no longer describes."""
     relation = _without_fixed(labels, index)
     children, parents = labels.find(relation.children), labels.find(relation.parents)
-    # Parents that became one, or stay, no longer tell their children apart; a child that stays, or
-    # has two parents, keeps its parents from moving.
+    # Parents that were united or fixed no longer tell their children apart; a child that is fixed,
+    # or has two parents, keeps its parents from moving.
     originals = distinct_pairs(parents, relation.parents)[0]
     merged = len(originals.unique()) < len(originals) or bool(labels.constant(parents).any())
     pairs = distinct_pairs(children, parents)
@@ -83,10 +83,10 @@ def _now(labels: Labels, index: int) -> Belonging | None:
                 labels.keep_together([relation.children[relation.parents == parent]])
             labels.relations[index] = relation._replace(pinned=True)
         return None
-    children, parents = pairs[:, pairs[0] != pairs[1]]  # what has become one
+    children, parents = pairs[:, pairs[0] != pairs[1]]  # without those that were united
     if len(children) == 0:
         return None
-    # A single parent has nothing to change places with.
+    # A single parent has nothing to trade places with.
     if len(parents.unique()) == 1:
         if not relation.pinned:
             labels.keep_together([children, parents[:1]])
@@ -96,7 +96,7 @@ def _now(labels: Labels, index: int) -> Belonging | None:
 
 
 def _without_fixed(labels: Labels, index: int) -> Relation:
-    """Leave those out that belong to what is fixed, if not all do; they stay where they belong."""
+    """Remove the children of fixed parents, unless all are fixed; they stay in their sets."""
     relation = labels.relations[index]
     fixed = labels.constant(labels.find(relation.parents))
     if fixed.any() and not fixed.all():
@@ -125,7 +125,7 @@ def _several_parents(
             n, (a, b) = pairs.shape[1], (len(row.unique()) for row in pairs)
             if n == a == b:
                 labels.unify(*pairs)
-            elif n == a:  # the one belongs to the other, and its children do so with it
+            elif n == a:  # `one` belongs to `other`, and the children do so through it
                 _add(labels, done, pairs[0], pairs[1], other.kind)
                 left = [belonging for belonging in left if belonging is not other]
             elif n == b:
@@ -153,11 +153,11 @@ def _add(
 
 
 def _connected(pairs: Tensor) -> Tensor:
-    """Return the number of the connected part that each of these edges is in."""
-    # One numbering for both ends, the second behind the first.
+    """Return the number of the connected component of each edge."""
+    # Number both ends together, the second ones after the first ones.
     nodes = torch.cat([pairs[0], pairs[1] + pairs.max() + 1])
     part = nodes.unique(return_inverse=True)[1].view(2, -1)
-    # Each end takes the least number that its edges bring, until nothing changes.
+    # Each node takes the smallest number among its edges, until nothing changes.
     label = torch.arange(int(part.max()) + 1)
     while True:
         low = label[part].amin(0)
@@ -170,25 +170,26 @@ def _connected(pairs: Tensor) -> Tensor:
 
 
 def refine(kinds: Tensor, found: list[Belonging]) -> Tensor:
-    """Tell ids apart further, by what they belong to and what belongs to them.
+    """Distinguish ids further, by what they belong to and what belongs to them.
 
     Parameters
     ----------
     kinds : Tensor, int64
-        A number for each id; those with different ones are told apart already.
+        A number for each id; ids with different numbers are already distinguished.
     found : list of Belonging
 
     Returns
     -------
     Tensor, int64
-        Equal where neither an id, nor its parents and children, nor theirs, tell them apart.
+        Equal for ids that neither their own numbers, nor those of their parents and children, nor
+        of theirs and so on, distinguish.
     """
     generator = torch.Generator().manual_seed(1)
-    # Odd factors: multiplied by these, different 64-bit numbers stay different.
+    # The factors are odd, so that different 64-bit numbers stay different.
     numbers = torch.randint(-(2**62), 2**62, (len(found) + 1, 2), generator=generator) | 1
     involved = torch.cat([torch.cat(b[:2]) for b in found]).unique() if found else kinds[:0]
-    # As the colours of a graph are refined: each number takes in those of its neighbours, until no
-    # class of equals falls apart any more.
+    # As in color refinement of graphs: each number takes in those of its neighbors, until no class
+    # of equals splits any more.
     classes = 0
     while len(kinds[involved].unique()) > classes:
         classes = len(kinds[involved].unique())
@@ -202,7 +203,7 @@ def refine(kinds: Tensor, found: list[Belonging]) -> Tensor:
 
 
 def _mixed(numbers: Tensor) -> Tensor:
-    """Scramble 64-bit numbers, so that sums of them are equal by chance alone."""
+    """Scramble 64-bit numbers, so that sums of them are equal only by chance."""
     numbers = numbers ^ (numbers >> 31)
     numbers = numbers * 0x3C6EF372FE94F82B
     return numbers ^ (numbers >> 29)

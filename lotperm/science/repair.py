@@ -37,15 +37,15 @@ def reset_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     model : nn.Module
         The network.
     inputs : Iterable[Tensor]
-        Batches of training inputs. Every batch counts the same: use batches of one size. One
-        example alone has no variance where a batch norm sees one value per unit: such a batch is
+        Batches of training inputs. Every batch has the same weight, so use batches of one size. If
+        a batch norm sees one value per unit, a single example has no variance: such a batch is
         joined to the one before it.
 
     Raises
     ------
     ParameterError
-        If there are no batches, or one example in all has no variance; the statistics are as they
-        were.
+        If there are no batches, or only one example, without variance; the statistics are then
+        unchanged.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     batches = _with_variance(model, norms, _some(inputs))
@@ -69,7 +69,7 @@ def _with_variance(
 ) -> Iterator[Tensor]:
     """Join batches of one example to others, if a norm would see a single value per unit."""
     waiting = next(batches)
-    # Unknown until a batch of one example comes, as it takes a pass to find out.
+    # None until there is a batch of one example, as it takes a forward pass to find out.
     alone: bool | None = None
     for x in batches:
         if alone is None and min(len(waiting), len(x)) == 1:
@@ -104,7 +104,7 @@ def _one_value(model: nn.Module, norms: Sequence[_BatchNorm], example: Tensor) -
 
 
 def _some(inputs: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Return the same batches, after making sure that there is one."""
+    """Return the same batches after checking that there is at least one."""
     batches = iter(inputs)
     first = next(batches, None)
     if first is None:
@@ -115,7 +115,7 @@ def _some(inputs: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def preactivation_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> Statistics:
-    """Measure mean and standard deviation of every preactivation of a network in eval mode.
+    """Measure the mean and standard deviation of every preactivation of a network in eval mode.
 
     Parameters
     ----------
@@ -128,9 +128,9 @@ def preactivation_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> Stat
     -------
     dict
         Module name -> (mean, standard deviation), float64 `(n,)`, pooled over samples and
-        positions, for the output of each convolution, linear layer and batch norm but the one that
-        is the network's output. A module that runs several times in a pass has an entry for each
-        call: ``name``, ``name (call 2)``, and so on.
+        positions, for the output of each convolution, linear layer and batch norm except the one
+        that gives the network's output. A module that runs several times in a pass has an entry for
+        each call: ``name``, ``name (call 2)``, and so on.
 
     Raises
     ------
@@ -164,17 +164,17 @@ def between(a: Statistics, b: Statistics, alpha: float) -> Statistics:
 def repaired(model: nn.Module, target: Statistics, inputs: Iterable[Tensor]) -> Iterator[None]:
     """Give every preactivation the mean and standard deviation of `target`, within a context.
 
-    Jordan et al. 2023: for each unit, `y = (x - mean) / std * target_std + target_mean`. Statistics
-    of a layer depend on the layers before it, so while they are measured each batch is corrected
-    with its own (like a batch norm in train mode), afterwards with those pooled over all; with a
-    single batch this is exact. Where a batch norm follows a convolution both are corrected, and
-    the later one decides.
+    Jordan et al. 2023: for each unit, `y = (x - mean) / std * target_std + target_mean`. The
+    statistics of a layer depend on the layers before it. So while they are measured, each batch is
+    corrected by its own statistics (like a batch norm in train mode), and afterwards by those
+    pooled over all batches; with a single batch this is exact. Where a batch norm follows a
+    convolution, both are corrected, and the later one decides.
 
     Parameters
     ----------
     model : nn.Module
-        The interpolated network; gets forward hooks inside the context, its weights stay as they
-        are.
+        The interpolated network. It has forward hooks within the context; its weights don't
+        change.
     target : Statistics
         From `preactivation_statistics`, interpolated between the ends.
     inputs : Iterable[Tensor]
@@ -187,9 +187,9 @@ def repaired(model: nn.Module, target: Statistics, inputs: Iterable[Tensor]) -> 
         if call not in target:
             return None
         target_mean, target_std = target[call]
-        # While they are being measured, each batch is corrected by its own.
+        # While statistics are being measured, each batch is corrected by its own.
         mean, std = fixed[call] if fixed else pooled[call].add(_units_first(module, output))
-        # A unit that is constant here has no spread to rescale: it is only moved to its mean.
+        # A unit that is constant here has no spread to rescale: it only gets the target mean.
         scale = torch.where(std > 0, target_std / std, 0.0)
         shift = target_mean - mean * scale
         axis = _unit_axis(module, output)
@@ -215,9 +215,9 @@ class _Pooled:
     def add(
         self, values: Float[Tensor, "units _"]
     ) -> tuple[Float64[Tensor, " units"], Float64[Tensor, " units"]]:
-        """Add a batch; return its own mean and standard deviation.
+        """Add a batch, and return its own mean and standard deviation.
 
-        Each unit has a row, of samples and positions.
+        Each unit has a row of values, over samples and positions.
         """
         var, mean = torch.var_mean(values.double(), dim=1, correction=0)
         # Running means of values and squares, as batches may differ in size.
@@ -228,9 +228,9 @@ class _Pooled:
         return mean, var.sqrt()
 
     def result(self) -> tuple[Float64[Tensor, " units"], Float64[Tensor, " units"]]:
-        """Return mean and standard deviation over all batches."""
+        """Return the mean and standard deviation over all batches."""
         mean, square = torch.as_tensor(self.mean), torch.as_tensor(self.square)
-        # For a constant unit rounding may leave less than 0.
+        # For a constant unit, rounding may give less than 0.
         return mean, (square - mean**2).clamp(min=0).sqrt()
 
 
@@ -250,7 +250,7 @@ def _hidden_points(model: nn.Module, inputs: Tensor) -> list[str]:
 
 
 def _unit_axis(module: nn.Module, output: Tensor) -> int:
-    """Return the axis of units: the last of a linear layer, else (convolution, norm) axis 1."""
+    """Return the axis of units: the last for a linear layer, otherwise (convolution, norm) 1."""
     return output.ndim - 1 if isinstance(module, nn.Linear) else 1
 
 
@@ -263,10 +263,10 @@ def _units_first(module: nn.Module, output: Float[Tensor, "b ..."]) -> Float[Ten
 def _watched(
     model: nn.Module, see: Callable[[str, nn.Module, Tensor], Tensor | None]
 ) -> Iterator[None]:
-    """Show the outputs of convolutions, linear layers and batch norms, within a context.
+    """Pass the outputs of convolutions, linear layers and batch norms to `see`, within a context.
 
     `see` gets the call, as `preactivation_statistics` names it, the module and its output; what it
-    returns takes the place of the output.
+    returns, if not None, replaces the output.
     """
     calls = Counter[str]()
 
@@ -277,7 +277,7 @@ def _watched(
 
         return shown
 
-    # Calls are counted anew in each pass, also after one that failed.
+    # Calls are counted anew in each pass, even after one that failed.
     handles = [model.register_forward_pre_hook(lambda *_: calls.clear())]
     handles += [
         module.register_forward_hook(hook(name))

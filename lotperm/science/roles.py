@@ -20,9 +20,9 @@ class Role:
     Attributes
     ----------
     axes : tuple of int
-        The axes, in ascending order, taken as one.
+        The axes, in ascending order, treated as one.
     rows : slice
-        The rows of axis 0 that are meant; several blocks of a grouped convolution share a tensor.
+        The rows of axis 0 concerned; several blocks of a grouped convolution share a tensor.
     positions : dict
         Group -> int64 Tensor of shape (n, k): the k places of each unit along the axes.
     """
@@ -32,7 +32,7 @@ class Role:
     positions: dict[str, Tensor]
 
     def apply(self, tensor: Tensor, moves: Mapping[str, Tensor]) -> Tensor:
-        """Reorder the units of the groups in `moves` (all of them on the CPU)."""
+        """Reorder the units of the groups in `moves`, whose permutations are on the CPU."""
         here = [group for group in self.positions if group in moves]
         if not here:
             return tensor
@@ -44,17 +44,17 @@ class Role:
         first, last = self.axes[0], self.axes[-1]
         if last - first + 1 > len(self.axes) or self.rows != slice(None):
             return self.unflatten(self.flatten(tensor).index_select(0, index), tensor)
-        # Neighbouring axes of all rows are the usual case, which needs no moving to and fro.
+        # In the usual case, adjacent axes of all rows, no axes need to be moved.
         return part.flatten(first, last).index_select(first, index).reshape(part.shape)
 
     def flatten(self, tensor: Tensor) -> Num[Tensor, "n ..."]:
-        """Return the values of these rows, the axes as one in front of all others."""
+        """Return the values of these rows, with the axes merged into one in front of the others."""
         part = tensor[self.rows]
         front = tuple(range(len(self.axes)))
         return part.movedim(self.axes, front).flatten(0, len(self.axes) - 1)
 
     def unflatten(self, flat: Tensor, like: Tensor) -> Tensor:
-        """Return a tensor of the shape of `like` from what `flatten` gave, or was made of it."""
+        """Undo `flatten`: return values as a tensor shaped like `like`, with its other rows."""
         part = like[self.rows]
         others = [size for d, size in enumerate(part.shape) if d not in self.axes]
         front = tuple(range(len(self.axes)))
@@ -66,7 +66,7 @@ class Role:
         return torch.cat([before, whole, after])
 
     def values_of_units(self, tensor: Tensor, group: str) -> Num[Tensor, "n _"]:
-        """Return the values that belong to each unit of a group, one row a unit."""
+        """Return the values that belong to each unit of a group, one row per unit."""
         flat = self.flatten(tensor)
         return flat[self.positions[group].to(flat.device)].flatten(1)
 
@@ -77,11 +77,11 @@ class Channels(NamedTuple):
     Attributes
     ----------
     dims : tuple of int
-        The dimensions, taken as one, without that of the samples.
+        The dimensions, treated as one, without that of the samples.
     places : Tensor, int64, shape (n,) or (n, k)
         The place of each unit along them, or its k places.
     averaged : tuple of int
-        Dimensions along which other units lie, whose order is another one in another network.
+        Dimensions along which other units lie, whose order differs between networks.
     """
 
     dims: tuple[int, ...]
@@ -94,9 +94,9 @@ class Channels(NamedTuple):
         if self.averaged:
             output = output.mean(self.averaged, keepdim=True)
         values = output.movedim(self.dims, tuple(range(1, count + 1))).flatten(1, count)
-        if values.is_complex():  # both parts, as at two places
+        if values.is_complex():  # both parts, as if at two positions
             values = torch.view_as_real(values)
-        # Mostly they lie in order: then nothing is copied.
+        # Units mostly lie in order; then nothing is copied.
         if torch.equal(self.places, torch.arange(values.shape[1])):
             return values
         chosen = values.index_select(1, self.places.flatten().to(values.device))
@@ -105,25 +105,25 @@ class Channels(NamedTuple):
 
 @dataclass(frozen=True)
 class Fixed:
-    """Units of a layer that stay where they are, and why.
+    """Units of a layer that can't move, and why.
 
     Attributes
     ----------
     layer : str
         The layer that produces them.
     units : tuple of int
-        Which they are, along the layer's output axis.
+        Their indices along the layer's output axis.
     total : int
         How many units the layer has there.
     operation : str
         The ATen operation that fixed them; ``"output"`` if they are an output of the network.
-        Empty where none is to blame: nothing else is used as the unit is.
+        Empty if no operation did: no other unit is used in the same way.
     reason : str
-        What it does to them.
+        What the operation does to them.
     module : str
-        Path of the module in which that happens, where known.
+        Path of the module in which that happens, if known.
     file, line : str, int or None
-        Where it stands in the source, if known.
+        Where it happens in the source, if known.
     """
 
     layer: str

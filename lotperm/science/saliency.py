@@ -1,7 +1,7 @@
 """Scores for weights before training: SNIP, GraSP and SynFlow.
 
-Each returns one number for each prunable weight; `lotperm.science.ranking.keep_highest` makes a
-mask of them. The network isn't changed, its batch statistics included.
+Each returns one number for each prunable weight; `lotperm.science.ranking.keep_highest` turns them
+into a mask. The network, including its batch statistics, isn't changed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Scores = dict[str, Float[Tensor, " ..."]]
 LabelledBatch = tuple[Tensor, Tensor]
 
 GRASP_TEMPERATURE = 200.0
-"""What the authors of GraSP divide logits by."""
+"""The number by which the authors of GraSP divide logits."""
 
 SYNFLOW_ROUNDS = 100
-"""Rounds of SynFlow in its paper."""
+"""The number of rounds in the SynFlow paper."""
 
 
 def snip_scores(model: nn.Module, batches: Iterable[LabelledBatch], names: Sequence[str]) -> Scores:
@@ -33,7 +33,7 @@ def snip_scores(model: nn.Module, batches: Iterable[LabelledBatch], names: Seque
 
     .. math:: s_j = \frac{|g_j w_j|}{\sum_k |g_k w_k|}, \qquad g = \frac{\partial L}{\partial w},
 
-    the derivative of the loss with respect to a factor c on every weight, at c = 1.
+    where :math:`g_j w_j` is the derivative of the loss with respect to a factor on weight j, at 1.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def snip_scores(model: nn.Module, batches: Iterable[LabelledBatch], names: Seque
         The network with the weights to score. It runs as in training: batch norm takes the
         statistics of each batch.
     batches : Iterable[LabelledBatch]
-        Inputs ``(B, *shape)`` and classes int64 (B,); L is the mean cross-entropy over all. GraSP
-        goes through them twice.
+        Inputs ``(B, *shape)`` and classes int64 (B,); L is the mean cross-entropy over all
+        examples. GraSP goes through the batches twice.
     names : Sequence[str]
         Parameters to score (`lotperm.science.sparsity.prunable_parameters`).
 
@@ -58,7 +58,7 @@ def snip_scores(model: nn.Module, batches: Iterable[LabelledBatch], names: Seque
     """
     network = _Scored(model, names, training=True)
     gradients = network.gradient(batches)
-    # Of the mean loss: examples that pull a weight in opposite directions cancel.
+    # These are gradients of the mean loss: examples that pull in opposite directions cancel.
     scores = {n: (g * network.leaves[n]).detach().abs() for n, g in gradients.items()}
     total = sum(score.double().sum().item() for score in scores.values())
     if total == 0:
@@ -73,7 +73,7 @@ def grasp_scores(
     *,
     temperature: float = GRASP_TEMPERATURE,
 ) -> Scores:
-    r"""Score weights by what they do for the gradient's norm: GraSP (Wang et al. 2020).
+    r"""Score weights by their effect on the norm of the gradient: GraSP (Wang et al. 2020).
 
     .. math:: s = w \odot H g, \qquad g = \nabla L, \quad H = \nabla^2 L .
 
@@ -83,14 +83,14 @@ def grasp_scores(
     Parameters
     ----------
     model, batches, names
-        As of `snip_scores`.
+        As in `snip_scores`.
     temperature : float, optional
         Logits are divided by it.
 
     Returns
     -------
     dict[str, Tensor]
-        Name -> scores of the weight's shape, of either sign.
+        Name -> scores, of the weight's shape and of either sign.
 
     Raises
     ------
@@ -128,11 +128,11 @@ def synflow_scores(
         s = |w| \odot \frac{\partial R}{\partial |w|}, \qquad
         R = \mathbb{1}^\top f_{|\theta|}(\mathbb{1}),
 
-    where f has the absolute values of all its parameters. Of a hidden unit without a bias, the
-    scores of incoming and of outgoing weights have the same sum. The paper has batch norms at
-    initialization alone. After that, as anywhere in evaluation, they multiply and add, and the
-    absolute values of that are taken. Other norms (layer, group, instance, RMS) would subtract or
-    divide away what flows into them: they are left with their parameters.
+    where f has the absolute values of all its parameters. For a hidden unit without a bias, the
+    scores of the incoming and of the outgoing weights have the same sum. The paper uses batch norms
+    only at initialization. After that, as always in evaluation, they multiply and add, and this is
+    done with absolute values. Other norms (layer, group, instance, RMS) would subtract or divide
+    away what flows into them, so only their parameters are applied.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def synflow_scores(
     names : Sequence[str]
         Parameters to score.
     mask : Mapping[str, Tensor] | None, optional
-        Name -> what is kept so far; weights that it removed count as 0.
+        Name -> which weights are kept so far; the others count as 0.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def synflow_scores(
     Warns
     -----
     UserWarning
-        If a score is negative, as behind softmax or a norm of one's own; it names the weights.
+        If a score is negative, as before a softmax or a custom norm; it names the weights.
     """
     network = Leaves(model, names, training=False, dtype=torch.float64, positive=True, mask=mask)
     ones = torch.ones((1, *shape), dtype=torch.float64, device=network.device)
@@ -182,7 +182,7 @@ def synflow_scores(
 
 
 def _name_negative(scores: Scores) -> None:
-    # Rounding aside, for which the largest score is the measure.
+    # Negative beyond rounding, relative to the largest score.
     largest = max((float(score.abs().max()) for score in scores.values()), default=0.0)
     lowest = {name: float(score.min()) for name, score in scores.items()}
     if odd := [name for name, score in lowest.items() if score < -1e-9 * largest]:
@@ -202,15 +202,16 @@ def synflow_mask(
     *,
     rounds: int = SYNFLOW_ROUNDS,
 ) -> dict[str, Tensor]:
-    """Prune by SynFlow in rounds: after round r of n, a share ``(1 - sparsity) ** (r / n)`` is left.
+    """Prune by SynFlow in n rounds; ``(1 - sparsity) ** (r / n)`` of the weights survive round r.
 
-    In one round, SynFlow like other scores may remove whole layers; in many it doesn't, because
-    the fewer weights a layer has left, the higher they score (Tanaka et al. 2020, theorem 3).
+    In a single round, SynFlow may remove whole layers, as other scores may. In many rounds it
+    doesn't, because the fewer weights a layer has left, the higher they score (Tanaka et al. 2020,
+    theorem 3).
 
     Parameters
     ----------
     model, shape, names
-        As of `synflow_scores`.
+        As in `synflow_scores`.
     sparsity : float
         Fraction of the named weights removed in all.
     rounds : int, optional
@@ -224,7 +225,7 @@ def synflow_mask(
         raise ParameterError(f"rounds is {rounds}; expected 1 or more.")
     mask: dict[str, Tensor] | None = None
     for number in range(1, rounds + 1):
-        # The last round ends at the sparsity itself, not a rounding error beside it.
+        # The last round ends exactly at the sparsity, without a rounding error.
         target = sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)
         mask = keep_highest(synflow_scores(model, shape, names, mask), target, among=mask)
     assert mask is not None
@@ -232,13 +233,13 @@ def synflow_mask(
 
 
 class _Scored(Leaves):
-    """Leaves with the loss of a classifier."""
+    """`Leaves` with the loss of a classifier."""
 
     def losses(
         self, batches: Iterable[LabelledBatch], temperature: float
     ) -> Iterator[tuple[Tensor, int]]:
         """Yield the summed cross-entropy of each batch, and the number of its examples."""
-        # One by one: each batch's activations are freed before the next batch runs.
+        # Lazily, so that each batch's activations are freed before the next batch runs.
         for inputs, targets in batches:
             logits = self(inputs.to(self.device)) / temperature
             loss = F.cross_entropy(logits, targets.to(self.device), reduction="sum")

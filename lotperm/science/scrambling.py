@@ -1,7 +1,7 @@
-"""Controls that take a mask's or a permutation's structure away, and leave its counts.
+"""Controls that destroy the structure of a mask or a permutation but keep its counts.
 
-If scrambling what a method moves costs nothing, the method didn't need it. So each function here
-destroys one thing, as much of it as is asked for, and keeps all others.
+If scrambling what a method arranges costs nothing, the method didn't need it. So each function here
+destroys one kind of structure, to a given extent, and keeps everything else.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from lotperm.types import Int64
 def scramble(
     permutation: Mapping[str, Int64[Tensor, " _"]], share: float, generator: torch.Generator
 ) -> Permutation:
-    """Let a share of every group's units change places, so that none of them is where it was.
+    """Move a fraction of every group's units, so that none of these stays where it was.
 
-    Of n units, m = ``round(share * n)`` are drawn, and each of them gets the place of the next one
-    in a random order: a random cycle. With one generator state, the units that a smaller share
-    moves are among those that a larger one moves.
+    Of n units, m = ``round(share * n)`` are drawn and moved along a random cycle: each gets the
+    place of the next one in a random order. For the same generator state, the units that a smaller
+    share moves are among those that a larger one moves.
 
     Parameters
     ----------
     permutation : mapping
         Group -> int64 Tensor of shape (n,), a permutation of 0..n-1, on the CPU.
     share : float
-        Share of the units, 0 <= share <= 1; halves are rounded to even.
+        Fraction of the units, 0 <= share <= 1; halves are rounded to even.
     generator : torch.Generator
-        On the CPU; it is drawn from n times a group, whatever the share.
+        On the CPU. Each group takes a random permutation of n from it, whatever the share.
 
     Returns
     -------
     Permutation
-        It agrees with the given one at exactly n - m places of each group. A unit alone has no
-        other place to go to: with m = 1 nothing moves. With share 1 it agrees nowhere.
+        It agrees with the given one at exactly n - m places of each group. A single unit has no
+        other place to go to, so with m = 1 nothing moves. With share 1 it agrees nowhere.
 
     Raises
     ------

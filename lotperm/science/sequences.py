@@ -1,7 +1,7 @@
-"""Packed sequences, whose memory depends on values, as padded ones with their lengths.
+"""Padded sequences with lengths, in place of packed ones, whose size in memory depends on values.
 
-PyTorch's exporter can't follow `torch.nn.utils.rnn.pack_padded_sequence`. So a packed sequence
-stays padded while a network is exported, and recurrent layers get the lengths beside it.
+PyTorch's exporter can't follow `torch.nn.utils.rnn.pack_padded_sequence`. So while a network is
+exported, sequences stay padded, and recurrent layers get their lengths as well.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _run(
     has_biases: bool,
     bidirectional: bool,
 ) -> list[Tensor]:
-    """Run one recurrent layer on sequences of some lengths, padded with time first."""
+    """Run one recurrent layer on padded sequences of given lengths, time first."""
     packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
     order, back = packed.sorted_indices, packed.unsorted_indices
     assert order is not None and back is not None
@@ -40,7 +40,7 @@ def _run(
 
 
 def _shapes_of(x: Tensor, hx: Sequence[Tensor], bidirectional: bool) -> list[Tensor]:
-    """Make tensors like the outputs, without values."""
+    """Return tensors of the outputs' shapes, without values."""
     size = hx[0].shape[2] * (2 if bidirectional else 1)
     return [x.new_empty(x.shape[0], x.shape[1], size), *(torch.empty_like(h) for h in hx)]
 
@@ -69,7 +69,7 @@ for _kind, _states in _KINDS.items():
 
 
 class _Padded(NamedTuple):
-    """What stands behind the sizes of batches that a packed sequence has for each step."""
+    """A padded sequence's lengths and size, known by a packed sequence's tensor of batch sizes."""
 
     sizes: Tensor
     lengths: Tensor
@@ -78,10 +78,10 @@ class _Padded(NamedTuple):
 
 
 class Unpacked(TorchFunctionMode):
-    """Keep sequences padded that a network packs.
+    """Keep sequences padded where a network packs them.
 
-    The data of a packed sequence have a row for each step of each example, also those behind its
-    end. Padded again, they have as many steps as they had before they were packed.
+    The data of a packed sequence then has a row for each step of each example, even after its end.
+    When it is padded again, it has as many steps as before it was packed.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Signs of weights: given to other weights, shuffled, compared; and what a ticket takes in bits.
+"""Signs of weights, transferred, shuffled and compared; and the size of a ticket in bits.
 
-Zhou et al. 2019 found that a ticket's signs matter more than its magnitudes. Signs are written in
-the order of the units as a mask is, so a permutation moves them alike:
+Zhou et al. 2019 found that a ticket's signs matter more than its magnitudes. Like a mask, signs are
+given in the order of the units, so a permutation moves both in the same way:
 ``with_signs(permute(w), permute(s), permute(m)) == permute(with_signs(w, s, m))``.
 """
 
@@ -24,27 +24,27 @@ def with_signs(
     signs: Mapping[str, Any] | nn.Module,
     mask: Mapping[str, Any] | nn.Module,
 ) -> dict[str, Tensor]:
-    """Return weights whose magnitudes are kept, with the signs of others where a mask keeps them.
+    """Give weights the signs of others, wherever a mask keeps them; magnitudes stay.
 
     Parameters
     ----------
     weights : mapping or nn.Module
-        A state dict or a module: whose magnitudes, biases and norms they are.
+        A state dict or a module that gives the magnitudes, biases and norms.
     signs : mapping or nn.Module
-        Likewise, at least of the tensors that the mask names; only the signs count.
+        Likewise, with at least the tensors that the mask names; only the signs count.
     mask : mapping or nn.Module
-        As of `lotperm.science.sparsity.magnitude_prune`.
+        As in `lotperm.science.sparsity.magnitude_prune`.
 
     Returns
     -------
     dict
-        With the names of `weights`. A weight that is zero, or whose sign would be that of zero,
-        stays as it is, and so does everything that the mask doesn't keep.
+        With the names of `weights`. A weight stays as it is if it is zero, if it would get the sign
+        of a zero, or if the mask doesn't keep it.
 
     Raises
     ------
     ParameterError
-        If the mask names a tensor that isn't there, or that has another shape.
+        If the mask names a tensor that is missing or has another shape.
     """
     state = state_dict_of(weights)
     kept = read_mask(mask, state)
@@ -70,16 +70,16 @@ def shuffle_signs(
     mask: Mapping[str, Any] | nn.Module,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Deal a network's signs out anew among the weights that a mask keeps, layer by layer.
+    """Shuffle a network's signs among the weights that a mask keeps, layer by layer.
 
-    The control of `with_signs`: as many positive and negative ones in every layer, at random.
+    A control for `with_signs`: the numbers of positive and negative signs in every layer stay.
 
     Parameters
     ----------
     signs : mapping or nn.Module
         A state dict or a module.
     mask : mapping or nn.Module
-        As of `lotperm.science.sparsity.magnitude_prune`.
+        As in `lotperm.science.sparsity.magnitude_prune`.
     generator : torch.Generator
         On the CPU.
 
@@ -93,7 +93,7 @@ def shuffle_signs(
     for name, tensor in weights_by_name(signs, kept).items():
         here = kept[name].to(tensor.device)
         dealt = tensor[here].sign()
-        # Drawn on the CPU, so that every device deals alike.
+        # Drawn on the CPU, so that the order is the same for every device.
         order = torch.randperm(len(dealt), generator=generator).to(tensor.device)
         result = torch.zeros_like(tensor)
         result[here] = dealt[order]
@@ -106,7 +106,7 @@ def sign_agreement(
     b: Mapping[str, Any] | nn.Module,
     mask: Mapping[str, Any] | nn.Module,
 ) -> float:
-    """Return the share of the kept weights in which two networks have the same sign.
+    """Return the fraction of the kept weights at which two networks have the same sign.
 
     Raises
     ------
@@ -123,14 +123,14 @@ def sign_agreement(
 
 
 class Bits(NamedTuple):
-    """What it takes at most to write down the parts of a ticket, in bits.
+    """How many bits suffice to write down each part of a ticket.
 
     Attributes
     ----------
     mask : float
-        Which weights are kept, with the number of each layer known: the sum of ``log2 C(n, k)``.
+        Which weights are kept, given the number in each layer: the sum of ``log2 C(n, k)``.
     signs : float
-        One for each weight that is kept.
+        One bit for each weight that is kept.
     permutation : float
         The order of the units of every group: the sum of ``log2 n!``.
     """
@@ -143,8 +143,8 @@ class Bits(NamedTuple):
 def ticket_bits(mask: Mask, sizes: Mapping[str, int]) -> Bits:
     """Count the bits of a ticket's mask, of its signs, and of a permutation of its network.
 
-    These are logarithms of the number of possibilities, what the shortest code of fixed length
-    takes; a code that knows which are likelier takes less.
+    These are logarithms of the numbers of possibilities, as needed by the shortest code of fixed
+    length; a code that knows which possibilities are likelier needs fewer bits.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Masks: which weights are kept. Exact magnitude pruning, prunable parameters, counts.
+"""Masks, which say which weights are kept: exact magnitude pruning, prunable parameters, counts.
 
 A `Mask` holds one bool tensor for every prunable parameter, True where the weight is kept; a
 parameter that it doesn't name is dense.
@@ -40,10 +40,10 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
     model : nn.Module
         The network.
     rule : str, optional
-        ``"paper"``: every conv and linear weight, stem and classifier included, but not the
+        ``"paper"``: every conv and linear weight, including stem and classifier, except the
         convolutions on shortcuts (modules named ``shortcut`` or ``downsample``). ``"all"``: the
         shortcuts too, and every other parameter of two or more axes that isn't a norm's:
-        embeddings, recurrent and bilinear layers, attention, parameters of a module of one's own.
+        embeddings, recurrent and bilinear layers, attention, parameters of custom modules.
 
     Returns
     -------
@@ -54,14 +54,14 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
     ParameterError
         If the rule is unknown.
     UnsupportedModelError
-        If two layers share a weight: it would be ranked twice, and could be pruned in one of them
-        alone.
+        If two layers share a weight: it would be ranked twice, and could be pruned in only one of
+        them.
 
     Warns
     -----
     UserWarning
-        If the network has weights that only rule ``"all"`` names, shortcuts aside: they stay dense.
-        A module's attribute `stay_dense` names those of its own parameters that are meant to.
+        If, apart from shortcuts, there are weights that only rule ``"all"`` names, since they stay
+        dense. A module can list parameters that are meant to in its attribute `stay_dense`.
 
     Notes
     -----
@@ -83,7 +83,7 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
         on_shortcut = any(part in _SHORTCUT_NAMES for part in layer.split("."))
         if rule == "all" or (usual and not on_shortcut):
             names.append(name)
-        # A network may say itself which of its parameters are no weights.
+        # A network may declare which of its parameters aren't weights.
         elif not usual and leaf not in getattr(module, "stay_dense", ()):
             left.append(f"{name} ({type(module).__name__})")
     if left:
@@ -97,16 +97,16 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Yield (name, layer, parameter behind it) of all weights of two or more axes, norms aside.
+    """Yield (name, layer, underlying parameter) for all weights with two axes or more, but norms.
 
-    The weight of a parametrization counts as one, under the name of what is computed.
+    A parametrized weight counts once, under the name of the computed weight.
     """
     for prefix, module in model.named_modules():
         if isinstance(module, (*_NORMS, ParametrizationList)):
             continue
         found = dict(module.named_parameters(recurse=False, remove_duplicate=False))
         if isinstance(lists := getattr(module, "parametrizations", None), nn.ModuleDict):
-            # Of weight norm original0 is the norm, original1 the direction.
+            # In weight norm, original0 is the norm, original1 the direction.
             for leaf, steps in lists.items():
                 parameters = dict(steps.named_parameters(recurse=False))
                 found[leaf] = parameters.get("original1", next(iter(parameters.values())))
@@ -116,7 +116,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
                     f"{prefix or type(module).__name__} has no weights yet: run the network once."
                 )
             plain = leaf.removesuffix("_orig")
-            # The older weight norm has X_g, the norm, and X_v, the direction, which stands for X.
+            # The older weight norm has X_g, the norm, and X_v, the direction, which represents X.
             if leaf.endswith("_g") and f"{leaf[:-1]}v" in found:
                 continue
             if leaf.endswith("_v") and f"{leaf[:-1]}g" in found:
@@ -127,12 +127,12 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 
 def full_mask(weights: Mapping[str, Any] | nn.Module, names: Iterable[str]) -> Mask:
-    """Return the mask that keeps everything: True of each named tensor's shape.
+    """Return a mask that keeps every weight of the named tensors.
 
     Raises
     ------
     ParameterError
-        If there is no such weight. Of networks that `torch.nn.utils.prune` has pruned, the names
+        If there is no such weight. In networks that `torch.nn.utils.prune` has pruned, the names
         are those of the weights, without ``_orig``.
     """
     return {
@@ -148,19 +148,19 @@ def magnitude_prune(
     *,
     scope: str = "global",
 ) -> Mask:
-    """Keep the largest weights by absolute value, exactly as many as the sparsity says.
+    """Keep the largest weights by absolute value, exactly as many as the sparsity implies.
 
     Magnitude pruning (Han et al. 2015), the criterion of lottery tickets (Frankle & Carbin 2019).
 
     Parameters
     ----------
     weights : Mapping[str, Any] | nn.Module
-        A module or its state dict, floating point. Of weights that are computed (masked by
-        `torch.nn.utils.prune`, weight norm), the values that the network computes with.
+        A module or its state dict, floating point. For weights that are computed (masked by
+        `torch.nn.utils.prune`, weight norm), the values that the network uses are ranked.
     mask : Mapping[str, Any] | nn.Module
-        What is kept so far: bool tensors, or 0 and 1 of any dtype, by the names of weights or as
-        ``X_mask``; or a module that `torch.nn.utils.prune` has pruned. A weight pruned there stays
-        pruned, and its tensors are the prunable ones.
+        Which weights are kept so far: bool tensors, or 0 and 1 of any dtype, by the names of
+        weights or as ``X_mask``; or a module that `torch.nn.utils.prune` has pruned. Weights pruned
+        there stay pruned, and its tensors are the prunable ones.
     sparsity : number
         Fraction of the prunable weights removed in all, 0 <= sparsity < 1.
     scope : str, optional
@@ -170,8 +170,8 @@ def magnitude_prune(
     Returns
     -------
     Mask
-        With ``total - round(sparsity * total)`` weights kept, in all or in each tensor. Weights of
-        equal magnitude are kept in the order of the mask's tensors and then of memory.
+        Keeps ``total - round(sparsity * total)`` weights, in all or in each tensor. Among weights
+        of equal magnitude, the mask's earlier tensors come first, then earlier places in memory.
 
     Raises
     ------
@@ -202,21 +202,21 @@ def round_sparsities(target: float, fraction: float = 0.2) -> list[float]:
     target : float
         Final sparsity, reached exactly: the last round is cut so as not to overshoot.
     fraction : float, optional
-        Share of the remaining weights removed per round, 0 < fraction < 1.
+        Fraction of the remaining weights removed per round, 0 < fraction < 1.
 
     Returns
     -------
     list of float
         Increasing; the last is `target`. Empty for target 0. 0.80/0.90/0.95/0.97 take 8/11/14/16
-        rounds at fraction 0.2. (The authors' code stops half a point early, so that "95 %" takes
-        it 13.)
+        rounds at fraction 0.2. (The authors' code stops half a point early, so it needs 13 rounds
+        for "95 %".)
     """
     if not 0.0 < fraction < 1.0:
         raise ParameterError(f"prune fraction is {fraction}; expected 0 < fraction < 1.")
-    kept_after(1, target)  # which checks the target
+    kept_after(1, target)  # checks that the target is valid
     sparsities = []
     rounds = 1
-    # A round that reaches the target but for rounding is the last.
+    # A round that reaches the target up to rounding is the last.
     while 1 - (1 - fraction) ** rounds < target - 1e-9:
         sparsities.append(1 - (1 - fraction) ** rounds)
         rounds += 1
@@ -231,10 +231,10 @@ def apply_mask(
     Parameters
     ----------
     weights : Mapping[str, Any] | nn.Module
-        A module or its state dict. Of a weight that `torch.nn.utils.prune` keeps as ``X_orig``,
-        that is set to zero.
+        A module or its state dict. If `torch.nn.utils.prune` keeps a weight as ``X_orig``, the
+        zeros are set there.
     mask : Mapping[str, Any] | nn.Module
-        As of `magnitude_prune`.
+        As in `magnitude_prune`.
 
     Returns
     -------
@@ -244,8 +244,8 @@ def apply_mask(
     Raises
     ------
     ParameterError
-        If the mask names a tensor that isn't there, that has another shape, or that is a factor of
-        the weight, as weight norm has them: its zeros would be rescaled.
+        If the mask names a tensor that is missing, has another shape, or is one of the tensors
+        from which weight norm or a parametrization computes the weight.
     """
     state = state_dict_of(weights)
     mask = read_mask(mask, state)
@@ -272,7 +272,7 @@ def apply_mask(
 
 
 def mask_of_zeros(weights: Mapping[str, Any] | nn.Module, names: Iterable[str]) -> Mask:
-    """Return the mask that keeps what isn't zero, of a network that was pruned elsewhere.
+    """Return the mask that keeps the nonzero weights of a network that was pruned elsewhere.
 
     Parameters
     ----------
@@ -330,8 +330,8 @@ def to_torch_prune(model: nn.Module, mask: Mapping[str, Any] | nn.Module) -> Non
     Raises
     ------
     ParameterError
-        If the mask names a weight that isn't there, or that has another shape. The module is as it
-        was then.
+        If the mask names a weight that is missing or has another shape. The module is then
+        unchanged.
     """
     kept = read_mask(mask, dict(model.named_parameters()))
     weights = weights_by_name(model, kept)
@@ -348,15 +348,15 @@ def to_torch_prune(model: nn.Module, mask: Mapping[str, Any] | nn.Module) -> Non
 
 @dataclass(frozen=True)
 class Counts:
-    """Weights that a mask keeps, of what is prunable and of all weights.
+    """How many weights a mask keeps, how many are prunable, and how many others there are.
 
     Attributes
     ----------
     kept, prunable : int
-        Weights kept, and all, in the tensors that the mask names.
+        Number of kept weights, and of all weights, in the tensors that the mask names.
     dense : int
-        Weights that the mask doesn't name: the paper's shortcuts, embeddings, recurrent layers and
-        whatever else rule ``"all"`` of `prunable_parameters` names.
+        Number of weights that the mask doesn't name but rule ``"all"`` of `prunable_parameters`
+        would: under rule ``"paper"``, shortcuts, embeddings, recurrent layers and so on.
     """
 
     kept: int
@@ -365,12 +365,12 @@ class Counts:
 
     @property
     def sparsity(self) -> float:
-        """Fraction removed of the prunable weights: the paper's count."""
+        """Fraction of the prunable weights that is removed, as the paper counts."""
         return 1 - self.kept / self.prunable
 
     @property
     def sparsity_of_all(self) -> float:
-        """Fraction removed of all weights."""
+        """Fraction of all weights that is removed."""
         return 1 - (self.kept + self.dense) / (self.prunable + self.dense)
 
 
@@ -378,7 +378,7 @@ def count(model: nn.Module, mask: Mapping[str, Any] | nn.Module) -> Counts:
     """Count what a mask keeps in a network."""
     weights = {name: tensor for name, _, tensor in _weights(model)}
     mask = read_mask(mask, {**weights, **dict(model.named_parameters())})
-    # By identity, so that a weight which layers share counts once.
+    # By identity, so that a weight shared by layers counts once.
     masked = {id(weights[name]) for name in mask if name in weights}
     others = {id(tensor): tensor.numel() for tensor in weights.values()}
     dense = sum(size for key, size in others.items() if key not in masked)

@@ -1,8 +1,8 @@
-"""Intervals, paired tests, and the share of a gap that is closed.
+"""Intervals, paired tests, and the fraction of a gap that is closed.
 
-Everything here treats seeds as independent draws and their values, or differences of values, as
-normal. Arms are paired by seed: a seed's arms share initialization and data order, so their
-difference varies less than each of them.
+Everything here treats seeds as independent draws, and their values or differences of values as
+normal. Experimental arms are paired by seed: a seed's arms share initialization and data order, so
+their difference varies less than each of them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from lotperm.types import Float64
 
 
 class Paired(NamedTuple):
-    """Mean of paired differences.
+    """Mean of paired differences, with its interval and test.
 
     Attributes
     ----------
     mean : float
         In the unit of the values.
     half_width : float
-        Of its confidence interval.
+        Half the width of its confidence interval.
     p_value : float
-        Two-sided, of the paired t-test.
+        Of the two-sided paired t-test.
     """
 
     mean: float
@@ -36,14 +36,14 @@ class Paired(NamedTuple):
 
 
 class GapClosed(NamedTuple):
-    """Share of a gap that is closed, seed by seed.
+    """Fraction of a gap that is closed, seed by seed.
 
     Attributes
     ----------
     per_seed : ndarray, float64, shape (S,)
-        A fraction; NaN where it is not defined.
+        The fraction for each seed; NaN where it is not defined.
     mean, half_width : float
-        Over the seeds where it is, with the interval of a mean.
+        Mean over the seeds where it is defined, and the half width of its confidence interval.
     """
 
     per_seed: Float64[np.ndarray, " seeds"]
@@ -57,7 +57,7 @@ class RatioOfMeans(NamedTuple):
     Attributes
     ----------
     ratio : float
-        Mean of the numerators by mean of the denominators; infinite or NaN if the latter is 0.
+        Mean of the numerators over mean of the denominators; infinite or NaN if the latter is 0.
     pieces : tuple of (float, float)
         The closed intervals that the set consists of, in ascending order.
     """
@@ -67,12 +67,12 @@ class RatioOfMeans(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """How the set looks.
+        """The shape of the set.
 
-        ``"interval"``: bounded, the denominators' mean is clearly not 0. ``"two rays"``: all but
-        a gap, it may be 0, but some ratios are excluded. ``"half-line"``: between these two, which
-        has probability 0. ``"everything"``: the data exclude no ratio. ``"nothing"``: all
-        denominators are 0, and the numerators aren't.
+        ``"interval"``: bounded; the denominators' mean is clearly not 0. ``"two rays"``: everything
+        except a gap; that mean may be 0, but some ratios are excluded. ``"half-line"``: a
+        borderline case of probability 0 between these two. ``"everything"``: the data exclude no
+        ratio. ``"nothing"``: all denominators are 0, and the numerators' mean clearly isn't.
         """
         if not self.pieces:
             return "nothing"
@@ -89,14 +89,14 @@ class RatioOfMeans(NamedTuple):
         return self.pieces[0][0], self.pieces[-1][1]
 
     def covers(self, value: float) -> bool:
-        """Return whether the confidence set holds a value."""
+        """Return whether the confidence set contains a value."""
         return any(low <= value <= high for low, high in self.pieces)
 
 
 def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Compute a mean over seeds and the half width of its confidence interval.
 
-    Student's t with S - 1 degrees of freedom.
+    The interval uses Student's t with S - 1 degrees of freedom.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, fl
 
 
 def _quantile(name: str, confidence: float, seeds: int) -> float:
-    """Return the two-sided quantile of Student's t for a mean over seeds (NaN for one)."""
+    """Return the two-sided quantile of Student's t for a mean over seeds (NaN for one seed)."""
     if not 0 < confidence < 1:
         raise ParameterError(f"{name}: confidence must lie in (0, 1), got {confidence}.")
     return float(special.stdtrit(seeds - 1, (1 + confidence) / 2))
@@ -155,7 +155,7 @@ def paired(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> Pair
     Raises
     ------
     ParameterError
-        The shapes differ, or `interval` refuses the values.
+        The shapes differ, or `interval` rejects the values.
     """
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if x.shape != y.shape:
@@ -173,10 +173,11 @@ def paired(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> Pair
 def gap_closed(
     lth: npt.ArrayLike, naive: npt.ArrayLike, permuted: npt.ArrayLike, confidence: float = 0.95
 ) -> GapClosed:
-    """Compute the share of the gap from naive to LTH that the permuted arm closes, seed by seed.
+    """Compute the fraction of the gap from naive to LTH that the permuted arm closes, by seed.
 
-    ``(permuted - naive) / (lth - naive)``. A mean of ratios is biased, and its interval too narrow
-    or too wide, where the gap is small against its spread; `ratio_of_means` is right there too.
+    This is ``(permuted - naive) / (lth - naive)``. If the gap is small compared with its spread,
+    the mean of these ratios is biased, and its interval too narrow or too wide; `ratio_of_means`
+    remains correct.
 
     Parameters
     ----------
@@ -188,9 +189,9 @@ def gap_closed(
     Returns
     -------
     GapClosed
-        A seed on which LTH is not above naive has no gap to close: its value is NaN and it is left
+        A seed on which LTH is not above naive has no gap to close: its value is NaN, and it is left
         out of the mean and the interval (both NaN if no seed is left). A small gap makes the ratio
-        unsteady; report it beside the paired difference, not instead of it.
+        unstable; report it along with the paired difference, not instead of it.
 
     Raises
     ------
@@ -217,14 +218,14 @@ def ratio_of_means(
 ) -> RatioOfMeans:
     """Compute the ratio of two paired means with its confidence set by Fieller's theorem.
 
-    The share of a gap that is closed over all seeds is
+    The fraction of a gap that is closed over all seeds is
     ``ratio_of_means(permuted - naive, lth - naive)``.
 
     A ratio r is in the set if the mean of ``numerator - r * denominator``, which is normal with
     mean 0 for the true r, is not significantly different from 0 (Fieller 1954). That is a quadratic
     inequality in r, so the coverage is exact for normal pairs, however small the denominators. The
-    price: if their mean may be 0, the set is unbounded, since then no bounded interval can have
-    the coverage (Gleser & Hwang 1987).
+    price is that the set is unbounded if their mean may be 0, since then no bounded interval can
+    have the coverage (Gleser & Hwang 1987).
 
     Parameters
     ----------
@@ -236,12 +237,12 @@ def ratio_of_means(
     Returns
     -------
     RatioOfMeans
-        With one seed the set is everything.
+        With a single seed, the set contains everything.
 
     Raises
     ------
     ParameterError
-        The shapes differ, there are no values or some that are not finite, or a confidence outside
+        The shapes differ, there are no values or some are not finite, or the confidence is outside
         (0, 1).
     """
     x, y = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)

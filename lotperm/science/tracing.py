@@ -37,7 +37,7 @@ from lotperm.science.symmetry import Permutation, PermutationSpec, permute
 
 
 def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
-    """Find the permutation symmetries of a network, as `PermutationSpec.trace`."""
+    """Find the permutation symmetries of a network; see `PermutationSpec.trace`."""
     _refuse_kinds(model)
     args, kwargs, form = call_arguments(model, example_input)
     inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -48,14 +48,14 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     buffers = state.keys() - dict(model.named_parameters(remove_duplicate=False))
     _refuse_values(state, buffers)
     try:
-        single = len(inputs[0]) == 1  # torch.export takes a dimension of size 1 for a constant
+        single = len(inputs[0]) == 1  # torch.export treats a dimension of size 1 as constant
         calls = _doubled((args, kwargs)) if single else (args, kwargs)
         program = export_graph(model, *calls)
         args, kwargs = calls
     except UnsupportedModelError:
         if not single:
             raise
-        program = export_graph(model, args, kwargs)  # the network may take but one example
+        program = export_graph(model, args, kwargs)  # the network may take only one example
     _refuse_shapes(program.graph)
     graph = copy_graph(program.graph)  # without the module, which holds a copy of the weights
     constants = {
@@ -68,8 +68,8 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     Labeller(program, labels).run(enable_io_processing=False)
     network, leaves = TracedNetwork(graph, constants, form), pytree.tree_leaves((args, kwargs))
     spec = assemble_spec(labels, network)
-    # Two examples are enough, or one image, where the graph takes any number: the first dimension
-    # may be that of time, along which attention to one alone shows nothing.
+    # If the graph takes any number, two examples are enough, or one image. Not one sequence: the
+    # first dimension may be time, and attention over a single step shows nothing.
     values = [n.meta["val"] for n in graph.nodes if n.op == "placeholder"]
     few = [
         leaf[: 1 if leaf.dim() > 3 else 2]
@@ -82,14 +82,14 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     except UnsupportedModelError:
         if not spec.inside:
             raise
-        for relation in labels.relations:  # without blocks, whose order may matter after all
+        for relation in labels.relations:  # without blocks, as their order may matter after all
             labels.fix(relation.parents)
         spec = assemble_spec(labels, network)
         check_spec(spec, state, names, few)
     except Exception:
         check_that_it_runs(model, args, kwargs)  # the network may be to blame
         try:
-            check_spec(spec, state, names, leaves)  # or it takes no other number of examples
+            check_spec(spec, state, names, leaves)  # or it takes only this number of examples
         except RuntimeError as error:
             raise UnsupportedModelError(
                 f"the graph of {type(model).__name__} doesn't run: {first_line(error)} Give a "
@@ -111,7 +111,7 @@ _PACKED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn
 
 
 def _refuse_kinds(model: nn.Module) -> None:
-    """Refuse a network with modules that no graph can be made of."""
+    """Raise an error if a network has modules that can't be turned into a graph."""
     for name, module in model.named_modules():
         kind, where = type(module), f"{name or 'the network'} is a {type(module).__name__}"
         if isinstance(module, torch.jit.ScriptModule):
@@ -127,7 +127,7 @@ def _refuse_kinds(model: nn.Module) -> None:
 
 
 def _refuse_values(state: Mapping[str, Tensor], buffers: Collection[str]) -> None:
-    """Refuse a network without weights in its parameters and buffers."""
+    """Raise an error if parameters or buffers of a network have no values, or not finite ones."""
     for name, tensor in state.items():
         if is_lazy(tensor):
             raise ParameterError(
@@ -142,7 +142,7 @@ def _refuse_values(state: Mapping[str, Tensor], buffers: Collection[str]) -> Non
             raise UnsupportedModelError(
                 f"{name} has shape {tuple(tensor.shape)}, so no values: a layer has no units."
             )
-        # A buffer may hold what is infinite on purpose, as a mask of attention.
+        # A buffer may be infinite on purpose, as an attention mask is.
         mask = name in buffers and not name.endswith(("running_mean", "running_var"))
         if tensor.is_floating_point() and bool(
             tensor.isnan().any() if mask else not tensor.isfinite().all()
@@ -153,7 +153,7 @@ def _refuse_values(state: Mapping[str, Tensor], buffers: Collection[str]) -> Non
 
 
 def _refuse_shapes(graph: fx.Graph) -> None:
-    """Refuse a graph with shapes that depend on values, of which there are no ids."""
+    """Raise an error if a graph has shapes that depend on values, since there are only ids."""
     for node in graph.nodes:
         for value in pytree.tree_leaves(node.meta.get("val")):
             sizes = value.shape if isinstance(value, Tensor) else ()
@@ -165,7 +165,7 @@ def _refuse_shapes(graph: fx.Graph) -> None:
 
 
 def _doubled(call: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return arguments with two examples in place of one."""
+    """Return arguments with two examples instead of one."""
 
     def twice(leaf: Any) -> Any:
         return torch.cat([leaf, leaf]) if is_batched(leaf, 1) else leaf
@@ -180,14 +180,14 @@ def check_spec(
     names: Mapping[str, str],
     inputs: Sequence[Any],
 ) -> None:
-    """Refuse a spec with which a random permutation changes what the network computes.
+    """Raise an error if a random permutation of a spec changes what the network computes.
 
     Parameters
     ----------
     spec : PermutationSpec
-        To be checked.
+        The spec to check.
     state, names : mapping
-        As `named_tensors` gives them.
+        As `named_tensors` returns them.
     inputs : sequence
         The inputs, in the order of the graph. Values matter only where they aren't floats.
 
@@ -205,7 +205,7 @@ def check_spec(
         tensor = tensor.to(dtype or tensor.dtype)
         if tensor.dim() > 1 and tensor.min() < tensor.max():
             return tensor
-        # Norms and scales of a fresh network are all 0 or all 1, which would hide a wrong order.
+        # Norms and scales of a new network are all 0 or all 1, which would hide a wrong order.
         return tensor + 0.5 * torch.rand(tensor.shape, generator=generator).to(tensor)
 
     def outputs(weights: Mapping[str, Tensor], batch: Sequence[Any]) -> Tensor:
@@ -214,7 +214,7 @@ def check_spec(
         return torch.cat([v.double().flatten() for v in values if isinstance(v, Tensor)])
 
     def deviation(dtype: torch.dtype | None) -> tuple[float, bool]:
-        """Return how far the outputs differ, and whether they do so without a permutation."""
+        """Return how far the outputs differ, and whether they do so even without a permutation."""
         batch = [
             noisy(torch.ones_like(value), dtype)
             if isinstance(value, Tensor) and value.is_floating_point()
@@ -225,7 +225,7 @@ def check_spec(
         before = {name: first[names[name]] for name in state}
         after = permute(before, spec, _moving(spec, generator))
         a, b = (outputs(weights, batch) for weights in (before, after))
-        if not a.isfinite().all():  # noise may be what the network isn't made for
+        if not a.isfinite().all():  # the network may not be made for noise
             batch = [_as(value, dtype) for value in inputs]
             a, b = (outputs(weights, batch) for weights in (before, after))
         known = a.isfinite()
@@ -244,7 +244,7 @@ def check_spec(
             return
         try:
             (worst, random), allowed = deviation(torch.float64), 1e-6
-        except RuntimeError:  # a network that casts to a type of its own
+        except RuntimeError:  # a network that insists on a dtype
             (worst, random), allowed = deviation(None), 1e-2
     if worst <= allowed:
         return
@@ -262,14 +262,14 @@ def check_spec(
 
 
 def _as(value: Any, dtype: torch.dtype | None) -> Any:
-    """Return a copy of an input, of another floating-point type."""
+    """Return a copy of an input, in another floating-point type if one is given."""
     if not isinstance(value, Tensor):
         return value
     return value.to(dtype, copy=True) if dtype and value.is_floating_point() else value.clone()
 
 
 def _moving(spec: PermutationSpec, generator: torch.Generator) -> Permutation:
-    """Draw a permutation that leaves few units where they are, as may be in small groups."""
+    """Draw a permutation that moves nearly all units; a single draw may not, in small groups."""
 
     def still(p: Permutation) -> int:
         return sum(int((order == torch.arange(len(order))).sum()) for order in p.values())

@@ -1,4 +1,4 @@
-"""Transforms of functions inside of a network, as `torch.vmap` is one."""
+"""Function transforms inside a network, such as `torch.vmap`."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any
 from torch import fx
 from torch._C import _functorch
 
-# What `torch.vmap` becomes.
+# The functions that `torch.vmap` becomes in a graph.
 MAPPED = (
     *("_vmap_increment_nesting", "_vmap_decrement_nesting", "lazy_load_decompositions"),
     *("_add_batch_dim", "_remove_batch_dim"),
 )
 
-# The module of the functions into which PyTorch's exporter takes transforms such as `torch.vmap`.
+# The module of the functions into which PyTorch's exporter turns transforms such as `torch.vmap`.
 _TRANSFORMS = "torch._functorch.predispatch"
 
 
 def is_transform(node: fx.Node) -> bool:
-    """Return whether a node belongs to a transform of functions, as `torch.vmap`."""
+    """Return whether a node belongs to a function transform, such as `torch.vmap`."""
     return getattr(node.target, "__module__", None) == _TRANSFORMS
 
 
 def transformed(graph: fx.Graph) -> Iterator[fx.Node]:
-    """Yield the nodes inside of transforms, where an example has no dimension of its own."""
+    """Yield the nodes inside transforms, where examples have no dimension of their own."""
     depth = 0
     for node in graph.nodes:
         if is_transform(node):
             name = node.target.__name__
             depth += (name == "_vmap_increment_nesting") - (name == "_vmap_decrement_nesting")
             if depth == 1 and name == "_remove_batch_dim":
-                continue  # which gives back all examples
+                continue  # its output has all examples again
         if depth:
             yield node
 
 
 def closing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function that fails inside of a transform leave it."""
+    """Wrap a function so that it leaves a transform even if it fails inside."""
 
     @functools.wraps(function)
     def closed(*args: Any) -> Any:

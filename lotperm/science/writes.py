@@ -1,7 +1,7 @@
-"""Operations that write into tensors, as operations that make new ones.
+"""Rewrite operations that write into tensors as operations that make new ones.
 
-``out[:, :8] = x`` writes into a view of `out`. Rules know no views: for them what comes later uses
-another `out`, of which a part was replaced.
+``out[:, :8] = x`` writes into a view of `out`. Rules don't know views: for them, later operations
+use another `out`, of which a part was replaced.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _SWAPS = ("adjoint", "mT", "swapaxes", "swapdims", "t", "transpose")
 
 
 def name_what_is_written(graph: fx.Graph) -> None:
-    """Let later uses of a tensor that an operation writes into take what it has become.
+    """Make later uses of a tensor that an operation writes into refer to what it has become.
 
-    The tensor of which that is a view changes too, and so do its other views.
+    If it is a view, the viewed tensor changes too, and so do its other views.
     """
     writes = _Writes(graph)
     for node in list(graph.nodes):
@@ -39,14 +39,14 @@ def name_what_is_written(graph: fx.Graph) -> None:
 
 
 class _Writes:
-    """What is known of a graph's tensors up to a node.
+    """What is known about a graph's tensors up to a node.
 
     Attributes
     ----------
     order : dict
         Node -> its number in the graph, before anything was inserted.
     views : dict
-        A node -> the operation that takes a view, and the tensor of which it takes one.
+        Node -> the operation that takes the view, and the tensor that it views.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
@@ -55,7 +55,7 @@ class _Writes:
         self.views: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
 
     def write(self, node: fx.Node, written: fx.Node) -> None:
-        """Let what `node` writes be seen wherever it shows."""
+        """Make what `node` writes into `written` visible in all tensors that share its memory."""
         became = {written: node}
         last = node
         while written in self.views:
@@ -66,7 +66,7 @@ class _Writes:
                 break
             last = became[whole] = put_back
             written = whole
-        # Other views that are used later are taken once more, in the order in which they were.
+        # Other views that are used later are taken once more, in their original order.
         used: set[fx.Node] = set()
         for shown, (_, whole) in reversed(self.views.items()):
             if shown in used or any(self.later(shown, node)):
@@ -85,12 +85,12 @@ class _Writes:
 
     def later(self, of: fx.Node, node: fx.Node) -> Iterator[fx.Node]:
         """Yield the users of a tensor that come after a node of the graph."""
-        # What was inserted has no number; it took what was right where it stands.
+        # Inserted nodes have no number; their inputs were right for their place already.
         return (user for user in of.users if self.order.get(user, -1) > self.order[node])
 
 
 def _put_back(graph: fx.Graph, view: fx.Node, whole: fx.Node, part: fx.Node) -> fx.Node | None:
-    """Insert a tensor that is `whole`, but shows `part` in a view; None if there is no operation."""
+    """Insert `whole` with `part` in place of the view; None if no operation can do that."""
     name, given = operation_name(view), cast("tuple[Any, ...]", view.args[1:])
     target: Any
     args: tuple[Any, ...]
@@ -138,7 +138,7 @@ def _shows(node: fx.Node, first: fx.Node) -> bool:
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
         return False
     try:
-        # `reshape` copies if it must, so its schema doesn't tell.
+        # `reshape` copies if it must, so its schema doesn't say.
         return one.untyped_storage()._cdata == other.untyped_storage()._cdata
-    except NotImplementedError:  # inside of `torch.vmap`, tensors show no storage
+    except NotImplementedError:  # inside `torch.vmap`, tensors show no storage
         return False

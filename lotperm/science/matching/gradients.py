@@ -33,7 +33,7 @@ Signal = Literal["gradients", "attributions"]
 """The gradient of the loss with respect to a unit's output, or that gradient times the output."""
 
 Loss = Callable[[Any, Tensor], Tensor]
-"""From a network's output (a tuple if there are several) and labels to the loss of each example."""
+"""Maps a network's output (a tuple if there are several) and labels to each example's loss."""
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
@@ -138,13 +138,13 @@ class Gradients:
     def mixes(
         self, spec: PermutationSpec, tensors: Mapping[str, Tensor], points: Mapping[str, str]
     ) -> bool:
-        """Return whether the network mixes examples anywhere, as gradients pass through all of it."""
+        """Return whether the network mixes examples anywhere, as gradients pass all of it."""
         return mixes_examples(spec, tensors, None)
 
     def observer(
         self, spec: PermutationSpec, tensors: Mapping[str, Tensor], points: Mapping[str, str]
     ) -> Callable[..., dict[str, Tensor]]:
-        """Make a function from inputs and labels to the signals of each group, batch norms folded."""
+        """Make a function from inputs and labels to each group's signals, batch norms folded."""
         with torch.enable_grad():
             # If the weights that hold units require gradients, so do all outputs of units. Other
             # tensors mustn't: a network may write into them, which autograd would then forbid.

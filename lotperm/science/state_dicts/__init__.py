@@ -1,8 +1,8 @@
-"""State dicts and masks as people have them: their names, their nesting, their dtypes.
+"""Reading state dicts and masks in any common form, whatever their names, nesting and dtypes.
 
 Weights come as modules, as state dicts, and as checkpoints that hold one (`mappings`); their names
-carry the prefixes of wrappers and of training frameworks (`names`). `torch.nn.utils.prune` and
-weight norm keep a weight as tensors of other names (`computed`). Here all that becomes tensors by
+may have prefixes from wrappers and training frameworks (`names`). `torch.nn.utils.prune` and weight
+norm keep a weight as tensors under other names (`computed`). Here all of these become tensors under
 the names of a network (`reading`).
 """
 

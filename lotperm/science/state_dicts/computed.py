@@ -1,7 +1,7 @@
-"""Weights as a network computes with them, from the tensors that stand for them.
+"""Weights as a network uses them, computed from the tensors that represent them.
 
 `torch.nn.utils.prune` keeps a weight as ``X_orig`` and its mask as a float tensor ``X_mask``;
-weight norm and spectral norm keep it as tensors of other names too.
+weight norm and spectral norm, too, keep it as tensors under other names.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from lotperm.science.state_dicts.names import computed_name, mask_names, stand_i
 
 
 def weight(state: Mapping[str, Tensor], name: str) -> Tensor | None:
-    """Return a weight that a state dict holds, as the network computes with it, or None.
+    """Return a weight that a state dict holds, as the network uses it, or None if there is none.
 
-    It is there by its name, or as what `torch.nn.utils.prune`, weight norm or spectral norm keep in
-    its place.
+    The state dict holds it under its name, or as the tensors that `torch.nn.utils.prune`, weight
+    norm or spectral norm keep in its place.
 
     Raises
     ------
     ParameterError
-        If it is computed from others in a way that a state dict doesn't tell.
+        If it is computed from others in a way that a state dict doesn't show.
     """
     if name in state:
         return state[name]
@@ -39,7 +39,7 @@ def weight(state: Mapping[str, Tensor], name: str) -> Tensor | None:
         return state[pruned] if kept is None else state[pruned] * kept.to(state[pruned])
     for direction, size in ((v, f"{name}_g"), (original1, original1[:-1] + "0")):
         if direction in state and size in state:
-            # A norm for each place along one axis; of all values if it is a single number.
+            # There is a norm for each place along one axis, or a single one for all values.
             axes = [i for i, n in enumerate(state[size].shape) if n == 1]
             norm = torch.linalg.vector_norm(state[direction], dim=axes or None, keepdim=True)
             return state[direction] * (state[size] / norm)
@@ -55,7 +55,7 @@ def weight(state: Mapping[str, Tensor], name: str) -> Tensor | None:
 
 
 def required_weight(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return `weight`; raise a ParameterError if the state dict holds none."""
+    """Return a weight as `weight` does, but raise a ParameterError if there is none."""
     found = weight(state, name)
     if found is None:
         raise unknown_name("masked tensor", name, state)
@@ -65,9 +65,9 @@ def required_weight(state: Mapping[str, Tensor], name: str) -> Tensor:
 def _spectral(original: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Divide a weight by its largest singular value, as spectral norm does in evaluation.
 
-    The vectors of its power iteration say along which axis the weight is taken as a matrix.
+    The vectors of its power iteration show which axis becomes the rows of a matrix.
     """
-    # As PyTorch has it: axis 0 first, or axis 1 of transposed convolutions.
+    # As in PyTorch: axis 0, or axis 1 for transposed convolutions.
     axis = next((d for d in (0, 1) if d < original.dim() and len(u) == original.shape[d]), 0)
     matrix = original.movedim(axis, 0).flatten(1)
     return original / torch.dot(u, matrix @ v)
@@ -76,12 +76,13 @@ def _spectral(original: Tensor, u: Tensor, v: Tensor) -> Tensor:
 def weights_by_name(
     weights: Mapping[str, Any] | nn.Module, names: Iterable[str]
 ) -> dict[str, Tensor]:
-    """Return the named weights, as the network computes with them.
+    """Return the named weights, as the network uses them.
 
     Parameters
     ----------
     weights : mapping or nn.Module
-        In any form that `read_weights` takes; of a module also what its parametrizations compute.
+        In any form that `read_weights` takes. For a module, weights that its parametrizations
+        compute are found as well.
     names : Iterable[str]
         Names of weights; prefixes may differ.
 

@@ -1,4 +1,4 @@
-"""Modules, state dicts, and checkpoints that hold one at some depth: all become state dicts."""
+"""Turn modules, and checkpoints that hold a state dict at some depth, into state dicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lotperm.errors import ParameterError, shown
 def is_parameter(name: str, tensor: Tensor) -> bool:
     """Return whether an entry of a state dict is trained, by its name and type.
 
-    Running statistics of norms and integer buffers aren't.
+    Running statistics of norms and integer buffers aren't trained.
     """
     statistics = ("running_mean", "running_var")
     return tensor.is_floating_point() and name.rpartition(".")[2] not in statistics
@@ -26,18 +26,18 @@ def is_parameter(name: str, tensor: Tensor) -> bool:
 def state_dicts(content: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Find the state dicts in a checkpoint: (dotted path, name -> tensor); the path may be empty.
 
-    A state dict is a mapping from text to tensors or arrays, at least one; it isn't searched any
+    A state dict is a mapping from strings to tensors or arrays, at least one; it isn't searched
     further.
     """
     yield from _search(content, 4, set())
 
 
 def _search(content: object, depth: int, seen: set[int]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    # A pickle can hold one mapping in very many places, itself among them.
+    # A pickle can hold one mapping in very many places, even inside itself.
     if not isinstance(content, Mapping) or depth == 0 or id(content) in seen:
         return
     seen.add(id(content))
-    # torch.save keeps what `get_extra_state` returns under such names, which needn't be a tensor.
+    # Under such names are the results of `get_extra_state`, which needn't be tensors.
     entries = {n: v for n, v in content.items() if not str(n).endswith("_extra_state")}
     tensors = [isinstance(value, (Tensor, np.ndarray)) for value in entries.values()]
     if tensors and all(tensors) and all(isinstance(name, str) for name in entries):
@@ -56,19 +56,19 @@ def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
     Parameters
     ----------
     weights : mapping or nn.Module
-        A module; a state dict, also one of NumPy's arrays, as `numpy.load` opens an .npz file; or a
-        mapping that holds one state dict or module at any depth. Entries that are None are left
-        out.
+        A module; a state dict of tensors or NumPy arrays, such as an .npz file from `numpy.load`;
+        or a mapping that holds one state dict at up to three levels of depth, or one module as an
+        entry. Entries that are None are left out.
 
     Returns
     -------
     dict
-        Name -> Tensor, without what isn't one; with the metadata that PyTorch keeps beside it.
+        Name -> Tensor, without entries that aren't tensors, and with PyTorch's metadata attribute.
 
     Raises
     ------
     ParameterError
-        If there is none, or several.
+        If there is no state dict, or there are several.
     """
     if isinstance(weights, nn.Module):
         return dict_like(weights.state_dict(), weights.state_dict())
@@ -85,7 +85,7 @@ def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
     if not weights:
         return {}
     found = list(state_dicts(weights))
-    # What lies deeper beside it belongs to something else, such as an optimizer.
+    # State dicts that lie deeper belong to something else, such as an optimizer.
     least = min((path.count(".") for path, _ in found), default=0)
     found = [(path, state) for path, state in found if path.count(".") == least]
     if len(found) != 1:
@@ -100,7 +100,7 @@ def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
 
 
 def _as_tensor(value: Any, name: str) -> Any:
-    """Return an array of NumPy as a tensor, and everything else as it is."""
+    """Return a NumPy array as a tensor, and everything else as it is."""
     if not isinstance(value, np.ndarray):
         return value
     try:
@@ -112,23 +112,23 @@ def _as_tensor(value: Any, name: str) -> Any:
 
 
 def as_dense(tensor: Tensor) -> Tensor:
-    """Return a tensor that is kept as a sparse one with all its values."""
+    """Return a tensor in dense form, even if it is stored in a sparse one."""
     return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """Copy a module, also one whose attributes hold computed tensors.
+    """Copy a module, even one whose attributes hold computed tensors.
 
-    `torch.nn.utils.prune` and weight norm keep such, which Python's `copy.deepcopy` refuses. What
-    else it refuses, as an open file, the copy shares with the module.
+    `torch.nn.utils.prune` and weight norm keep such tensors, which `copy.deepcopy` refuses. Other
+    objects that it refuses, such as an open file, are shared between the copy and the module.
     """
     values = [value for module in model.modules() for value in vars(module).values()]
-    # Recurrent layers keep a list of their weights beside them.
+    # Recurrent layers also keep a list of their weights.
     held = [part for value in values for part in (value if isinstance(value, list) else [value])]
     computed = {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
     try:
         return copy.deepcopy(model, dict(computed))
-    except Exception:  # whatever objects of others raise
+    except Exception:  # whatever foreign objects raise
         shared = {id(value): value for value in _own_objects(model) if _refuses(value, computed)}
         if not shared:
             raise
@@ -156,9 +156,9 @@ def _refuses(value: object, known: Mapping[int, Any]) -> bool:
 
 
 def dict_like(given: object, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as a dict that `load_state_dict` takes as it takes the given one.
+    """Return tensors as a dict that `load_state_dict` treats like the given state dict.
 
-    It reads versions of modules from the attribute ``_metadata``, which is kept.
+    The attribute ``_metadata``, from which it reads versions of modules, is kept.
     """
     metadata = getattr(given, "_metadata", None)
     if metadata is None:

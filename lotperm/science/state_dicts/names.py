@@ -1,6 +1,6 @@
-"""Names of tensors as people have them, matched to those of a network.
+"""Match names of tensors, as found in checkpoints and masks, to those of a network.
 
-They carry the prefixes of wrappers (``module.``, ``_orig_mod.``) and of training frameworks
+The names may have prefixes from wrappers (``module.``, ``_orig_mod.``) and training frameworks
 (``model.``). `torch.nn.utils.prune`, weight norm and other parametrizations keep a weight ``X``
 under other names.
 """
@@ -15,8 +15,8 @@ from lotperm.errors import ParameterError, shown
 # Modules that only wrap another one, by the names that PyTorch gives their child.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
-# What stands for a weight X in a state dict, beside X itself: `torch.nn.utils.prune`, weight norm
-# of both kinds, other parametrizations.
+# Names that can represent a weight X in a state dict, besides X itself: of `torch.nn.utils.prune`,
+# of both kinds of weight norm, and of other parametrizations.
 _STANDS_FOR = (
     "{name}_orig",
     "{name}_v",
@@ -28,9 +28,9 @@ _STANDS_FOR = (
 def match_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
     """Find the network's name for each given one.
 
-    Names that are equal stay. Otherwise wrappers of modules are left out (``module.``,
-    ``_orig_mod.``), or a prefix that all names share is taken off, or put before them. ``X_orig``
-    and ``X_mask`` stand for ``X`` if the network has no such tensors itself.
+    Equal names match. Otherwise, the names of wrappers are removed (``module.``, ``_orig_mod.``),
+    or a shared prefix is removed or added. ``X_orig`` and ``X_mask`` represent ``X`` if the
+    network has no such tensors itself.
 
     Parameters
     ----------
@@ -42,12 +42,12 @@ def match_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
     Returns
     -------
     dict
-        Given name -> the network's; names for which there is none are not there.
+        Given name -> the network's name; given names without a match are left out.
 
     Raises
     ------
     ParameterError
-        If two given names would be the same tensor.
+        If two given names would match the same tensor.
     """
     given, known = list(given), dict.fromkeys(names)
     found = _best(given, known)
@@ -72,13 +72,13 @@ def mask_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
     """
     given = list(given)
     found = match_names(given, names)
-    # Of the forms that such names have, the one that matches most is meant.
+    # Such names have several forms; take the one that matches most.
     for ending in (".weight", ""):
         if len(found) == len(given):
             break
         forms = {name: name.removesuffix(".mask") + ending for name in given}
         other = match_names(forms.values(), names) if len(set(forms.values())) == len(forms) else {}
-        # The weight of the whole network is no layer's, whatever that is called.
+        # A weight of the network itself belongs to no layer, so no layer's name can mean it.
         named = not ending or all("." in target for target in other.values())
         if named and len(other) > len(found):
             found = {name: other[form] for name, form in forms.items() if form in other}
@@ -86,7 +86,7 @@ def mask_names(given: Iterable[str], names: Collection[str]) -> dict[str, str]:
 
 
 def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
-    """Try the ways to read the given names; return what the best way finds."""
+    """Try several ways to read the given names, and return the matches of the best one."""
 
     def read(way: Callable[[str], str], known: Mapping[str, str]) -> dict[str, str]:
         pairs = ((name, _among(way(name), known)) for name in given)
@@ -103,7 +103,7 @@ def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
     ways = []
     tops = {name.split(".")[0] for name in unwrapped}
     for prefix in _prefixes(map(_unwrapped, given), unwrapped):
-        # A name of the network's own isn't a wrapper's, nor is a position in a Sequential.
+        # A name that the network itself has isn't a wrapper, nor is a position in a Sequential.
         top = prefix.split(".")[0]
         if top not in tops and not top.isdigit():
             ways.append(read(lambda n, p=prefix: _unwrapped(n).removeprefix(p), unwrapped))  # type: ignore[misc]
@@ -111,7 +111,7 @@ def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
         if all(name.startswith(prefix) for name in unwrapped) or _alone(given, unwrapped):
             ways.append(read(lambda n, p=prefix: p + _unwrapped(n), unwrapped))  # type: ignore[misc]
     for way in ways:
-        # By what it finds: a tensor of another module may end as one of the network's own does.
+        # Distinct matches count: another module's tensor may end like one of the network's own.
         if len(set(way.values())) > len(set(best.values())):
             best = way
     _refuse_twins(given, best, unwrapped)
@@ -119,14 +119,14 @@ def _best(given: list[str], names: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _alone(given: Iterable[str], names: Iterable[str]) -> bool:
-    """Return whether no given name is the end of more than one of the network's."""
+    """Return whether no given name is the end of more than one of the network's names."""
     names = list(names)
     ends = (f".{_unwrapped(name)}" for name in given)
     return all(sum(name.endswith(end) for name in names) < 2 for end in ends)
 
 
 def _refuse_twins(given: list[str], found: Mapping[str, str], unwrapped: Mapping[str, str]) -> None:
-    """Raise an error if names that were left out are the same network under another prefix."""
+    """Raise an error if unmatched names hold the same network under another prefix."""
     rest = [name for name in given if name not in found]
     for prefix in _prefixes(map(_unwrapped, rest), unwrapped) if found else ():
         again = {_among(_unwrapped(name).removeprefix(prefix), unwrapped) for name in rest}
@@ -138,7 +138,7 @@ def _refuse_twins(given: list[str], found: Mapping[str, str], unwrapped: Mapping
 
 
 def _prefixes(longer: Iterable[str], shorter: Mapping[str, Any]) -> list[str]:
-    """Return what stands before a shorter name in the first longer one that ends with one."""
+    """Return the possible prefixes of the first longer name that ends with a shorter one."""
     for name in longer:
         parts = name.split(".")
         found = [
@@ -157,7 +157,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _among(name: str, names: Mapping[str, Any]) -> str | None:
-    """Return the name if it is there, else what stands for the same weight, else None."""
+    """Return a name if it is in `names`, else one that represents the same weight, else None."""
     if name in names:
         return name
     plain = plain_name(name)
@@ -172,13 +172,13 @@ def plain_name(name: str) -> str:
 
 
 def stand_ins(name: str) -> list[str]:
-    """Return the names of what stands for a weight, in the order of `_STANDS_FOR`."""
+    """Return the names that can represent a weight, in the order of `_STANDS_FOR`."""
     owner, dot, leaf = name.rpartition(".")
     return [form.format(name=name, owner=owner + dot, leaf=leaf) for form in _STANDS_FOR]
 
 
 def computed_name(name: str) -> str:
-    """Return the name of the weight that a tensor of a state dict stands for."""
+    """Return the name of the weight that a tensor of a state dict represents."""
     owner, _, leaf = name.rpartition(".parametrizations.")
     if owner or name.startswith("parametrizations."):
         leaf = leaf or name.removeprefix("parametrizations.")
@@ -188,7 +188,7 @@ def computed_name(name: str) -> str:
 
 
 def foreign_names(given: Collection[str], names: Collection[str], what: str) -> ParameterError:
-    """Make the error for tensors of which the network has none."""
+    """Make an error for tensors none of which belongs to the network."""
     return ParameterError(
         f"{what}: none of the {len(given)} names is the network's; got {shown(next(iter(given)))}, "
         f"the network has {shown(next(iter(names), 'none'))}. Give tensors of the architecture that was "

@@ -1,4 +1,4 @@
-"""Weights and masks in any common form, read by the names of a network."""
+"""Read weights and masks in any common form, under the names of a network."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from lotperm.science.state_dicts.names import (
 def read_weights(
     weights: Mapping[str, Any] | nn.Module, names: Collection[str], what: str = "the weights"
 ) -> dict[str, Tensor]:
-    """Read weights in any common form, by the names of a network.
+    """Read weights in any common form, under the names of a network.
 
     Parameters
     ----------
     weights : mapping or nn.Module
-        See `state_dict_of` and `match_names`. Where the network has ``X`` and the weights have
-        ``X_orig`` and ``X_mask``, it is their product; where it is the other way round, nothing is
-        masked.
+        See `state_dict_of` and `match_names`. If the network has ``X`` and the weights have
+        ``X_orig`` and ``X_mask``, ``X`` is their product; in the opposite case, ``X_mask`` is all
+        ones.
     names : Collection[str]
         Names of the network's tensors.
     what : str, optional
-        For errors.
+        What the weights are called in errors.
 
     Returns
     -------
     dict
-        Name -> Tensor; what the network has no name for is left out.
+        Name -> Tensor; tensors that don't match the network are left out.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def read_weights(
         If the network has none of the names.
     """
     state = state_dict_of(weights)
-    # The usual case: there is nothing to rename or to compute.
+    # In the usual case, there is nothing to rename or to compute.
     if all(name in names for name in state):
         return state
     state, found = _with_computed(state, names)
@@ -70,10 +70,10 @@ def read_weights(
 def _with_computed(
     state: dict[str, Tensor], names: Collection[str]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Match the names of a state dict; where the network has a plain weight, compute it.
+    """Match the names of a state dict, computing those weights that are plain in the network.
 
-    Weight norm and spectral norm keep a weight X as tensors of other names. They are replaced by X
-    if the network has none of them.
+    Weight norm and spectral norm keep a weight X as tensors under other names. These are replaced
+    by X if the network doesn't have them.
     """
     found = match_names(state, names)
     missing = dict.fromkeys(computed_name(name) for name in state if name not in found)
@@ -92,15 +92,15 @@ def _with_computed(
 def read_mask(
     mask: Mapping[str, Any] | nn.Module, names: Collection[str] | None = None
 ) -> dict[str, Tensor]:
-    """Read a mask in any common form: bool tensors by the names of parameters.
+    """Read a mask in any common form, as bool tensors under the names of parameters.
 
     Parameters
     ----------
     mask : mapping or nn.Module
-        Tensors of 0 and 1 of any dtype, True or 1 where a weight is kept; or a module, or its
-        state dict, that `torch.nn.utils.prune` has pruned: of that the tensors ``X_mask``.
+        Tensors of 0 and 1 of any dtype, True or 1 where a weight is kept; or a module that
+        `torch.nn.utils.prune` has pruned, or its state dict, whose tensors ``X_mask`` are read.
     names : Collection[str] or None, optional
-        Names of the network's tensors, to which the mask's are matched (`match_names`).
+        Names of the network's tensors, to which the mask's names are matched (`mask_names`).
 
     Returns
     -------
@@ -140,7 +140,7 @@ def as_bool(tensor: Tensor, name: str) -> Tensor:
     Raises
     ------
     ParameterError
-        If it holds anything else, or nothing.
+        If it holds anything else, or is on the meta device.
     """
     if tensor.is_meta:
         raise ParameterError(f"{name} is on the meta device, so nothing is known of the mask.")
