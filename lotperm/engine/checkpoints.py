@@ -1,7 +1,7 @@
 """The state of a training in progress, as tensors in a checkpoint.
 
-Tensors are stored by member, however many run together and on however many ranks, so a training can
-go on from a checkpoint with another partition, or another number of processes.
+Tensors are stored by member, however many members run together and on however many ranks, so
+training can resume from a checkpoint with another partition, or another number of processes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from lotperm.engine.trained import Trained
 from lotperm.parallel import distributed
 
 _SHARE = 1 / 50
-"""Largest share of the time that checkpoints may take."""
+"""Largest fraction of the time that checkpoints may take."""
 
 
 class Checkpoints(Protocol):
     """The place where a run in progress is kept; the store's workspace is one."""
 
     def checkpoint(self, tensors: Mapping[str, Tensor], info: Any) -> None:
-        """Keep this state, which replaces the one before."""
+        """Keep this state in place of the one before."""
 
     def latest(self) -> tuple[dict[str, Tensor], Any] | None:
         """Return the newest intact state, or None."""
@@ -37,7 +37,7 @@ Found = tuple[dict[str, Tensor], Any]
 
 
 def pack(runs: Sequence[Run], done: Trained, epoch: int) -> Found:
-    """Pack everything that `restore` needs to go on with an epoch that may have begun.
+    """Pack everything that `restore` needs to resume in an epoch that may have begun.
 
     Parameters
     ----------
@@ -46,21 +46,21 @@ def pack(runs: Sequence[Run], done: Trained, epoch: int) -> Found:
     done : Trained
         The outcome so far.
     epoch : int
-        The epoch to go on with, counted from 0.
+        The epoch to resume, counted from 0.
     """
     parts = [{name: t.cpu() for name, t in run.tensors().items()} for run in runs]
     tensors = {f"now/{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
-    # Weights kept on the way are part of the state: a resumed run can't go back for them.
+    # Weights kept on the way are part of the state, since a resumed run can't recompute them.
     for saved, states in done.checkpoints.items():
         for name in states[0]:
             tensors[f"epoch-{saved}/{name}"] = torch.stack([state[name] for state in states])
     info = {
         "epoch": epoch,
-        # By member, like the tensors: the next run may divide the members otherwise.
+        # By member, like the tensors: the next run may divide the members differently.
         "steps": [run.step for run in runs for _ in range(run.members)],
         "saved": sorted(done.checkpoints),
         "train_loss": done.train_loss,
-        # JSON has no numbers as keys.
+        # JSON can't have numbers as keys.
         "evaluations": {str(e): metrics for e, metrics in done.evaluations.items()},
     }
     return tensors, info
@@ -72,7 +72,7 @@ def restore(runs: Sequence[Run], parts: Sequence[slice], found: Found) -> tuple[
     Parameters
     ----------
     runs : Sequence[Run]
-        All parts of the training, newly made; they are changed.
+        All parts of the training, newly made; they are changed in place.
     parts : Sequence[slice]
         The members of each part.
     found : Found
@@ -83,7 +83,7 @@ def restore(runs: Sequence[Run], parts: Sequence[slice], found: Found) -> tuple[
     done : Trained
         The outcome so far.
     epoch : int
-        The epoch to go on with.
+        The epoch to resume.
     """
     tensors, info = found
     for run, part in zip(runs, parts, strict=True):
@@ -110,7 +110,7 @@ def restore(runs: Sequence[Run], parts: Sequence[slice], found: Found) -> tuple[
 
 
 class Keeper:
-    """Saves a training from time to time, and when it is asked to stop.
+    """Saves a training run from time to time, and when it is asked to stop.
 
     All ranks must call its methods, at the same steps; rank 0 writes.
 
@@ -119,8 +119,7 @@ class Keeper:
     checkpoints : Checkpoints | None
         Where to save it; None: nowhere.
     seconds : float
-        Seconds between two checkpoints; more where one takes long to write. 0 saves after every
-        step.
+        Seconds between two checkpoints; more if they take long to write. 0 saves after every step.
     stop : Callable[[], bool] | None
         As in `lotperm.engine.runtime.Runtime`.
     """
@@ -135,26 +134,25 @@ class Keeper:
         self._took = 0.0
 
     def found(self, members: int) -> Found | None:
-        """Return the state to go on from, or None if there is none for this number of members."""
+        """Return the state to resume from, or None if there is none for this number of members."""
         if self.checkpoints is None:
             return None
-        # Rank 0 reads and moves damaged files aside; all ranks must go on from one and the same
-        # state.
+        # Rank 0 reads, and moves damaged files aside; all ranks must resume from the same state.
         found = distributed.once(self.checkpoints.latest)
         if found is not None and len(found[1].get("steps", ())) != members:
-            # A checkpoint of an older version, or of another number of members: training starts
-            # anew.
+            # The checkpoint is of an older version, or of another number of members, so training
+            # starts anew.
             return None
         return found
 
     def wanted(self) -> bool:
-        """Return True if any rank wants to save or to stop."""
+        """Return whether any rank wants to save or to stop."""
         return distributed.any_rank(self._stop() or self._due())
 
     def save_if_wanted(self, runs: Sequence[Run], done: Trained, epoch: int) -> bool:
-        """Save the training if it is due or asked to stop; return True if it was asked to stop."""
-        # Both questions are put in any case, since every rank must take part in each. All act on
-        # the answers, as their clocks and signals may differ.
+        """Save the run if that is due or it was asked to stop; return whether it was asked to."""
+        # Both questions are always asked, since every rank must take part in each. All ranks act on
+        # the shared answers, as their clocks and signals may differ.
         stopping, saving = distributed.any_rank(self._stop()), distributed.any_rank(self._due())
         if self.checkpoints is not None and (stopping or saving):
             begin = time.monotonic()

@@ -1,8 +1,8 @@
 """The training step as one compiled program, kept for the process and on disk.
 
-Within a process a program is looked up by everything that it depends on. A new process traces the
+Within a process, a program is looked up by everything that it depends on. A new process traces the
 step again, in about a second, and finds the compiled code in PyTorch's cache on disk, whose key is
-the traced step with PyTorch's version and settings and the processor. That cache is the folder
+the traced step with PyTorch's version, its settings and the processor. That cache is the folder
 ``TORCHINDUCTOR_CACHE_DIR``, by default ``torchinductor_USER`` among the temporary files; several
 processes may share it, and it may be deleted at any time.
 """
@@ -29,11 +29,11 @@ losses, and changes the state in place. It holds no weights.
 """
 
 PROGRAMS: dict[Hashable, Program | Exception] = {}
-"""All programs of this process, by everything that they depend on; or why there is none."""
+"""The programs of this process, or errors, by everything that they depend on."""
 
 CUDA_OPTIONS: dict[str, Any] = {"combo_kernels": True}
-"""Options of the compiler on CUDA: kernels that don't wait for each other become one, of which a
-step of a small network has so many that their number bounds it.
+"""Options of the compiler on CUDA: independent kernels are combined, since the time of a small
+network's step is bounded by their number.
 """
 
 
@@ -42,15 +42,15 @@ def _product_then_bias(
 ) -> Tensor:
     """Compute `torch.baddbmm` as a product and a sum.
 
-    The compiler makes one loop of the sum and of what follows. As one operation, PyTorch would copy
-    the bias to where the result goes before it multiplies: a twentieth of a step of 8 MLPs.
+    The compiler fuses the sum with what follows into one loop. As a single operation, PyTorch would
+    first copy the bias into the result, which takes a twentieth of a step of 8 MLPs.
     """
     product = alpha * torch.bmm(x, weight)
     return product if beta == 0 else product + beta * bias
 
 
 REWRITTEN = {torch.ops.aten.baddbmm.default: _product_then_bias}
-"""Operations of PyTorch's -> what the compiler gets in their place."""
+"""PyTorch operations -> what the compiler gets in their place."""
 
 
 def compiled_step(
@@ -72,10 +72,10 @@ def compiled_step(
     Raises
     ------
     Exception
-        Whatever the compiler raises; the same again if it is asked again.
+        Whatever the compiler raises; the same error again at later calls.
     """
-    # The number of threads is compiled into the program: the parts that run at the same time divide
-    # the cores between them.
+    # The number of threads is compiled into the program: parts that run at the same time divide the
+    # cores among them.
     share = max(1, torch.get_num_threads() // threads)
     on_cpu = state.device.type == "cpu"
     options: dict[str, Any] = (
@@ -102,8 +102,8 @@ def compiled_step(
         try:
             PROGRAMS[key] = compile_step(rule, state, inputs, targets, options)
         except Exception as error:
-            # Not tried again: it takes as long as to succeed. Without its frames, which hold
-            # tensors.
+            # Not tried again, since a failure takes as long as a success. The error is kept without
+            # its frames, which hold tensors.
             PROGRAMS[key] = error.with_traceback(None)
     found = PROGRAMS[key]
     if isinstance(found, Exception):
@@ -122,7 +122,7 @@ def compile_step(
 
     This is torch.compile's compiler without its front end, which would check at every step that
     the program still fits (a fifth of the time of a step of 8 MLPs); here nothing can change. On a
-    CPU the program is all C++ and doesn't hold Python's lock, so several threads can run it at the
+    CPU the program is pure C++ and doesn't hold Python's lock, so several threads can run it at the
     same time.
 
     Parameters
@@ -134,7 +134,7 @@ def compile_step(
     options : dict[str, Any]
         Options of the compiler.
     """
-    # Imported here: it brings all of SymPy, which most commands don't need.
+    # Imported here because it loads all of SymPy, which most commands don't need.
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     module = state.networks.module
@@ -143,7 +143,7 @@ def compile_step(
     moved = 0 if state.movement is None else count
 
     def step(inputs: Tensor, targets: Tensor, lr: Tensor, *tensors: Tensor) -> Tensor:
-        # Parameter by parameter: fewer passes over memory than on flat buffers.
+        # Parameter by parameter, which takes fewer passes over memory than flat buffers.
         weights, velocities = tensors[:count], tensors[count : 2 * count]
         masks, rest = tensors[2 * count : 3 * count], tensors[3 * count :]
         movements, buffers = rest[:moved], rest[moved:]
@@ -160,8 +160,8 @@ def compile_step(
     arguments: list[Any] = [inputs, targets, state.lr, *state.by_parameter()]
     # Fake tensors have shapes and no values: tracing computes nothing and leaves the state alone.
     graph = make_fx(step, REWRITTEN, tracing_mode="fake")(*arguments)
-    # The compiler keeps programs on disk only if it is told that shapes are fixed, by an empty
-    # environment of symbolic ones. Tracing above must do without.
+    # The compiler keeps programs on disk only if an empty environment of symbolic shapes tells it
+    # that shapes are fixed. Tracing above must do without one.
     with probes.remembered(), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
         program: Program = torch._inductor.compile(graph, arguments, options=options or None)
     return program

@@ -1,4 +1,4 @@
-"""What a network costs for each image, counted on shapes alone."""
+"""What a network costs per image, computed from shapes alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lotperm.engine.models import build
 from lotperm.science.sparsity import prunable_parameters
 
 TRAIN_FACTOR = 3
-"""Forward passes that a training image costs in FLOPs: one, and in the backward pass two products
-of the same size, for the gradients of a layer's inputs and of its weights.
+"""How many forward passes a training image costs in FLOPs: one, plus in the backward pass two
+products of the same size, for the gradients of a layer's inputs and of its weights.
 """
 
 
@@ -27,7 +27,7 @@ class Network:
     Attributes
     ----------
     parameters, prunable : int
-        Number of weights, and of those that may be pruned.
+        Number of all weights, and of those that may be pruned.
     state_bytes : int
         Bytes of its weights and buffers in a file.
     layers : int
@@ -35,11 +35,11 @@ class Network:
     forward_flops : int
         FLOPs of the forward pass of one image; a multiplication and an addition count as two.
     outputs : int
-        Values that these layers put out for one image.
+        Number of values in these layers' outputs for one image.
     saved : int
-        Values that the forward pass of one image keeps for the backward pass.
+        Number of values that the forward pass of one image keeps for the backward pass.
     largest : int
-        Values of the largest output of any module for one image.
+        Number of values in the largest output of any module for one image.
     """
 
     parameters: int
@@ -52,20 +52,20 @@ class Network:
     largest: int
 
     def flops(self, train_images: float, forward_images: float) -> float:
-        """Return the FLOPs of images that go forward and backward, and of some that only go forward."""
+        """Return the FLOPs of some training images and of others that only go forward."""
         return (TRAIN_FACTOR * train_images + forward_images) * self.forward_flops
 
 
 @cache
 def network(model: ModelConfig, data: DataConfig, prunable: str = "paper") -> Network:
-    """Count what a network costs, on the meta device, which knows shapes and computes nothing.
+    """Count what a network costs, on the meta device, which tracks shapes without computing.
 
     Parameters
     ----------
     model : ModelConfig
         The network.
     data : DataConfig
-        The data set whose images it takes; it need not be here.
+        The data set whose images the network takes; it needn't be present.
     prunable : str, optional
         Which weights may be pruned: "paper" or "all", as in `prunable_parameters`.
 
@@ -101,19 +101,19 @@ def network(model: ModelConfig, data: DataConfig, prunable: str = "paper") -> Ne
 
 def _count_forward(net: nn.Module, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Count FLOPs, layers, their outputs and the largest output in a forward pass of one image."""
-    # It imports Triton, a sixth of what `lotperm --help` takes.
+    # Imported here because it loads Triton, which takes a sixth of the time of `lotperm --help`.
     from torch.utils.flop_counter import FlopCounterMode
 
     layers, outputs, largest = 0, 0, 0
 
     def seen(module: nn.Module, _: Any, result: Tensor) -> None:
         nonlocal layers, outputs, largest
-        # Outputs of all leaves count here, also of batch norms and activations.
+        # Outputs of all leaves count here, including batch norms and activations.
         largest = max(largest, result.numel())
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             layers, outputs = layers + 1, outputs + result.numel()
 
-    # Leaves alone: a container puts out what its last child does.
+    # Only leaves, since a container's output is that of its last child.
     hooks = [m.register_forward_hook(seen) for m in net.modules() if not list(m.children())]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         # In eval mode batch norm takes no statistics, so one image is enough.
@@ -124,8 +124,8 @@ def _count_forward(net: nn.Module, shape: tuple[int, ...]) -> tuple[int, int, in
 
 
 def _count_saved(net: nn.Module, shape: tuple[int, ...]) -> int:
-    """Count the values that autograd keeps of one image, each storage once and without weights."""
-    # Views share a storage, which is in memory once.
+    """Count the values that autograd keeps for one image, each storage once, without weights."""
+    # Views share a storage, which is in memory only once.
     weights = {p.untyped_storage()._cdata for p in net.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -135,6 +135,6 @@ def _count_saved(net: nn.Module, shape: tuple[int, ...]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        # Two images: batch norm refuses one where nothing else is left to average over.
+        # Two images, since batch norm rejects a single one if there are no positions to average.
         net.train()(torch.empty(2, *shape, device="meta"))
     return sum(t.numel() for t in kept.values()) // 2

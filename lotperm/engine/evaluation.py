@@ -17,43 +17,43 @@ def evaluate_stack(
 ) -> dict[str, list[float]]:
     """Measure accuracy and mean cross-entropy of M networks on a split.
 
-    Every example counts the same. Several ranks each take a part of the split and add up their
-    counts; all of them must call this.
+    Every example has the same weight. If there are several ranks, each takes a part of the split,
+    and their counts are added up; all of them must call this.
 
     Parameters
     ----------
     networks : StackedNetworks
         The stack.
     split : Split
-        Inputs ``(N, C, *spatial)`` and targets (N,), on the stack's device; or the files of an
-        image folder.
+        Inputs ``(N, C, *spatial)`` and targets (N,) on the stack's device, or the files of an image
+        folder.
     data : Dataset
         The data set that the split belongs to; its mean and standard deviation are used.
     batch : int, optional
-        Examples per forward pass, fewer of large images.
+        Number of examples per forward pass; fewer if images are large.
     workers : int, optional
-        Processes that read files.
+        Number of processes that read files.
 
     Returns
     -------
     dict[str, list[float]]
-        ``{"accuracy": [M fractions], "loss": [M nats]}``; of image folders with more than five
-        classes also ``"top5"``, the share of examples whose target is among the five largest
+        ``{"accuracy": [M fractions], "loss": [M nats]}``; for image folders with more than five
+        classes also ``"top5"``, the fraction of examples whose target is among the five largest
         logits, as is usual for ImageNet.
     """
     networks.module.eval()
     device = networks.flat.device
-    # Counted as integers: exact, however batches and ranks divide the examples.
+    # Counted in integers, which is exact however batches and ranks divide the examples.
     hits, hits5 = torch.zeros(2, networks.members, dtype=torch.long, device=device)
-    # In float64: the sum is over as many terms as there are examples.
+    # In float64, since the sum has as many terms as there are examples.
     loss = torch.zeros(networks.members, dtype=torch.double, device=device)
     top5 = data.streamed and data.classes > 5
     own = distributed.share(len(split.targets))
     mine = Split(split.inputs[own], split.targets[own])
     for inputs, targets in raw_batches(mine, batch, workers, pin=device.type == "cuda"):
         x = normalize(inputs.to(device, non_blocking=True), data, networks.flat.dtype)
-        # All members see the same examples: `expand` copies nothing. Under autocast the logits are
-        # bfloat16, too coarse for a loss.
+        # All members see the same examples; `expand` doesn't copy them. Under autocast, logits are
+        # bfloat16, which is too coarse for a loss.
         logits = networks.module(x.unsqueeze(1).expand(-1, networks.members, *x.shape[1:])).float()
         hits += (logits.argmax(2) == targets).sum(1)
         if top5:
@@ -62,7 +62,7 @@ def evaluate_stack(
             logits.flatten(0, 1), targets.repeat(networks.members), reduction="none"
         )
         loss += each.view(networks.members, -1).double().sum(1)
-    # Ranks may have parts of different size, so sums are exchanged and not means.
+    # Ranks may have parts of different size, so they exchange sums instead of means.
     size, hits, hits5, loss = len(split), *map(distributed.total, (hits, hits5, loss))
     found = {"accuracy": (hits / size).tolist(), "loss": (loss / size).tolist()}
     return {**found, "top5": (hits5 / size).tolist()} if top5 else found

@@ -18,38 +18,38 @@ from lotperm.errors import ParameterError
 from lotperm.parallel import distributed
 
 _BLOCK_VALUES = {"cpu": 2**20, "cuda": 2**23}
-"""Number of input values that are prepared at a time: 4 and 32 MiB in float32, so that a CPU finds
-them in its caches.
+"""Number of input values that are prepared at a time: 4 and 32 MiB in float32. On a CPU they fit
+into its caches.
 """
 
 
 class Feed:
-    """The training examples of M members, each with its own order and augmentation.
+    """Batches of training examples for M members, each with its own order and augmentation.
 
     Parameters
     ----------
     data : Dataset
-        Its training split, on the device or as files.
+        The data set, whose training split is used, on the device or as files.
     recipe : Recipe
-        Its batch size and augmentation.
+        The training recipe, whose batch size and augmentation are used.
     seeds : Sequence[Seeds]
         Random streams of the M members.
     device : torch.device
-        Device of the inputs that come out.
+        Device of the batches' inputs.
     dtype : torch.dtype
-        Their dtype.
+        Dtype of the batches' inputs.
     readers : int
         Number of processes that read files.
 
     Attributes
     ----------
     steps : int
-        Batches in an epoch; the last partial one is dropped.
+        Number of batches in an epoch; the last partial one is dropped.
 
     Raises
     ------
     ParameterError
-        If a batch is larger than the training set, or the augmentation doesn't suit such inputs.
+        If a batch is larger than the training set, or the augmentation doesn't suit the inputs.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Feed:
         readers: int,
     ) -> None:
         size = len(data.train)
-        # The last partial batch is dropped, so there would be no batch at all.
+        # The last partial batch is dropped, so otherwise there would be no batch at all.
         if recipe.batch_size > size:
             raise ParameterError(
                 f"batch_size is {recipe.batch_size}, but the training set has {size} examples."
@@ -82,12 +82,12 @@ class Feed:
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch, from step `first` on.
 
-        Inputs are ``(B, M, C, *spatial)`` and targets (M, B). B is this rank's share of a
-        batch. Every draw belongs to an example, so it is the same on any number of ranks.
+        Inputs are ``(B, M, C, *spatial)`` and targets (M, B), where B is this rank's share of a
+        batch. Random draws belong to examples, so they don't depend on the number of ranks.
         """
         share = distributed.share(self.batch_size)
-        # The order of the whole epoch is drawn and then cut: resumed runs and runs on several ranks
-        # take the same examples at the same step as any other.
+        # The order of the whole epoch is drawn and then cut, so that resumed runs and runs on
+        # several ranks take the same examples at the same step as any other run.
         rows = self._rows(epoch)[first:, share]
         if isinstance(self.data.train.inputs, ImageFiles):
             return self._read(self.data.train.inputs, rows, epoch)
@@ -103,8 +103,8 @@ class Feed:
 
     def _rows(self, epoch: int) -> Tensor:
         """Draw the examples of every step of an epoch: int64 (steps, B, M), on the CPU."""
-        # (N, M): a batch's rows are contiguous, and (B, M, C, ...) is the layout that convolutions
-        # want.
+        # (N, M), so that a batch's rows are contiguous, and (B, M, C, ...), the layout that suits
+        # convolutions, results.
         size = len(self.data.train)
         order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1)
         return order[: self.steps * self.batch_size].unflatten(0, (self.steps, self.batch_size))
@@ -112,12 +112,11 @@ class Feed:
     def _gather(
         self, examples: Tensor, rows: Tensor, epoch: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of examples in memory that rows (S, B, M) name."""
+        """Yield the batches of examples in memory that the numbers in `rows` (S, B, M) select."""
         batch, rows = rows.shape[1], rows.to(self.device)
-        # Drawn for all examples of the epoch and looked up by example, wherever it stands in the
-        # order.
+        # Drawn for all examples of the epoch and looked up by example, whatever the order.
         draws = self._draws(epoch)
-        # Examples are gathered for several steps at once: fewer, larger operations.
+        # Examples are gathered for several steps at once, in fewer, larger operations.
         step = batch * len(self.seeds) * examples[0].numel()
         block = max(1, _BLOCK_VALUES[self.device.type] // step)
         for start in range(0, len(rows), block):
@@ -132,7 +131,7 @@ class Feed:
             yield from zip(inputs.split(batch), targets, strict=True)
 
     def _draws(self, epoch: int) -> list[Tensor]:
-        """Draw corners and flips of all examples for every member: each (N, M), on the device."""
+        """Draw crop corners and flips of all examples for all members, (N, M), on the device."""
         if self.kind == "none":
             return []
         size = len(self.data.train)
@@ -140,9 +139,9 @@ class Feed:
         return [torch.stack(kind, 1).to(self.device) for kind in zip(*each, strict=True)]
 
     def _read(self, files: ImageFiles, rows: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of an image folder that rows (S, B, M) name.
+        """Yield the batches of an image folder that the numbers in `rows` (S, B, M) select.
 
-        Each member has its own picture of every example.
+        Each member gets its own augmented picture of every example.
         """
         # Without seeds, files are read as evaluation sees them.
         seeds = [s.augment for s in self.seeds] if self.kind != "none" else None
@@ -152,7 +151,7 @@ class Feed:
         images = stream(files, steps, seeds=seeds, epoch=epoch, workers=self.readers, pin=pin)
         for some, pixels in zip(steps, images, strict=True):
             targets = self.data.train.targets[some.to(self.device)].T.contiguous()
-            # As bytes, a quarter of what floats would be, and without waiting for the copy: the
-            # next batch is read.
+            # Copied as bytes, a quarter of the size of floats, and without waiting, so that the
+            # next batch can be read meanwhile.
             inputs = pixels.to(self.device, non_blocking=pin)
             yield normalize(inputs, self.data, self.dtype), targets

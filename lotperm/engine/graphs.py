@@ -1,4 +1,4 @@
-"""CUDA streams beside the default one, and training steps that start with one call."""
+"""CUDA streams besides the default one, and training steps that start with a single call."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lotperm.engine.step import Update
 
 
 class SideStream:
-    """A CUDA stream beside the default one; on other devices, nothing.
+    """A CUDA stream besides the default one; on other devices, it does nothing.
 
     Parameters
     ----------
     device : torch.device
         Where the work is done.
     used : bool, optional
-        True: make a stream if the device has streams; False: stay in the default one.
+        True makes a stream if the device has streams; False stays in the default one.
     priority : int, optional
-        Of the stream and of the graphs captured in it; the lower, the sooner its kernels start.
+        Priority of the stream and of graphs captured in it; the lower, the sooner kernels start.
     """
 
     def __init__(self, device: torch.device, *, used: bool = True, priority: int = 0) -> None:
@@ -30,7 +30,7 @@ class SideStream:
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[None]:
-        """Queue work in this stream, behind everything in the default stream so far."""
+        """Queue work in this stream, after everything in the default stream so far."""
         if self.stream is None:
             yield
             return
@@ -40,11 +40,11 @@ class SideStream:
             yield
 
     def done(self) -> bool:
-        """Return True if nothing that was queued in this stream is left to do."""
+        """Return whether everything that was queued in this stream is done."""
         return self.stream is None or self.stream.query()
 
     def join(self) -> None:
-        """Let the default stream wait for what was queued in this one."""
+        """Make the default stream wait for everything queued in this one."""
         if self.stream is not None:
             torch.cuda.default_stream(self.stream.device).wait_stream(self.stream)
 
@@ -61,11 +61,11 @@ def capture(
     Parameters
     ----------
     step : Callable[[], Tensor]
-        Does one step on what is in `inputs` and `targets`, and returns the losses (M,).
+        Does one step on the contents of `inputs` and `targets`, and returns the losses (M,).
     inputs, targets : Tensor
         A batch; the values of every later batch are copied into it.
     changing : Sequence[Tensor]
-        The tensors that the step changes; afterwards they are as before, also if this fails.
+        The tensors that the step changes; they are restored afterwards, even if this fails.
     side : SideStream
         Where the graph is captured.
 
@@ -78,7 +78,7 @@ def capture(
     before = [tensor.clone() for tensor in changing]
     try:
         with side.queue(), torch.no_grad():
-            # Kernels are chosen and memory is taken before the capture.
+            # Kernels are chosen and memory is allocated before the capture.
             for _ in range(3):
                 step()
     finally:
@@ -87,12 +87,12 @@ def capture(
                 tensor.copy_(value)
         side.join()
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on meanwhile: only this one's calls must fit into a graph.
+    # Other threads may go on meanwhile; only calls of this one must be allowed in a graph.
     with (
         torch.no_grad(),
         torch.cuda.graph(graph, stream=side.stream, capture_error_mode="thread_local"),
     ):
-        # This records the kernels and runs none.
+        # This records the kernels without running them.
         losses = step()
 
     def replay(x: Tensor, y: Tensor) -> Tensor:

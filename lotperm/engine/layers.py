@@ -1,4 +1,4 @@
-"""Layers of M networks as one."""
+"""Layers of M networks, run as one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from lotperm.parallel import distributed
 
 _ALIGNMENT = 16
-"""Matrix products are fastest where sizes are multiples of this: a cache line of float32, a
-tensor core's tile.
+"""Matrix products are fastest if sizes are multiples of this, a cache line of float32 or the tile
+of a tensor core.
 """
 
 
 def nested(root: nn.Module, path: str) -> nn.Module:
-    """Return the submodule at a dotted path; what isn't there is made, as plain modules."""
+    """Return the submodule at a dotted path, creating missing ones as plain modules."""
     for part in path.split(".") if path else ():
         if part not in root._modules:
             root.add_module(part, nn.Module())
@@ -28,7 +28,7 @@ def nested(root: nn.Module, path: str) -> nn.Module:
 def _stacked(
     layer: nn.Linear | nn.Conv1d | nn.Conv2d, members: int
 ) -> tuple[nn.Parameter, nn.Parameter | None]:
-    """Return room for the weights and biases of M layers, member first."""
+    """Return zero parameters for the weights and biases of M layers, members first."""
 
     def room(parameter: Tensor) -> nn.Parameter:
         # Zeros: `StackedNetworks` fills in the members' weights by name.
@@ -47,25 +47,25 @@ class StackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (M, B, ..., n_in) to (M, B, ..., n_out)."""
         if x.dim() > 3:
-            # Examples and positions alike are rows to a linear layer.
+            # To a linear layer, examples and positions alike are rows.
             return self(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         units = weight.shape[1]
-        # Matrix products with, say, 10 columns are slower than with 16: a classifier gets idle
-        # units for a moment.
+        # Matrix products with, say, 10 columns are slower than with 16, so a classifier gets idle
+        # units for the moment.
         idle = -units % _ALIGNMENT
         if idle:
             weight = F.pad(weight, (0, 0, 0, idle))
             bias = None if bias is None else F.pad(bias, (0, idle))
         weight = weight.transpose(1, 2)
-        # One operation for all members: B rows of each meet that member's own matrix.
+        # One operation for all members: each member's B rows are multiplied by its own matrix.
         y = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
         return y[..., :units] if idle else y
 
 
 def _in_2d(size: Any, other: int = 1) -> tuple[Any, ...]:
-    """Turn a size along a signal into one of an image of height 1; keep those of images."""
+    """Turn a size for signals into one for images of height 1; keep sizes for images."""
     sizes = size if isinstance(size, tuple) else (size,)
     return sizes if len(sizes) == 2 else (other, *sizes)
 
@@ -73,7 +73,7 @@ def _in_2d(size: Any, other: int = 1) -> tuple[Any, ...]:
 class StackedConv(nn.Module):
     """M convolutions as one grouped convolution: (B, M·C_in, H, W) -> (B, M·C_out, H, W).
 
-    Signals are images with H = 1.
+    Signals are treated as images with H = 1.
     """
 
     def __init__(self, layer: nn.Conv1d | nn.Conv2d, members: int) -> None:
@@ -84,7 +84,7 @@ class StackedConv(nn.Module):
             "stride": _in_2d(layer.stride),
             "padding": padding,
             "dilation": _in_2d(layer.dilation),
-            # A group sees the channels of its own member alone.
+            # A group sees only the channels of its own member.
             "groups": layer.groups * members,
         }
 
@@ -103,15 +103,15 @@ class StackedConv(nn.Module):
 class StackedBatchNorm(nn.Module):
     """M batch norms as one.
 
-    It runs over the M·C channels of (B, M·C, ...), or of (M, B, C, ...) by member.
+    It normalizes the M·C channels of (B, M·C, ...), or each member's C channels of (M, B, C, ...).
 
-    With several ranks the statistics are those of all ranks' examples, as in SyncBatchNorm, but by
-    the same rule on every device (`_synchronized`).
+    With several ranks, the statistics are over all ranks' examples, as in SyncBatchNorm, but by the
+    same formula on every device (`_synchronized`).
     """
 
     def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, members: int, folded: bool) -> None:
         super().__init__()
-        # `plain_norm` let no other through.
+        # `plain_norm` rules out any other.
         assert layer.momentum is not None
         self.members, self.folded, self.eps, self.momentum = (
             members,
@@ -124,18 +124,18 @@ class StackedBatchNorm(nn.Module):
         self.running_mean: Tensor
         self.running_var: Tensor
         self.num_batches_tracked: Tensor
-        # Each member's statistics as in its own state dict, count of batches included: names and
-        # shapes must match when weights come in and go out.
+        # Each member's statistics as in its own state dict, including the count of batches: names
+        # and shapes must match when weights are loaded and returned.
         self.register_buffer("running_mean", layer.weight.new_zeros(members, layer.num_features))
         self.register_buffer("running_var", layer.weight.new_ones(members, layer.num_features))
         self.register_buffer("num_batches_tracked", torch.zeros(members, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize activations; the result has the layout of x."""
-        # (M, B, C, ...) -> (B, M·C, ...): to `batch_norm` the members' channels are one long row.
+        # (M, B, C, ...) -> (B, M·C, ...), so that `batch_norm` sees one long row of channels.
         if not self.folded:
             x = x.transpose(0, 1).flatten(1, 2)
-        # `StackedNetworks.count_batches` counts: here it would be a kernel of its own at every step.
+        # `StackedNetworks.count_batches` counts; here that would be another kernel at every step.
         if self.training and distributed.world_size() > 1:
             x = self._synchronized(x)
         else:
@@ -155,14 +155,14 @@ class StackedBatchNorm(nn.Module):
     def _synchronized(self, x: Tensor) -> Tensor:
         """Normalize (B, M·C, ...) by the statistics of all ranks, whose shares are equal."""
         ranks, shape = distributed.world_size(), (1, -1, *[1] * (x.dim() - 2))
-        # Under autocast x may be bfloat16, too coarse for statistics.
+        # Under autocast, x may be bfloat16, which is too coarse for statistics.
         values = x.to(self.weight.dtype)
         variance, mean = torch.var_mean(values, [0, *range(2, x.dim())], correction=0)
-        # E[x²] − E[x]² loses digits where the mean is large: in float64 there are enough.
+        # E[x²] − E[x]² loses digits if the mean is large; float64 has enough of them.
         mean, variance = mean.double(), variance.double()
         mean, square = distributed.total(torch.stack([mean, variance + mean.square()])) / ranks
         variance = square - mean.square()
-        # As PyTorch does it: normalize by the biased variance, average the unbiased one.
+        # As in PyTorch: normalize by the biased variance, average the unbiased one.
         with torch.no_grad():
             count = ranks * values.numel() / values.shape[1]
             unbiased = variance * (count / max(count - 1, 1))
@@ -170,14 +170,14 @@ class StackedBatchNorm(nn.Module):
                 running.mul_(1 - self.momentum).add_(
                     now.view_as(running).to(running), alpha=self.momentum
                 )
-        # Scale and shift for each channel first, so that the activations are passed over only once.
+        # Scale and shift are computed first, so that there is only one pass over the activations.
         scale = self.weight.flatten() * (variance + self.eps).rsqrt().to(values.dtype)
         shift = self.bias.flatten() - mean.to(values.dtype) * scale
         return torch.addcmul(shift.view(shape), values, scale.view(shape)).to(x.dtype)
 
 
 def plain_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
-    """Return True if a batch norm is of the usual kind, the only one that can be stacked."""
+    """Return whether a batch norm is of the usual kind, the only one that can be stacked."""
     # Without a momentum, PyTorch averages over all batches since the first.
     return layer.affine and layer.track_running_stats and layer.momentum is not None
 

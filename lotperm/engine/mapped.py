@@ -1,8 +1,8 @@
-"""M networks of any kind as one: PyTorch maps the network over M sets of parameters.
+"""M networks of any kind, run as one: PyTorch maps the network over M sets of parameters.
 
 `lotperm.engine.stacking.stack` rewrites the networks that it has rules for, and these run fastest.
-A `MappedStack` needs no rules: it calls the network itself, by `torch.vmap`, or, where that can't
-be done, for one network at a time.
+A `MappedStack` needs no rules: it calls the network itself, by `torch.vmap`, or, if that isn't
+possible, for one member at a time.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerE
 
 
 class MappedStack(nn.Module):
-    """M networks with the parameters of each; maps ``(B, M, *shape)`` to (M, B, classes).
+    """M networks, each with its own parameters, that map ``(B, M, *shape)`` to (M, B, classes).
 
     Parameters
     ----------
     model : nn.Module
-        The network; it is copied, not changed. Whatever it does between its first input, whose
-        first axis is the batch, and the one tensor that it returns is up to it.
+        The network; it is copied, not changed. It must map one input, whose first axis is the
+        batch, to one tensor; what it does in between is up to it.
     members : int
-        M ≥ 1. With one member the network is called as it is. With more it is mapped; if that fails,
-        because it draws random numbers, say, or branches on values, it is called for each member.
+        M ≥ 1. With one member the network is called as it is. With more it is mapped. If that fails
+        (because it draws random numbers or branches on values, say), it is called for each member.
     strict : bool, optional
-        Raise what PyTorch raises where the network can't be mapped.
+        If the network can't be mapped, raise PyTorch's error.
 
     Warns
     -----
@@ -47,17 +47,17 @@ class MappedStack(nn.Module):
 
     Notes
     -----
-    Parameters and buffers have the names of the model's and a leading axis M. Parameters start at
-    zero, as those of a stack do, and so do the buffers of a state dict; others are copies.
+    Parameters and buffers have the model's names and a leading axis M. Parameters start at zero, as
+    in other stacks, and so do the buffers of the state dict; other buffers are copies.
     """
 
     def __init__(self, model: nn.Module, members: int, *, strict: bool = False) -> None:
         super().__init__()
         form = copy_of(model)
-        # In a tuple, so that its own parameters aren't taken for parameters of the stack.
+        # In a tuple, so that its parameters aren't registered as parameters of the stack.
         self._form = (form,)
         self._members, self._strict = members, strict
-        # Modes, training or not, in which mapping has worked; or that it never will.
+        # The modes, training or not, in which mapping has worked, and whether it never will.
         self._tried: set[bool] = set()
         self._one_by_one = members == 1
         self._attends = any(isinstance(layer, _ATTENTION) for layer in form.modules())
@@ -90,12 +90,12 @@ class MappedStack(nn.Module):
         before = {name: buffer.clone() for name, buffer in self.named_buffers()}
         try:
             logits = self._mapped(tensors, x)
-        # Mapping runs the network's own code on PyTorch's batched tensors: anything may fail.
+        # Mapping runs the network's own code on PyTorch's batched tensors, so anything may fail.
         except Exception as error:
             with torch.no_grad():
                 for name, buffer in self.named_buffers():
                     buffer.copy_(before[name])
-            # What fails here as well is the network's own error.
+            # If this fails as well, it is the network's own error.
             logits = self._each(tensors, x)
             self._one_by_one = True
             name = type(self._form[0]).__name__
@@ -105,9 +105,9 @@ class MappedStack(nn.Module):
         return logits
 
     def _each(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
-        """Call the network for one member after the other."""
+        """Call the network for one member after another."""
         (form,) = self._form
-        # Views: what the network does to its buffers in place reaches the stack's own.
+        # These are views, so what the network does to its buffers in place reaches the stack's.
         return torch.stack(
             [
                 functional_call(form, {name: t[m] for name, t in tensors.items()}, (x[:, m],))
@@ -137,9 +137,9 @@ _calls: list[bool] = []
 
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Keep attention from its fused inference kernels, which can't be mapped."""
-    # The switch is the process's, and two threads train at the same time: the first to come
-    # notes how it was, the last to leave puts it back.
+    """Keep attention from using fused inference kernels, which can't be mapped."""
+    # The switch applies to the whole process, and two threads may train at the same time: the first
+    # to enter remembers the setting, and the last to leave restores it.
     with _FAST_ATTENTION:
         _calls.append(_calls[0] if _calls else torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
@@ -153,7 +153,7 @@ def _plain_attention() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Say which operation of a network can't be mapped, and why, in half a sentence.
+    """Say which operation of a network can't be mapped, and why, in a short phrase.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ _MEANINGS = {
     ".item()": "it reads a value.",
     "data-dependent control flow": "it branches on a value.",
 }
-"""What PyTorch says of an operation that can't be mapped -> the same for a reader of ours."""
+"""What PyTorch says about an operation that can't be mapped -> the same in plain words."""
 
 
 def first_line(error: Exception) -> str:
