@@ -167,7 +167,7 @@ class Gradients:
         return observe
 
     def _total(self, outputs: Any, labels: Tensor) -> Tensor:
-        """Sum the losses of the examples, so that each has the gradient that it would have alone."""
+        """Sum the losses of the examples, so that each has the same gradient as alone."""
         leaves = pytree.tree_leaves(outputs)
         losses = self.loss(leaves[0] if len(leaves) == 1 else tuple(leaves), labels)
         if not isinstance(losses, Tensor) or losses.dim() == 0 or not losses.requires_grad:
