@@ -11,7 +11,7 @@ from lotperm.studies.numbers import number
 
 
 def relearned(sources: Sources) -> list[Effect]:
-    """Return how much less than the permuted network LTH disagrees with pruned A, in percent.
+    """Return by what percentage LTH disagrees less with pruned A than the permuted network does.
 
     The permuted network is the yardstick of another solution: it starts from B, and is as sparse.
     """
@@ -37,7 +37,7 @@ def relearned(sources: Sources) -> list[Effect]:
 
 
 def misaligned(sources: Sources) -> list[Effect]:
-    """Return the share of naive's loss that misalignment alone makes, in percent.
+    """Return the share of naive's loss that misalignment alone causes, in percent.
 
     A shuffled copy of A has A's own weights in another order, so that A's mask is as misaligned on
     it as on B, while nothing else is wrong. What LTH loses there is set against what it loses on B.

@@ -17,7 +17,7 @@ from lotperm.studies.origin import attach, of_table
 
 _WORDS = {"lth": "LTH", "permuted": "permuted", "naive": "naive"}
 
-# Shades in one order, as sparsities are.
+# Ordered shades, since sparsities are ordered.
 _SHADES = plt.get_cmap("viridis")
 
 
@@ -113,7 +113,7 @@ def against_width(dataset: str, rewind_epoch: int = 50) -> Figure:
     ):
         for i, sparsity in enumerate(sparsities):
             line = chosen[chosen["sparsity"] == sparsity].sort_values("width")
-            # Not to the end of the map: its yellow is hard to see on white.
+            # The end of the map is left out: its yellow is hard to see on white.
             colour = _SHADES(0.85 * i / (len(sparsities) - 1))
             ax.plot(
                 line["width"],
@@ -123,7 +123,7 @@ def against_width(dataset: str, rewind_epoch: int = 50) -> Figure:
                 label=f"S = {sparsity:.2f}",
             )
         _logarithmic(ax, sorted(set(chosen["width"])))
-        # From 0: a drawing of growth shouldn't magnify it.
+        # From 0, so that the drawing doesn't magnify growth.
         ax.set(xlabel="width", ylabel=label, ylim=(0, None))
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

@@ -26,11 +26,11 @@ class Claim:
     words : str
         The claim in our words.
     theme : str
-        Heading that it stands under.
+        Heading under which the ledger lists it.
     figures : tuple of str
         Figures that show it: `id` in `numbers.figures`.
     post, paper : str
-        Where it is said besides, "" if nowhere.
+        Where the blog post or the paper says it besides its figures, "" if nowhere.
     page : str
         The page of this book that shows it, without suffix.
     rule : Rule
@@ -38,7 +38,7 @@ class Claim:
     theirs : Measure or None
         The paper's evidence; None if it gives no number.
     unproven : str
-        Its support in place of a number, in a few words.
+        What supports it instead of a number, in a few words.
     ours : Measure or None
         Recorded evidence; None, or an empty list from it, if there is none yet.
     dataset : str

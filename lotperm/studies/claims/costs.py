@@ -1,4 +1,4 @@
-"""What a ticket, and a permuted network, cost in epochs; they follow from the protocol."""
+"""What a ticket and a permuted network cost in epochs, which follows from the protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lotperm.studies.claims.evidence import Effect, exact
 def _epochs(experiment: dict[str, Any]) -> tuple[int, int, int, float]:
     """Return the epochs of dense training, of pruning, of an arm, and the sparsity."""
     sparsities = experiment["sparsities"]
-    # Where claims on accuracy are of one sparsity, it is 0.9. The cost grows with it.
+    # Claims about accuracy at a single sparsity use 0.9. The cost grows with the sparsity.
     sparsity = 0.9 if 0.9 in sparsities else sparsities[0]
     rounds = len(round_sparsities(sparsity, experiment["pruning"]["fraction"]))
     dense = int(experiment["dense"]["epochs"])
@@ -30,7 +30,7 @@ def ticket(source: str, experiment: dict[str, Any]) -> Effect:
     Parameters
     ----------
     source : str
-        As of `Effect`.
+        As in `Effect`.
     experiment : dict
         As `Experiment.to_dict` returns it.
     """

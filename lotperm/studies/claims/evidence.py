@@ -36,7 +36,7 @@ MOST = 0.5
 
 @dataclass(frozen=True)
 class Effect:
-    """A number that bears on a claim: how large, how sure, from how many.
+    """A number that helps to decide a claim: its size, its interval, its sample size.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Effect:
     source: str
     what: str
     value: float
-    # The rest by name: these numbers are easily mixed up.
+    # The rest is given by name: these numbers are easily mixed up.
     _: KW_ONLY
     low: float = math.nan
     high: float = math.nan
@@ -91,11 +91,11 @@ class Effect:
         return shown + ("" if math.isnan(self.p) else f", p {_p_value(self.p)}")
 
     def noted(self, note: str) -> Effect:
-        """Return it with another note."""
+        """Return the effect with another note."""
         return replace(self, note=note)
 
     def shown(self, digits: int) -> Effect:
-        """Return it with another number of decimals."""
+        """Return the effect with another number of decimals."""
         return replace(self, digits=digits)
 
 
@@ -105,7 +105,7 @@ def _p_value(p: float) -> str:
 
 @dataclass(frozen=True)
 class Above:
-    """The rule for "there is more": the effect is above 0, and at least so large.
+    """The rule for "there is more": the effect is above 0, and at least of a given size.
 
     Attributes
     ----------
@@ -181,8 +181,8 @@ def verdict(effects: Sequence[Effect], rule: Rule) -> Verdict | None:
 
     Several effects, of several runs or tables, decide together: the claim agrees if each of them
     does; it is opposite if at least one is and none agrees; else it is weaker. A single seed has no
-    interval. So beside other runs it has no voice if its value is as claimed; if it isn't, the claim
-    is weaker at best.
+    interval. So beside other runs it doesn't count if its value is as claimed; if it isn't, the
+    claim is weaker at best.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def verdict(effects: Sequence[Effect], rule: Rule) -> Verdict | None:
     # Alone, one seed is "weaker", whatever its value.
     voices = [e for e in effects if not (_is_one_seed(e) and rule.fits(e.value))] or effects
     found = {rule.judge(effect) for effect in voices}
-    # One run that disagrees is enough to doubt, one that agrees enough not to reverse.
+    # One run that disagrees is enough for doubt; one that agrees is enough against a reversal.
     if found == {"agrees"}:
         return "agrees"
     return "opposite" if "opposite" in found and "agrees" not in found else "weaker"
@@ -249,12 +249,12 @@ def welch_effect(
     n: int,
     over: str = "members",
 ) -> Effect:
-    """Return the difference of two means in points, of which only mean and spread are known.
+    """Return the difference of two means in points, from their values and spreads alone.
 
     Parameters
     ----------
     source, what : str
-        As of `Effect`.
+        As in `Effect`.
     a, b : tuple[float, float]
         Mean and standard deviation (percent) of either side; the effect is a − b.
     n : int
@@ -275,17 +275,17 @@ def welch_effect(
 def count_effect(source: str, what: str, a: float, b: float, *, images: int) -> Effect:
     """Return the difference of two fractions of the test images, in points.
 
-    Its interval takes the images for the only source of chance and the two counts for independent.
-    It doesn't know how much another set of members would differ.
+    Its interval treats the images as the only source of chance and the two counts as independent.
+    It doesn't account for how much another set of members would differ.
 
     Parameters
     ----------
     source, what : str
-        As of `Effect`.
+        As in `Effect`.
     a, b : float
         Fractions of the images; the effect is a − b.
     images : int
-        In the test set.
+        Number of images in the test set.
     """
     # Two independent counts, each binomial.
     error = math.sqrt((a * (1 - a) + b * (1 - b)) / images)
@@ -309,7 +309,7 @@ def ratio_effect(
     Parameters
     ----------
     source, what : str
-        As of `Effect`.
+        As in `Effect`.
     numerator, denominator : array_like of float, shape (n,)
         Paired values; the ratio is of their means.
     over : str, optional

@@ -70,9 +70,9 @@ def ledger(
     Returns
     -------
     list[Row]
-        One for each of them.
+        One for each claim.
     """
-    # Tests bring their own, with numbers that are changed.
+    # Tests pass their own sources, with changed numbers.
     sources = Sources.load() if sources is None else sources
     live = live or {}
     return [
@@ -97,10 +97,10 @@ REAL_SEEDS = 3
 
 
 def agreeing_on_real_images(rows: Sequence[Row]) -> list[str]:
-    """List the numbers of the claims that our runs on real images agree with, toys left out.
+    """List the numbers of the claims that our runs on real images agree with.
 
-    At least one run must be of `REAL_SEEDS` seeds or more; a run of fewer is no reason to agree, but
-    one not to.
+    At least one run must have `REAL_SEEDS` seeds or more; a run with fewer can't make a claim
+    agree, but can keep it from agreeing.
     """
     found = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Evidence from networks that were trained alike and put together: the paper's Table 1, and ours."""
+"""Evidence from ensembles and the diversity of their members: the paper's Table 1, and ours."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Members:
     Attributes
     ----------
     source : str
-        As of `Effect`.
+        As in `Effect`.
     table : DataFrame
         Index method; columns mean, spread and ensemble (percent), disagreement (fraction), kl and
         js (nats).
     size : int
-        Members of a method.
+        Number of members of each method.
     images : int
-        In the test set.
+        Number of images in the test set.
     sparsity : float
-        Of all but the dense networks.
+        Sparsity of all but the dense networks.
     """
 
     source: str
@@ -78,21 +78,21 @@ def recorded(sources: Sources) -> list[Members]:
 
 
 def of_table(source: str, table: pd.DataFrame, images: int, sparsity: float) -> Members:
-    """Return the members of a table of this project's, as `diversity_table` returns it."""
+    """Return the members that a table of this project has, as `diversity_table` returns it."""
     rows = table.set_index("method").rename(columns={"ensemble_accuracy": "ensemble"})
-    # As the paper's table is: accuracies in percent, disagreement a fraction.
+    # As in the paper's table: accuracies in percent, disagreement as a fraction.
     in_percent = 100 * rows[["mean", "spread", "ensemble"]]
     found = in_percent.join(rows[["disagreement", "kl", "js"]])
     return Members(source, found, int(rows["members"].iloc[0]), images, sparsity)
 
 
 def of_published(measure: Callable[[Members], Effect]) -> Measure:
-    """Return a measure of every part of the paper's Table 1."""
+    """Make a measure of sources that takes every part of the paper's Table 1."""
     return lambda sources: [measure(part) for part in published(sources)]
 
 
 def of_recorded(measure: Callable[[Members], Effect]) -> Measure:
-    """Return a measure of every recorded run of diversity."""
+    """Make a measure of sources that takes every recorded run of diversity."""
     return lambda sources: [measure(part) for part in recorded(sources)]
 
 
@@ -121,7 +121,7 @@ def as_diverse_as_imp(members: Members) -> Effect:
     # The relative errors of two independent fractions add in squares.
     error = p / q * np.sqrt(((1 - p) / p + (1 - q) / q) / members.images)
     value, half = 100 * (p / q - 1), 100 * float(stats.norm.ppf(0.975) * error)
-    # Printed without a spread, so nothing can be said of their error.
+    # The paper prints these without a spread, so nothing can be said about their error.
     kl, js = (
         members.number(pair[0], column) / members.number(pair[1], column) for column in ("kl", "js")
     )

@@ -19,7 +19,7 @@ SETTING = ["table", "network", "width", "dataset", "sparsity", "rewind_epoch", "
 """Columns that tell the settings of Tables 5 to 14 apart: at each there are three arms."""
 
 ROW = ["network", "width", "dataset", "sparsity"]
-"""Columns that name a row of the tables: settings that differ in the rewind epoch alone."""
+"""Columns that name a row of the tables: its settings differ only in the rewind epoch."""
 
 
 NAMES = {
@@ -34,7 +34,7 @@ NAMES = {
 
 
 def figures() -> pd.DataFrame:
-    """Return what each figure is numbered in the authors' post and in the paper.
+    """Return the number of each figure in the authors' post and in the paper.
 
     Returns
     -------
@@ -86,9 +86,9 @@ def cells() -> pd.DataFrame:
     -------
     DataFrame
         Columns table, figure (its `id` in `figures`), network, width, dataset, sparsity,
-        rewind_epoch, method, metric ("top1" or "top5"), mean and std (percent). The paper calls
-        neither its spread a standard deviation nor says over what it is; it is taken for the
-        standard deviation of three runs. Table 10 (ImageNet, one run) has none.
+        rewind_epoch, method, metric ("top1" or "top5"), mean and std (percent). The paper says
+        neither that its spread is a standard deviation nor over what it is taken; here it is taken
+        for the standard deviation of three runs. Table 10 (ImageNet, one run) has none.
     """
     raw = paper("tables_5_14")
     # resnet20x4 is ResNet20 at width 4. Without an x the width is 1.
@@ -125,20 +125,20 @@ def settings(tidy: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a setting: `SETTING`, lth, permuted, naive (percent), gain = permuted − naive,
+        One row per setting: `SETTING`, lth, permuted, naive (percent), gain = permuted − naive,
         gap = lth − naive (points), share = gain / gap (NaN where the gap is 0), and `gain_error`:
         the standard error of the gain if spreads are standard deviations of three runs.
     """
     wide = tidy.pivot_table(index=SETTING, columns="method", values="mean")[list(PAPER_ARMS)]
-    # Differences of numbers with two decimals; without rounding a tie isn't one.
+    # Differences of numbers with two decimals: without rounding, ties would get tiny differences.
     wide["gain"] = (wide["permuted"] - wide["naive"]).round(2)
     wide["gap"] = (wide["lth"] - wide["naive"]).round(2)
     wide["share"] = wide["gain"] / wide["gap"].where(wide["gap"] != 0)
-    # Table 10 has no spreads, and its settings are to stay. dropna=False also makes settings that
-    # don't exist, which reindexing takes out.
+    # Table 10 has no spreads, but its settings must stay. dropna=False also makes settings that
+    # don't exist, which reindexing removes.
     spread = tidy.pivot_table(index=SETTING, columns="method", values="std", dropna=False)
     variances = (spread.reindex(wide.index)[["permuted", "naive"]] ** 2).sum(axis=1, skipna=False)
-    # Of a difference of two means over three runs each.
+    # The standard error of a difference of two means over three runs each.
     wide["gain_error"] = np.sqrt(variances / 3)
     return wide.rename_axis(columns=None).reset_index()
 
@@ -155,7 +155,10 @@ def gain_at(table: float, sparsity: float, rewind_epoch: float) -> float:
 
 
 def share_at(table: float, sparsity: float, rewind_epoch: float) -> float:
-    """Return the share of the gap that permuting closes there, in percent; raises as `gain_at`."""
+    """Return the share of the gap that permuting closes at a setting, in percent.
+
+    It raises the errors of `gain_at`.
+    """
     return 100 * float(_setting(table, sparsity, rewind_epoch)["share"])
 
 
@@ -176,7 +179,7 @@ def _setting(table: float, sparsity: float, rewind_epoch: float) -> pd.Series:
 
 
 class Count(NamedTuple):
-    """In how many settings permuted is above naive, equal to it, and below it."""
+    """Numbers of settings in which permuted is above naive, equal to it, and below it."""
 
     above: int
     equal: int
@@ -189,8 +192,8 @@ class Count(NamedTuple):
 
 
 def above_naive(arms: pd.DataFrame) -> Count:
-    """Count the top-1 settings in which permuted is above naive; `arms` is as of `settings`."""
-    # Top-5 accuracies are of networks that the top-1 ones have counted.
+    """Count the top-1 settings in which permuted is above naive; `arms` is as in `settings`."""
+    # Top-5 accuracies are of networks whose top-1 accuracies are counted already.
     gain = arms.loc[arms["metric"] == "top1", "gain"]
     return Count(int((gain > 0).sum()), int((gain == 0).sum()), int((gain < 0).sum()))
 
@@ -206,19 +209,19 @@ def mean_gains(arms: pd.DataFrame) -> pd.DataFrame:
         above.
     """
     top = arms[arms["metric"] == "top1"]
-    # k = 0 by itself: from a truly random start permuting gains next to nothing.
+    # k = 0 is separate: from a truly random start permuting gains next to nothing.
     top = top.assign(rewound=top["rewind_epoch"] > 0)
     found = top.groupby(["network", "dataset", "rewound"])["gain"]
     return found.agg(mean="mean", least="min", most="max", settings="size").reset_index()
 
 
 def by_width(arms: pd.DataFrame, rewind_epoch: int = 50) -> pd.DataFrame:
-    """Return share closed and points gained by ResNet20 at its least and its largest width.
+    """Return share closed and points gained by ResNet20 at its smallest and its largest width.
 
     Parameters
     ----------
     arms : DataFrame
-        As of `settings`.
+        As `settings` returns it.
     rewind_epoch : int, optional
         k of the settings that are compared.
 

@@ -37,12 +37,12 @@ def difference(
     model: str = "",
     sparsity: float | None = None,
 ) -> list[Effect]:
-    """Return a − b for every recorded table: an effect each.
+    """Return a − b for every recorded table, one effect for each.
 
     Parameters
     ----------
     sources : Sources
-        Evidence is drawn from.
+        The recorded runs.
     a, b : str
         Methods: arms, "imp", "dense_a" or "dense_b".
     dataset, model : str, optional
@@ -68,7 +68,7 @@ def difference(
 
 
 def _settings(per_setting: pd.Series, sparsity: float | None) -> str:
-    """Return at which settings a difference was taken, for a note."""
+    """Say at which settings a difference was taken, for a note."""
     if sparsity is None and len(per_setting) > 1:
         return share_above(per_setting, "settings")
     places = ", ".join(f"{k:g}" for k in per_setting.index.unique("rewind_epoch"))
@@ -100,7 +100,7 @@ def share_closed(sources: Sources) -> list[Effect]:
 def gain_against_sparsity(sources: Sources) -> list[Effect]:
     """Return permuted − naive at the highest less that at the lowest sparsity, for every table.
 
-    At k > 0, as of the paper's tables, or at k = 0 where there is no other.
+    It is taken at k > 0, as for the paper's tables, or at k = 0 where there is no other.
     """
     found = []
     for run in sources.of_kind("table"):
@@ -108,7 +108,7 @@ def gain_against_sparsity(sources: Sources) -> list[Effect]:
         late = table[table.index.get_level_values("rewind_epoch") > 0]
         table = table if late.empty else late
         gain = (table["permuted"] - table["naive"]).groupby(["sparsity", "seed"]).mean().unstack(0)
-        # A run at one sparsity says nothing of it.
+        # A run at one sparsity says nothing about it.
         if len(gain.columns) < 2:
             continue
         low, high = gain.columns.min(), gain.columns.max()
@@ -120,12 +120,12 @@ def gain_against_sparsity(sources: Sources) -> list[Effect]:
 def against_width(sources: Sources, quantity: str) -> list[Effect]:
     """Return the share closed or the points gained at the largest width less at the smallest.
 
-    At the latest rewind epoch of each run, as of the paper's tables.
+    It is taken at the latest rewind epoch of each run, as for the paper's tables.
 
     Parameters
     ----------
     sources : Sources
-        Evidence is drawn from.
+        The recorded runs.
     quantity : str
         "share" (in percent, each seed's own ratio of means) or "gain" (points).
 
@@ -154,14 +154,14 @@ def _per_seed(run: Run, quantity: str) -> pd.Series:
 
 
 def _series_of_widths(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return runs that differ in the width alone, each series sorted by width."""
+    """Return runs that differ only in width, each series sorted by width."""
     series: dict[str, list[Run]] = {}
     for run in runs:
         e = run.experiment
         # Runs are compared if they differ in nothing else that matters: a comparison of widths must
         # not be one of recipes.
         same = {key: value for key, value in e.items() if key not in ("seeds", "keep", "model")}
-        # By its text, as experiments are nested dictionaries, which can't be keys.
+        # As text, since experiments are nested dictionaries, which can't be keys.
         series.setdefault(f"{run.model} {sorted(same.items(), key=str)}", []).append(run)
     ordered = [sorted(group, key=lambda run: run.width) for group in series.values()]
     # Two records of one width are no series.
@@ -176,7 +176,7 @@ def at_first_rewind_epoch(
     Parameters
     ----------
     sources : Sources
-        Evidence is drawn from.
+        The recorded runs.
     of : callable
         The quantity, from `Run.accuracies`.
     what : str
@@ -202,11 +202,11 @@ def plateau(
     Parameters
     ----------
     sources : Sources
-        Evidence is drawn from.
+        The recorded runs.
     arm : str
         Its name.
     share : float
-        Where it turns, as a share of the epochs of dense training: the nearest k that was run.
+        Where the rise should end, as a share of dense training; the nearest k that was run counts.
     dataset, model : str, optional
         Only of these runs, as in `Sources.of_kind`.
 
@@ -242,7 +242,7 @@ def cost_of_permuting(sources: Sources) -> list[Effect]:
 
 
 def steps(sources: Sources) -> list[Effect]:
-    """Return how many of the five steps each recorded table has the networks of."""
+    """Return for how many of the five steps each recorded table has the networks."""
     found = []
     for run in sources.of_kind("table"):
         methods = set(run.rows["method"])
@@ -306,7 +306,7 @@ def barrier_against_width(sources: Sources) -> list[Effect]:
 def early_gain(sources: Sources, share: float = 0.1) -> list[Effect]:
     """Return what permuting gains if B was matched at about a tenth of its training.
 
-    LTH and naive of the same experiment are in its recorded table; taken are the same seeds.
+    LTH and naive come from the recorded table of the same experiment, for the same seeds.
     """
     found = []
     for run in sources.of_kind("early"):
@@ -348,7 +348,7 @@ def better_permutation(sources: Sources) -> list[Effect]:
     found = []
     for run in sources.of_kind("early"):
         score, accuracy = _early(run, "score"), 100 * _early(run, "test_accuracy")
-        # Within a seed, as seeds differ in accuracy for other reasons. By tenths, as matching
+        # Within a seed, since seeds differ in accuracy for other reasons. By tenths, since matching
         # epochs don't differ by more.
         slopes = [slope(score.loc[seed], accuracy.loc[seed]) / 10 for seed in score.index]
         what = "permuted, for 0.1 more correlation of matched units"

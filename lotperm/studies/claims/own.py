@@ -23,7 +23,7 @@ from lotperm.studies.predictions import Measure, Prediction, effects, load_predi
 from lotperm.studies.signs.measures import MEASURES as OF_SIGNS
 
 THEME = "Beyond the paper"
-"""The heading that they stand under."""
+"""Heading under which the ledger lists them."""
 
 # Kind of a question -> its folder, its quantities, and the page that shows them.
 _QUESTIONS: dict[str, tuple[Path, Mapping[str, Measure], str]] = {
@@ -72,5 +72,5 @@ def _recorded(
 
 
 def own_ledger(sources: Sources | None = None) -> list[Row]:
-    """Compute the ledger's second part; parameters as of `lotperm.studies.claims.ledger.ledger`."""
+    """Compute the ledger's second part from `sources`, as `lotperm.studies.claims.ledger.ledger`."""
     return ledger(sources, claims=own_claims())

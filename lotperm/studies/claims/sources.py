@@ -34,7 +34,7 @@ class Run:
     Attributes
     ----------
     name, kind, label : str
-        As of `lotperm.studies.published.Recorded`; the label names data, network and profile.
+        As in `lotperm.studies.published.Recorded`; the label names data, network and profile.
     experiment : dict
         The experiment that was run, as plain data.
     rows : DataFrame
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def source(self) -> str:
-        """Return what an effect of it names as its source."""
+        """Return the words by which an effect of this run names its source."""
         return f"{self.label} ({self.name})"
 
     @property
@@ -85,8 +85,8 @@ class Run:
         -------
         DataFrame
             Index (sparsity, rewind_epoch, seed); columns dense_a, dense_b, imp, lth, permuted,
-            naive. Dense networks and IMP stand at every sparsity and rewind epoch that they belong
-            to.
+            naive. Dense networks and IMP are repeated at every sparsity and rewind epoch that they
+            belong to.
         """
         rows = self.rows[self.rows["metric"] == "test_accuracy"]
         arms = rows[rows["method"].isin(PAPER_ARMS)]
@@ -97,14 +97,14 @@ class Run:
         dense = 100 * dense.pivot(index="seed", columns="method", values="value")
         # IMP by fine-tuning is the same at every rewind epoch: this is a mean of equal numbers.
         imp = rows[rows["method"] == "imp"].groupby(["sparsity", "seed"])["value"].mean()
-        # Dense networks and IMP belong to no cell alone, so they stand beside the arms of each.
+        # Dense networks and IMP belong to several cells, so they are put beside the arms of each.
         both = wide.join(dense, on="seed").join(100 * imp.rename("imp"), on=["sparsity", "seed"])
         return both.sort_index()
 
 
 @dataclass(frozen=True)
 class Sources:
-    """All that evidence is drawn from. Tests put changed copies in its place.
+    """All data from which evidence is computed. Tests replace it by changed copies.
 
     Attributes
     ----------
@@ -149,7 +149,7 @@ class Sources:
         )
 
     def of_kind(self, kind: str, dataset: str | None = None, model: str = "") -> list[Run]:
-        """Return the runs of a kind, of one data set if given, of networks whose name begins so."""
+        """Return the runs of a kind, on `dataset` if given, of networks that begin with `model`."""
         return [
             run
             for run in self.runs
@@ -157,7 +157,7 @@ class Sources:
         ]
 
     def settings(self) -> pd.DataFrame:
-        """Return the paper's settings in top-1 accuracy, as `numbers.settings` has them."""
+        """Return the paper's settings in top-1 accuracy, as `numbers.settings` returns them."""
         # Top-5 accuracies are of the same networks, and would count them twice.
         arms = numbers.settings(self.cells)
         return arms[arms["metric"] == "top1"]
@@ -166,8 +166,8 @@ class Sources:
 def can_be_had(dataset: str) -> bool:
     """Return True if this project can get a data set by itself.
 
-    ImageNet has to be brought along: nobody may pass it on, and one figure of it takes a week or
-    more of one GPU.
+    ImageNet must be supplied by the user: nobody may pass it on, and one figure on it takes a week
+    or more on one GPU.
     """
     return dataset in SPECS
 

@@ -22,10 +22,10 @@ from lotperm.store.files import load_tensors
 from lotperm.studies.claims.evidence import Effect, mean_effect
 from lotperm.studies.claims.sources import Run, Sources, ticket_files
 
-# Of fewer seeds an interval says next to nothing.
+# With fewer seeds an interval says next to nothing.
 _SEEDS = 3
 _INPUTS = 64
-# Stands for outputs that are equal to the bit, as 0 has no logarithm.
+# Stands for a difference of exactly 0, which has no logarithm.
 _NO_DIFFERENCE = 1e-17
 
 
@@ -67,7 +67,7 @@ def _over_tickets(sources: Sources, column: str, what: str, unit: str, digits: i
 def _of(run: Run) -> pd.DataFrame:
     """Return what the tickets of a recorded table show; a row for each seed."""
     model = run.experiment["model"]
-    # As tuples, since results are kept by their arguments.
+    # As tuples, since results are cached by their arguments.
     files = tuple(ticket_files(run))
     return _measured(files, run.dataset, model["name"], model["width"], tuple(model["hidden"]))
 

@@ -1,9 +1,8 @@
 """The paper's evidence for its claims, computed from its own tables.
 
 A mean over many settings has an interval over *rows* of the tables: a network, width, data set and
-sparsity. Settings in one row differ in the rewind epoch alone and share dense networks and masks,
-so that they aren't independent. Where the paper prints a spread, it is taken for a standard
-deviation.
+sparsity. Settings in one row differ only in the rewind epoch and share dense networks and masks, so
+they aren't independent. Where the paper prints a spread, it is taken to be a standard deviation.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def spread_effect(source: str, what: str, values: pd.Series, errors: pd.Series) 
     Parameters
     ----------
     source, what : str
-        As of `Effect`.
+        As in `Effect`.
     values, errors : Series
         In points, in the same order.
     """
@@ -74,8 +73,8 @@ def _over_rows(chosen: pd.DataFrame, what: str, values: pd.Series) -> Effect:
     per_row = values.groupby(rows).mean()
     note = share_above(values, "settings")
     if len(per_row) < FEW:
-        # Two rows say nothing of their own spread. Those that are printed do: taken for that of
-        # three runs, as if the settings of a row were one.
+        # Two rows say nothing about their own spread, but the printed spreads do: they are taken to
+        # be those of three runs, as if the settings of a row were one.
         errors = chosen["gain_error"].groupby(rows).mean()
         effect = spread_effect(_source(chosen["table"]), what, per_row, errors)
         return effect.noted(f"{note}; interval from the printed spreads")
@@ -86,7 +85,7 @@ def difference(sources: Sources, a: str, b: str, tables: Sequence[int] = range(5
     """Return a − b over all settings of some of the Tables 5 to 14."""
     arms = sources.settings()
     chosen = arms[arms["table"].isin(tables)]
-    # Two decimals, as the tables have: a tie stays one.
+    # Two decimals, as in the tables, so that ties stay ties.
     values = (chosen[a] - chosen[b]).round(2)
     return _over_rows(chosen, f"{_word(a)} − {_word(b)}", values)
 
@@ -107,11 +106,11 @@ def difference_by_network(sources: Sources, a: str, b: str) -> list[Effect]:
 
 
 def significant_gain(sources: Sources) -> Effect:
-    """Return what permuting gains, with the number of settings where three runs can tell."""
+    """Return what permuting gains, and note in how many settings three runs can show it."""
     chosen = sources.settings()
     # ImageNet has no spread, so nothing can be said of its settings one by one.
     known = chosen[chosen["gain_error"].notna()]
-    # Of Welch's degrees of freedom for three and three runs, 2 to 4, the largest: the kindest.
+    # Welch's degrees of freedom for three and three runs are 2 to 4; the largest is the kindest.
     clear = known["gain"] > stats.t.ppf(0.975, 2 * RUNS - 2) * known["gain_error"]
     effect = difference(sources, "permuted", "naive")
     return effect.noted(

@@ -33,8 +33,8 @@ CLAIMS = (
         rule=Above(),
         theirs=members.of_published(members.better_ensemble_than_lth),
         ours=members.of_recorded(members.better_ensemble_than_lth),
-        remark="There is one ensemble of each kind, in the paper as here, so the interval knows of "
-        "the test images only, and takes the two counts for independent, which is cautious.",
+        remark="There is one ensemble of each kind, in the paper as here, so the interval accounts "
+        "only for the test images, and treats the two counts as independent, which is cautious.",
     ),
     Claim(
         number="26",
@@ -42,7 +42,7 @@ CLAIMS = (
         theme=THEME,
         figures=("diversity",),
         page="notebooks/08_diversity",
-        # In percent of IMP's disagreement: "about as diverse" is taken for a quarter more or less.
+        # In percent of IMP's disagreement: "about as diverse" is taken to be a quarter more or less.
         rule=Within(25),
         theirs=members.of_published(members.as_diverse_as_imp),
         ours=members.of_recorded(members.as_diverse_as_imp),

@@ -46,6 +46,6 @@ CLAIMS = (
             theirs.difference(sources, "permuted", "naive"),
         ],
         ours=ours.order_of_arms,
-        remark="Of ours the less certain of the two differences counts.",
+        remark="Of our two differences, the less certain one counts.",
     ),
 )

@@ -22,8 +22,8 @@ CLAIMS = (
         rule=Within(),
         theirs=members.of_published(partial(members.accuracy_difference, a="imp", b="dense")),
         ours=partial(ours.difference, a="imp", b="dense_a", sparsity=0.9),
-        remark="At S = 0.9. In our short runs pruning is followed by a few epochs only, which "
-        "measures the budget as much as the claim.",
+        remark="At S = 0.9. In our short runs pruning is followed by only a few epochs, which "
+        "tests the budget as much as the claim.",
     ),
     Claim(
         number="2",
@@ -83,7 +83,7 @@ CLAIMS = (
         ours=basins.relearned,
         needs="disagreement and barrier between LTH and A's pruned network, beside those of naive "
         "and permuted",
-        remark="Taken for relearning: at least half of the disagreement between networks of "
+        remark="Counts as relearning if at least half of the disagreement between networks of "
         "different initializations is missing.",
     ),
 )

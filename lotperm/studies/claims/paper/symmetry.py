@@ -20,7 +20,7 @@ CLAIMS = (
         rule=Above(at_least=12),
         unproven="follows from the definition",
         ours=symmetry.same_function,
-        remark="Rounding alone is left: float64 has about 16 digits.",
+        remark="Only rounding is left: float64 has about 16 digits.",
     ),
     Claim(
         number="8",
@@ -46,7 +46,7 @@ CLAIMS = (
         rule=Above(at_least=100 * MOST),
         unproven=NO_TABLE,
         ours=ours.barrier_removed,
-        remark="Most of it isn't all of it: the points that are left stand beside the share.",
+        remark="Most of it isn't all of it: the points that are left are given beside the share.",
     ),
     Claim(
         number="10",
@@ -81,7 +81,7 @@ CLAIMS = (
         ours=basins.misaligned,
         needs="an arm whose permutation is known: B a shuffled copy of A, its permutation scrambled "
         "by degrees",
-        remark="Only an experiment that sets the alignment itself can tell cause from company. Taken "
-        "for the cause: misalignment alone makes at least half of what naive loses.",
+        remark="Only an experiment that sets the alignment itself can tell cause from coincidence. "
+        "Counts as the cause if misalignment alone makes at least half of what naive loses.",
     ),
 )
