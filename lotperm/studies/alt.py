@@ -1,4 +1,4 @@
-"""What a figure shows, in words, read from what is drawn: for those who can't see it."""
+"""Descriptions of figures in words, read from what is drawn, for readers who can't see them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SERIES, _PLACES, _PANELS = 9, 14, 6
-"""The most curves, named places and panels that are told of: a listener can't skip."""
+"""The largest number of curves, named places or panels described: a listener can't skip any."""
 
 
 def told(figure: Figure) -> str:
-    """Say what a figure's curves, points and bars are, panel by panel.
+    """Describe a figure's curves, points and bars in words, panel by panel.
 
     Parameters
     ----------
@@ -109,13 +109,13 @@ def _values(container: Any, vertical: bool) -> Iterator[tuple[float, float]]:
 
 
 def _of_series(handle: Any, ax: Axes) -> str:
-    """Say where a curve begins and ends, and how far it goes between; or where a point is."""
+    """Say where a curve begins and ends and what range it spans, or where a point is."""
     if isinstance(handle, ErrorbarContainer):
         handle = handle.lines[0]
     if isinstance(handle, PathCollection):
         x, y = np.asarray(handle.get_offsets(), float).T
     elif hasattr(handle, "get_xdata"):
-        # A level that runs across has no places of its own.
+        # A level that runs across the whole panel has only a height.
         if handle.get_transform() == ax.get_yaxis_transform():
             return _number(float(np.asarray(handle.get_ydata(), float)[0]))
         if handle.get_transform() == ax.get_xaxis_transform():
@@ -149,7 +149,7 @@ def _names(axis: Axis) -> dict[float, str]:
     if not isinstance(axis.get_major_locator(), FixedLocator):
         return {}
     names = {float(x): str(formatter(x, i)) for i, x in enumerate(axis.get_majorticklocs())}
-    # Ticks that say their own number are an axis of numbers.
+    # If all ticks show their own number, the axis is one of numbers.
     return {} if all(_says(name, at) for at, name in names.items()) else names
 
 
@@ -162,6 +162,6 @@ def _says(name: str, at: float) -> bool:
 
 def _number(value: float) -> str:
     """Write a number with three digits, and a proper minus."""
-    # Half a million is written out, not as a power.
+    # Half a million is written out, without an exponent.
     text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return with_minus(text)

@@ -1,4 +1,4 @@
-"""The page of a question that goes beyond the paper: its predictions, and what decides them."""
+"""Pages of questions that go beyond the paper: their predictions, and the numbers that decide."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ class Page(page.Page):
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """What predictions are judged by: where it comes from -> the rows."""
+        """The rows by which predictions are judged, by the words for their source."""
         records = {
-            # Labels are no names: records at other sparsities have the same.
+            # Labels alone aren't unique: records at other sparsities have the same ones.
             f"{run.label} ({run.name})": run.rows().assign(model=run.experiment["model"]["name"])
             for run in self.recorded
         }
@@ -114,7 +114,7 @@ class Page(page.Page):
 
     @cached_property
     def found(self) -> pd.DataFrame:
-        """What came of every prediction, as `lotperm.studies.predictions.verdicts`."""
+        """The verdict on every prediction, as `lotperm.studies.predictions.verdicts`."""
         return verdicts(self.predictions, self.measures, self.tables)
 
     def verdicts(self) -> pd.DataFrame:
@@ -134,7 +134,7 @@ class Page(page.Page):
             words = self.found.index[self.found["verdict"] == verdict]
             if len(words):
                 count = badge(verdict, f"{verdict}: {len(words)} of {len(self.found)}")
-                # All that agree would be the whole list again.
+                # Of those that agree only the numbers are shown, not the whole list again.
                 shown = [
                     w.partition(":")[0] if verdict == "agrees" else w.rstrip(".") for w in words
                 ]
@@ -143,7 +143,7 @@ class Page(page.Page):
         return self.answered(question, lines)
 
     def how_sure(self) -> HTML:
-        """Say from how many seeds the numbers are, what ± is, and what was known beforehand."""
+        """Say how many seeds the numbers are from, what ± is, and what was known beforehand."""
         records = sorted({len(run.experiment["seeds"]) for run in self.recorded})
         seeds = f"{len(self.experiment.seeds)} live"
         if records:

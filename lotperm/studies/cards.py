@@ -1,4 +1,4 @@
-"""The published tickets: what each file holds, an index of all, and a model card beside them."""
+"""The published tickets: what each file holds, an index of all files, and their model cards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TicketFile:
     bytes : int
         Its size.
     sha256 : str
-        Of the file, 64 hex digits.
+        Hash of the file, 64 hex digits.
     """
 
     path: Path
@@ -215,7 +215,7 @@ def write_cards(results: Path) -> list[Path]:
 
 
 def index(files: Sequence[TicketFile], sparsity: float = 0.9) -> pd.DataFrame:
-    """Tabulate files: what each is of, and what its arms reached at one sparsity.
+    """Tabulate files: the origin of each, and what its arms reached at one sparsity.
 
     Returns
     -------

@@ -130,10 +130,10 @@ def dots(ax: Axes, values: Mapping[str, npt.ArrayLike], colours: Mapping[str, st
     for y, (label, seen) in enumerate(values.items()):
         mean, half = interval(seen)
         colour = colours[label]
-        # Seeds stand below their mean, whose interval stays visible.
+        # Seeds are drawn below their mean, whose interval stays visible.
         ax.plot(seen, [y + 0.25] * len(np.asarray(seen)), "o", color=colour, alpha=0.5, ms=3.5)
         ax.errorbar(mean, y, xerr=half, fmt="o", color=colour, capsize=3, linewidth=2, ms=6)
-    # The axis is turned over: labels run from top to bottom.
+    # The axis is inverted: labels run from top to bottom.
     ax.set_ylim(len(values) - 0.4, -0.6)
     ax.set_yticks(range(len(values)), list(values))
 
@@ -150,7 +150,7 @@ def cell_panels(
     title : str
         The figure's title: data, network and profile.
     height : float
-        Of the figure, in inches.
+        Height of the figure, in inches.
     sharex : bool, optional
         Whether the panels share their horizontal axis too.
 
@@ -290,7 +290,7 @@ def correlation_before_after(correlation: Tensor, permutation: Tensor, *, title:
 # The sign of a weight, in drawings of small networks: colours that no arm has.
 POSITIVE, NEGATIVE = "#5e3c99", "#a6611a"
 
-# More of their colours, to follow single units through a permutation, and a grey.
+# More of Okabe and Ito's colours, to follow single units through a permutation, and a grey.
 UNIT_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#bbbbbb")
 
 

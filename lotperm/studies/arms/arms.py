@@ -1,8 +1,9 @@
-"""The arms: what each sparse network starts from. This is the one place that says so.
+"""The arms: what each sparse network starts from, defined only here.
 
-An arm is put together from factors: whose weights, under which mask, moved how, with whose signs,
-moved how. The paper's three and the random control are four of them. Tickets, the questions, the
-two-neuron landscape and the start page's panel read this table or are tested against it.
+An arm combines factors: whose weights it has, under which mask and how that is moved, and with
+whose signs and how these are moved. The paper's three arms and the random control are four such
+combinations. Tickets, the questions, the two-neuron landscape and the start page's panel read this
+table or are tested against it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ORACLE = "oracle"
 
 @dataclass(frozen=True)
 class Arm:
-    """A sparse network, by what it starts from.
+    """A sparse network, defined by what it starts from.
 
     Attributes
     ----------
@@ -56,7 +57,7 @@ class Arm:
         network has at the end; dense A's or A's pruned network's at the end; or A's at the end,
         dealt out anew among the kept weights of every layer.
     signs_moved : {"as found", "permuted"}
-        What happens to these signs first.
+        What happens to these signs before they are used.
     permutation : str
         π by its name: `FOUND`, `ORACLE`, or one of `lotperm.studies.arms.permutations`.
     scrambled : float
@@ -66,7 +67,7 @@ class Arm:
     Raises
     ------
     ParameterError
-        If it names a factor that nothing would read, or signs that there are none of.
+        If a factor is given that nothing would read, or signs that don't exist.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Arm:
     scrambled: float = 0.0
 
     def __post_init__(self) -> None:
-        # Factors that nothing reads would still tell keys apart.
+        # Factors that nothing reads would still make keys differ.
         if self.signs == "own" and self.signs_moved != "as found":
             raise ParameterError(f"arm {self.name!r}: its own signs can't be permuted.")
         if self.signs == "own end" and self.weights == "shuffled a":
@@ -107,8 +108,8 @@ class Arm:
         """What identifies it in the keys of stages: its name in `ARMS`, else its factors."""
         if ARMS.get(self.name) == self:
             return self.name
-        # The name is for readers: another one is still the same network. Defaults are left out, so
-        # that a further factor leaves keys as they are.
+        # The name is for readers: with another one it is still the same network. Defaults are left
+        # out, so that a new factor leaves keys as they are.
         plain = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
         del plain["name"]
         return {name: value for name, (value, default) in plain.items() if value != default}
@@ -133,7 +134,7 @@ PAPER_ARMS = ("lth", "permuted", "naive")
 
 
 def arm_of(name: str) -> Arm:
-    """Look an arm up.
+    """Look up an arm by its name.
 
     Raises
     ------
@@ -147,7 +148,7 @@ def arm_of(name: str) -> Arm:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the arms of one replicate are made of.
+    """The weights, mask and permutations of which the arms of one replicate are made.
 
     Attributes
     ----------
@@ -163,7 +164,7 @@ class Parts:
     permutations : mapping
         Name -> π, those that the arms need but `ORACLE`, which is drawn here.
     scattering : torch.Generator, optional
-        Draws the random mask. Replicates share it, in their order: so it has been from the first.
+        Draws the random mask. All replicates draw from it in order, as in earlier versions.
     """
 
     seed: int
@@ -195,7 +196,7 @@ class Parts:
         return torch.Generator().manual_seed(derive_seed(name, self.seed))
 
     def permutation(self, arm: Arm) -> Permutation:
-        """Return π as an arm uses it, scrambled if it is.
+        """Return π as an arm uses it, scrambled if the arm says so.
 
         Raises
         ------
@@ -214,7 +215,7 @@ class Parts:
         return scramble(exact, arm.scrambled, self.generator("scramble"))
 
     def moved(self, tensors: Mapping[str, Tensor], arm: Arm) -> dict[str, Tensor]:
-        """Move tensors of A as an arm moves what it permutes."""
+        """Permute tensors of A by π as an arm uses it."""
         return permute(tensors, self.spec, self.permutation(arm))
 
     def of(self, name: str) -> Weights:
@@ -223,7 +224,7 @@ class Parts:
         Raises
         ------
         ParameterError
-            If they aren't there.
+            If these parts lack the network.
         """
         if name == "shuffled a":
             return permute(self.of("a"), self.spec, self.oracle)
@@ -240,7 +241,7 @@ def start(arm: Arm, parts: Parts) -> tuple[Weights, Mask]:
     Raises
     ------
     ParameterError
-        If the parts lack what the arm is made of.
+        If the parts lack something that the arm needs.
     """
     weights = parts.of(arm.weights)
     # Only the mask that this arm wants is made: a ticket, for one, has no random mask.

@@ -25,8 +25,7 @@ from lotperm.studies.results import Results
 def band(ax: Axes, curves: pd.DataFrame, method: str, metric: str, scale: float = 1.0) -> None:
     """Draw a method's mean over seeds against the epoch, with its 95 % interval."""
     chosen = curves[(curves["method"] == method) & (curves["metric"] == metric)]
-    # An arm counts epochs from its rewind point. Shifted by it, its curve goes on where the dense
-    # one was left.
+    # An arm counts epochs from its rewind point. Shifted by k, its curve continues the dense one.
     if method in PAPER_ARMS:
         chosen = chosen.assign(epoch=chosen["epoch"] + chosen["rewind_epoch"].astype(int))
     table = chosen.pivot_table(index="epoch", columns="seed", values="value") * scale
@@ -119,7 +118,7 @@ def method_overview(
     *,
     title: str,
 ) -> Figure:
-    """Draw the method's five steps from one replicate's own networks, as the post's Figure 4.
+    """Draw the method's five steps for one replicate, as in Figure 4 of the authors' blog post.
 
     Parameters
     ----------
@@ -141,7 +140,7 @@ def method_overview(
         "5  train B, sparse": (0.77, 0.30),
     }
     axes = {
-        # Placed by hand, as the arrows between them have to know where they are.
+        # Placed by hand, since the arrows between the axes need to know where they are.
         words: figure.add_axes((x, y, 0.19 if x else 0.15, 0.30))
         for words, (x, y) in panels.items()
     }
@@ -154,7 +153,7 @@ def method_overview(
     for words, (image, name) in pictures.items():
         axes[words].imshow(image.numpy(), cmap="Greys", interpolation="none", aspect="auto")
         axes[words].set_xlabel(f"{name}, one layer", fontsize=9)
-    # One image for both matrices, as a panel is too small for two; ones part them.
+    # One image for both matrices, as a panel is too small for two; a line of ones separates them.
     both = np.concatenate(
         [correlation.numpy(), np.ones((len(correlation), 2)), aligned.numpy()], axis=1
     )
@@ -228,7 +227,7 @@ def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> 
         labels.append(words)
         percent = 100 * np.asarray(accuracies)
         mean, half = interval(percent)
-        # Replicates stand below their mean, whose interval stays visible.
+        # Replicates are drawn below their mean, whose interval stays visible.
         ax.plot(percent, [y + 0.22] * len(percent), "o", color=colour, alpha=0.5, markersize=4)
         ax.errorbar(mean, y, xerr=half, fmt="o", color=colour, capsize=4, linewidth=2, markersize=7)
         ax.annotate(
@@ -241,7 +240,7 @@ def accuracy_by_method(values: Mapping[str, Sequence[float]], *, title: str) -> 
             fontweight="bold",
         )
     ax.set_yticks(range(len(labels)), labels)
-    # The axis is turned over: methods run from top to bottom.
+    # The axis is inverted: methods run from top to bottom.
     ax.set(xlabel="test accuracy (%)", ylim=(len(labels) - 0.4, -0.7), title=title)
     means = ", ".join(
         f"{label} {100 * np.mean(seen):.1f}"
@@ -258,7 +257,7 @@ def line(
     """Draw a method's mean over seeds at each x, with its 95 % interval."""
     means, halves = scale * np.array([interval(v) for v in values]).T
     words, colour = METHODS[method]
-    # A band over a single place has no width to be seen by.
+    # A band at a single x would be invisible.
     if len(x) == 1:
         marker = MARKERS[method]
         ax.errorbar(x, means, halves, fmt=marker, color=colour, label=words, ms=5, capsize=4)
@@ -280,7 +279,7 @@ def _dense_line(ax: Axes, results: Results, label: str = "dense") -> None:
 
 
 def rewind_curves(results: Sequence[Results], *, title: str) -> Figure:
-    """Draw the arms' accuracies against the rewind epoch, as the paper's Figure 5.
+    """Draw the arms' accuracies against the rewind epoch, as in the paper's Figure 5.
 
     A row is a width, a column a sparsity.
 

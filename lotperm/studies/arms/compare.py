@@ -51,7 +51,7 @@ def curves(series: Sequence[Series]) -> dict[str, list[tuple[Series, pd.DataFram
 
 
 def side_by_side(by_factor: Mapping[str, Curves]) -> Figure:
-    """Draw points gained, and below the share of the gap, a column for each factor.
+    """Draw points gained and, below them, the share of the gap, in a column for each factor.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def side_by_side(by_factor: Mapping[str, Curves]) -> Figure:
 
 
 def _colours(series: Sequence[Series]) -> dict[str, str]:
-    """Give every series a colour of its kind; those that are more than its colours share them."""
+    """Give every series a colour of its kind, repeating colours if there are too few."""
     found: dict[str, str] = {}
     for kind, (colours, _, _) in KINDS.items():
         labels = dict.fromkeys(one.label for one in series if one.kind == kind)
@@ -107,7 +107,7 @@ def _curve(ax: Axes, kind: str, colour: str, curve: pd.DataFrame, quantity: str)
     (line,) = ax.plot(
         curve["x"], curve[quantity], dashes, marker=marker, color=colour, markersize=5
     )
-    # fill_between leaves out what is NaN, as the paper's intervals are.
+    # fill_between leaves out NaN, such as the paper's missing intervals.
     ax.fill_between(
         curve["x"],
         curve[f"{quantity}_low"],
@@ -130,7 +130,7 @@ def _xaxis(ax: Axes, factor: str, pairs: Curves) -> None:
 
 
 def _limit(axes: Any, by_factor: Mapping[str, Curves], quantities: Sequence[str]) -> None:
-    """Let points and shares, not their intervals, choose the axes: a wide one is cut."""
+    """Limit the axes by points and shares, not by their intervals: a wide one is cut off."""
     for row, quantity in zip(axes, quantities, strict=True):
         values = np.concatenate(
             [curve[quantity].dropna() for pairs in by_factor.values() for _, curve in pairs]
@@ -144,7 +144,7 @@ def _limit(axes: Any, by_factor: Mapping[str, Curves], quantities: Sequence[str]
 
 
 def _compress(row: Any, low: float, high: float) -> None:
-    """Make room for gains of a point or less beside those of ten: linear to 1, logarithmic above."""
+    """Show gains of a point or less beside those of ten: linear up to 1, logarithmic above."""
     ticks = [
         t for t in (-10, -5, -2, -1, 0, 0.5, 1, 2, 5, 10, 20, 50) if low - 0.5 <= t <= 1.2 * high
     ]
@@ -164,7 +164,7 @@ def paper_panels(table: pd.DataFrame, *, columns: str, rows: str, x: str, xlabel
     columns, rows, x : str
         Columns of the table that tell panels apart, and the one on the horizontal axis.
     xlabel : str
-        Its words.
+        Label of the horizontal axis.
     """
     places = [sorted(table[name].unique()) for name in (rows, columns)]
     figure, axes = plt.subplots(

@@ -1,8 +1,8 @@
 """What permuting gains against the rewind point, the sparsity and the width, with its tests.
 
-A curve against one factor averages over the others, over those settings that every place on the
-curve has: so it compares like with like. Intervals and tests are over seeds; the paper prints means,
-and has none.
+A curve against one factor averages over the others, but only over settings that every point of the
+curve has, so that it compares like with like. Intervals and tests are over seeds; the paper's
+numbers, which are means, have none.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _COLUMN: dict[Factor, str] = {"rewind": "rewind_epoch", "sparsity": "sparsity", 
 LEVELS = {"recorded": 0.05, "live": 0.01}
 """Kind of a run -> the p-value below which it shows an effect.
 
-A twin's setting was chosen because it shows the effect, so it has to do so more clearly than a run that
-stands as it fell out.
+A page's own run has a setting that was chosen because it shows the effect, so it must show it more
+clearly than a recorded run.
 """
 
 
@@ -91,7 +91,7 @@ def _share(by_seed: pd.DataFrame) -> dict[str, float]:
     ratio = ratio_of_means(by_seed["gain"], by_seed["gap"])
     if len(by_seed) == 1:
         return {**nothing, "share": 100 * ratio.ratio}
-    # Where the gap may be 0, its share may be anything: no point is drawn there.
+    # Where the gap may be 0, the share may be anything: no point is drawn there.
     if ratio.kind != "interval":
         return nothing
     low, high = ratio.bounds
@@ -149,12 +149,12 @@ def width_trend(series: Series) -> Effect:
 
 
 def statements(series: Series) -> list[tuple[str, Effect, Rule]]:
-    """List what can be tested within a series, of what the paper says about its figures.
+    """List the paper's statements about its figures that a series can test.
 
     Returns
     -------
     list of (str, Effect, Rule)
-        The statement, the effect that bears on it, and the rule by which it is judged.
+        The statement, the effect that decides it, and the rule by which it is judged.
     """
     rewound, whole = series.rewound, balanced(series.table, "rewind")
     found: list[tuple[str, Effect, Rule]] = [

@@ -67,25 +67,25 @@ class Page(page.Page):
         return [*found, self.live]
 
     def answer(self, question: str, *more: tuple[str, str], why: str = "") -> HTML:
-        """Answer the page's question from the paper, recorded runs and this page's.
+        """Answer the page's question from the paper, recorded runs and this page's run.
 
         Parameters
         ----------
         question : str
             The question.
         *more : tuple of str
-            As of `series`.
+            As in `series`.
         why : str, optional
             Why this page's run doesn't show the effect, in case it doesn't.
         """
-        # A run at one setting has its say here, though no curve.
+        # A run at a single setting counts here, though it makes no curve.
         points = series.of_records(*_FIGURES[self.figure], points=True)
         *shown, live = self.series(*more)
         shown = [*shown, *points, live]
         return self.answered(question, words.gains(shown, why))
 
     def paper_figure(self) -> HTML:
-        """Draw the paper's own figure from its numbers; of several widths, the least and the largest."""
+        """Draw the paper's own figure from its numbers; of several widths, the two extremes."""
         arms = series.of_paper(self.figure).table
         if self.figure == "svhn":
             raw = paper("svhn_resnet20x1")
@@ -154,7 +154,7 @@ class Page(page.Page):
             f"between permuted A and B from {number(first['barrier'])} to "
             f"{number(last['barrier'])} points"
         )
-        # Where the gap may be 0, its share has no value.
+        # Where the gap may be 0, the share has no value.
         known = table.dropna(subset="share")["share"]
         if len(known) > 1:
             text += f", the share of the gap that is closed from {known.iloc[0]:.0f} to {known.iloc[-1]:.0f} %"
@@ -163,7 +163,7 @@ class Page(page.Page):
         return HTML(picture(compare.alignment(table), text, below))
 
     def _scores(self, at: int) -> np.ndarray:
-        """Return the mean correlation of matched units of every seed; all groups count alike."""
+        """Return every seed's mean correlation of matched units; all groups count equally."""
         found = matchings(self.pipelines[at])
         return np.array([sum(m.scores.values()) / len(m.scores) for m in found])
 
@@ -180,7 +180,7 @@ class Page(page.Page):
         return HTML("".join(parts))
 
     def downloads(self, *more: tuple[str, str]) -> HTML:
-        """Make links that download this page's numbers, and the paper's and recorded ones beside."""
+        """Make links that download the numbers of this page, of the paper and of recorded runs."""
         e = self.experiment
         name = f"{self.figure}_live_{e.data.name}_{e.model.name}_{e.profile}"
         live = csv_link(series.download([self.live], source_hash()[:12]), f"{name}.csv")

@@ -2,19 +2,19 @@
 
 ===================  ============================================================================
 ``activations-64``   the paper's, from the first 64 training examples
-``pre-activations``  the paper's, observed before the nonlinearities in place of behind them
-``gradients``        by the gradients of the loss with respect to what units put out
+``pre-activations``  the paper's, observed before the nonlinearities instead of after them
+``gradients``        by the gradients of the loss with respect to the units' outputs
 ``attributions``     by activations times these gradients
 ``weights``          by weights instead (Git Re-Basin), without any data
 ``epoch-3``          from A at the end to B as it was after 3 epochs
-``other-seed``       from A to the next replicate's B: for another network than it is used on
+``other-seed``       from A to the next replicate's B, not to the network that it is used on
 ``first-ticket``     from the first replicate's A to every B
 ``random``           uniformly random: the control of every matching
 ``weights-best-10``  by weights, the best of 10 orders of the groups
 ``weights-refined``  by weights, descent from the experiment's own permutation
 ``weights-joint``    by weights, all groups at once (Frank–Wolfe)
-``weights-kept``     by weights, of which only those that A's mask keeps count
-``weights-many``     by weights, all replicates' A and B brought into one order
+``weights-kept``     by weights, counting only those that A's mask keeps
+``weights-many``     by weights, all replicates' A and B brought into one common order
 ===================  ============================================================================
 
 With ``first-ticket-`` before it, as in ``first-ticket-epoch-3``, any of them takes the first
@@ -110,14 +110,14 @@ def needs_mask(names: Iterable[str]) -> bool:
 
 
 def permutations(bench: Workbench, names: Sequence[str], masks: Task | None = None) -> Task:
-    """Find permutations from every A to its B, a file for each name; raises as `check_source`.
+    """Find permutations from every A to its B, a file for each name.
 
     Parameters
     ----------
     bench : Workbench
         The experiment's workbench.
     names : sequence of str
-        As the module lists them.
+        Names that this module's docstring lists; others are refused by `check_source`.
     masks : Task, optional
         The stage of A's masks, for the names that `needs_mask` knows.
     """
@@ -152,14 +152,14 @@ def permutations(bench: Workbench, names: Sequence[str], masks: Task | None = No
 
 @dataclass(frozen=True)
 class _Ends:
-    """The ends of dense training, a network for each replicate, and what else is at hand."""
+    """The dense networks at the end of training, and what finding permutations also needs."""
 
     bench: Workbench
     inputs: Inputs
     a: list[Weights]
     b: list[Weights]
     shared: bool = False
-    """Whether all have the first replicate's A."""
+    """Whether `a` has the first replicate's A for every replicate."""
 
     @property
     def masks(self) -> list[Mask]:
@@ -179,7 +179,7 @@ class _Ends:
     def observed(
         self, match: Callable[..., Permutation], examples: Iterable[Any], spec: PermutationSpec
     ) -> list[Permutation]:
-        """Match by what is observed of units at the experiment's points."""
+        """Match units by what is observed at the experiment's points."""
         points, device = self.bench.experiment.matching.points, self.bench.runtime.device
         return [match(a, b, examples, spec, points=points, device=device) for a, b in self.pairs]
 
@@ -332,5 +332,5 @@ def correlations(bench: Workbench) -> Task:
 def matched_correlation(matrices: Mapping[str, Tensor], permutation: Permutation) -> float:
     """Return the correlation of the units that a permutation matches, a mean over groups."""
     found = [mean_matched(matrix, permutation[group]) for group, matrix in matrices.items()]
-    # One number for a network: groups of all layers count alike, whatever their size.
+    # One number for a network: groups of all layers count equally, whatever their size.
     return sum(found) / len(found)

@@ -1,4 +1,4 @@
-"""Arms of the paper, of recorded runs and of this page in one form, so that they share axes."""
+"""Arms of the paper, of recorded runs and of a page in one form, so that they can share axes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Series:
 
 
 def narrowest(model: Mapping[str, Any]) -> int:
-    """Return the units of the narrowest layer that is permuted, of a network as plain data.
+    """Return the number of units of a network's narrowest permuted layer, from plain data.
 
     Networks of different kinds share an axis by it: ResNet20×4 has 64 channels there, and an MLP
     with two hidden layers of 64 has 64 units.
@@ -99,7 +99,7 @@ def of_paper(figure: str) -> Series:
     Returns
     -------
     Series
-        Without LTH for SVHN, of which the paper reports permuted and naive alone.
+        Without LTH for SVHN, where the paper reports only permuted and naive.
     """
     if figure == "svhn":
         raw = paper("svhn_resnet20x1")
@@ -132,7 +132,7 @@ def of_results(results: Sequence[Results], kind: Kind = "live") -> Series:
 def of_records(dataset: str, model: str, *, points: bool = False) -> list[Series]:
     """Return the recorded runs of the arms of a network on a data set.
 
-    Runs that differ in the width alone become one series.
+    Runs that differ only in width become one series.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def of_records(dataset: str, model: str, *, points: bool = False) -> list[Series
 
 
 def _told_apart(series: Series) -> Series:
-    """Add to a label what is the same in all of its settings."""
+    """Add to a series' label what all of its settings have in common."""
     words = {"units": "{:g} units", "sparsity": "S = {:g}", "rewind_epoch": "k = {:g}"}
     fixed = [
         text.format(series.table[name].iloc[0])
@@ -205,7 +205,7 @@ def _completed(table: pd.DataFrame, epochs: int) -> pd.DataFrame:
     table = table.assign(
         rewind=100 * table["rewind_epoch"].astype(int) / epochs,
         rewind_epoch=table["rewind_epoch"].astype(int),
-        # Numbers with two decimals: without rounding a tie isn't one.
+        # The paper's numbers have two decimals: without rounding, ties would get tiny differences.
         gain=(table["permuted"] - table["naive"]).round(9),
         gap=(table["lth"] - table["naive"]).round(9),
     )
@@ -214,14 +214,14 @@ def _completed(table: pd.DataFrame, epochs: int) -> pd.DataFrame:
 
 
 def download(ours: Sequence[Series], source: str) -> pd.DataFrame:
-    """Return series as one table for download, with what each row is about in front.
+    """Return series as one table for download, whose first columns say what each row is about.
 
     Parameters
     ----------
     ours : sequence of Series
         Of any kind.
     source : str
-        Hash of the sources that the live rows were made by.
+        Hash of the sources that computed the live rows.
     """
     return pd.concat(
         [

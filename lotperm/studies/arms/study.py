@@ -24,11 +24,11 @@ from lotperm.studies.study import Options, Study, cells, option
 from lotperm.studies.workbench import Workbench
 
 TICKET_BYTES = 2**23
-"""Bytes that the tickets of a record may have in all; what is larger isn't published."""
+"""Largest total size of a record's tickets in bytes; larger ones aren't published."""
 
 
 def sparse(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
-    """Train the three arms of every replicate; weights and curves by arm, then by seed."""
+    """Train the three arms of every replicate; results are ordered by arm, then by seed."""
     arms = [ARMS[name] for name in PAPER_ARMS]
     return train_arms(bench, "sparse", arms, sparsity, rewind_epoch)
 
@@ -49,12 +49,12 @@ def run(bench: Workbench) -> Results:
         rows.extend(found[0])
         curves.extend(found[1])
 
-    # Dense networks stand in the table once: they serve every sparsity and rewind epoch.
+    # Dense networks are in the table once: they serve every sparsity and rewind epoch.
     gather(dense(bench).stage, ("dense_a", "dense_b"), 0.0, None)
     for sparsity, k in cells(experiment):
         gather(sparse(bench, sparsity, k), PAPER_ARMS, sparsity, k)
-        # The last round's networks are IMP's own solution, which stands beside the arms. Other
-        # sources of masks train none.
+        # The last round's networks are IMP's own solution, listed beside the arms. Other sources of
+        # masks train none.
         if experiment.pruning.mask == "imp":
             gather(ticket(bench, sparsity, k), ("imp",), sparsity, k)
     table, curve_table = pd.DataFrame(rows), pd.DataFrame(curves)
@@ -82,7 +82,7 @@ def gathered(
     """
     rows: list[Plain] = []
     curves: list[Plain] = []
-    # Epochs are texts in JSON, and texts sort 10 before 9.
+    # Epochs are strings in JSON, and strings sort 10 before 9.
     evaluations = {int(e): metrics for e, metrics in stage.results["evaluations"].items()}
     last = max(evaluations)
     for i, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
@@ -112,8 +112,8 @@ def tasks(bench: Workbench) -> list[Task]:
 class ArmsOptions(Options):
     """Options of the method's table."""
 
-    # Seeds of one stage are trained together, so one more seed makes another stage. In groups,
-    # those that are finished stay.
+    # Seeds of one stage are trained together, so one more seed makes another stage. Divided into
+    # groups, the finished groups remain.
     together: int | None = option(
         None,
         PARAMETERS["epochs"].parse,
@@ -159,7 +159,7 @@ class Arms(Study[ArmsOptions]):
     def publish(
         self, benches: Sequence[Workbench], options: ArmsOptions, folder: Path
     ) -> str | None:
-        """Write the tickets, if they aren't too large and the store has what they are made of."""
+        """Write the tickets, unless they are too large or the store lacks what they hold."""
         return tickets.publish(
             benches,
             folder / "tickets",

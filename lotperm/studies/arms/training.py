@@ -37,7 +37,7 @@ def train_arms(
     keep_masks: bool = False,
     one_ticket: bool = False,
 ) -> Task:
-    """Train arms of every replicate; weights and curves by arm, then by seed.
+    """Train arms of every replicate; results are ordered by arm, then by seed.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def sources_of(
     *,
     one_ticket: bool = False,
 ) -> dict[str, Source]:
-    """List the inputs that `parts_of` makes the parts of arms from, and no others."""
+    """List exactly the inputs from which `parts_of` makes the parts of arms."""
     networks, moved_by = networks_of(arms), permutations_of(arms)
     # One file has A's and B's weights after an epoch.
     dense_files = [epoch_file(rewind_epoch)]

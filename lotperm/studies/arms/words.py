@@ -1,4 +1,4 @@
-"""What a page of the arms says in words, computed from the numbers that it shows."""
+"""Sentences of the pages about the arms, computed from the numbers that they show."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def gains(series: Sequence[Series], why: str = "") -> list[str]:
     series : sequence of Series
         The paper, recorded runs and this page's.
     why : str, optional
-        Why this page's run doesn't show the effect; it is said only if that is so.
+        Why this page's run doesn't show the effect; shown only if it doesn't.
     """
     return [_of_paper(one) if one.kind == "paper" else _of_ours(one, why) for one in series]
 
@@ -98,7 +98,7 @@ def of(one: Series) -> str:
 
 
 def statements(series: Sequence[Series], judged: Judged = effects.statements) -> str:
-    """List in HTML what each source says of the paper's statements, with our verdicts as badges."""
+    """List in HTML what each source says about the paper's statements, with verdicts as badges."""
     found: dict[str, list[str]] = {}
     for one in series:
         for words, effect, rule in judged(one):

@@ -1,4 +1,4 @@
-"""How alike joined units are at every place where they show, not only where they are matched."""
+"""Likeness of the units that π joins, at every place where they show, not only where matched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def places_of(depth: int) -> Places:
         block, attention = f"blocks.{i}", f"blocks.{i}.attention"
         found[f"block {i + 1}: queries"] = (f"{attention}.query", False, f"{attention}.query")
         found[f"block {i + 1}: keys"] = (f"{attention}.key", False, f"{attention}.query")
-        # Behind attention, where the values' units are matched.
+        # After attention, where the values' units are matched.
         found[f"block {i + 1}: values, mixed"] = (f"{attention}.out", True, f"{attention}.value")
         found[f"block {i + 1}: MLP units"] = (f"{block}.mlp.1", False, f"{block}.mlp.0")
         found[f"stream: after block {i + 1}"] = (block, False, "patches")

@@ -1,4 +1,4 @@
-"""What a mask would have to follow and can't: mixing the units inside of a head."""
+"""A symmetry that no mask can follow: rotations that mix the units inside a head."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rotated(weights: Weights, attention: str, heads: int, seed: int) -> Weights:
     heads : int
         Number of its heads.
     seed : int
-        Of the rotations.
+        Seed of the rotations.
 
     Returns
     -------
@@ -76,13 +76,13 @@ def what_a_mask_can_follow(
     heads : int
         Heads of each attention layer.
     seed : int
-        Of the permutation and of the rotations.
+        Seed of the permutation and of the rotations.
 
     Returns
     -------
     DataFrame
-        Index what is done; columns "largest change of an output" (of the largest output) and
-        "zeros in queries and keys" (a percentage).
+        Index: what is done; columns "largest change of an output" (relative to the largest output)
+        and "zeros in queries and keys" (a percentage).
     """
     pruned = apply_mask(weights, mask)
     layers = [name.removesuffix(".query.weight") for name in mask if name.endswith(".query.weight")]

@@ -26,15 +26,15 @@ from lotperm.studies.workbench import Workbench, final_accuracies
 NONE = "none"
 """Name of the permutation that moves nothing, in tables."""
 
-# The group of queries and keys is named after its first layer, and matched where it shows last: at
-# the keys.
+# The group of queries and keys is named after its first layer, and matched where it appears last:
+# at the keys.
 KINDS = {
     "stream": "patches",
     "keys": "attention.query",
     "values": "attention.value",
     "mlp": "mlp.0",
 }
-"""Column of the table -> how the names of the groups end whose units it is about."""
+"""Column of the table -> how the names of the groups that it covers end."""
 
 COPY = oracle(0.0)
 """The copy of A whose permutation is known."""
@@ -101,8 +101,8 @@ def attention_table(bench: Workbench, sparsity: float, rewind_epoch: int) -> pd.
     DataFrame
         One row for each arm and seed: columns sparsity, rewind_epoch, seed, arm, permutation,
         accuracy (a fraction), dense (accuracy of the dense A), correlation (mean correlation of the
-        units that the mask is carried between, A's and B's at the end of dense training) and the
-        same by kind of unit (`KINDS`). LTH, the copy and the random mask have no correlation.
+        units of A and B that the mask joins, at the end of dense training) and the same by kind of
+        unit (`KINDS`). LTH, the copy and the random mask have no correlation.
     """
     stage = trained(bench, sparsity, rewind_epoch)
     accuracies = final_accuracies(stage)

@@ -67,7 +67,7 @@ def plane(places: pd.DataFrame, corners: Mapping[str, Sequence[float]], *, title
     """
     grid = 100 * places.pivot_table(index="y", columns="x", values="error")
     figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
-    # Levels are closest where the loss is low: basins are told apart there.
+    # Levels are densest where the loss is low, since that is where basins can be told apart.
     low, high = float(grid.min().min()), float(grid.max().max())
     levels = low + (high - low) * np.linspace(0, 1, 15) ** 2 if high > low else [low, low + 1]
     shades = ax.contourf(grid.columns, grid.index, grid, levels=levels, cmap="viridis_r")
@@ -98,7 +98,7 @@ def plane(places: pd.DataFrame, corners: Mapping[str, Sequence[float]], *, title
 
 
 def _at(grid: pd.DataFrame, place: Sequence[float]) -> float:
-    """Return the value at the place of the grid that is nearest to one."""
+    """Return the value at the place of the grid that is nearest to the given one."""
     x, y = (np.asarray(axis, float) for axis in (grid.columns, grid.index))
     row, column = (int(np.abs(a - p).argmin()) for a, p in ((y, place[1]), (x, place[0])))
     return float(grid.to_numpy()[row, column])

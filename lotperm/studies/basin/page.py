@@ -41,7 +41,7 @@ class Page(page.Page):
     def against_round(self) -> Figure:
         """Draw the error barrier from dense A to A after every round of IMP."""
         title = f"Dense A to its own sparse solution ({self.about})"
-        # Two of these pages share a notebook: each figure says which of them it is of.
+        # Two of these pages share a notebook: each figure says to which of them it belongs.
         return attach(charts.against_round(self.table, title=title), self.origin)
 
     def plane(self) -> Figure:
@@ -71,8 +71,8 @@ class Page(page.Page):
                 )
             lines.append(f"{html.escape(in_words(source))}: {'; '.join(parts)}.")
         lines.append(
-            f"One basin is said to be shared (<em>agrees</em>) if the largest barrier is, with its "
-            f"interval, within {MARGIN:g} points ({HOW_SURE})."
+            f"Networks count as sharing one basin (<em>agrees</em>) if the largest barrier, with its "
+            f"interval, is within {MARGIN:g} points ({HOW_SURE})."
         )
         return self.answered(question, lines)
 

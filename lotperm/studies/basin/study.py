@@ -33,7 +33,7 @@ CORNERS = ("dense_a", "lth", "permuted")
 """The networks that span the plane, all in A's order of units."""
 
 EDGES = (("dense_a", "lth"), ("dense_a", "permuted"), ("lth", "permuted"))
-"""Pairs of them that a line is evaluated between."""
+"""Pairs of these networks between which a line is evaluated."""
 
 REPAIRS: tuple[Repair, ...] = ("none", "repair")
 """Lines are evaluated as they are, and after REPAIR, as in the paper's figure."""
@@ -128,7 +128,7 @@ def plane(bench: Workbench, options: BasinOptions) -> Task:
 
 
 def _cell(experiment: Experiment) -> tuple[float, int]:
-    """Return the sparsity and rewind epoch that are asked about: the highest, and the first."""
+    """Return the cell that the question is about: highest sparsity, first rewind epoch."""
     return max(experiment.sparsities), experiment.rewind_epochs[0]
 
 
@@ -136,7 +136,7 @@ def _settings(alphas: Sequence[float], seeds: Sequence[int]) -> Plain:
     return {
         "alphas": list(alphas),
         "repairs": list(REPAIRS),
-        # They may be fewer than the experiment's.
+        # These may be fewer than the experiment's seeds.
         "seeds": list(seeds),
         "statistics": FEWER_STATISTICS,
     }

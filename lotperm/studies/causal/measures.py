@@ -28,7 +28,7 @@ def doses(rows: pd.DataFrame, of: str) -> pd.DataFrame:
 
 
 def _fall(of: str) -> Callable[[pd.DataFrame], pd.Series]:
-    """Return the measure of the fall from nothing scrambled to all of it, by a line per seed."""
+    """Return the measure of the fall from 0 to 100 % scrambled, by a line fitted to each seed."""
 
     def fall(rows: pd.DataFrame) -> pd.Series:
         table = doses(rows, of)

@@ -40,7 +40,7 @@ class Page(beyond.Page):
         return charts.known(self.table, title=f"A shuffled copy of A as B ({self.about})")
 
     def exact(self) -> pd.DataFrame:
-        """Return by how much the copy, its permutation known, ends apart from LTH."""
+        """Return how far from LTH the copy with the known permutation ends."""
         rows = {}
         for words, cell in by_cell(self.table):
             apart = (by_arm(cell)[oracle(0).name] - by_arm(cell)["lth"]).abs()

@@ -87,7 +87,7 @@ def sources(bench: Workbench, options: CausalOptions, rewind_epoch: int) -> list
     """List the permuted arms with other permutations than the paper's."""
     # Epoch 0 is B's initialization; at the rewind epoch B is what the arm starts from.
     epochs = sorted({0, rewind_epoch})
-    # Of an untrained B even all examples say little, so they aren't counted there.
+    # On an untrained B even all examples say little, so their number isn't varied there.
     enough = [n for n in options.samples if n < bench.info.train] if rewind_epoch else []
     names = [
         *(f"activations-{n}" for n in enough),
@@ -128,8 +128,8 @@ def causal_table(
     DataFrame
         One row per arm and seed: columns sparsity, rewind_epoch, seed, test ("reference",
         "oracle", "dose" or "sources"), arm, share (scrambled), permutation (its name, or
-        `IDENTITY`), correlation (mean correlation of the units that the mask takes to each other, at the
-        end of dense training; 1 for A under its own mask), accuracy (a fraction).
+        `IDENTITY`), correlation (mean correlation of the units that the mask joins, at the end of
+        dense training; 1 for A under its own mask), accuracy (a fraction).
     """
     stage = causal(bench, sparsity, rewind_epoch, options)
     accuracies = final_accuracies(stage)
@@ -158,7 +158,7 @@ def causal_table(
 
 
 def _alike(arm: Arm, parts: Parts, to_b: dict[str, Tensor], to_a: dict[str, Tensor]) -> float:
-    """Return the correlation of the units of A and of the arm's network that a mask joins."""
+    """Return the correlation of the units of A and of the arm's network that the mask joins."""
     permutation = parts.permutation(arm) if arm.permutes else parts.spec.identity()
     if arm.weights == "shuffled a":
         # Unit i of the copy is unit σ[i] of A.
@@ -167,7 +167,7 @@ def _alike(arm: Arm, parts: Parts, to_b: dict[str, Tensor], to_a: dict[str, Tens
 
 
 class Causal(Study[CausalOptions]):
-    """Spoil the permutation by degrees, and know it for certain."""
+    """Train arms whose permutation is known for certain, or spoiled by degrees."""
 
     name = "causal"
     words: ClassVar[dict[str, str]] = {
