@@ -1,4 +1,4 @@
-"""The networks that an experiment ends in, brought into one order of units."""
+"""The trained networks of an experiment, brought into one order of units."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def solutions(bench: Workbench, inputs: Inputs) -> list[dict[str, Weights]]:
     bench : Workbench
         The experiment's workbench.
     inputs : Inputs
-        Of a stage that declared `sources`.
+        The inputs of a stage that declared `sources`.
 
     Returns
     -------

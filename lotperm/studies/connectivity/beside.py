@@ -58,7 +58,7 @@ def beside_connectivity(
         barriers, middles = accuracy_barriers(line), line[line["alpha"] == 0.5]
         for repair in line["repair"].unique():
             rows[label, network, stages[repair]] = [
-                # Of the line from π(A): the published networks are matched ones.
+                # Only the line from π(A), since the published networks are matched.
                 Number.of(part.loc[(part["ends"] == "permuted") & (part["repair"] == repair), what])
                 for part, what in ((middles, "accuracy"), (barriers, "barrier"))
             ]
@@ -75,7 +75,7 @@ def barriers_by_width(
     Parameters
     ----------
     experiments, lines : sequence
-        As of `beside_connectivity`.
+        As in `beside_connectivity`.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def barriers_by_width(
     for source, width, line in runs:
         found = accuracy_barriers(line)
         chosen = found[(found["ends"] == "permuted") & (found["repair"] == "bn")]
-        # A page may have been asked for other repairs alone.
+        # A page may have been asked only for other repairs.
         if len(chosen):
             rows.append((source, width, *Number.of(chosen["barrier"])))
     published = paper("lmc_reference")

@@ -17,7 +17,7 @@ from lotperm.studies.lines import REPAIR_WORDS
 from lotperm.studies.numbers import number
 from lotperm.studies.origin import conclude
 
-# In the colours of naive and permuted: π does to these lines what it does to the arms.
+# In the colours of the arms naive and permuted, which π tells apart in the same way.
 _LINES = (("as trained", "#d55e00", "A to B"), ("permuted", "#009e73", "π(A) to B"))
 
 
@@ -72,7 +72,7 @@ def barriers(table: pd.DataFrame, x: str, *, label: str, title: str, log: bool =
     x : str
         The column to draw against.
     label : str
-        Words for it.
+        The column in words, for the axis.
     title : str
         The figure's title: data, network and profile.
     log : bool, optional
@@ -167,7 +167,7 @@ def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: s
             range(len(groups)), means, halves, fmt="o-", capsize=4, color=colour, label=words
         )
         matched = dict(zip(groups, means, strict=True))
-    # Labels of deep networks only fit upright and small.
+    # The labels of deep networks fit only if they are vertical and small.
     many = len(groups) > 14
     labels = [
         f"{g} ({len(matchings[0][g])})" if many else f"{g}\n({len(matchings[0][g])} units)"

@@ -39,7 +39,7 @@ class Lines(page.Page):
         return [STUDY.table(p, self.line_options()) for p in self.pipelines]
 
     def along_the_line(self, metric: str, width: int = -1) -> Figure:
-        """Draw "accuracy" or "loss" along the lines, at the width of this number."""
+        """Draw "accuracy" or "loss" along the lines, at the width with this index."""
         of = self.experiments[width].model.width
         title = f"{metric.capitalize()} along the line, width {of:g} ({self.about})"
         return charts.connectivity(self.lines[width], metric, title=title)
@@ -80,7 +80,7 @@ class Page(Lines):
         lines = []
         for source, table in found:
             barriers = accuracy_barriers(table)
-            # Between repaired networks: others have lost their variance, permuted or not.
+            # Only repaired networks: others have lost their variance, permuted or not.
             chosen = barriers[barriers["repair"] == "bn"]
             if chosen.empty:
                 continue
@@ -91,7 +91,7 @@ class Page(Lines):
                 f"{badge(Above().judge(effect))} {html.escape(in_words(source))}: permuting lowers the "
                 f"barrier by {html.escape(effect.text())}; {number(left)} points are left."
             )
-        lines.append(f"Batch norm reset, where there is any; intervals over seeds ({HOW_SURE}).")
+        lines.append(f"Batch norms are reset, if there are any; intervals over seeds ({HOW_SURE}).")
         return self.answered(question, lines)
 
     def against_width(self) -> Figure:

@@ -34,7 +34,7 @@ def line_positions(points: int) -> list[float]:
     Raises
     ------
     ParameterError
-        If it is even, below 3, or no whole number.
+        If the number is even, below 3, or not whole.
     """
     # True is an int in Python, but no number of points.
     if isinstance(points, bool) or not isinstance(points, int) or points < 3 or points % 2 == 0:
@@ -71,7 +71,7 @@ def connectivity(
         Repairs of the statistics of interpolated networks (see
         `lotperm.science.barrier.loss_barrier`).
     replicates : int, optional
-        Only the first so many seeds; all if None.
+        Number of seeds, the first ones; all if None.
     round_number : int
         0 takes the dense A; r takes A after the r-th round of IMP towards the first sparsity.
     statistics : int
@@ -84,8 +84,8 @@ def connectivity(
         )
     seeds = experiment.seeds[:replicates]
     pruned = None
-    # The rounds of the first sparsity and rewind epoch stand for all: one series of barriers is
-    # shown.
+    # The rounds of the first sparsity and rewind epoch represent all, since only one series of
+    # barriers is shown.
     if round_number:
         rounds = imp_rounds(bench, experiment.sparsities[0], experiment.rewind_epochs[0])
         pruned = rounds[round_number - 1]
@@ -93,10 +93,10 @@ def connectivity(
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
         lines = Lines(bench, statistics)
         weights_a, weights_b = halves(inputs.replicates("dense", "final"))
-        # IMP's own solution: what its mask removed is 0 in these weights.
+        # IMP's own solution: the weights that its mask removed are 0.
         if inputs.has("pruned"):
             weights_a = inputs.replicates("pruned", "final")
-        # Found for the dense networks; it also moves A as it is after rounds of pruning.
+        # The permutation was found for dense A and B; it moves A after rounds of pruning as well.
         permutations = inputs.replicates("match", "permutation")
         rows = []
         # Not strict: `replicates` may ask for the first few seeds only.
@@ -118,7 +118,7 @@ def connectivity(
         settings={
             "alphas": list(alphas),
             "repairs": list(repairs),
-            # They may be fewer than the experiment's.
+            # These may be fewer than the experiment's seeds.
             "seeds": list(seeds),
             "statistics": statistics,
         },
@@ -142,7 +142,7 @@ def connectivity_table(task: Task) -> pd.DataFrame:
 
 
 def _parse_repairs(name: str, value: Any) -> tuple[Repair, ...]:
-    """Check the names of repairs; a single one may stand without a list."""
+    """Check the names of repairs; a single one may be given without a list."""
     given = list(value) if isinstance(value, list | tuple) else [value]
     for repair in given:
         if repair not in REPAIRS:
@@ -220,11 +220,11 @@ class Connectivity(Study[ConnectivityOptions]):
         ).completed(bench.experiment)
 
     def after_rounds(self, bench: Workbench, options: ConnectivityOptions) -> dict[int, Task]:
-        """List the barriers after rounds of IMP, ends and middle alone, batch norm reset."""
+        """List the barriers after rounds of IMP: only ends and middle, batch norm reset."""
         e = bench.experiment
         total = len(imp_rounds(bench, e.sparsities[0], e.rewind_epochs[0]))
         return {
-            # A barrier needs the ends and the middle alone.
+            # A barrier needs only the ends and the middle.
             r: connectivity(
                 bench,
                 line_positions(3),
@@ -241,7 +241,7 @@ class Connectivity(Study[ConnectivityOptions]):
         for number, bench in enumerate(benches):
             chosen = self.of_page(bench, options)
             asked += self.tasks(bench, chosen)
-            # The page shows rounds of pruning at its first width alone; each of them is a stage.
+            # The page shows rounds of pruning only at its first width; each of them is a stage.
             if number == 0:
                 asked += self.after_rounds(bench, chosen).values()
         return asked

@@ -106,7 +106,7 @@ def sparse_training_problem(
     title : str
         The figure's title: data, network and profile.
     """
-    # Each row is a story of three pictures: what is there at first, what is done, how it ends.
+    # Each row has three pictures: the network at first, what is done to it, how it ends.
     panels = [
         (
             "(a) train A, then prune it",
@@ -136,7 +136,7 @@ def sparse_training_problem(
         for ax, (name, kept) in zip(row, drawings, strict=True):
             draw_network(ax, networks[name], kept=kept)
             text = words.get(name, METHODS[method][0].split(":")[0])
-            # Trained networks need no such word: their mask is the row's subject.
+            # Trained networks need no such word: the row's title names their mask.
             if kept is not None and name.endswith("start"):
                 text += ", masked"
             if name in accuracies:

@@ -39,7 +39,7 @@ class Page(page.Page):
 
     @cached_property
     def cell(self) -> tuple[float, int]:
-        """Sparsity and rewind epoch that are shown."""
+        """The sparsity and rewind epoch that are shown."""
         mask = self.experiment.pruning.mask
         require(mask == "imp", "mask", mask, "imp: this page shows what IMP's networks do")
         return cells(self.experiment)[0]
@@ -67,7 +67,7 @@ class Page(page.Page):
         """Return the settings of the run."""
         s, k = self.cell
         rows = super().settings()
-        # The page is about the price of a ticket, which grows with them.
+        # The page is about the price of a ticket, which grows with the rounds.
         rows.loc["rounds of pruning"] = str(len(self.pipeline.imp_rounds(s, k)))
         return rows
 
@@ -143,8 +143,8 @@ class Page(page.Page):
         rounds = self.pipeline.imp_rounds(s, k)
         sparse_epochs = e.sparse_recipe(k).epochs
         each = e.pruning.finetune.epochs if e.pruning.imp == "finetune" else sparse_epochs
-        # A sparse epoch is counted by the share of weights that it trains, which is what it costs
-        # at best: unstructured masks save no time on today's hardware.
+        # A sparse epoch counts as the share of weights that it trains, the least that it can cost:
+        # unstructured masks save no time on today's hardware.
         kept = [sum(float(mask[0].sum()) for mask in r.load("mask").values()) for r in rounds]
         prunable = count(self.pipeline.model, self.pipeline.masks(s, k)[0]).prunable
         cost = {
@@ -169,16 +169,16 @@ def _part(
     """
 
     def plane(tensor: Tensor) -> Tensor:
-        """Return a layer as a matrix; of a convolution, the weights at its centre."""
+        """Return a layer as a matrix; for a convolution, the weights at its centre."""
         return tensor if tensor.dim() == 2 else tensor.flatten(2)[..., tensor[0, 0].numel() // 2]
 
     def spread(kept: Tensor, n: int) -> Tensor:
-        """Return n indices, from where most is kept to where little is."""
+        """Return n indices, from where most weights are kept to where few are."""
         ranked = kept.argsort(descending=True, stable=True)
         return ranked[:: -(-len(ranked) // n)]
 
     into, out_of = (plane(mask[name]).int() for name in names)
-    # Busy is a unit with many paths: connections that are kept into it times those out of it.
+    # A busy unit has many paths: kept connections into it times kept connections out of it.
     units = spread(into.sum(1) * out_of.sum(0), 5)
     inputs, outputs = spread(into[units].sum(0), 4), spread(out_of[:, units].sum(1), 3)
 

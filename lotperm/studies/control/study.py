@@ -25,7 +25,7 @@ def control(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
         sparsity,
         rewind_epoch,
         words="random masks",
-        # The page shows that they have the ticket's layer densities.
+        # The page shows that the masks have the ticket's layer densities.
         keep_masks=True,
     )
 
@@ -60,7 +60,7 @@ class Control(Study[ControlOptions]):
         asked: list[Task] = []
         for bench in benches:
             asked += arms.STUDY.tasks(bench, arms.ArmsOptions())
-            # Every cell is what a campaign records; the page shows the first.
+            # A campaign records every cell; the page shows the first.
             asked.append(control(bench, *cells(bench.experiment)[0]))
         return asked
 

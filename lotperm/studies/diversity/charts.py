@@ -14,7 +14,7 @@ from lotperm.studies.origin import conclude
 
 
 def diversity(table: pd.DataFrame, *, title: str) -> Figure:
-    """Draw members, ensemble and disagreement of every method, as the paper's Table 1 lists.
+    """Draw members, ensemble and disagreement of every method, as in the paper's Table 1.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def diversity(table: pd.DataFrame, *, title: str) -> Figure:
     # Dense members are the networks B.
     colours = [METHODS["dense_b" if name == "dense" else name][1] for name in names]
     y = np.arange(len(names))
-    # The bar from the members' mean to their ensemble is what putting them together gains.
+    # The bar from the members' mean to their ensemble shows what the ensemble gains.
     left.hlines(
         y, 100 * table["mean"], 100 * table["ensemble_accuracy"], color=colours, linewidth=3
     )
@@ -79,7 +79,7 @@ def against_sparsity(table: pd.DataFrame, *, title: str) -> Figure:
             ax.plot(x, y, marker=MARKERS[name], label=label, **line_style(name))
         ax.set(title=words, xlabel="sparsity (%)", xticks=sorted(100 * table["sparsity"].unique()))
     axes[0].set(ylabel="test accuracy (%)")
-    # Both have the same lines: they are named where the reader's eye ends.
+    # Both panels have the same lines: they are named only in the last panel.
     name_lines(axes[1])
     figure.suptitle(title)
     ranks = []

@@ -54,7 +54,7 @@ class Page(page.Page):
         lines = []
         for those in (*members.published(every), *members.recorded(every), live):
             together = members.better_ensemble_than_lth(those)
-            # The name of a record's folder says nothing to a reader.
+            # The name of a record's folder means nothing to a reader.
             where = in_words(those.source.partition(" (")[0])
             lines.append(
                 f"{badge(Above().judge(together))} {html.escape(where)}, S = {those.sparsity:g}: "
@@ -62,9 +62,9 @@ class Page(page.Page):
                 f"{html.escape(together.text())}."
             )
         lines.append(
-            "Each is permuted less LTH, in points: the share of the test examples on which two "
-            "members disagree, and the accuracy of the ensemble. Its interval takes the test "
-            "examples for the only source of chance: another set of members may differ by more "
+            "Both are permuted minus LTH, in points: the share of the test examples on which two "
+            "members disagree, and the accuracy of the ensemble. Its interval treats the test "
+            "examples as the only source of chance: another set of members may differ by more "
             f"({HOW_SURE})."
         )
         return self.answered(question, lines)
@@ -100,13 +100,13 @@ class Page(page.Page):
         return beside_diversity(self.table, self.experiment)
 
     def against_sparsity(self) -> Figure:
-        """Draw members and ensembles against sparsity, of the record that has most sparsities."""
+        """Draw members and ensembles against sparsity, for the record with the most sparsities."""
         run = max(recorded(kind="diversity"), key=lambda run: run.summary["sparsity"].nunique())
         drawn = charts.against_sparsity(run.summary, title=f"Members and ensembles ({run.label})")
         return attach(drawn, of_record(run))
 
     def ensembles_compared(self) -> pd.DataFrame:
-        """Return every recorded ensemble of permuted members beside that of LTH's."""
+        """Return every recorded ensemble of permuted members beside LTH's ensemble."""
         rows = {}
         for those in members.recorded(sources.Sources.load()):
             less = members.better_ensemble_than_lth(those)

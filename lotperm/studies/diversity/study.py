@@ -32,8 +32,8 @@ from lotperm.studies.study import Options, Study, cells, of_all_cells
 from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench
 
-# LTH's members share weights and mask; the order of the examples is all that tells them apart. The
-# others start from different B and follow B's stream, as the arms do.
+# LTH's members share weights and mask, and differ only in the order of the examples. The others
+# start from different B and follow B's stream, as the arms do.
 STREAMS = ("ensemble_a", "sparse_b", "sparse_b")
 """Random streams of the members of LTH, permuted and naive."""
 
@@ -52,7 +52,7 @@ def diversity(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
         With fewer than two seeds.
     """
     experiment, start_file = bench.experiment, epoch_file(rewind_epoch)
-    # When the task is made: a plan refuses it too, before anything is trained.
+    # Checked when the task is made: a plan refuses it too, before anything is trained.
     _check_seeds(experiment)
     count, recipe = len(experiment.seeds), experiment.sparse_recipe(rewind_epoch)
     label = f"diversity, sparsity {sparsity:g}, k = {rewind_epoch}"
@@ -173,7 +173,7 @@ class Diversity(Study[DiversityOptions]):
         return of_all_cells(bench.experiment, partial(diversity_table, bench))
 
     def chapter(self, benches: Sequence[Workbench], options: DiversityOptions) -> list[Task]:
-        """List the members of the first cell alone, and how near its solutions are to A's."""
+        """List the members of only the first cell, and how near its solutions are to A's."""
         # Members are costly: a page shows one cell, as the paper's Table 1 does.
         return [
             task

@@ -28,7 +28,7 @@ class Page(page.Page):
 
     @cached_property
     def cell(self) -> tuple[float, int]:
-        """Sparsity and rewind epoch that are shown."""
+        """The sparsity and rewind epoch that are shown."""
         return STUDY.page_cell(self.pipeline)
 
     @cached_property
@@ -44,7 +44,7 @@ class Page(page.Page):
 
     @cached_property
     def live(self) -> Series:
-        """What this page computed."""
+        """The arms that this page computed."""
         return series.of_page(self.table, self.results, *self.cell)
 
     def series(self) -> list[Series]:
@@ -52,14 +52,14 @@ class Page(page.Page):
         return [series.of_paper(), *series.of_records(), self.live]
 
     def answer(self, question: str) -> HTML:
-        """Answer the page's question from the paper, recorded runs and this page's."""
+        """Answer the page's question from the paper, recorded runs and this page's run."""
         lines = [self._line(one) for one in self.series()]
         return self.answered(question, lines)
 
     def _line(self, one: Series) -> str:
         at = series.early_epoch(one)
         effect, kept = series.gain(one, at), series.kept(one)
-        rest = f"of what a match at the end gains, {kept.value:.0f} % are left"
+        rest = f"that keeps {kept.value:.0f} % of what a match at the end gains"
         if one.kind == "paper":
             table = one.table[one.table["matched"] == at]
             above = int((table["gain"] > 0).sum())
@@ -115,7 +115,7 @@ class Page(page.Page):
         )
 
     def downloads(self) -> HTML:
-        """Make links that download this page's numbers, and the paper's and recorded ones beside."""
+        """Make links that download the numbers of this page, of the paper and of recorded runs."""
         e = self.experiment
         name = f"{self.figure}_live_{e.data.name}_{e.model.name}_{e.profile}.csv"
         live = csv_link(download([self.live], source_hash()[:12]), name)

@@ -1,4 +1,4 @@
-"""Early matching of the paper, of recorded runs and of this page, on the same axes."""
+"""Early matching of the paper, of recorded runs and of a page in one form, for the same axes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def of_paper() -> Series:
 
 
 def of_page(table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int) -> Series:
-    """Return this page's run; parameters as of `lotperm.studies.early.tables.matching_costs`."""
+    """Return a page's run; parameters as in `lotperm.studies.early.tables.matching_costs`."""
     arms = pd.DataFrame({m: results.values(m, sparsity, rewind_epoch) for m in ("lth", "naive")})
     e = results.experiment
     found = _joined(table.assign(sparsity=sparsity), arms)
@@ -130,7 +130,7 @@ def kept(one: Series) -> Effect:
 
 
 def statements(one: Series) -> list[tuple[str, Effect, Rule]]:
-    """List what can be tested, as `lotperm.studies.arms.effects.statements`."""
+    """List the statements that can be tested, as `lotperm.studies.arms.effects.statements`."""
     table = one.table
     first, last = table.loc[table["matched"] > 0, "matched"].min(), table["matched"].max()
     ends = (table[table["matched"] == t].groupby("seed")["gain"].mean() for t in (last, first))

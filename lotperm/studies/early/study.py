@@ -54,8 +54,8 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
     """
     experiment, kept = bench.experiment, kept_epochs(bench.experiment)
     for t in epochs:
-        # Refused when the task is made. In the computation, a missing epoch would show only after
-        # the dense training.
+        # Refused when the task is made. A missing epoch would otherwise be noticed only after the
+        # dense training.
         if not 0 <= t <= experiment.dense.epochs:
             raise ParameterError(
                 f"matching epoch {t} isn't within training: expected 0 <= t <= "
@@ -74,17 +74,17 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
         masks = inputs.replicates("imp", "mask")
         moved, scores = [], []
         for t in epochs:
-            # A is always fully trained, as its mask comes from there. B alone is taken as it was.
+            # A is always fully trained, as its mask comes from there. Only B is taken at epoch t.
             so_far = halves(inputs.replicates("dense", epoch_file(t)))[1]
             found = [bench.match_pair(a, b) for a, b in zip(finals, so_far, strict=True)]
             # By matching epoch, then by seed; the table reads the results in this order.
             moved += [permute(m, bench.spec, p) for m, p in zip(masks, found, strict=True)]
-            # One number for a network: groups of all layers count alike, whatever their size.
+            # One number for a network: groups of all layers count equally, whatever their size.
             scores += [sum(m.scores.values()) / len(m.scores) for m in found]
         trained = bench.train(
             workspace,
             # However early B was matched, its arm starts from the same rewind point, on the same
-            # stream: the arms differ in their masks alone.
+            # stream: the arms differ only in their masks.
             begin * len(epochs),
             recipe,
             (ARMS["permuted"].stream,) * len(epochs),
@@ -98,7 +98,7 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
         "early",
         inputs={
             "dense": Source(
-                # Declared one by one: what isn't named here need not be in the store.
+                # Declared one by one: files not named here need not be in the store.
                 dense(bench).stage,
                 ("final", *map(epoch_file, (rewind_epoch, *epochs))),
             ),
@@ -119,7 +119,7 @@ def early(bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence
 def early_table(
     bench: Workbench, sparsity: float, rewind_epoch: int, epochs: Sequence[int]
 ) -> pd.DataFrame:
-    """Compute or load one cell of early matching; parameters as of `early`.
+    """Compute or load one cell of early matching; parameters as in `early`.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def early_table(
         mean correlation of the matched units): columns seed, matching_epoch, metric, value.
     """
     experiment, results = bench.experiment, early(bench, sparsity, rewind_epoch, epochs).results
-    # Keys of JSON are texts.
+    # Keys in JSON are strings.
     last = str(experiment.sparse_recipe(rewind_epoch).epochs)
     values = {
         "test_accuracy": results["evaluations"][last]["accuracy"],
@@ -154,7 +154,7 @@ class EarlyOptions(Options):
     )
 
     def completed(self, experiment: Experiment) -> EarlyOptions:
-        """Return the options with every epoch that is kept in place of None, checked."""
+        """Return the options, checked, with every kept epoch in place of None."""
         kept = kept_epochs(experiment)
         # A campaign looks at every epoch that is kept, a page at the paper's five.
         epochs = tuple(kept) if self.match_epochs is None else self.match_epochs

@@ -10,7 +10,7 @@ from lotperm.studies.results import Results
 def early_means(
     table: pd.DataFrame, results: Results, sparsity: float, rewind_epoch: int
 ) -> tuple[float, float, dict[int, float]]:
-    """Average test accuracies over seeds; parameters as for `matching_costs`.
+    """Average test accuracies over seeds; parameters as in `matching_costs`.
 
     Returns
     -------

@@ -60,7 +60,7 @@ class Page(arms.Page, Lines):
 
     def groups(self) -> pd.DataFrame:
         """Return the permutation groups of the network, by kind."""
-        # The ticket is pruned here, where progress may be shown: what the next cell says is checked.
+        # The ticket is computed here, where progress may be shown; the next cell's output is checked.
         _ = self.mask
         sizes, (streams, inner) = self.pipeline.spec.sizes, self._groups()
         # Units inside ResNet50's bottlenecks at width 1, stage by stage; a stream has four times as
@@ -102,8 +102,8 @@ class Page(arms.Page, Lines):
         return self.beside_lines("imagenet")[[*words]].rename(columns=words)
 
     def full_scale(self) -> pd.DataFrame:
-        """Return what the profile `paper` runs, and how much that is, beside the authors' scripts."""
-        # At whatever profile the page runs, this table says what the full size is.
+        """Return the protocol and the size of the profile `paper`, beside the authors' scripts."""
+        # Whatever the page's profile, this table gives the full size.
         figures = {"paper": self.figure, "scripts": f"{self.figure}_scripts"}
         return pd.DataFrame(
             {

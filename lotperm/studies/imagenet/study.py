@@ -52,8 +52,7 @@ class ImageNet(Study[ConnectivityOptions]):
 
     def page_options(self, **parameters: Any) -> ConnectivityOptions:
         """Make the options of the lines; see `lotperm.studies.connectivity`."""
-        # Five points unless more are asked for: each is a pass over images that are read from
-        # files.
+        # Five points by default, since each is a pass over images that are read from files.
         return lines.STUDY.page_options(**{"points": 5, **parameters})
 
     def check_page(self, experiment: Experiment, options: ConnectivityOptions) -> None:

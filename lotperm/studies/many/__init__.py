@@ -1,1 +1,1 @@
-"""A mask for many: what does it cost to carry one ticket to n initializations, and what do they reach together?"""
+"""A mask for many: what does carrying one ticket to n initializations cost, and what does it gain?"""

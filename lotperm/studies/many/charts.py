@@ -29,7 +29,7 @@ _LOOKS = {
 
 
 def against_cost(table: pd.DataFrame, *, title: str) -> Figure:
-    """Draw ensembles against all that was trained for them, and against what they keep.
+    """Draw the accuracy of ensembles against the cost of their training, and against their size.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def _curves(ax: Axes, table: pd.DataFrame, column: str) -> None:
         )
         mean, half = interval(by_size[by_size.columns.max()])
         if np.isfinite(half):
-            # Of all members: that of the others is about as wide.
+            # Only for all members: the other intervals are about as wide.
             ax.errorbar(place.iloc[-1], mean, half, color=colour, capsize=3, linewidth=1)
 
 

@@ -10,7 +10,7 @@ from lotperm.studies.predictions import Measure
 
 
 def together(rows: pd.DataFrame, column: str = "accuracy") -> pd.DataFrame:
-    """Return a column of the largest ensembles of one cell: index ticket, a column for each method."""
+    """Return a column for the largest ensembles of a cell: index ticket, a column per method."""
     largest = rows[rows["members"] == rows["members"].max()]
     return largest.pivot(index="ticket", columns="method", values=column)
 
@@ -23,14 +23,14 @@ def at_price(rows: pd.DataFrame, method: str, of: str) -> pd.Series:
     rows : DataFrame
         One cell of the question's table.
     method : str
-        Whose ensemble.
+        The method whose ensemble is evaluated.
     of : str
-        The method whose price is paid, for as many members as there are.
+        The method whose price is paid, that of all its members.
 
     Returns
     -------
     Series
-        Index ticket: fractions; NaN where the price buys no single member.
+        Index ticket: fractions; NaN where the price doesn't buy a single member.
     """
     price = together(rows, "flops")[of]
     own = rows[rows["method"] == method]
@@ -49,7 +49,7 @@ def _less(a: str, b: str, column: str = "accuracy") -> Callable[[pd.DataFrame], 
 
 
 def _at_its_price(method: str, other: str, sign: int) -> Callable[[pd.DataFrame], pd.Series]:
-    """Return the measure of a method's ensemble less what its price buys of another, or the reverse."""
+    """Return the measure "a method's ensemble less what its price buys of another", times a sign."""
 
     def difference(rows: pd.DataFrame) -> pd.Series:
         return 100 * sign * (together(rows)[method] - at_price(rows, other, method))

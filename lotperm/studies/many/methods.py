@@ -24,7 +24,7 @@ class Method:
     Attributes
     ----------
     name : str
-        In tables.
+        Its name in tables.
     words : str
         What a member is, in a few words.
     """
@@ -51,7 +51,7 @@ METHODS: dict[str, Method] = {
 
 def shared_arms(rewind_epoch: int) -> tuple[Arm, ...]:
     """Return the arms that share a ticket and start from epoch k."""
-    # B is trained up to k in any case: matched there, π costs no further epoch.
+    # B is trained up to k in any case: if it is matched there, π costs no further epoch.
     at_k = replace(PERMUTED, name="permuted at k", permutation=f"epoch-{rewind_epoch}")
     return LTH, NAIVE, PERMUTED, at_k
 
@@ -106,7 +106,7 @@ def _sum(*parts: Work) -> Work:
 def works(bench: Workbench, sparsity: float, rewind_epoch: int) -> dict[str, tuple[Work, Work]]:
     """Count what every method trains: once, and for each member.
 
-    Images are those of the stages themselves, as plans count them, divided by their networks.
+    Numbers of images are those that plans count for the stages, divided by their networks.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def works(bench: Workbench, sparsity: float, rewind_epoch: int) -> dict[str, tup
         Name of a method -> (work of what members share, work of each member).
     """
     whole = _each(dense(bench).stage)
-    # Rounds of one network each: a stage has a round of all replicates.
+    # Rounds of a single network: a stage has the round of all replicates.
     pruning = _sum(*(_each(task) for task in imp_rounds(bench, sparsity, rewind_epoch)))
     ticket = _sum(whole, pruning)
     arm = _each(own(bench, sparsity, rewind_epoch))

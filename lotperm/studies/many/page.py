@@ -39,7 +39,7 @@ class Page(beyond.Page):
         return describe(figure, "; ".join(charts.curves_of(self.first)) + ".")
 
     def recorded_against_cost(self) -> Figure | None:
-        """Draw the same of the recorded run on images; None as long as there is none."""
+        """Draw the same for the recorded run on images; None as long as there is none."""
         runs = [run for run in self.recorded if run.experiment["data"]["name"] != "mnist1d"]
         if not runs:
             return None
@@ -50,12 +50,12 @@ class Page(beyond.Page):
         return attach(figure, of_record(run))
 
     def costs(self) -> pd.DataFrame:
-        """Return what a member costs, in dense trainings, and how many pay off against own tickets."""
+        """Return costs in dense trainings, and from how many members sharing beats own tickets."""
         rows = {}
         own = self._price("own tickets")
         for method in METHODS:
             once, each = self._price(method)
-            # Where the lines of both costs meet; without a shared ticket nothing has to pay off.
+            # Where the lines of the two costs meet; without shared costs nothing has to pay off.
             meet = once / (own[1] - each) if own[1] > each and once else float("inf")
             rows[method] = {
                 "a member": METHODS[method].words,
@@ -93,7 +93,7 @@ class Page(beyond.Page):
         return pd.DataFrame(rows).T
 
     def contrasts(self) -> pd.DataFrame:
-        """Return the differences that were written down before, with p-values over tickets."""
+        """Return the differences that were chosen before the runs, with p-values over tickets."""
         columns = {}
         for words, rows in by_cell(self.table):
             found = {}

@@ -28,7 +28,7 @@ from lotperm.studies.study import Options, Study, cells, option
 from lotperm.studies.workbench import Workbench
 
 SUBSETS = 100
-"""An ensemble of fewer members than there are is a mean over at most so many choices of them."""
+"""Largest number of choices of members over which the accuracy of smaller ensembles is averaged."""
 
 
 def ensembles(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
@@ -38,7 +38,7 @@ def ensembles(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     -------
     Task
         Its results have "rows": method, members, accuracy (of the mean of the predicted
-        probabilities, a fraction; a mean over the choices of so many members) and disagreement
+        probabilities, a fraction; averaged over choices of this many members) and disagreement
         (`lotperm.science.diversity.disagreement` of all members, a fraction).
     """
     count, names = len(bench.experiment.seeds), [arm.name for arm in shared_arms(rewind_epoch)]
@@ -98,7 +98,7 @@ def _by_size(bench: Workbench, members: Sequence[Weights]) -> list[dict[str, Any
 
 
 def chosen_of(members: int, size: int) -> list[tuple[int, ...]]:
-    """List choices of so many members: all of them, or `SUBSETS` random ones if they are more."""
+    """List choices of `size` members: all choices, or `SUBSETS` random ones if there are more."""
     if math.comb(members, size) <= SUBSETS:
         return list(combinations(range(members), size))
     draw = np.random.default_rng(size)
@@ -113,8 +113,8 @@ def many_table(bench: Workbench, sparsity: float, rewind_epoch: int) -> pd.DataF
     DataFrame
         One row for each method and number of members: columns sparsity, rewind_epoch, ticket (the
         seed of the A that it comes from), method, members, accuracy and disagreement (fractions),
-        flops (of all that is trained, the ticket included), dense_trainings (the same in trainings
-        of one dense network), weights (prunable ones that all members keep).
+        flops (of all training, the ticket's included), dense_trainings (the same in trainings of
+        one dense network), weights (number of prunable weights that all members keep).
     """
     experiment = bench.experiment
     table = pd.DataFrame(ensembles(bench, sparsity, rewind_epoch).results["rows"])

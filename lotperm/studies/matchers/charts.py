@@ -54,7 +54,7 @@ def gain_against(table: pd.DataFrame, column: str, label: str, *, title: str) ->
     label : str
         The column in words, for the axis.
     title : str
-        Of the figure.
+        The figure's title.
     """
     figure, panels = cell_panels(table, title=title, height=4)
     said = []

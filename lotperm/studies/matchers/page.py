@@ -56,7 +56,7 @@ class Page(beyond.Page):
         return pd.DataFrame(rows).T.rename_axis("matching")
 
     def contrasts(self) -> pd.DataFrame:
-        """Return the contrasts that were written down before, a column for each cell."""
+        """Return the contrasts that were chosen before the runs, a column for each cell."""
         return self.compared(CONTRASTS)
 
     def records(self) -> pd.DataFrame:

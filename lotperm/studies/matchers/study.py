@@ -1,4 +1,4 @@
-"""A bench of matchings: the accuracy that each gives to a mask, its barrier, its own objective."""
+"""A bench of matchings: the accuracy that each gives a mask, its barrier, and its objective."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ ALPHAS = (0.0, 0.5, 1.0)
 """Positions on the line at which a barrier is measured: the ends and the middle."""
 
 NONE = "none"
-"""Name of the permutation that moves nothing, in tables: that of LTH and naive."""
+"""Name in tables of the permutation that moves nothing, which LTH and naive have."""
 
 
 def _parse_names(name: str, value: Any) -> tuple[str, ...]:
-    """Read the names of permutations; a single one may stand without a list."""
+    """Read the names of permutations; a single one may be given without a list."""
     given = [value] if isinstance(value, str) else list(value)
     if not given or not all(isinstance(one, str) for one in given) or len(set(given)) < len(given):
         raise ParameterError(f"{name} is {given}; expected names of permutations, none twice.")
@@ -98,8 +98,8 @@ def barriers(
 
     def compute(inputs: Inputs, workspace: Workspace) -> StageResult:
         network = bench.build().to(bench.runtime.device)
-        # Between networks of batch norm, the statistics are taken anew: else the barrier measures
-        # them more than anything else.
+        # Between networks with batch norm, the statistics are computed anew: otherwise the barrier
+        # would measure them more than anything else.
         repair: Repair = (
             "bn" if any("running_mean" in name for name in network.state_dict()) else "none"
         )
@@ -166,7 +166,7 @@ def matchers_table(
     DataFrame
         One row for each arm and seed: columns sparsity, rewind_epoch, seed, arm, permutation,
         accuracy (a fraction), correlation (mean of the units that are joined), barrier and
-        train_barrier (nats), agreement. LTH has the accuracy alone.
+        train_barrier (nats), agreement. LTH has only the accuracy.
     """
     stage = trained(bench, sparsity, rewind_epoch, options)
     accuracies = final_accuracies(stage)

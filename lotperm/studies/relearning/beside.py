@@ -22,7 +22,7 @@ def beside_relearning(table: pd.DataFrame, experiment: Experiment) -> pd.DataFra
     Returns
     -------
     DataFrame
-        Index (whose, network); columns as of `nearness`, towards pruned A alone.
+        Index (whose, network); columns as in `nearness`, only towards pruned A.
     """
     found = {live_label(experiment): table}
     for run in recorded(kind="relearning"):

@@ -26,7 +26,7 @@ def nearness(
     table : DataFrame
         As `relearning_table` returns it.
     networks : sequence of str
-        Those that are drawn.
+        The networks that are drawn.
     title : str
         The figure's title: data, network and profile.
     """
@@ -44,7 +44,7 @@ def nearness(
             mean, half = interval(values)
             colour = METHODS[name][1]
             ax.barh(at, mean, xerr=half, color=colour, capsize=4, ecolor="#333333", height=0.6)
-            # Every seed, as bars hide what they are a mean of.
+            # Every seed, as a bar hides the values behind its mean.
             ax.scatter(values, np.full(len(values), at), s=8, color="#333333", zorder=3)
         ax.set(xlabel=label, xlim=(0, None))
     axes[0].set_yticks(y, [WORDS[name] for name in networks])

@@ -27,7 +27,7 @@ NETWORKS = ("imp", "lth", "permuted", "naive", "dense_b")
 """Networks that are compared with the references."""
 
 REFERENCES = ("imp", "dense_a")
-"""The pruned A and the dense A: what a ticket is said to learn again."""
+"""Pruned A and dense A, the solutions that a ticket is said to learn again."""
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Positions on the lines."""
@@ -39,10 +39,10 @@ REPAIRS: tuple[Repair, ...] = ("none", "repair")
 def relearning(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
     """Compare the solutions of every replicate with its own A, pruned and dense.
 
-    If the mask isn't IMP's there is no pruned network, and dense A alone is compared with.
-    Disagreement and Jensen–Shannon divergence are of predictions on the test split, so that no
-    order of units matters. Barriers are on the line between weights; networks that start from B are
-    brought into A's order first.
+    If the mask isn't IMP's there is no pruned network, and dense A is the only reference.
+    Disagreement and Jensen–Shannon divergence compare predictions on the test split, so the order
+    of units doesn't matter. Barriers are on the line between weights; networks that start from B
+    are brought into A's order first.
     """
     references = REFERENCES if has_imp(bench) else ("dense_a",)
     networks = NETWORKS if has_imp(bench) else NETWORKS[1:]
@@ -57,7 +57,7 @@ def relearning(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
             return probabilities(bench.network(weights), test.inputs())
 
         for seed, weights in zip(seeds, solutions(bench, inputs), strict=True):
-            # Each is compared twice, so its predictions are kept.
+            # Each network is compared several times, so its predictions are kept.
             said = {name: predictions(weights[name]) for name in {*networks, *references}}
             for name, reference in pairs:
                 both = np.stack([said[name], said[reference]])

@@ -34,8 +34,8 @@ CONTROLS: dict[str, Arm] = {
     "imp": PERMUTED_IMP,
     "lth": LTH_A,
 }
-"""Short name -> a control: signs that aren't moved as the mask is, or are dealt out anew; those
-that B itself ends with, or A's pruned network; A's end signs for A."""
+"""Short name -> a control: signs that aren't moved as the mask is, or are dealt out anew; the end
+signs of B itself, or of A's pruned network; A's end signs for A."""
 
 
 def arms_with(controls: Sequence[str]) -> tuple[Arm, ...]:

@@ -1,4 +1,4 @@
-"""Where arms end: how far from A's ticket, behind which barrier, and with which predictions."""
+"""Where arms end: their distance from A's ticket, the barrier to it, and their predictions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from lotperm.studies.stages import match
 from lotperm.studies.workbench import Workbench
 
 STATISTICS = 2_000
-"""Training examples from which batch norms take their statistics between two networks."""
+"""Training examples from which the batch norms of networks on a line take their statistics."""
 
 
 class _Seen(NamedTuple):
-    """What a network does on the test split."""
+    """A network's results on the test split."""
 
     accuracy: float
     loss: float
@@ -44,14 +44,14 @@ class _Seen(NamedTuple):
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Sequence[str]) -> float:
-    """Return the distance of two networks' prunable weights, by the norm of the second one's."""
+    """Return the distance of two networks' prunable weights, divided by the norm of b's."""
     apart = sum(float((a[name] - b[name]).double().square().sum()) for name in names)
     size = sum(float(b[name].double().square().sum()) for name in names)
     return float(np.sqrt(apart / size))
 
 
 def basins(bench: Workbench, trained: Task, arms: Sequence[Arm], lth: int) -> Task:
-    """Compare every arm at its end with the ticket's end, as it is and permuted to B.
+    """Compare every arm at its end with the ticket at its end, as found and permuted to B.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def basins(bench: Workbench, trained: Task, arms: Sequence[Arm], lth: int) -> Ta
     arms : sequence of Arm
         Its arms.
     lth : int
-        Which of them is the ticket on A.
+        Index of the arm that is the ticket on A.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def basins(bench: Workbench, trained: Task, arms: Sequence[Arm], lth: int) -> Ta
         def seen(weights: Weights, *, reset: bool = False) -> _Seen:
             network.load_state_dict(weights)
             if reset and normed:
-                # A network between two others has norms that are neither's.
+                # A network between two others needs statistics of its own.
                 reset_batch_norm(network, examples)
             return _Seen.of(probabilities(network, test), targets)
 
@@ -94,7 +94,7 @@ def basins(bench: Workbench, trained: Task, arms: Sequence[Arm], lth: int) -> Ta
         for i, seed in enumerate(seeds):
             ticket = networks[lth * len(seeds) + i]
             ends = {"as found": ticket, "permuted": permute(ticket, bench.spec, permutations[i])}
-            # Permuted, it is the same function.
+            # The permuted ticket is the same function.
             of_ticket = seen(ticket)
             for n, arm in enumerate(arms):
                 weights = networks[n * len(seeds) + i]

@@ -50,7 +50,7 @@ _ORDER = (
 
 
 _MAIN = (arms.LTH, arms.PERMUTED, arms.NAIVE, arms.NAIVE_A, arms.PERMUTED_A)
-"""The ticket, and masks and signs as found or moved: what the captions speak of."""
+"""The arms that the captions mention: the ticket, and masks and signs as found or moved."""
 
 
 def _label(arm: Arm) -> str:

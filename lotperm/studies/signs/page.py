@@ -34,7 +34,7 @@ class Page(beyond.Page):
 
     @cached_property
     def first(self) -> pd.DataFrame:
-        """The first width's rows, at the first sparsity: those with the controls."""
+        """The rows of the first width and sparsity, which include the controls."""
         s, width = self.experiment.sparsities[0], self.experiment.model.width
         return self.table[(self.table["sparsity"] == s) & (self.table["width"] == width)]
 
@@ -44,7 +44,7 @@ class Page(beyond.Page):
         return self.table[self.table["width"] == self.experiment.model.width]
 
     def arms_of(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return accuracies in percent, of arms that have a ticket each."""
+        """Return accuracies in percent, of arms whose seeds each have a ticket of their own."""
         return by_arm(rows)
 
     def accuracies(self) -> Figure:

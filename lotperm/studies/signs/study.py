@@ -1,4 +1,4 @@
-"""Signs against symmetry: the 2 × 2 of masks and signs, its controls, and where they end."""
+"""Signs against symmetry: the 2 × 2 of masks and signs, its controls, and where all arms end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def signs(bench: Workbench, sparsity: float, rewind_epoch: int, arms: Sequence[A
 
 
 def members(bench: Workbench, sparsity: float, rewind_epoch: int) -> Task:
-    """Train the main arms from one ticket, the first replicate's: members of ensembles.
+    """Train the main arms from the first replicate's ticket, as members of ensembles.
 
     Raises
     ------
@@ -61,9 +61,10 @@ def signs_table(
     DataFrame
         One row per arm and seed: columns sparsity, rewind_epoch, seed, ticket ("own"), arm,
         accuracy; agreement (share of the kept weights that start with the sign that dense A has at
-        the end, A's moved as the arm's mask is); distance, loss_barrier, accuracy_barrier to the
-        end of the ticket on A, and the same with ``_permuted``, to this end permuted to B;
-        disagreement with the ticket. Accuracies, barriers and disagreement are fractions.
+        the end, with A's signs moved as the arm's mask is); distance, loss_barrier,
+        accuracy_barrier to the trained ticket on A, and the same with ``_permuted``, to that ticket
+        permuted to B; disagreement with the ticket. Accuracies, accuracy barriers and disagreement
+        are fractions.
     """
     stage = signs(bench, sparsity, rewind_epoch, arms)
     rows = []
@@ -113,7 +114,7 @@ def members_table(bench: Workbench, sparsity: float, rewind_epoch: int) -> pd.Da
 
 
 def _controls(name: str, value: Any) -> tuple[str, ...]:
-    """Check the names of controls; a single one may stand without a list."""
+    """Check the names of controls; a single one may be given without a list."""
     given = tuple(value) if isinstance(value, list | tuple) else (value,)
     for control in given:
         if control not in CONTROLS:
@@ -146,12 +147,12 @@ class SignsOptions(Options):
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell of a page: its workbench, sparsity and rewind epoch, and what it has.
+    """A cell of a page: its workbench, sparsity and rewind epoch, and the arms that it has.
 
     Attributes
     ----------
     bench : Workbench
-        Of its width.
+        The workbench of its width.
     sparsity, k : float and int
         Sparsity and rewind epoch.
     arms : tuple of Arm
@@ -181,7 +182,7 @@ class Signs(Study[SignsOptions]):
     columns = ("sparsity", "rewind_epoch", "ticket", "seed", "arm")
 
     def tasks(self, bench: Workbench, options: SignsOptions) -> list[Task]:
-        """List the arms with their controls and the members of every cell, and where they end."""
+        """List the stages of every cell: arms with controls, members, and where both end."""
         found = []
         for cell in cells(bench.experiment):
             found.append(ends(bench, *cell, options.arms))
@@ -199,7 +200,7 @@ class Signs(Study[SignsOptions]):
         return pd.concat(parts, ignore_index=True)
 
     def page_cells(self, benches: Sequence[Workbench], options: SignsOptions) -> list[Shown]:
-        """List what a page shows: all at the first width, the main arms at the others.
+        """List the cells of a page: with all arms at the first width, main arms at the others.
 
         The controls take the first sparsity of the first width, members its first cell.
         """
