@@ -1,4 +1,4 @@
-"""Where the repository is: the book's prose, its notebooks and what is recorded in it."""
+"""Finding the repository, which holds the book's prose, its notebooks and the records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def clone_folder() -> Path:
         If none of them is a clone.
     """
     # The working directory comes before the installed package: someone with two clones means the
-    # one that they stand in. Only a clone has `book/paper`; a wheel has no book.
+    # one in which they are working. Only a clone has `book/paper`; a wheel has no book.
     for root in (Path.cwd(), *Path.cwd().parents, Path(__file__).parents[2]):
         if (root / "book" / "paper").is_dir():
             return root

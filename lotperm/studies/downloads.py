@@ -1,4 +1,4 @@
-"""Published files as they are downloaded: named after what they hold, which is in their columns too."""
+"""Published tables for download, whose names and first columns say what they hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TABLE = re.compile(r"(?:^|/)book/(?P<kind>paper|results)/(?P<path>[^/]+(?:/[^/]
 
 
 class _Download(NamedTuple):
-    """A published table as it is downloaded, and what is known of it."""
+    """A published table as it is downloaded, and what is known about it."""
 
     name: str
     content: str
@@ -25,7 +25,7 @@ class _Download(NamedTuple):
 
 
 def named_file(path: str) -> tuple[str, str] | None:
-    """Return the name that a published table is downloaded by, and its content.
+    """Return the name under which a published table is downloaded, and its content.
 
     Parameters
     ----------
@@ -36,10 +36,10 @@ def named_file(path: str) -> tuple[str, str] | None:
     Returns
     -------
     tuple of (str, str) or None
-        For a recorded run such as ``mnist1d_live_recorded_mnist1d_mlp_laptop.csv``, with the columns
-        kind, dataset, model, width, profile and source before the others; for the paper's
-        ``paper_tables_5_14.csv``, whose first line says where the numbers come from. None for any
-        other file.
+        For a recorded run, for example ``mnist1d_live_recorded_mnist1d_mlp_laptop.csv``, which has
+        the columns kind, dataset, model, width, profile and source before the others; for the
+        paper, for example ``paper_tables_5_14.csv``, whose first line says where the numbers come
+        from. None for any other file.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def every_table() -> list[dict[str, str]]:
     Returns
     -------
     list of dict
-        ``file`` (its path, relative to the repository), ``name`` (that of the download), ``kind``,
+        ``file`` (its path in the repository), ``name`` (under which it is downloaded), ``kind``,
         ``what`` (data set, network and profile, or the file's first line) and ``rows``.
     """
     listed = []
@@ -78,7 +78,7 @@ def every_table() -> list[dict[str, str]]:
 
 
 def _download(path: str) -> _Download | None:
-    """Read the published table that a path ends in; None if it isn't one's."""
+    """Read the published table to which a path leads; None if it leads to none."""
     found = _TABLE.search(path)
     if found is None:
         return None
@@ -99,7 +99,7 @@ def _of_paper(table: str) -> _Download:
 
 
 def _recorded(run: str, table: str) -> _Download:
-    """Read a table of a recorded run, and put what it is of into its first columns."""
+    """Read a table of a recorded run, and say in its first columns what it is about."""
     folder = book_folder() / "results" / run
     record = load_record(folder)
     e = record["experiment"]
@@ -111,7 +111,7 @@ def _recorded(run: str, table: str) -> _Download:
         "profile": e["profile"],
         "source": str(record["stages"][-1].get("source", ""))[:12],
     }
-    # As texts: no digit changes.
+    # As strings, so that no digit changes.
     rows = pd.read_csv(folder / f"{table}.csv", dtype=str, keep_default_na=False)
     new = [name for name in about if name not in rows]
     for place, name in enumerate(new):
@@ -128,7 +128,7 @@ def _recorded(run: str, table: str) -> _Download:
 
 
 def _in_words(row: dict[str, Any]) -> str:
-    """Name data set, network and profile; a table of several has those of its first row."""
+    """Name data set, network and profile, those of a table's first row."""
     data, network = (NAMES.get(row[name], row[name]) for name in ("dataset", "model"))
     width = "" if row["width"] == "1" else f"×{float(row['width']):g}"
     return f"{data}, {network}{width}, {row['profile']}"

@@ -37,7 +37,7 @@ def class_examples(split: Split, *, classes: int, views: int) -> dict[str, list[
         raise ParameterError(
             "class_examples: expected a split of an image folder, got a tensor of examples."
         )
-    # A class is the name of a file's folder, so nothing is decoded to choose the images.
+    # A file's folder is named after its class, so choosing the images takes no decoding.
     rows: dict[str, int] = {}
     for row in range(len(split)):
         rows.setdefault(files.class_name(row), row)
@@ -46,7 +46,7 @@ def class_examples(split: Split, *, classes: int, views: int) -> dict[str, list[
     return {
         name: [
             files.read(torch.tensor(row)),
-            # Augmentation is drawn by seed, epoch and example. Here the seed alone differs.
+            # Augmentation is drawn by seed, epoch and example. Here only the seed differs.
             *files.read_augmented(torch.tensor([[row] * views]), range(views), 0)[0],
         ]
         for name, row in sorted(rows.items())

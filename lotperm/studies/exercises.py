@@ -24,7 +24,7 @@ def lowered_by_reset(width: float = 1.0) -> float:
     Parameters
     ----------
     width : float, optional
-        Of the network; its lines are those from π(A) to B on CIFAR-10.
+        Width of the network; its lines are those from π(A) to B on CIFAR-10.
     """
     (run,) = recorded("cifar10", "resnet8", width, kind="connectivity")
     found = accuracy_barriers(run.summary)
@@ -46,5 +46,5 @@ def groups_of_bottlenecks(*blocks: float) -> int:
 
 
 def contrasts_by_chance(level: float = 0.05) -> float:
-    """Return how many of the matchings' contrasts are expected below a level if none is real."""
+    """Return how many of the matchings' contrasts would fall below a level if none were real."""
     return level * len(CONTRASTS)

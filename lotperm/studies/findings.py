@@ -1,4 +1,4 @@
-"""Sentences of captions: what a figure's numbers say, computed from them."""
+"""Sentences for captions that say what a figure's numbers show, computed from them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lotperm.studies.numbers import number
 
 
 def ranked(values: Mapping[Any, npt.ArrayLike], unit: str = " %", digits: int = 1) -> str:
-    """Say what is highest, and what follows.
+    """List labels with their numbers in words, the highest first.
 
     Parameters
     ----------
     values : mapping of str to array_like of float
-        Label -> a number, or one for each seed, whose mean is said. Of a label such as
+        Label -> a number, or one for each seed, whose mean is given. Of a label such as
         "LTH: A, mask" the words before the colon are used.
     unit : str
-        What stands behind the last number.
+        What follows the last number.
     digits : int
-        Digits behind the point.
+        Digits after the point.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def each(parts: Iterable[tuple[str, str]]) -> str:
-    """Join what is said of several panels: "S = 0.9, k = 0: …. S = 0.9, k = 8: …."."""
+    """Join what is said about several panels: "S = 0.9, k = 0: …. S = 0.9, k = 8: …."."""
     return " ".join(f"{name[:1].upper()}{name[1:]}: {said}." for name, said in parts)
 
 

@@ -1,4 +1,4 @@
-"""Where the questions are: folders of this package, and those that a variable names."""
+"""Finding the questions' folders: those of this package, and those that a variable names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from lotperm.config.presets import add_figures
 
 VARIABLE = "LOTPERM_STUDIES"
-"""Names folders that hold further questions, separated as in ``PATH``."""
+"""Environment variable that names folders with further questions, separated as in ``PATH``."""
 
 FIGURE_FOLDERS: dict[str, str] = {}
 """Figure -> name of the folder of its question."""
@@ -30,8 +30,8 @@ def _listed(named: str, here: Path) -> tuple[Path, ...]:
 def question_folders() -> tuple[Path, ...]:
     """List the folders of all questions, the package's own first; register the figures of new ones.
 
-    The variable is read at every call, so folders may be added after the package was imported. The
-    folders that it names are looked through once.
+    The variable is read at every call, so folders may be added after the package was imported. Each
+    folder that it names is searched only once.
 
     Raises
     ------

@@ -41,7 +41,7 @@ HOW_SURE = '<a href="../book/statistics.html">how sure?</a>'
 """A link from a notebook's page to the one that explains intervals and tests."""
 
 _STACKED = 4
-"""Columns from which on a table becomes a stack of cards on a phone."""
+"""Number of columns from which a table becomes a stack of cards on a phone."""
 
 INTERVAL = "± is half the width of a 95 % interval over seeds."
 """What ± means below a table that doesn't say otherwise (``frame.attrs["spread"]``)."""
@@ -78,7 +78,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def _flat(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return heads and rows as texts; what the index says comes first."""
+    """Return heads and rows as strings; those of the index come first."""
     index = frame.index
     counted = isinstance(index, pd.RangeIndex) and index.name is None
     levels = [] if counted else [str(name) if name is not None else "" for name in index.names]
@@ -100,7 +100,7 @@ def _cells(
     named: int,
     numeric: Sequence[bool],
 ) -> str:
-    """Return a row's cells; what the index repeats from the row above is there, but pale."""
+    """Return a row's cells; parts of the index repeated from the row above are pale."""
     cells, same = [], above is not None
     for i, text in enumerate(row):
         same = same and i < named - 1 and above is not None and text == above[i]
@@ -143,17 +143,17 @@ def number_form(
     Parameters
     ----------
     name : str
-        Label of the exercise that it stands below.
+        Label of the exercise to which it belongs.
     answer : float
         The right answer.
     within : float, optional
         How far off an answer may be.
     unit : str, optional
-        What stands behind the field.
+        What follows the field.
     hint : str, optional
-        What is said of a wrong answer.
+        What a wrong answer gets as a reply.
     """
-    # With the digits that the tables have, and more.
+    # With all digits that the tables show, and more.
     answer, unit, hint = round(float(answer), 6), html.escape(unit), html.escape(hint)
     return (
         f'<form class="check" data-check="{html.escape(name)}" data-answer="{answer!r}" '
@@ -188,7 +188,7 @@ def command(notebook: str, experiment: Experiment, given: Mapping[str, Any]) -> 
     Parameters
     ----------
     notebook, experiment, given
-        As of `how_made`.
+        As in `how_made`.
     """
     # The command names what differs from a bare run of the notebook, whose default device is the
     # CPU.
@@ -233,11 +233,11 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
     figure : Figure
         A figure of Matplotlib.
     alt : str
-        What it shows, for those who don't see it: computed from the numbers that it draws.
+        What it shows, for those who don't see it, computed from the numbers that it draws.
     caption : str, optional
-        HTML that stands below it.
+        HTML that is put below it.
     """
-    # Both import this module.
+    # Imported here: both modules of this package import this one.
     import matplotlib.pyplot as plt
 
     from lotperm.studies.show import shown_here
@@ -247,7 +247,7 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
     data = base64.b64encode(svg.encode()).decode()
     image = f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
     below = f'<p class="shown-caption">{caption}</p>' if caption else ""
-    # What the site needs to put the strip and the layout for phones beside it.
+    # The site needs this to add the strip and the layout for phones.
     rest = json.dumps(about["lotperm"]).replace("</", "<\\/")
     carried = f'<script type="application/json" class="shown-about">{rest}</script>'
     return f'<div class="shown">{image}{below}{carried}</div>'
@@ -283,6 +283,6 @@ def answer(question: str, lines: Sequence[str], *, smoke: bool = False) -> str:
 
 
 def badge(verdict: str, words: str = "") -> str:
-    """Return a verdict as the ledger shows it; `words` may stand in place of its own."""
+    """Return a verdict as the ledger shows it, with other words than its own if given."""
     slug = verdict.split()[0]
     return f'<span class="verdict verdict-{slug}">{html.escape(words or verdict)}</span>'

@@ -21,7 +21,7 @@ ONE, MANY = "mnist1d_live", "desktop_resnet8_cifar10"
 
 
 def example(name: str) -> pd.DataFrame:
-    """Return one of the page's tables by name, all texts.
+    """Return one of the page's tables by name, with strings as entries.
 
     Parameters
     ----------

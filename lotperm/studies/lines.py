@@ -23,11 +23,11 @@ STATISTICS = 2_000
 """Training examples from which the repairs take their statistics."""
 
 FEWER_STATISTICS = 1_000
-"""The same where many lines are compared."""
+"""Their number where many lines are compared."""
 
 
 class Lines:
-    """Evaluates networks between two others, one place after the other.
+    """Evaluates the networks on the line between two others, position by position.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Lines:
     """
 
     def __init__(self, bench: Workbench, statistics: int = STATISTICS) -> None:
-        # A single network takes the weights of one place after the other.
+        # A single network takes the weights of one position after the other.
         self._network = bench.build().to(bench.runtime.device)
         batches = bench.batches(bench.data.test)
         # The test split is gone through for every network on every line, so its batches are made

@@ -11,16 +11,16 @@ from lotperm.science.statistics import interval
 
 
 def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
-    """Write a number of running text, as `with_minus` has it.
+    """Write a number for running text, with the signs of `with_minus`.
 
     Parameters
     ----------
     value : float
         The number.
     digits : int, optional
-        Digits behind the point.
+        Digits after the point.
     signed : bool, optional
-        Whether numbers above zero have a plus.
+        Whether numbers above zero get a plus.
     """
     if math.isinf(value):
         return with_minus(f"{value:{'+' if signed else ''}}").replace("inf", "∞")
@@ -28,7 +28,7 @@ def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
 
 
 def with_minus(text: str) -> str:
-    """Give a formatted number a minus sign that is one, and a zero no sign.
+    """Give a formatted number a proper minus sign, and zero no sign.
 
     A difference that is rounded to nothing would otherwise claim a direction: "−0.0".
     """
@@ -58,7 +58,7 @@ class Number(NamedTuple):
 
     def less(self, published: float) -> Number:
         """Subtract a published mean, in percent."""
-        # The interval is ours alone: of the paper's numbers at most a spread is known.
+        # The interval is only ours: for the paper's numbers at most a spread is known.
         return Number(self.value - published, self.half_width)
 
     def text(self, digits: int) -> str:

@@ -1,6 +1,6 @@
-"""Where the numbers of a figure come from: what the strip below every figure of the book says.
+"""Where the numbers of a figure come from, which the strip below every figure of the book shows.
 
-A figure that a page draws is live, of the page's own experiment, unless `attach` says otherwise.
+The numbers of a figure are live, from the page's own experiment, unless `attach` says otherwise.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ class Origin:
     of : str
         Table, or data set and network.
     seeds : int, optional
-        How many seeds they are of.
+        Number of seeds behind them.
     device : str
-        What computed them.
+        The device that computed them.
     date : str
         The day, as 2026-11-29; "" for live numbers, which are as old as the page.
     source : str
         SHA-256 of the package's sources that computed them, 64 hex digits.
     fresh : bool, optional
-        Whether today's sources compute the same; None where that isn't known, or for the paper's.
+        Whether today's sources compute the same; None if unknown, or for the paper's numbers.
     data : str
         File with the numbers, relative to the repository; "" where the page carries them.
     command : str
-        What computes them again.
+        The command that computes them again.
     """
 
     kind: Kind
@@ -92,14 +92,14 @@ class Origin:
         return asdict(self)
 
     def today(self) -> Origin:
-        """Return the origin with `fresh` as it is now, where the hash alone can say that."""
+        """Return the origin of live numbers with `fresh` as it is now; other origins unchanged."""
         if self.kind != "live":
             return self
         return replace(self, fresh=self.source == source_hash())
 
 
 HERE = Origin("live", "")
-"""Stands for the numbers of whatever page shows a figure."""
+"""Stands for the page that shows a figure, whichever that is."""
 
 
 def subject(data: str, model: str, width: float = 1) -> str:
@@ -127,7 +127,7 @@ def of_live(experiments: Sequence[Experiment], device: str, command: str) -> Ori
     device : str
         "cpu" or "cuda".
     command : str
-        What repeats the page.
+        The command that repeats the page.
     """
     e = experiments[0]
     width = e.model.width if len(experiments) == 1 else 1
@@ -156,7 +156,7 @@ def of_file(name: str, words: str) -> Origin:
     name : str
         The file's name without suffix.
     words : str
-        What it is: "Table 1".
+        What it is, for example "Table 1".
     """
     return Origin("paper", words, data=f"book/paper/{name}.csv")
 
@@ -164,8 +164,8 @@ def of_file(name: str, words: str) -> Origin:
 def of_record(run: Recorded) -> Origin:
     """Return the origin of a recorded run.
 
-    It is fresh if every stage behind it has, by today's sources, the key that it had: what is
-    computed is still the same, though other parts of the package may have changed.
+    It is fresh if today's sources give every stage behind it the same key as then: what is computed
+    is still the same, though other parts of the package may have changed.
     """
     e, how = run.experiment, run.how
     return Origin(
@@ -198,7 +198,7 @@ def _fresh(name: str) -> bool | None:
         sizes = range(1, len(experiment.seeds) + 1) if "together" in study.Options.names() else ()
         choices = [given, *({**given, "together": size} for size in sizes)]
         with tempfile.TemporaryDirectory() as empty:
-            # An empty store: keys must not depend on what is there.
+            # An empty store, since keys must not depend on what a store holds.
             store = Store(Path(empty))
             for choice in choices:
                 options = study.Options.parse(choice).completed(experiment)
@@ -206,7 +206,7 @@ def _fresh(name: str) -> bool | None:
                 tasks = chain(task for bench in benches for task in study.tasks(bench, options))
                 if recorded_keys <= {task.key for task in tasks}:
                     return True
-    # A record of a question or a parameter that is gone can't be computed again.
+    # A record of a question or parameter that no longer exists can't be computed again.
     except (LotpermError, KeyError, TypeError):
         return False
     return False
@@ -220,7 +220,7 @@ def _command(run: Recorded) -> str:
             return f"lotperm campaign run campaigns/{path.name}"
     e = run.experiment
     given = {"profile": e["profile"], "dataset": e["data"]["name"]}
-    # An older record lacks the parameters that are younger.
+    # An older record lacks parameters that were added later.
     if Experiment.from_parameters(**given) == Experiment.from_dict(e):
         return f"lotperm experiment --profile {given['profile']} -p dataset={given['dataset']}"
     return ""
@@ -232,9 +232,9 @@ def attach(figure: Figure, *origins: Origin) -> Figure:
     Parameters
     ----------
     figure : Figure
-        A figure that isn't of the page's own numbers alone.
+        A figure with other numbers than the page's own.
     *origins : Origin
-        All that it draws.
+        The origins of all numbers that it draws.
     """
     figure._lotperm_origins = origins  # type: ignore[attr-defined]
     return figure
@@ -255,31 +255,31 @@ def describe(figure: Figure, alt: str) -> Figure:
 
 
 def conclude(figure: Figure, words: str) -> Figure:
-    """Say in a sentence or two what a figure's numbers come to, and return the figure.
+    """Attach a conclusion from a figure's numbers to its caption, and return the figure.
 
     Parameters
     ----------
     figure : Figure
         The figure.
     words : str
-        The sentences, computed from what is drawn. They stand at the end of its caption, whose
-        other words only say how to read it.
+        A sentence or two, computed from what is drawn. They end the caption, whose other words only
+        say how to read the figure.
     """
     figure._lotperm_finding = words  # type: ignore[attr-defined]
     return figure
 
 
 def attached(figure: Figure) -> tuple[Origin, ...]:
-    """Return what `attach` said of a figure; empty if nothing."""
+    """Return the origins that `attach` gave a figure; empty if none."""
     found: tuple[Origin, ...] = getattr(figure, "_lotperm_origins", ())
     return found
 
 
 def description(figure: Figure) -> str:
-    """Return what `describe` said of a figure, or ""."""
+    """Return the description that `describe` gave a figure, or ""."""
     return str(getattr(figure, "_lotperm_alt", ""))
 
 
 def finding(figure: Figure) -> str:
-    """Return what `conclude` said of a figure, or ""."""
+    """Return the conclusion that `conclude` gave a figure, or ""."""
     return str(getattr(figure, "_lotperm_finding", ""))

@@ -1,4 +1,4 @@
-"""A page of the book, opened: its experiments, what they computed, its tables and figures.
+"""Pages of results: their experiments, what these computed, their tables and figures.
 
 A notebook of results is a parameters cell, `open_page`, and one line for each thing that is shown.
 What the page of a question shows is in the question's own ``page.py``.
@@ -51,7 +51,7 @@ class Page:
     def __init__(self, figure: str, given: dict[str, Any]) -> None:
         self.figure, self.given = figure, given
         self.experiments, self.options = page_parameters(figure, given)
-        # How a page computes isn't part of its experiment, and so of no key.
+        # How a page computes isn't part of its experiment, and so not of any key.
         how = {n: given[n] for n in RUNTIME if given.get(n) is not None}
         runtime = Runtime(**how, progress=tqdm_bar)
         # Nothing is computed yet: tables and figures ask for what they need.
@@ -71,7 +71,7 @@ class Page:
 
     @cached_property
     def origin(self) -> Origin:
-        """Where the page's own numbers come from: computed here, now."""
+        """The origin of the page's own numbers, which are computed here and now."""
         again = command(self.figure, self.experiment, self.given)
         return of_live(self.experiments, self.given.get("device") or "cpu", again)
 
@@ -81,7 +81,7 @@ class Page:
         return tables.title(self.experiment)
 
     def answered(self, question: str, lines: Sequence[str]) -> HTML:
-        """Answer the page's question by lines of HTML; at smoke it says that the profile is for tests."""
+        """Answer the page's question by lines of HTML, with a warning at the profile for tests."""
         return HTML(answer(question, lines, smoke=self.experiment.profile == "smoke"))
 
     def settings(self) -> pd.DataFrame:
@@ -100,13 +100,13 @@ class Page:
         table : DataFrame or sequence of DataFrame
             One table, or one for each width.
         name : str
-            What the file's name begins with; by default the figure's. Kind, data set, network and
-            profile follow, in the name and as columns.
+            The beginning of the file's name; by default the figure's name. Kind, data set, network
+            and profile follow, in the name and as columns.
         """
         if not isinstance(table, pd.DataFrame):
             table = tables.by_width(self.experiments, table)
         e = self.experiment
-        # A file is found again in a folder of downloads: name and columns say what it holds.
+        # Name and columns say what a file holds, so that it is found again among other downloads.
         what = {"kind": "live", "dataset": e.data.name, "model": e.model.name, "profile": e.profile}
         parts = (name or self.figure, *what.values())
         table = table.assign(**what, source=self.origin.source[:12])
@@ -122,12 +122,12 @@ class Page:
         answer : float
             The right answer.
         **options
-            As of `lotperm.studies.html.number_form`.
+            As in `lotperm.studies.html.number_form`.
         """
         return HTML(number_form(name, answer, **options))
 
     def made(self) -> HTML:
-        """Say how the page was made, and the command that makes it again."""
+        """Say how the page was made, and which command makes it again."""
         return HTML(how_made(self.figure, self.experiment, self.given))
 
 

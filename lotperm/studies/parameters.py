@@ -40,8 +40,8 @@ def page_parameters(figure: str, given: Mapping[str, Any]) -> tuple[list[Experim
     """
     study = registry.study_of(figure)
     known = (*PARAMETERS, *study.page_parameters, *RUNTIME)
-    # Names come first. What follows picks known names only, so a misspelt one would be ignored and
-    # the default be computed in its place.
+    # Names are checked first. What follows picks only known names, so a misspelt one would be
+    # ignored, and the default computed in its place.
     for name in given:
         if name not in known:
             raise unknown_name("parameter", name, known)

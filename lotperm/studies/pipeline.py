@@ -95,7 +95,7 @@ class Pipeline(Workbench):
 def run(
     experiment: Experiment, store: Store | None = None, runtime: Runtime | None = None
 ) -> Results:
-    """Run an experiment, or load what the store has of it (idempotent and resumable).
+    """Run an experiment, loading what the store already has (idempotent and resumable).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Predictions of a question, stated before its runs, and verdicts that its numbers decide.
 
-A question that asks something of its own keeps them in ``predictions.toml`` in its folder: the day
-on which they were stated, what was known on it, and for each prediction the words, the quantity
+A question that goes beyond the paper keeps them in ``predictions.toml`` in its folder: the day on
+which they were stated, what was known on that day, and for each prediction the words, the quantity
 and the rule. The rules are the ledger's (`lotperm.studies.claims.evidence`); the quantities are
 functions of the question's table, so live numbers and recorded ones are judged alike.
 """
@@ -24,14 +24,14 @@ from lotperm.studies.origin import NAMES
 
 @dataclass(frozen=True)
 class Measure:
-    """A quantity of a question's table, a number for each seed.
+    """A quantity computed from a question's table, one number for each seed.
 
     Attributes
     ----------
     what : str
         The quantity in words, as "oracle − LTH".
     of : callable
-        From the table of one network, sparsity and rewind epoch to a Series, index seed: in
+        Takes the table of one network, sparsity and rewind epoch; returns a Series, index seed: in
         percent or points, or plain numbers.
     unit : str
         "points", "%" or "".
@@ -44,7 +44,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A statement about numbers that weren't there yet.
+    """A statement about numbers that didn't exist yet.
 
     Attributes
     ----------
@@ -57,9 +57,9 @@ class Prediction:
     at : str
         "k = 0", "k > 0" or "any k": at which rewind epochs it is expected.
     rule : Rule
-        When it holds.
+        The condition under which it holds.
     on : str
-        Name of the network that it speaks of; "" for any.
+        Name of the network that it is about; "" for any.
     seen : str
         What had been seen besides the file's ``known``, in a few words; "" for nothing.
     stated : str
@@ -76,7 +76,7 @@ class Prediction:
     stated: str = ""
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Select the rows that it speaks of; a table without column ``model`` is of any network."""
+        """Select the rows that it is about; a table without column ``model`` fits any network."""
         k = table["rewind_epoch"]
         chosen = {"k = 0": k == 0, "k > 0": k > 0, "any k": k >= 0}[self.at]
         if self.on and "model" in table:
@@ -85,7 +85,7 @@ class Prediction:
 
     @property
     def where(self) -> str:
-        """Where it is expected, in words."""
+        """Network and rewind epochs for which it is expected, in words."""
         return f"{self.at} on {NAMES.get(self.on, self.on)}" if self.on else self.at
 
 
@@ -96,7 +96,7 @@ class Predictions:
     Attributes
     ----------
     stated : str
-        The day on which those without a day of their own were, as "2026-11-29".
+        The day on which those without a day of their own were stated, as "2026-11-29".
     known : str
         What had been seen on that day.
     all : tuple of Prediction
@@ -164,7 +164,7 @@ def less(a: str, b: str, column: str = "accuracy") -> Callable[[pd.DataFrame], p
 def effects(
     prediction: Prediction, measures: Mapping[str, Measure], table: pd.DataFrame, source: str
 ) -> list[Effect]:
-    """Measure what a prediction speaks of: an effect for each sparsity and rewind epoch.
+    """Measure a prediction's quantity: one effect for each sparsity and rewind epoch.
 
     Parameters
     ----------
@@ -173,10 +173,10 @@ def effects(
     measures : mapping
         The question's quantities by name.
     table : DataFrame
-        The question's table, live or recorded. Where it lacks the arms that the quantity is made
-        of, there is no effect.
+        The question's table, live or recorded. Where it lacks arms that the quantity needs, there
+        is no effect.
     source : str
-        Where it comes from.
+        Where the table comes from.
     """
     measure = measures[prediction.measure]
     found = []
@@ -200,9 +200,9 @@ def verdicts(
     Parameters
     ----------
     predictions : Predictions
-        Of the question.
+        The question's predictions.
     measures : mapping
-        Its quantities by name.
+        The question's quantities by name.
     tables : mapping
         Where a table comes from, in a few words -> the table.
 

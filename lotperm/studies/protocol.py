@@ -13,7 +13,7 @@ from lotperm.studies.published import paper
 
 
 def protocol() -> pd.DataFrame:
-    """Put what the paper says beside what its authors' code does and what the profile paper runs.
+    """Put the paper's protocol beside that of its authors' code and of the profile ``paper``.
 
     Returns
     -------

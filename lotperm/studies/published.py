@@ -1,7 +1,7 @@
-"""The paper's numbers and this project's recorded ones, to stand beside what was just computed.
+"""The paper's numbers and this project's recorded ones, to compare with what was just computed.
 
 Both are files of the repository, under ``book/``. Numbers of three kinds meet here and are never
-mixed: each keeps a column, and the column's name says which kind it is.
+mixed: each kind has a column of its own, whose name says which it is.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Recorded:
 
     @property
     def label(self) -> str:
-        """Heading of its numbers: that they are recorded, of what, and at which profile."""
+        """Heading of its numbers: that they are recorded, data set, network and profile."""
         e = self.experiment
         return f"recorded, {e['data']['name']}, {e['model']['name']}×{e['model']['width']:g}, {e['profile']}"
 
@@ -123,7 +123,7 @@ def recorded(
         If a recorded run isn't what was written, by the checksums of its files.
     """
     found = []
-    # Every record is verified, also those that aren't wanted: what the book shows must be whole.
+    # Every record is verified, even those that aren't wanted: what the book shows must be intact.
     for path in sorted((book_folder() / "results").glob("*/results.json")):
         try:
             content = load_record(path.parent)
@@ -143,7 +143,7 @@ def recorded(
         if width is None or e["model"]["width"] == width:
             summary = pd.DataFrame(content["summary"])
             if kind != "table":
-                # JSON is kept sorted by name; the table beside it begins with what a row is about.
+                # JSON sorts columns by name; the table begins with those that say what a row is.
                 summary = summary[
                     pd.read_csv(path.with_name("results.csv"), nrows=0).columns.to_list()
                 ]

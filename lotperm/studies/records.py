@@ -50,12 +50,12 @@ def save_record(
 def load_record(folder: Path) -> Plain:
     """Load what `save_record` wrote as ``results.json``, and verify all files of the record.
 
-    The experiment's profile has its name of today, whatever it was called when it was recorded.
+    The experiment's profile has its present name, whatever it was called when it was recorded.
 
     Raises
     ------
     IntegrityError
-        If it isn't there, or it or a file beside it isn't what was written.
+        If the record is missing, or one of its files isn't what was written.
     """
     path = folder / "results.json"
     try:
@@ -74,8 +74,8 @@ def load_record(folder: Path) -> Plain:
 
 
 def records(frame: pd.DataFrame) -> list[Plain]:
-    """Return rows as plain JSON data; what is missing or NaN becomes null."""
-    # Pandas' own encoder knows NumPy's types and turns NaN into null, which the json module writes
-    # as NaN. 15 digits are the most that it gives.
+    """Return rows as plain JSON data; missing values and NaN become null."""
+    # Pandas' own encoder knows NumPy's types and turns NaN into null; the json module would write
+    # NaN. 15 digits are the most that it gives.
     records: list[Plain] = json.loads(frame.to_json(orient="records", double_precision=15))
     return records

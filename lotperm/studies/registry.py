@@ -17,11 +17,11 @@ from lotperm.studies.stages import WORDS
 from lotperm.studies.study import Study
 
 _SYNONYMS = {"figure5": "resnet20_cifar10", "table1": "diversity"}
-"""What the paper calls some figures."""
+"""The paper's name of a figure -> its name in the book."""
 
 
 def _module(folder: str, name: str) -> ModuleType:
-    """Import a module of a question; questions outside the package are found by its path."""
+    """Import a module of a question, which may lie in a folder outside the package."""
     return import_module(f"lotperm.studies.{folder}.{name}")
 
 
@@ -36,7 +36,7 @@ def studies() -> Mapping[str, Study[Any]]:
     return _studies(question_folders())
 
 
-# A plan asks for a question at every stage; the folders are the same nearly always.
+# A plan asks for a question at every stage, and the folders rarely change.
 @cache
 def _studies(folders: tuple[Path, ...]) -> Mapping[str, Study[Any]]:
     found: dict[str, Study[Any]] = {}
@@ -46,7 +46,7 @@ def _studies(folders: tuple[Path, ...]) -> Mapping[str, Study[Any]]:
         if str(folder.parent) not in lotperm.studies.__path__:
             lotperm.studies.__path__.append(str(folder.parent))
         known: Study[Any] = _module(folder.name, "study").STUDY
-        # The name is a kind of campaign files and records, so it must stand for one question.
+        # Campaign files and records use the name as their kind, so it must mean one question.
         if known.name in found:
             raise ParameterError(
                 f"{folder} and another folder both hold the question {known.name!r}."
@@ -56,12 +56,12 @@ def _studies(folders: tuple[Path, ...]) -> Mapping[str, Study[Any]]:
 
 
 def study(name: str) -> Study[Any]:
-    """Look a question up by the name that campaign files use.
+    """Look up a question by the name that campaign files use.
 
     Raises
     ------
     ParameterError
-        If there is none of that name, with the nearest one.
+        If there is none of that name; the error has the nearest one.
     """
     known = studies()
     if name not in known:
@@ -71,7 +71,7 @@ def study(name: str) -> Study[Any]:
 
 def figure_name(name: str) -> str:
     """Return a figure's own name; the paper's names of some (figure5, table1) are known too."""
-    # Any other name is taken as it is; whether there is such a figure is asked later.
+    # Any other name is returned unchanged; whether there is such a figure is checked later.
     return _SYNONYMS.get(name, name)
 
 
@@ -90,15 +90,15 @@ def study_of(figure: str) -> Study[Any]:
     Raises
     ------
     ParameterError
-        If there is no such figure, with the nearest name.
+        If there is no such figure; the error has the nearest name.
     """
     known: Study[Any] = _module(_folder_of(figure), "study").STUDY
     return known
 
 
 def page_of(figure: str) -> Any:
-    """Return the class of a figure's page; raises as `study_of`."""
-    # Pages alone import matplotlib: one is imported when it is opened, never to plan or to compute.
+    """Return the class of a figure's page, or raise what `study_of` raises."""
+    # Only pages import matplotlib: one is imported when it is opened, never to plan or to compute.
     return _module(_folder_of(figure), "page").Page
 
 

@@ -30,8 +30,8 @@ class Results:
         One row per seed, method, sparsity, rewind epoch and metric (``test_accuracy``,
         ``test_loss``).
     curves : DataFrame
-        The same with a column ``epoch``, of a network's own training (an arm's begins with 0 at
-        its rewind point), and metric ``train_loss``.
+        The same with a column ``epoch``, counted in a network's own training (for an arm from 0 at
+        its rewind point), and the metric ``train_loss``.
     stages : list of dict
         Name, key and meta (device, versions, source hash, seconds, …) of every stage behind the
         tables.
@@ -60,8 +60,8 @@ class Results:
 
         def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
             frame = pd.concat(frames, ignore_index=True)
-            # A single run has its rows by network, in order of appearance, then by seed. The parts
-            # stand behind one another, so both are restored; a stable sort keeps the order of
+            # A single run orders its rows by network, as they appear, then by seed. The parts
+            # follow one another, so this order is restored; a stable sort keeps the order of
             # metrics and epochs.
             networks = frame.groupby(
                 ["sparsity", "rewind_epoch", "method"], dropna=False, sort=False
@@ -83,7 +83,7 @@ class Results:
     ) -> pd.Series:
         """Select a metric of one method at one sparsity and rewind epoch, indexed by seed."""
         t = self.table
-        # Dense networks belong to no rewind epoch: theirs is missing, and missing equals nothing.
+        # Dense networks have no rewind epoch: theirs is missing, and a missing value equals none.
         at_k = (
             t["rewind_epoch"].isna() if rewind_epoch is None else t["rewind_epoch"] == rewind_epoch
         )
@@ -120,7 +120,7 @@ class Results:
             permuted``, ``lth - naive`` (mean, half_width, p_value of a two-sided paired t-test)
             and ``gap closed`` = (permuted - naive)/(lth - naive), a ratio of means with Fieller's
             interval (no half width, no p-value; infinite ends where the gap may be 0). Columns low
-            and high are the ends of every interval; ``seeds`` says of how many.
+            and high are the ends of every interval; ``seeds`` is their number.
         """
         rows = []
         for sparsity in self.experiment.sparsities:
@@ -226,7 +226,7 @@ def comparison_text(row: Mapping[Any, Any], digits: int) -> str:
     if row["comparison"] != "gap closed":
         half = 100 * row["half_width"]
         return shown if math.isnan(half) else f"{shown} ± {half:.{digits}f}"
-    # The gap may be 0: then its share may be anything.
+    # The gap may be 0: then the share may be anything.
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"{shown}, no interval"
     return f"{shown} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,6 +1,6 @@
-"""How a notebook shows figures and tables: vector graphics in two layouts, tables that read on a phone.
+"""How a notebook shows figures and tables: vector graphics in two layouts, tables for phones.
 
-`install` tells the notebook's display system; nothing that a notebook's cells say changes.
+`install` tells the notebook's display system; the code in a notebook's cells stays the same.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _SMALLEST = 8.0  # points
 _PANEL = 2.3  # inches, the height of one of several panels in a column
 _LINE = 42  # letters of a title that a narrow figure has room for
 
-# With fixed ids and without a date, a page is the same to the byte whenever it is made.
+# With fixed ids and without a date, a page has the same bytes whenever it is made.
 _FIXED: Any = {"svg.hashsalt": "lotperm", "svg.fonttype": "none"}
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as SVG: text stays text, the ground transparent, the same in every run."""
+    """Return a figure as SVG, with text as text and no background, and the same in every run."""
     file = io.StringIO()
     with mpl.rc_context(_FIXED):
         figure.savefig(
@@ -47,7 +47,7 @@ def svg(figure: Figure) -> str:
             transparent=True,
             metadata={"Date": None, "Creator": None},
         )
-    # Whatever the reader's system writes with: the figure brings no fonts.
+    # The figure has no fonts of its own: the reader's system font is used.
     return file.getvalue().replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans'")
 
 
@@ -62,7 +62,7 @@ def narrowed(figure: Figure) -> Figure | None:
     Returns
     -------
     Figure or None
-        None if the figure is laid out by hand, or is narrow anyway: it is shown as it is.
+        None if the figure is laid out by hand, or is narrow already: it is shown as it is.
     """
     if (own := getattr(figure, "_lotperm_narrow", None)) is not None:
         drawn: Figure = own
@@ -83,7 +83,7 @@ def narrowed(figure: Figure) -> Figure | None:
         return None
     _, height = narrow.get_size_inches()
     if grid.ncols > 1 and not pictures:
-        # Shared axes have numbers and words at the edge alone, which is another edge now.
+        # Shared axes have numbers and words only at the edge, and the edge is another one now.
         _repeat_labels(panels, grid.ncols)
         column = GridSpec(len(panels), 1, figure=narrow)
         for i, ax in enumerate(panels):
@@ -100,7 +100,7 @@ def narrowed(figure: Figure) -> Figure | None:
     for legend in list(narrow.legends):
         # Its columns were laid out for a wide figure.
         words = [text.get_text() for text in legend.get_texts()]
-        # The copy's own method to remove itself still knows the list of the figure copied from.
+        # The copied legend's own `remove` would still act on the original figure's list.
         narrow.legends.remove(legend)
         handles = [handle for handle in legend.legend_handles if handle is not None]
         narrow.legend(handles, words, loc="outside lower center", ncols=2)
@@ -108,7 +108,7 @@ def narrowed(figure: Figure) -> Figure | None:
 
 
 def lay_out(figure: Figure, narrow: Figure) -> Figure:
-    """Say how a figure is drawn on a phone, where `narrowed` wouldn't do; return the figure.
+    """Attach a figure's layout for phones, where `narrowed` isn't enough, and return the figure.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def _repeat_labels(panels: list[Axes], columns: int) -> None:
     for i, ax in enumerate(panels):
         first = panels[i - i % columns]
         ax.tick_params(labelleft=True)
-        # Categories are written at the left edge alone.
+        # Categories are written only at the left edge.
         ax.set_ylabel(ax.get_ylabel() or first.get_ylabel())
 
 
@@ -157,7 +157,7 @@ def shown(figure: Figure, origins: tuple[Origin, ...] = ()) -> tuple[str, dict[s
         or ""), ``finding`` (the end of its caption, or "") and ``photos`` (whether its colours
         must stay as they are).
     """
-    # An opaque RGB picture is a photograph; what is drawn by numbers has a map of colours.
+    # An opaque RGB picture is a photograph; an image of numbers has a colour map.
     photos = any(
         image.get_array() is not None and image.get_array().ndim == 3  # type: ignore[union-attr]
         for ax in figure.axes
@@ -178,11 +178,11 @@ def shown(figure: Figure, origins: tuple[Origin, ...] = ()) -> tuple[str, dict[s
 
 
 def shown_here(figure: Figure) -> tuple[str, dict[str, Any]]:
-    """Return a figure as this notebook shows it, or as of nobody's page elsewhere."""
+    """Return a figure as this notebook shows it; elsewhere, as one without a page's origins."""
     shell = _shell()
     formatter = shell.display_formatter.formatters["image/svg+xml"] if shell else None
     own = formatter.type_printers.get(Figure) if formatter else None
-    # Only what `install` put there returns the rest, too.
+    # Only the printer that `install` put there also returns what belongs to a figure.
     if isinstance(own, partial):
         found: tuple[str, dict[str, Any]] = own(figure)
         return found
@@ -215,7 +215,7 @@ def begin(notebook: str, experiment: Experiment, device: str = "cpu", **given: A
     device : str
         "cpu" or "cuda".
     **given
-        Other parameters that it got.
+        The notebook's other parameters.
     """
     again = command(notebook, experiment, {**given, "device": device})
     install(lambda: (of_live([experiment], device, again),))
@@ -227,8 +227,7 @@ def install(origins: Callable[[], tuple[Origin, ...]] = tuple) -> None:
     Parameters
     ----------
     origins : callable, optional
-        Returns where the numbers of figures come from that don't say so themselves. It is asked
-        when a figure is shown.
+        Returns the origins of figures that have none attached. It is called when a figure is shown.
     """
     shell = _shell()
     if shell is None:

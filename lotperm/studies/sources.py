@@ -48,7 +48,7 @@ def weights_file(source: MaskSource, rewind_epoch: int) -> str | None:
 
 
 def settings(subject: Subject, sparsity: float, rewind_epoch: int) -> Plain:
-    """Return everything that a mask depends on beside A's weights, for its stage's key."""
+    """Return everything that a mask depends on besides A's weights, for its stage's key."""
     pruning = subject.experiment.pruning
     found: Plain = {
         "source": pruning.mask,
@@ -66,7 +66,7 @@ def settings(subject: Subject, sparsity: float, rewind_epoch: int) -> Plain:
             found |= {"scope": pruning.scope, "examples": examples(subject)}
         case "synflow":
             found["rounds"] = SYNFLOW_ROUNDS
-            # Said only where there are norms: elsewhere it makes no difference.
+            # Only part of the key where there are norms: elsewhere it makes no difference.
             if has_norms(subject.model):
                 found["norms"] = "affine"
     return {**found, "rewind_epoch": rewind_epoch}
@@ -79,7 +79,7 @@ def examples(subject: Subject) -> int:
 
 
 def images(subject: Subject) -> int:
-    """Return the training images that finding one mask costs as much as, about."""
+    """Return roughly how many training images cost as much as finding one mask."""
     match subject.experiment.pruning.mask:
         case "snip":
             return examples(subject)
@@ -110,7 +110,7 @@ def find_masks(subject: Subject, weights: Sequence[Weights], sparsity: float) ->
 
 
 def draw_masks(subject: Subject, sparsity: float) -> list[Mask]:
-    """Draw a random mask for every replicate, each source its own.
+    """Draw a random mask for every replicate, different for each source.
 
     The source "uniform" has the same density in every layer, any other ERK densities.
     """
@@ -137,7 +137,7 @@ def _scored(subject: Subject, network: nn.Module, names: Sequence[str], sparsity
 
 
 def name_collapse(subject: Subject, masks: Sequence[Mask], sparsity: float) -> None:
-    """Warn of layers that lost all their weights.
+    """Warn about layers that lost all their weights.
 
     Warns
     -----

@@ -43,7 +43,7 @@ WORDS = {
 """Stage -> what plans call it."""
 
 CURVE_POINTS = 10
-"""About this many times during a training the test split is evaluated."""
+"""About how many times the test split is evaluated during a training."""
 
 KEPT_EPOCHS = 40
 """About this many evenly spaced epochs of the dense networks are kept by default."""
@@ -115,8 +115,8 @@ def dense(bench: Workbench) -> DensePair:
         # A network that can't be aligned is refused before it is trained, not after.
         _ = bench.spec
         networks = ("dense_a", "dense_b")
-        # All of A, then all of B, which `halves` relies on. The two differ in their named random
-        # streams alone: initialization, order of the examples, augmentation.
+        # All of A, then all of B, which `halves` relies on. The two differ only in their named
+        # random streams: initialization, order of the examples, augmentation.
         start = [
             initialize(bench.build, Seeds.of(network, seed).init)
             for network in networks
@@ -189,8 +189,8 @@ def _imp_round(
     # (Frankle et al.) is the alternative.
     rewinding = pruning.imp == "rewind"
     recipe = experiment.sparse_recipe(rewind_epoch) if rewinding else pruning.finetune
-    # Only the first round prunes dense A. A later one reads dense weights to rewind to, or none:
-    # then that stage counts by its key alone.
+    # Only the first round prunes dense A. A later one reads dense weights to rewind to, or none, so
+    # that only the key of the dense stage matters.
     from_dense = ("final",) if before is None else ()
     if rewinding:
         from_dense = (*from_dense, epoch_file(rewind_epoch))
@@ -205,16 +205,16 @@ def _imp_round(
             # The first round begins with everything that may be pruned: by the paper's rule every
             # weight of a convolution or a linear layer, but for the convolutions of shortcuts.
             masks = [full_mask(w, names) for w in weights]
-        # Magnitudes are those of trained weights; these are rewound only afterwards.
+        # Magnitudes are those of trained weights; weights are rewound only afterwards.
         masks = [
-            # Globally in the paper: weights of all layers compete for their places.
+            # Globally in the paper: weights of all layers compete with each other.
             magnitude_prune(w, m, target, scope=pruning.scope)
             for w, m in zip(weights, masks, strict=True)
         ]
         sources.name_collapse(bench, masks, target)
         if rewinding:
             weights = halves(inputs.replicates("dense", epoch_file(rewind_epoch)))[0]
-        # A stream for each round: the network sees the examples in another order every time.
+        # A stream for each round, so that it sees the examples in another order every time.
         networks = (f"imp_{number}",)
         trained = bench.train(workspace, weights, recipe, networks, label, urgent=True, masks=masks)
         return bench.result(trained, files={"mask": pack(masks)})
@@ -226,8 +226,8 @@ def _imp_round(
             "before": Source(before, ("final", "mask")) if before else None,
         },
         settings={
-            # The sparsity of this round, not of the last one: a ticket of another sparsity that
-            # comes through here shares the round.
+            # The sparsity of this round, not of the last one, so that tickets of other sparsities
+            # share the round.
             "sparsity": target,
             "recipe": plain(recipe),
             # Fine-tuning doesn't depend on it, so tickets of all rewind epochs share their rounds.
@@ -274,7 +274,7 @@ def ticket_masks(bench: Workbench, sparsity: float, rewind_epoch: int) -> list[M
     """Load the mask of A at a sparsity, for every replicate."""
     names = prunable_parameters(bench.model, bench.experiment.pruning.prunable)
     found = unpack(ticket(bench, sparsity, rewind_epoch).load("mask"))
-    # Files have their tensors by name; masks are listed in the network's order of layers.
+    # Files sort their tensors by name; masks follow the network's order of layers.
     return [{name: mask[name] for name in names} for mask in found]
 
 
@@ -287,14 +287,14 @@ def match(bench: Workbench) -> Task:
         # The paper matches fully trained networks, whatever the rewind epoch of the arms.
         pairs = zip(*halves(inputs.replicates("dense", "final")), strict=True)
         found = [bench.match_pair(a, b) for a, b in pairs]
-        # Scores are evidence: how alike the units are, and how alike they were before.
+        # Scores show how alike the matched units are, and how alike they were before.
         scores = [{"matched": m.scores, "identity": m.identity_scores} for m in found]
         return StageResult({"scores": scores}, {"permutation": pack(found)}, bench.meta())
 
     return bench.task(
         "match",
         inputs={"dense": Source(dense(bench).stage, ("final",))},
-        # Weight matching looks at no example: how many there are, and where, isn't in its key.
+        # Weight matching looks at no examples, so their number and points aren't in its key.
         settings={"matching": "weight"} if by_weights else plain(experiment.matching),
         label="match A to B",
         # Nothing is trained, and weight matching sees no examples either.

@@ -1,4 +1,4 @@
-"""A question of the paper as one object: what it computes, its table, its record.
+"""A question as one object: what it computes, its table, its record.
 
 To ask a new question, add a folder to ``lotperm/studies`` (or to a folder that the variable
 ``LOTPERM_STUDIES`` names) with
@@ -8,7 +8,7 @@ To ask a new question, add a folder to ``lotperm/studies`` (or to a folder that 
 - ``page.py``: a subclass of `lotperm.studies.page.Page` called ``Page``, which draws;
 
 and a notebook in ``notebooks`` that opens the page. Campaigns, sweeps, plans, records and the
-command line find it by itself.
+command line then find it automatically.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def option(default: Any, parse: Callable[[str, Any], Any], help: str) -> Any:
     help : str
         The option's meaning, in a few words.
     """
-    # With the field itself, so that default, check and help can't drift apart.
+    # All in the field itself, so that default, check and help can't drift apart.
     return field(default=default, metadata={"parse": parse, "help": help})
 
 
@@ -58,7 +58,7 @@ class Options:
         """
         values = {}
         for declared in dataclasses.fields(cls):
-            # A file or a cell may name an option and leave its value open.
+            # A campaign file or a notebook's cell may name an option and leave its value open.
             if (value := given.get(declared.name)) is not None:
                 values[declared.name] = declared.metadata["parse"](declared.name, value)
         return cls(**values)
@@ -122,7 +122,7 @@ class Study(Generic[OptionsT]):
         raise NotImplementedError
 
     def split(self, experiment: Experiment, options: OptionsT) -> list[Experiment]:
-        """Divide an experiment into several that are computed apart and recorded as one."""
+        """Divide an experiment into several that are computed separately and recorded as one."""
         return [experiment]
 
     @property
@@ -148,7 +148,7 @@ class Study(Generic[OptionsT]):
         ]
 
     def publish(self, benches: Sequence[Workbench], options: OptionsT, folder: Path) -> str | None:
-        """Write what goes along with a record into its folder, and say so in a few words."""
+        """Write what accompanies a record into its folder; return a few words about it, or None."""
         return None
 
     def record(self, benches: Sequence[Workbench], options: OptionsT, folder: Path) -> None:
@@ -164,7 +164,7 @@ class Study(Generic[OptionsT]):
             Where the record goes.
         """
         table = pd.concat([self.table(bench, options) for bench in benches], ignore_index=True)
-        # Readers of the CSV file see first what a row is about.
+        # Readers of the CSV file first see what a row is about.
         table = table[[*self.columns, *(c for c in table if c not in self.columns)]]
         # With every stage before them: a record says how each network behind its numbers was made.
         tasks = chain(task for bench in benches for task in self.tasks(bench, options))
@@ -193,7 +193,7 @@ def of_all_cells(
     experiment : Experiment
         The experiment.
     table_of : callable
-        From sparsity and rewind epoch to the cell's table.
+        Takes sparsity and rewind epoch; returns the cell's table.
     """
     found = [table_of(s, k).assign(sparsity=s, rewind_epoch=k) for s, k in cells(experiment)]
     return pd.concat(found, ignore_index=True)

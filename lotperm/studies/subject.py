@@ -46,7 +46,7 @@ class Subject:
     runtime : Runtime, optional
         How to compute.
     datasets : dict, optional
-        Data sets that are loaded already. What is loaded here is added, to be shared with others.
+        Data sets that are loaded already. Those loaded here are added, to be shared with others.
 
     Raises
     ------
@@ -63,8 +63,8 @@ class Subject:
         self.experiment = experiment
         self.runtime = runtime or Runtime()
         self._datasets = {} if datasets is None else datasets
-        # Shapes alone tell, at no cost, whether the network has a form for the data. They are
-        # asked for before, as an image folder has to be listed.
+        # Shapes alone tell, at no cost, whether the network has a form for the data. `info` comes
+        # first, since an image folder has to be listed.
         _ = self.info
         with shapes_alone():
             self.build()
@@ -80,17 +80,17 @@ class Subject:
         """
         config = self.experiment.data
         if config not in self._datasets:
-            # Rank 0 makes what has to be made on disk.
+            # Rank 0 goes first, and makes what has to be made on disk.
             self._datasets[config] = distributed.in_turn(lambda: load_configured(config))
         return self._datasets[config]
 
     @cached_property
     def info(self) -> Info:
-        """Shape and sizes of the data, without loading them. An image folder is listed if it is here."""
+        """Shape and sizes of the data, without loading them; an image folder is listed if here."""
         config = self.experiment.data
         if config.name in IMAGE_FOLDERS:
-            # A folder may be a part of the data, so it is counted where it is; a plan does without
-            # it.
+            # A folder may hold only part of the data, so its files are counted if it is here; a
+            # plan does without it.
             with contextlib.suppress(StorageError):
                 of = self.data
                 return Info(of.input_shape, of.classes, len(of.train), len(of.test), bytes=0)
@@ -135,12 +135,12 @@ class Subject:
     def batches(self, split: Split, size: int = 500) -> Batches:
         """Batch a split of the data, normalized and not augmented, on the runtime's device."""
         device = self.runtime.device
-        # At once: one transfer takes less than those of all batches.
+        # All at once: one transfer takes less time than one for each batch.
         return Batches(self.data.to(device), split.to(device), size, self.runtime.readers)
 
     def match_examples(self, batch: int = 500) -> Batches:
         """Batch the training examples on which networks are compared, inputs and classes."""
-        # Not augmented, and always the first examples of the split: matching then is the same in
+        # Not augmented, and always the first examples of the split, so that matching is the same in
         # every stage that asks for it.
         return self.batches(first(self.data.train, self.experiment.matching.samples), batch)
 
@@ -167,7 +167,7 @@ class Subject:
         )
 
     def identity(self) -> Plain:
-        """Identify data and network, for the keys of stages that don't build on others."""
+        """Describe data and network, for the keys of stages that don't build on others."""
         config, of = self.experiment.data, None
         if config.name in IMAGE_FOLDERS:
             # Without the folder the stages can be planned, but not computed.

@@ -18,8 +18,8 @@ from lotperm.studies.pipeline import Pipeline
 def title(experiment: Experiment) -> str:
     """Describe an experiment in a figure's title: data set, network and profile.
 
-    On MNIST-1D, networks are one-dimensional twins of those whose names they bear; the title says
-    so.
+    On MNIST-1D, networks are one-dimensional twins of the networks whose names they have; the title
+    says so.
     """
     e = experiment
     twin = "1-D twin, " if e.data.name == "mnist1d" else ""
@@ -118,7 +118,7 @@ def by_width(experiments: Sequence[Experiment], tables: Sequence[pd.DataFrame]) 
 
 
 def by_cell(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the rows of each sparsity and rewind epoch, with these in words."""
+    """Return each sparsity and rewind epoch in words, with its rows."""
     return [
         (f"S = {s:g}, k = {k}", rows)
         for (s, k), rows in table.groupby(["sparsity", "rewind_epoch"])
@@ -126,15 +126,15 @@ def by_cell(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def contrasts(arms: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Return paired differences of arms with intervals and p-values, in words -> text.
+    """Return paired differences of arms by their words, as text with intervals and p-values.
 
     Parameters
     ----------
     arms : DataFrame
         Accuracies as fractions: index seed, a column for each arm.
     pairs : mapping
-        A difference in words -> the two arms, the second taken from the first. Pairs of which the
-        table lacks an arm are left out.
+        A difference in words -> the two arms, the second subtracted from the first. Pairs with an
+        arm that the table lacks are left out.
     """
     found = {}
     for words, (a, b) in pairs.items():

@@ -36,7 +36,7 @@ from lotperm.studies.arms.arms import ARMS, FOUND, PAPER_ARMS, Parts, arm_of, st
 from lotperm.studies.stages import dense, matchings, ticket_masks
 from lotperm.studies.workbench import Workbench
 
-# Tells tickets from other files of tensors: masks, permutations, weights.
+# Distinguishes tickets from other files of tensors: masks, permutations, weights.
 KIND = "ticket"
 
 
@@ -47,7 +47,7 @@ class Ticket:
     Attributes
     ----------
     experiment : Experiment
-        The experiment that it comes from.
+        The experiment from which it comes.
     seed : int
         The seed of the replicate.
     sparsity : float
@@ -149,8 +149,8 @@ def save_tickets(bench: Workbench, folder: Path | str, limit: int | None = None)
     folder : Path or str
         Where to write; made if it isn't there.
     limit : int, optional
-        Largest size of all files together, in bytes. Seeds that don't fit any more are left out,
-        whole.
+        Largest size of all files together, in bytes. Seeds that no longer fit are left out with all
+        of their files.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def save_tickets(bench: Workbench, folder: Path | str, limit: int | None = None)
         for k, (name, tensors) in zip(experiment.rewind_epochs, files.items(), strict=True):
             notes = {
                 "kind": KIND,
-                # Sorted keys and no free choice of spaces: the same ticket is the same bytes.
+                # Canonical text, so that the same ticket has the same bytes.
                 "experiment": canonical_json(experiment.to_dict()),
                 "seed": str(seed),
                 "rewind_epoch": str(k),
@@ -186,7 +186,7 @@ def save_tickets(bench: Workbench, folder: Path | str, limit: int | None = None)
 def publish(
     benches: Sequence[Workbench], folder: Path, limit: int, *, made_of: Sequence[Task]
 ) -> str:
-    """Write the tickets of a finished table, in place of those that are there.
+    """Write the tickets of a finished table, replacing any that are there.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def publish(
     limit : int
         Largest size of all files together, in bytes.
     made_of : sequence of Task
-        The arms' stages: tickets hold what these read.
+        The arms' stages; tickets hold the files that these read.
 
     Returns
     -------
@@ -206,13 +206,13 @@ def publish(
     """
     stages = {task.key: task.run() for task in chain(made_of)}
     read = [(key, file) for task in made_of for key, files in task.reads.items() for file in files]
-    # A table that was computed elsewhere may have come here without the files that nothing further
+    # A table that was computed elsewhere may have come here without the files that no later stage
     # reads.
     if any(f"{file}.safetensors" not in stages[key].files for key, file in read):
         if folder.exists():
             return "its tickets stay as they are"
         return "its tickets can't be written, as the store lacks files of its stages"
-    # Those that are there may be of another run, with other seeds.
+    # Tickets that are there may come from another run, with other seeds.
     shutil.rmtree(folder, ignore_errors=True)
     paths: list[Path] = []
     for bench in benches:
@@ -257,7 +257,7 @@ def load_ticket(path: Path | str, sparsity: float | None = None) -> Ticket:
     path : Path or str
         A file that `save_tickets` wrote.
     sparsity : float, optional
-        Which mask to take, if there are several.
+        Sparsity of the mask to take, if there are several.
 
     Raises
     ------
@@ -278,7 +278,7 @@ def load_ticket(path: Path | str, sparsity: float | None = None) -> Ticket:
     try:
         experiment = Experiment.from_dict(json.loads(notes["experiment"]))
         seed, k = int(notes["seed"]), int(notes["rewind_epoch"])
-    # The notes may be missing, be no JSON, or describe no experiment of ours.
+    # The notes may be missing, not be JSON, or not describe an experiment of this package.
     except (KeyError, ValueError, ParameterError) as error:
         raise IntegrityError(
             f"{path} says nothing sensible about its experiment: {error}"
@@ -318,8 +318,8 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor
 
 def _check(path: Path, ticket: Ticket) -> None:
     """Refuse tensors that don't fit the network that the file names."""
-    # The file may name a network of any size, so it gets no memory until the file's own tensors
-    # have turned out to be as large.
+    # The file may name a network of any size, so no memory is allocated for it until the file's own
+    # tensors have turned out to be as large.
     with shapes_alone():
         network = ticket.network()
     state, rule = network.state_dict(), ticket.experiment.pruning.prunable
@@ -334,7 +334,7 @@ def _check(path: Path, ticket: Ticket) -> None:
         if _forms(tensors) != _forms(expected):
             odd = sorted(dict(_forms(tensors).items() ^ _forms(expected).items()))
             raise IntegrityError(f"{path}: {what} doesn't fit the network, {odd[:3]} differ.")
-    # A group without a permutation would stay as it is, which nobody could see.
+    # A group without a permutation would stay as it is, unnoticed.
     if (groups := ticket._bench.spec.sizes.keys()) != ticket.permutation.keys():
         odd = sorted(groups ^ ticket.permutation.keys())
         raise IntegrityError(f"{path}: the permutation doesn't fit the network, {odd[:3]} differ.")

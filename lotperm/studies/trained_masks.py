@@ -1,4 +1,4 @@
-"""Masks that a training of its own finds: by RigL, and by the movement of the weights.
+"""Masks found by a training of their own: RigL's, and those by the movement of the weights.
 
 RigL trains A sparsely, from the weights that the arms start from, with their recipe. Movement
 repeats A's dense training, from its initialization and with its very examples, and sums up what
@@ -26,14 +26,14 @@ from lotperm.studies.subject import plain
 from lotperm.studies.workbench import Workbench, curves
 
 UPDATES = 25
-"""Updates of RigL's masks, about, where the authors' ΔT of 100 steps would give fewer."""
+"""Approximate number of updates of RigL's masks, where the authors' ΔT would give fewer."""
 
 
 def rigl_of(steps: int) -> RigL:
-    """Return RigL for a training of so many steps: the authors' α = 0.3 and ΔT = 100, or less.
+    """Return RigL for a training of `steps` steps: the authors' α = 0.3 and ΔT = 100, or less.
 
-    Their masks are updated 250 times; in short trainings it is about `UPDATES` times, or at every
-    step.
+    The authors update masks 250 times; short trainings update them about `UPDATES` times, or at
+    every step.
     """
     usual = RigL()
     return dataclasses.replace(
@@ -86,7 +86,7 @@ def _rigl(bench: Workbench, dense: Task, sparsity: float, rewind_epoch: int) -> 
         trained = bench.train(workspace, states, recipe, ("rigl",), label, masks=masks, rewire=rule)
         return found(bench, trained.masks, sparsity, **curves(trained))
 
-    # An update takes the place of a step and costs as much, but for a sort of the weights.
+    # An update takes the place of a step and costs as much, apart from sorting the weights.
     work = bench.work(count, recipe)
     return bench.task(
         "mask",
@@ -136,7 +136,7 @@ def _movement_mask(bench: Workbench, sparsity: float) -> Task:
 def movement(bench: Workbench) -> Task:
     """Train A of every replicate once more, and keep the movement of its prunable weights.
 
-    The file "movement" holds their scores, which serve every sparsity and rewind epoch.
+    The file "movement" holds the weights' scores, which serve every sparsity and rewind epoch.
     """
     experiment, prunable = bench.experiment, bench.experiment.pruning.prunable
     recipe, label = experiment.dense, "movement of A's weights"

@@ -1,4 +1,4 @@
-"""An experiment with its networks, data, store and runtime at hand: what makes its stages."""
+"""Workbenches: an experiment with its networks, data, store and runtime, to make its stages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Workbench(Subject):
     store : Store, optional
         Where results are kept; the default store if None.
     runtime, datasets : optional
-        As of `Subject`, which also says what is refused.
+        As in `Subject`, which also says what is refused.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class Workbench(Subject):
         label : str
             Words for the progress bar.
         urgent : bool, optional
-            True: many stages wait for this one, so that on a GPU it goes before what is trained
-            beside it.
+            True: many stages wait for this one, so on a GPU it takes precedence over what is
+            trained beside it.
         **options
             Further arguments of `lotperm.engine.training.train`.
         """
@@ -151,7 +151,7 @@ class Workbench(Subject):
         files: Mapping[str, dict[str, Tensor]] | None = None,
         results: Plain | None = None,
     ) -> StageResult:
-        """Make a stage's result of a training.
+        """Make a stage's result from a training.
 
         Parameters
         ----------
@@ -197,6 +197,6 @@ def curves(trained: Trained) -> Plain:
 def final_accuracies(stage: Task) -> list[float]:
     """Return the accuracies at the end of a training that kept its `curves`, network by network."""
     evaluations = stage.results["evaluations"]
-    # Epochs are texts in JSON, and texts sort 10 before 9.
+    # Epochs are strings in JSON, and strings sort 10 before 9.
     found: list[float] = evaluations[max(evaluations, key=int)]["accuracy"]
     return found
