@@ -1,5 +1,4 @@
-"""Whether the fast ways of training end where the ordinary one does: accuracies, paired over
-seeds.
+"""Compare the accuracies of the fast ways of training with the ordinary one, paired over seeds.
 
 The same masked networks are trained from the same weights on the same examples in the same order:
 one at a time by a plain loop in float32 (`engine.Plain`: ``nn.Module``, pruning hooks,
@@ -35,8 +34,8 @@ from lotperm.science.statistics import paired
 
 SIGNAL = (1, 40)
 NETWORKS = (Network("mlp", "mlp", 1.0, SIGNAL), Network("resnet8x0.5, 1-D", "resnet8", 0.5, SIGNAL))
-# The peak learning rate. With 0.08 a ResNet whose sums round otherwise ends anywhere from 43 to 88
-# percent, which hides any difference.
+# The peak learning rate. With 0.08 a ResNet whose sums are rounded differently ends anywhere from
+# 43 to 88 percent, which hides any difference.
 LR = {"mlp": 0.08, "resnet8": 0.02}
 SPARSITY = 0.9
 
@@ -50,7 +49,7 @@ def plain_accuracy(
     seeds: Seeds,
     device: str,
 ) -> float:
-    """Test accuracy of one network after the ordinary training."""
+    """Train one network in the ordinary way; return its test accuracy."""
     plain = Plain(network, start, mask, recipe, device)
     inputs = normalize(data.train.inputs, data)
 
@@ -74,7 +73,7 @@ def plain_accuracy(
 
 
 def compare(network: Network, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each way of training."""
+    """Train in every way; return one row for each."""
     device, count = options.device, options.seeds
     data = load("mnist1d").to(device)
     recipe = Recipe(epochs=options.epochs, lr=LR[network.model])
@@ -135,7 +134,7 @@ def main() -> None:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """Write the report as Markdown."""
     machine = report["machine"]
     lines = [
         "# The fast ways of training against a plain loop: test accuracy",

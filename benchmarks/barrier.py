@@ -3,10 +3,10 @@
 Two ResNet20x1 are trained on CIFAR-10's real pixels for a few epochs from different
 initializations. On the straight line between them the accuracy collapses; between π(A) and B, with
 batch-norm statistics recomputed, it must collapse clearly less (Ainsworth et al. 2023; Jordan et
-al. 2023). Writes book/results/barrier.json and .md.
+al. 2023). This writes book/results/barrier.json and .md.
 
-    python benchmarks/barrier.py             # needs: lotperm data fetch cifar10 python
-    benchmarks/barrier.py --quick     # 1-D twins on MNIST-1D, seconds: only to see that it runs
+    python benchmarks/barrier.py             # needs: lotperm data fetch cifar10
+    python benchmarks/barrier.py --quick     # 1-D twins on MNIST-1D: only to see that it runs
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ALPHAS = [i / 10 for i in range(11)]
 
 
 def main() -> None:
-    """Train, match, measure, write."""
+    """Train and match two networks, measure the barrier, and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -15,18 +15,18 @@ import scipy
 import torch
 from torch import Tensor, nn
 
-# So that the benchmarks run from a clone that isn't installed: they import this file first.
+# The benchmarks import this file first, so that they run from a clone that isn't installed.
 if importlib.util.find_spec("lotperm") is None:
     sys.path.append(str(Path(__file__).parents[1]))
 
 from lotperm.engine.models import build
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
-"""Where the recorded tables are: the book shows them."""
+"""The folder of the recorded tables, which the book shows."""
 
 
 def environment() -> dict[str, Any]:
-    """What timings and last digits depend on."""
+    """Describe what timings and last digits depend on."""
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -49,8 +49,9 @@ def environment() -> dict[str, Any]:
 def random_network(
     name: str, seed: int, images: Tensor, classes: int, width: float = 1.0
 ) -> nn.Module:
-    """A network in eval mode with random weights, norms included; its running statistics are
-    those of the images.
+    """Make a network with random weights, norms included, and the running statistics of images.
+
+    It is in eval mode.
     """
     torch.manual_seed(seed)
     model = build(name, input_shape=tuple(images.shape[1:]), classes=classes, width=width)

@@ -1,8 +1,7 @@
-"""What each page of the book costs: time, memory and disk, from an empty store and again from a
-full one.
+"""Measure what each page of the book costs in time, memory and disk, computed and from the store.
 
-Executes the notebooks in the order of the book, each in a kernel of its own, into one store: a
-page that shares stages with an earlier one pays only for its own. Writes
+It executes the notebooks in the order of the book, each in a kernel of its own, with one store: a
+page that shares stages with an earlier one pays only for its own. It writes
 book/results/costs.{json,md}.
 
     python benchmarks/costs.py --profile laptop   # minutes
@@ -28,12 +27,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def size(folder: Path) -> int:
-    """Bytes in all files of a folder."""
+    """Return the number of bytes in all files of a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def measure(notebook: Path, profile: str, home: Path) -> dict[str, Any]:
-    """Execute one notebook twice; seconds of both, and MiB that the first added to the store."""
+    """Execute one notebook twice; return the seconds of both, and MiB added to the store."""
     before, seconds = size(home) if home.exists() else 0, []
     # For the kernels, which are processes of their own.
     os.environ["LOTPERM_HOME"] = str(home)
@@ -67,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for notebook in notebooks:
             rows.append(measure(notebook, profile, Path(folder) / "home"))
-            # After every page: what was measured isn't lost if it is stopped.
+            # Written after every page: if this is stopped, what was measured isn't lost.
             report = {
                 "what": f"the notebooks at the profile {profile}, in this order, from an empty store",
                 "command": f"python benchmarks/costs.py --profile {profile}",
@@ -79,7 +78,7 @@ def main() -> None:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report in Markdown."""
+    """Write the report as Markdown."""
     machine = report["machine"]
     lines = [
         f"# Cost of {report['what']}",

@@ -1,5 +1,4 @@
-"""How fast many masked networks are trained: lotperm's engine against the ordinary loop, and
-against the machine.
+"""Measure how fast masked networks are trained: lotperm, the ordinary loop, the machine's limits.
 
 For each network of the paper and M networks at once, images/s and model-epochs/min of
 
@@ -9,11 +8,11 @@ For each network of the paper and M networks at once, images/s and model-epochs/
 - on device: the same loop, with the data set and the augmentation on the device;
 - lotperm: `lotperm.engine.training` with M networks, in every mode that is asked for; the best one counts.
 
-First a gate: in every mode, three steps must give the losses of the plain loop; a mode that
-doesn't isn't timed, and the exit code is 1 in the end. All peers of a network run in one process,
-interleaved. Beside the times stands the roofline: operations counted
-by PyTorch's flop counter and bytes of activations and weights, over the limits of the device,
-which are measured here by a matrix product and a copy.
+First comes a gate: in every mode, three steps must give the losses of the plain loop; a mode that
+fails isn't timed, and the exit code is 1 in the end. All competitors of a network run in one
+process, interleaved. The times are compared with the roofline: operations counted by PyTorch's flop
+counter, and bytes of activations and weights, over the limits of the device, which are measured
+here by a matrix product and a copy.
 
 Pixels are random, in the sizes of CIFAR-10 and MNIST-1D: speed doesn't depend on them, and no data
 set is needed.
@@ -77,7 +76,7 @@ class Network:
     shape: tuple[int, ...] = (3, 32, 32)
 
     def make(self) -> nn.Module:
-        """A new one."""
+        """Make a new network."""
         return build(
             self.model, input_shape=self.shape, classes=10, width=self.width, hidden=(128, 128)
         )
@@ -102,15 +101,15 @@ MODES: dict[str, tuple[Precision, Mode, int | None]] = {
     "bfloat16, compiled, one by one": ("bfloat16", "compiled", 1),
     "bfloat16, compiled, four by four": ("bfloat16", "compiled", 4),
 }
-"""Name -> precision, form of the step, networks in one forward pass (None: what
-`lotperm.engine.training` takes for the best).
+"""Name -> precision, form of the step, networks in one forward pass (None: as many as
+`lotperm.engine.training` thinks best).
 """
 ON_CPU = [name for name in MODES if "graph" not in name and "four" not in name]
 ON_CUDA = ["bfloat16, graph", "bfloat16, compiled", "bfloat16, compiled, four by four"]
 
 
 def runtime_of(mode: str, device: str) -> Runtime:
-    """How a mode computes."""
+    """Return the runtime of a mode."""
     _, form, at_once = MODES[mode]
     return Runtime(
         device=device, compile=form == "compiled", graph=form != "plain", members=at_once
@@ -118,7 +117,7 @@ def runtime_of(mode: str, device: str) -> Runtime:
 
 
 def random_data(network: Network, size: int) -> Dataset:
-    """As many random examples, of the data set's types."""
+    """Make a data set of `size` random examples, with the real data set's types."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:
@@ -135,7 +134,7 @@ def random_data(network: Network, size: int) -> Dataset:
 
 
 def seconds_per_step(step: Callable[[], object], steps: int, device: str) -> float:
-    """Time of one step, over several."""
+    """Return the mean time of several steps."""
     synchronize(device)
     begin = time.perf_counter()
     for _ in range(steps):
@@ -145,7 +144,7 @@ def seconds_per_step(step: Callable[[], object], steps: int, device: str) -> flo
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -154,7 +153,7 @@ def synchronize(device: str) -> None:
 
 
 class _Images(TorchDataset[Any]):
-    """Image by image, with torchvision's transforms."""
+    """A data set read image by image, with torchvision's transforms."""
 
     def __init__(self, data: Dataset) -> None:
         assert isinstance(data.train.inputs, Tensor)
@@ -199,7 +198,7 @@ class Plain:
         self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())
 
     def step(self) -> float:
-        """The next batch."""
+        """Train on the next batch; return its loss."""
         x, y = next(self.batches)
         loss = F.cross_entropy(self.model(x), y)
         self.optimizer.zero_grad()
@@ -208,7 +207,7 @@ class Plain:
         return loss.item()
 
     def loader(self, data: Dataset, count: int) -> None:
-        """Take batches from a DataLoader with so many workers."""
+        """Take batches from a DataLoader with `count` workers."""
         loader = DataLoader(
             _Images(data),
             BATCH,
@@ -283,7 +282,7 @@ class Engine:
                 run.prepare(self.threads)
 
     def steps(self, count: int) -> None:
-        """So many steps of every network; an epoch ends where it ends."""
+        """Do `count` steps of every network, ending epochs where they end."""
 
         def reached(run: Run, goal: int) -> bool:
             return run.step >= goal
@@ -307,8 +306,9 @@ class Engine:
 
 
 def limits(device: str, quick: bool) -> dict[str, float]:
-    """TFLOP/s of matrix products in float32 and bfloat16, and GB/s of a copy (reads and writes
-    counted).
+    """Measure TFLOP/s of matrix products in float32 and bfloat16, and GB/s of a copy.
+
+    A copy counts its reads and its writes.
     """
     n, count = (512, 2) if quick else (4096 if device == "cuda" else 2048, 5)
     found = {}
@@ -330,8 +330,9 @@ def limits(device: str, quick: bool) -> dict[str, float]:
 
 
 def counted(network: Network) -> dict[str, float]:
-    """Of one training image: operations (forward and backward), and values of activations that
-    one pass writes.
+    """Count the operations (forward and backward) and the activations of one training image.
+
+    Activations are the values that one forward pass writes.
     """
     model = network.make()
     x = torch.randn(2, *network.shape)
@@ -357,15 +358,14 @@ _PRODUCTS = (
     "aten::bmm",
     "aten::baddbmm",
 )
-"""The operations that do all but a few of the counted ones."""
+"""PyTorch's operations that do nearly all of the counted arithmetic."""
 
 
 def profiled(network: Network, flop: float, options: argparse.Namespace) -> dict[str, float]:
-    """What bounds a step of one network: the share of convolutions and matrix products, and at
-    which rate they run.
+    """Measure convolutions and matrix products in a step of one network: their share and rate.
 
-    In bfloat16 and not compiled, so that the profiler sees every operation. The share is of all
-    operations' time; what Python needs between them isn't counted.
+    The step is in bfloat16 and not compiled, so that the profiler sees every operation. The share
+    is of all operations' time; what Python needs between them isn't counted.
     """
     starts, masks = prepared(network, 1)
     images = len(network.shape) == 3
@@ -384,8 +384,8 @@ def profiled(network: Network, flop: float, options: argparse.Namespace) -> dict
     ) as profiler:
         engine.steps(steps)
         synchronize(options.device)
-    # A kernel's time is that of the operation which started it; the kernels' own events would
-    # count it twice.
+    # A kernel's time is part of the operation that started it; the kernels' own events would count
+    # it twice.
     events = [event for event in profiler.key_averages() if event.device_type.name == "CPU"]
     time = "self_device_time_total" if cuda else "self_cpu_time_total"
     total = sum(getattr(event, time) for event in events)
@@ -394,39 +394,39 @@ def profiled(network: Network, flop: float, options: argparse.Namespace) -> dict
 
 
 _PASSES = 5
-"""Passes over memory for each activation of a training step: written and read forward; the
-gradient written and read and the activation read again backward. Fewer only where operations are
-fused.
+"""Passes over memory for each activation of a training step.
+
+It is written and read forward; backward, its gradient is written and read, and it is read again.
+There are fewer passes only where operations are fused.
 """
 
 
 # --- the measurement --------------------------------------------------------------------------------
 
 
-# How far losses may be from the plain loop's, as a share of these.
+# How far losses may be from those of the plain loop, relative to these.
 _APART = {"float32": 4e-4, "bfloat16": 0.02}
 
 
 def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:
-    """Mode -> largest difference of some networks' losses from the plain model's, over three
-    steps; nats.
+    """Return each mode's largest difference in loss (nats) from the plain loop over three steps.
 
-    So many networks that on a CPU each thread has two. The steps repeat one batch, without
+    There are two networks for each thread of a CPU. The steps repeat one batch, without
     augmentation, so that all see the same.
 
     Raises
     ------
     SystemExit
-        If a mode's losses are others, or if they would be the same without training.
+        If a mode's losses differ too much, or if they would be the same without training.
     """
     count = 2 if device == "cuda" else 2 * torch.get_num_threads()
     starts, masks = prepared(network, count)
     data = random_data(network, BATCH)
-    # VGG11 has no batch normalization: at 0.01 it leaps, and a rounding becomes a hundred times
-    # larger in three steps.
+    # VGG11 has no batch normalization: at 0.01 its steps are so large that a rounding error grows a
+    # hundredfold in three of them.
     recipe = Recipe(epochs=1, lr=0.001 if network.model == "vgg11" else 0.01)
     wanted = torch.zeros(3, count)
-    # In float32 as it is: TF32 would be off by as much as the gate allows.
+    # In true float32: TF32 would be off by as much as the gate allows.
     with settings(torch.device(device), "float32"):
         for i in range(count):
             plain = Plain(network, starts[i], masks[i], recipe, device)
@@ -460,11 +460,11 @@ def gate(network: Network, modes: list[str], device: str) -> dict[str, float]:
 
 
 def prepared(network: Network, members: int) -> tuple[list[Weights], list[Mask]]:
-    """Random networks, 90 % of each layer's prunable weights removed.
+    """Make random networks with 90 % of each layer's prunable weights removed.
 
     What is left of a layer is scaled so that signals keep their size (Kaiming's rule). Without
-    that, or with the few weights that one threshold leaves to the last layer, images hardly move
-    the losses of a network without batch normalization, and the gate couldn't fail.
+    that, or with the few weights that a global threshold leaves in the last layer, images hardly
+    change the losses of a network without batch normalization, and the gate couldn't fail.
     """
     starts = [initialize(network.make, i) for i in range(members)]
     full = full_mask(starts[0], prunable_parameters(network.make()))
@@ -476,7 +476,7 @@ def prepared(network: Network, members: int) -> tuple[list[Weights], list[Mask]]
 
 
 def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each peer and number of networks."""
+    """Time a network's competitors; return a row for each, and each number of networks."""
     device, rounds = options.device, 1 if options.quick else options.rounds
     images = len(network.shape) == 3
     cores = torch.get_num_threads()
@@ -525,7 +525,7 @@ def measure(network: Network, options: argparse.Namespace) -> list[dict[str, Any
         )
         unlimited = replace(runtime, members=None)
         if at_once is not None and split(runtime=runtime) == split(runtime=unlimited):
-            continue  # it is the mode without that limit
+            continue  # the same as the mode without that limit
         chosen = replace(recipe, precision=precision)
         engine = Engine(network, starts[:members], masks[:members], data, chosen, runtime)
         engine.steps(1)
@@ -591,7 +591,7 @@ def main() -> None:
             try:
                 differences |= gate(network, [mode], options.device)
             except SystemExit as refusal:
-                # The others are measured all the same.
+                # The other networks are measured all the same.
                 failed.append(str(refusal))
                 print(refusal, flush=True)
         options.modes = list(differences)
@@ -609,7 +609,7 @@ def main() -> None:
                 / (2 * _PASSES * count["activations"]),
             }
         )
-        # After every network: what was measured isn't lost if it is stopped.
+        # Written after every network: if this is stopped, what was measured isn't lost.
         machine = environment() | ({} if cpu else {"gpu": torch.cuda.get_device_name()})
         report = {
             "what": f"batch {BATCH}, 90 % masks, random pixels",
@@ -627,7 +627,7 @@ def main() -> None:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """Write the report as Markdown."""
     machine, found = report["machine"], report["limits"]
     lines = [
         f"# Training masked networks: {report['what']}",

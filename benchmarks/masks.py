@@ -1,15 +1,15 @@
-"""Whether permuting helps masks that don't come from IMP.
+"""Measure whether permuting helps masks that don't come from IMP.
 
 The three arms of the method (LTH, permuted, naive) under masks of every source, all of the same
 sparsity and on the same networks A and B, with the same permutation: the experiment of
 `lotperm.studies.arms` with ``mask`` changed.
 
-What was expected, written down before the first run: permuting helps a mask as far as the mask
-knows A's units. It helps most under IMP and one-shot magnitudes of the trained A; less under SNIP,
-GraSP and SynFlow, which see A after a few epochs; under random masks, which see nothing,
-permuted − naive is zero within its interval. RigL and movement came later; before their first run:
-permuting helps movement, which sees all of A's training, as it helps one-shot magnitudes, and RigL
-less than IMP but more than random masks, as its networks start from A after a few epochs.
+Expectations, written down before the first run: permuting helps a mask to the extent that the mask
+depends on A's units. It helps most under IMP and one-shot magnitudes of the trained A; less under
+SNIP, GraSP and SynFlow, which see A after a few epochs; under random masks, which see nothing,
+permuted − naive is zero within its interval. RigL and movement were added later; before their first
+run: permuting helps movement, which sees all of A's training, as much as one-shot magnitudes, and
+RigL less than IMP but more than random masks, as its networks start from A after a few epochs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ QUICK = {
 
 
 def row(source: MaskSource, store: Store, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The arms' accuracies under masks of one source, and what permuting changes."""
+    """Run the arms under masks of one source; return accuracies and what permuting changes."""
     pipeline = Pipeline(Experiment.from_parameters(**parameters, mask=source), store)
     results, e = pipeline.run(), pipeline.experiment
     s, k = e.sparsities[0], e.rewind_epochs[0]
@@ -70,7 +70,7 @@ def row(source: MaskSource, store: Store, parameters: dict[str, Any]) -> dict[st
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """Write the report as Markdown."""
     machine, rows = report["machine"], report["rows"]
     layers = " / ".join(name.removesuffix(".weight") for name in rows[0]["density"])
     lines = [
@@ -110,7 +110,7 @@ def main() -> None:
     store = Store.default()
     if options.quick:
         parameters, sources = QUICK, ("magnitude", "uniform")
-        # Nothing so small belongs among results.
+        # Results of so small a run don't belong in the user's store.
         store = Store(options.out / "store")
     e = Experiment.from_parameters(**parameters)
     report = {

@@ -1,18 +1,17 @@
-"""Activation matching of two ResNet20x1: one pass for all groups against the layer-by-layer
-method.
+"""Time activation matching of two ResNet20x1: one pass for all groups against layer by layer.
 
-The layer-by-layer method is the one of the paper's authors: for each of the 12 permutation groups
-a pass over all images through both networks up to that layer, float64 moments of its activations,
-assignment, A permuted before the next pass. It is written here in plain PyTorch (eager modules,
-NCHW, batches of 100).
+The layer-by-layer method is that of the paper's authors: for each of the 12 permutation groups, a
+pass over all images through both networks up to that layer, float64 moments of its activations, and
+an assignment; A is permuted before the next pass. It is written here in plain PyTorch (eager
+modules, NCHW, batches of 100).
 
 First both must give the same permutations, or, where units tie, the same objective to 1e-9; only
-then are they timed, in turns, in one process. CPU seconds, over all threads, are noted beside the
-wall clock's, since they suffer less from other load. Peak memory is taken in fresh processes, for
-a stream of images.
+then are they timed, in turns, in one process. CPU seconds, over all threads, are noted beside those
+of the wall clock, since they suffer less from other load. Peak memory is measured in fresh
+processes, for a stream of images.
 
-    python benchmarks/matching.py            # writes book/results/matching.{json,md} python
-    benchmarks/matching.py --quick    # seconds: checks that it runs, its ratios mean nothing
+    python benchmarks/matching.py            # writes book/results/matching.{json,md}
+    python benchmarks/matching.py --quick    # seconds: checks that it runs, ratios mean nothing
 """
 
 from __future__ import annotations
@@ -45,8 +44,9 @@ SHAPE = (3, 32, 32)
 
 
 def random_images(n: int, seed: int) -> Tensor:
-    """Smoothed noise of unit variance, `(n, 3, 32, 32)`: neighbours correlate, as in
-    photographs.
+    """Draw smoothed noise of unit variance, `(n, 3, 32, 32)`.
+
+    Neighbours correlate, as in photographs.
     """
     noise = torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     images = F.interpolate(noise, SHAPE[1:], mode="bilinear")
@@ -54,7 +54,7 @@ def random_images(n: int, seed: int) -> Tensor:
 
 
 def images_for(n: int) -> tuple[Tensor, str]:
-    """CIFAR-10's own training images where they were fetched, else random ones."""
+    """Return CIFAR-10's training images if they were fetched, else random ones."""
     try:
         dataset = datasets.load("cifar10", train_size=n)
     except StorageError:
@@ -66,8 +66,9 @@ def images_for(n: int) -> tuple[Tensor, str]:
 
 
 def prefixes(model: nn.Module, spec: PermutationSpec) -> dict[str, fx.GraphModule]:
-    """For each group the sub-network that ends at its last activation; all share the modules of
-    `model`.
+    """Return for each group the sub-network that ends at its last activation.
+
+    All of them share the modules of `model`.
     """
     graph = fx.Tracer().trace(model)
     relus = [
@@ -93,7 +94,7 @@ def prefixes(model: nn.Module, spec: PermutationSpec) -> dict[str, fx.GraphModul
 
 
 def correlation(net_a: nn.Module, net_b: nn.Module, images: Tensor) -> Tensor:
-    """Pearson correlation, unit of B by unit of A, from plain float64 moments."""
+    """Compute the Pearson correlation, unit of B by unit of A, from plain float64 moments."""
     count, sums = 0, [torch.zeros(()).double()] * 5
     for batch in torch.split(images, BATCH):
         x, y = (net(batch).movedim(1, -1).flatten(0, -2).double() for net in (net_a, net_b))
@@ -111,8 +112,9 @@ def correlation(net_a: nn.Module, net_b: nn.Module, images: Tensor) -> Tensor:
 def layer_by_layer(
     a: nn.Module, b: nn.Module, images: Tensor, spec: PermutationSpec
 ) -> tuple[Permutation, dict[str, Tensor]]:
-    """One pass for each group; also returns the correlations, of A permuted up to the group
-    before.
+    """Match with one pass for each group; return the permutation and the correlations.
+
+    Correlations are those of A permuted up to the group before.
     """
     a = copy.deepcopy(a)
     nets_a, nets_b = prefixes(a, spec), prefixes(b, spec)
@@ -128,9 +130,7 @@ def layer_by_layer(
 def disagreement(
     found: Permutation, reference: Permutation, correlations: dict[str, Tensor]
 ) -> dict[str, float]:
-    """How many units were matched otherwise, and the largest gap in the reference's objective
-    over groups.
-    """
+    """Count the units matched differently, and find the objective's largest gap over groups."""
     moved, gap = 0, 0.0
     for group, matrix in correlations.items():
         rows = torch.arange(len(matrix))
@@ -143,7 +143,7 @@ def disagreement(
 
 
 def compare(images: Tensor, repeats: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Check the methods against each other, then time them in turns; a row each."""
+    """Check the methods against each other, then time them in turns; return a row for each."""
     a, b = (random_network("resnet20", seed, images[:500], 10) for seed in (1, 2))
     spec = PermutationSpec.trace(a, images[:2])
     reference, correlations = layer_by_layer(a, b, images, spec)
@@ -198,9 +198,7 @@ def compare(images: Tensor, repeats: int) -> tuple[list[dict[str, Any]], dict[st
 
 
 def match_stream(samples: int) -> None:
-    """Match on images that are made batch by batch, and print this process's peak memory in
-    KiB.
-    """
+    """Match on images that are made batch by batch; print this process's peak memory in KiB."""
 
     def stream() -> Iterator[Tensor]:
         for seed in range(samples // BATCH):
@@ -213,7 +211,7 @@ def match_stream(samples: int) -> None:
 
 
 def peak_memory(samples: Sequence[int], threads: int) -> dict[str, float]:
-    """Peak resident memory in MiB of matching in a fresh process, by number of samples."""
+    """Measure the peak memory (MiB) of matching in a fresh process, by number of samples."""
     peaks = {}
     for n in samples:
         command = [sys.executable, __file__, "--stream", str(n), "--threads", str(threads)]
@@ -223,7 +221,7 @@ def peak_memory(samples: Sequence[int], threads: int) -> dict[str, float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a page of Markdown."""
+    """Write the result as Markdown."""
     machine, memory = result["machine"], result["peak_memory_mib"]
     lines = [
         "# Activation matching of two ResNet20x1: one pass against layer by layer",
@@ -248,7 +246,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 0 if the methods agree and memory does not grow by more than 10 %."""
+    """Run the benchmark; return 0 if the methods agree and memory grows by at most 10 %."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,17 +1,17 @@
-"""What a compiled training step costs before its first step: cold, and where it is kept.
+"""Measure what compiling a training step costs, cold and where compiled programs are kept.
 
-For each network, CPU seconds (of the process and the compilers that it starts) until a training of
-three steps has its program, and until it ends:
+For each network, it takes the CPU seconds (of the process and the compilers that it starts) until a
+training of three steps has its program, and until it ends:
 
 - cold: a new process, with an empty folder of compiled programs;
 - the next stage of that process, with other weights;
 - a new process that finds the folder: what a campaign that is resumed, or a notebook, pays.
 
-Beside it stands what a stage saves: CPU seconds of a step, plain and compiled. A gate: the losses of
-all three must be the same, bit for bit.
+The table also shows what a stage saves: CPU seconds of a step, plain and compiled. A gate requires
+that the losses of all three are the same, bit for bit.
 
-With ``--pages``, also what it means for a whole page of the book, from an empty store: CPU seconds
-of its stages, plain, compiled cold, and compiled where the programs are kept.
+With ``--pages``, it also measures a whole page of the book, from an empty store: CPU seconds of its
+stages, plain, compiled cold, and compiled where the programs are kept.
 
 Rows of networks that aren't measured this time stay as they were.
 
@@ -50,7 +50,7 @@ from lotperm.studies.pipeline import Pipeline
 
 NETWORKS: dict[str, tuple[str, float, tuple[int, ...], int, Precision]] = {
     "mlp": ("mlp", 1.0, (1, 40), 8, "float32"),
-    # As a page of the book has them.
+    # As on a page of the book.
     "resnet8 on signals": ("resnet8", 1.0, (1, 40), 6, "bfloat16"),
     "resnet8x0.5": ("resnet8", 0.5, (3, 32, 32), 4, "bfloat16"),
     "resnet20x1": ("resnet20", 1.0, (3, 32, 32), 1, "bfloat16"),
@@ -59,7 +59,7 @@ NETWORKS: dict[str, tuple[str, float, tuple[int, ...], int, Precision]] = {
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process so far, and of those that it started and that have ended."""
+    """Return the CPU seconds of this process so far, and of its children that have ended."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
 
@@ -105,7 +105,7 @@ def stage(name: str, first: int, *, compile: bool = True, steps: int = 3) -> dic
 
 
 def process(name: str, folder: Path | None, *options: str) -> Any:
-    """What this program prints in a new process with this folder of programs."""
+    """Run this program in a new process with a folder of programs; return what it prints."""
     variables = {**os.environ, **({"TORCHINDUCTOR_CACHE_DIR": str(folder)} if folder else {})}
     command = [sys.executable, __file__, *options]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
@@ -115,7 +115,7 @@ def process(name: str, folder: Path | None, *options: str) -> Any:
 
 
 def page(figure: str, profile: str, *, compile: bool) -> float:
-    """CPU seconds of the stages of a page, from an empty store; the data are there."""
+    """Return the CPU seconds of a page's stages from an empty store, with the data there."""
     experiments, _ = page_parameters(figure, {"profile": profile})
     with tempfile.TemporaryDirectory() as folder:
         pipelines = [
@@ -130,7 +130,7 @@ def page(figure: str, profile: str, *, compile: bool) -> float:
 
 
 def measure_page(figure: str, profile: str) -> dict[str, Any]:
-    """One row of the table of pages."""
+    """Measure one row of the table of pages."""
     told = ("--page", figure, "--profile", profile)
     with tempfile.TemporaryDirectory() as folder:
         programs = Path(folder)
@@ -144,13 +144,13 @@ def measure_page(figure: str, profile: str) -> dict[str, Any]:
 
 
 def stages(name: str, steps: int) -> list[dict[str, Any]]:
-    """A first stage, one with other weights, the first again, and long ones: compiled and plain."""
+    """Run a stage, one with other weights, the first again, and long ones, compiled and plain."""
     found = [stage(name, first) for first in (0, 100, 0)]
     return found + [stage(name, 0, compile=c, steps=steps) for c in (True, False)]
 
 
 def measure(name: str, steps: int, *, quick: bool = False) -> dict[str, Any]:
-    """One row of the table; a quick one may find its programs.
+    """Measure one row of the table; a quick one may find kept programs.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def main() -> None:
 
 
 def recorded(folder: Path, names: list[str]) -> list[dict[str, Any]]:
-    """The rows of other networks in the report that is there, if they were measured here."""
+    """Return the existing report's rows for other networks, if they were measured here."""
     path = folder / "programs.json"
     if not path.exists():
         return []
@@ -228,7 +228,7 @@ def recorded(folder: Path, names: list[str]) -> list[dict[str, Any]]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """Write the report as Markdown."""
     machine = report["machine"]
     lines = [
         f"# Compiled programs: {report['what']}",

@@ -1,13 +1,12 @@
-"""Activation matching of two ResNet50s, all 37 permutation groups in one pass: seconds, where they
-go, and memory.
+"""Time activation matching of two ResNet50s, and its parts; measure its memory.
 
-Real ResNet50s of width 1 as torchvision has them (groups of up to 2,048 units), with random
-weights and batch norms calibrated to the images: what the networks have learned matters to the
-time of the assignment alone. First a gate: A's units, permuted at random, must all be found again.
+All 37 permutation groups are matched in one pass. The networks are ResNet50s of width 1 as in
+torchvision (groups of up to 2,048 units), with random weights and batch norms calibrated to the
+images: what networks have learned affects only the time of the assignment. First comes a gate: A's
+units, permuted at random, must all be found again.
 
-    python benchmarks/resnet50_matching.py            # writes
-    book/results/resnet50_matching.{json,md} python benchmarks/resnet50_matching.py --quick    #
-    seconds: checks that it runs, its numbers mean nothing
+    python benchmarks/resnet50_matching.py            # writes book/results/resnet50_matching.*
+    python benchmarks/resnet50_matching.py --quick    # seconds: checks that it runs
 """
 
 from __future__ import annotations
@@ -38,8 +37,9 @@ TARGET = 90.0
 
 
 def random_images(n: int, size: int, seed: int = 0) -> Tensor:
-    """Smoothed noise of unit variance, `(n, 3, size, size)`: neighbours correlate, as in
-    photographs.
+    """Draw smoothed noise of unit variance, `(n, 3, size, size)`.
+
+    Neighbours correlate, as in photographs.
     """
     noise = torch.randn(n, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(seed))
     images = F.interpolate(noise, (size, size), mode="bilinear")
@@ -47,7 +47,7 @@ def random_images(n: int, size: int, seed: int = 0) -> Tensor:
 
 
 def gate(model: nn.Module, spec: PermutationSpec, images: Tensor) -> None:
-    """A planted permutation of all groups is found again, to the last unit."""
+    """Check that a planted permutation of all groups is found again, to the last unit."""
     planted = spec.random(torch.Generator().manual_seed(0))
     moved = permute(model.state_dict(), spec, planted)
     found = match_activations(model, moved, [images], spec)
@@ -63,7 +63,7 @@ def gate(model: nn.Module, spec: PermutationSpec, images: Tensor) -> None:
 
 
 def measure(a: nn.Module, b: nn.Module, spec: PermutationSpec, images: Tensor) -> dict[str, Any]:
-    """One whole matching, timed; then its parts on their own, by the same functions."""
+    """Time one whole matching, then its parts on their own, by the same functions."""
     batches = torch.split(images, BATCH)
     start, cpu = time.perf_counter(), time.process_time()
     found = match_activations(a, b, batches, spec)
@@ -98,7 +98,7 @@ def measure(a: nn.Module, b: nn.Module, spec: PermutationSpec, images: Tensor) -
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a page of Markdown."""
+    """Write the result as Markdown."""
     machine, runs = result["machine"], result["runs"]
     best = min(runs, key=lambda run: run["seconds"])
     lines = [
@@ -125,12 +125,12 @@ def table(result: dict[str, Any]) -> str:
 
 
 def peak() -> float:
-    """Peak resident memory of this process so far, in MiB."""
+    """Return the peak resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 0 if the gate holds and the full size stays within its time."""
+    """Run the benchmark; return 0 if the gate holds and the full size stays within its time."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

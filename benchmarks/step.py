@@ -1,6 +1,6 @@
-"""Where the time of a compiled training step goes: a profile by subtraction, on one core.
+"""Measure where the time of a compiled training step goes, by subtraction, on one core.
 
-In one process and interleaved, CPU seconds of
+It takes the CPU seconds, in one process and interleaved, of
 
 - a whole step, as in training;
 - its program alone, without the batches: networks, losses, gradients and update;
@@ -9,11 +9,11 @@ In one process and interleaved, CPU seconds of
   the same shapes and precision, each called by itself as PyTorch does it.
 
 The last is what the step can't do without: only faster products would make it shorter. CPU seconds
-of one thread, as those of a machine that is busy with something else too are the same in kind.
+of one thread are measured, since other load on the machine affects them little.
 
-With ``--profile``, also PyTorch's profile of the compiled program: the shares of its time that its
-products, its fused loops with the update of the weights, its other fused loops and the rest take.
-That is by the clock, so only a quiet machine gives it.
+With ``--profile``, it also takes PyTorch's profile of the compiled program: the shares of its time
+that its products, its fused loops with the update of the weights, its other fused loops and the
+rest take. These are times by the clock, so the machine must be quiet.
 
     python benchmarks/step.py --profile
 """
@@ -53,14 +53,14 @@ CASES: list[tuple[str, str, float, tuple[int, ...], int, int, Precision]] = [
 
 
 KINDS = ("products", "update", "other loops", "rest")
-"""What the operations of a program are for."""
+"""The purposes that the operations of a program can have."""
 
 
 def kind(operation: str) -> str:
     """Tell what an operation of the profile is for, by its name."""
     if "_cpp_fused_" in operation:
-        # The update is the one thing that is written for all parameters together; where the
-        # compiler finds the last use of a gradient, it is in one loop with what made that.
+        # Only the update is written for all parameters together; the compiler may fuse it with the
+        # loop that computes a gradient.
         return "update" if "_foreach_" in operation else "other loops"
     if any(word in operation for word in ("bmm", "mm_out", "convolution", "mkldnn")):
         return "products"
@@ -165,7 +165,7 @@ class Case:
         self.shares = {name: us / total for name, us in spent.items()}
 
     def row(self) -> dict[str, Any]:
-        """The best of each, as a row of the table."""
+        """Return the best time of each, as a row of the table."""
         best = {name: min(seconds) for name, seconds in self.seconds.items()}
         return {
             "network": self.name,
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also the program's operations")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    # Else the compiler's loops have no names in the profile; they cost next to nothing.
+    # Otherwise the compiler's loops have no names in the profile; names cost next to nothing.
     torch._inductor.config.cpp.enable_kernel_profile = options.profile
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -211,7 +211,7 @@ def main() -> None:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """Write the report as Markdown."""
     machine = report["machine"]
     lines = [
         f"# Where a step's time goes: {report['what']}",

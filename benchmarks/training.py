@@ -1,13 +1,13 @@
-"""Training 8 MLPs at once against a plain PyTorch loop over the 8.
+"""Time training 8 MLPs at once against a plain PyTorch loop over the 8.
 
-The peers, in one process and interleaved, on MNIST-1D with a 90 % mask each:
+The competitors run in one process, interleaved, on MNIST-1D with a 90 % mask each:
 
 - plain: the ordinary way. One ``nn.Module`` at a time with ``torch.nn.utils.prune``'s hooks, a DataLoader,
   ``torch.optim.SGD`` and ``loss.item()``, at whichever thread count is fastest here;
 - lotperm: `lotperm.engine.training.train` of all members at once: eager or compiled, float32 or bfloat16.
 
-First a gate: all peers see the same examples in the same order from the same weights, and must end
-at the same accuracy. Then the times of one epoch, best and median of several rounds. Writes
+First comes a gate: all see the same examples in the same order from the same weights, and must end
+at the same accuracy. Then one epoch is timed, best and median of several rounds. This writes
 book/results/training.json and .md.
 """
 
@@ -46,7 +46,7 @@ HIDDEN = (128, 128)
 
 
 def factory() -> nn.Module:
-    """The MLP [40, 128, 128, 10]."""
+    """Make the MLP [40, 128, 128, 10]."""
     return build("mlp", input_shape=(1, 40), classes=10, hidden=HIDDEN)
 
 
@@ -72,7 +72,7 @@ class Plain:
         self.inputs = normalize(data.train.inputs, data)
 
     def epoch(self, epoch: int) -> None:
-        """One pass over the training set."""
+        """Train for one pass over the training set."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, epoch)
         order = draw_order(len(self.inputs), self.seeds.order, epoch).tolist()
@@ -90,7 +90,7 @@ class Plain:
             total += loss.item()
 
     def accuracy(self) -> float:
-        """On the test split."""
+        """Return the accuracy on the test split."""
         self.model.eval()
         with torch.no_grad():
             logits = self.model(normalize(self.data.test.inputs, self.data))
@@ -98,7 +98,7 @@ class Plain:
 
 
 def train_epoch(run: Run, epoch: int) -> None:
-    """One epoch of lotperm's training, as `train` does it."""
+    """Do one epoch of lotperm's training, as `train` does it."""
     run.advance(epoch, lambda: False, None)
     run.finish_epoch()
 
@@ -156,7 +156,7 @@ def main() -> None:
                 f"{mode}: accuracy differs by {difference:+.3f} from the plain loop's; nothing was timed."
             )
 
-    # The times: interleaved, so that a busy moment of the machine hits all.
+    # Timed interleaved, so that a busy moment of the machine hits all.
     recipes = {p: Recipe(epochs=1000, lr=0.08, precision=p) for p in precisions}
     steps = len(data.train.targets) // 128
     times: dict[tuple[str, int], list[float]] = {}

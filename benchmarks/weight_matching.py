@@ -1,11 +1,11 @@
-"""Weight matching beside the algorithm as it is published: time, and where both end.
+"""Compare weight matching with the published algorithm: time, and where both end.
 
 The published descent (Ainsworth et al. 2023, algorithm 1) visits every group of units in every
 sweep, with products in float64. Here it also computes the scores that lotperm returns, the mean
 cosine of the weights of matched units, before and after. `lotperm.science.matching.match_weights`
-skips groups beside which nothing moved since their last visit, takes products in float32, and also
-tries a start from statistics of each unit's weights, which finds permuted copies that the descent
-may miss. Both start from the same order of groups.
+skips groups whose neighbours haven't moved since their last visit, takes products in float32, and
+also tries a start from statistics of each unit's weights, which finds permuted copies that the
+descent may miss. Both start from the same order of groups.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Weights = Mapping[str, Tensor]
 
 
 def published(a: Weights, b: Weights, spec: PermutationSpec, seed: int) -> dict[str, Tensor]:
-    """The descent as published."""
+    """Match by the descent as published."""
     a, b = ({n: t.double() for n, t in w.items() if _matched(n, t)} for w in (a, b))
     moved, permutation = dict(a), spec.identity()
     groups, generator = list(spec.sizes), np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def _matched(name: str, tensor: Tensor) -> bool:
 
 
 def objective(a: Weights, b: Weights, spec: PermutationSpec, p: Mapping[str, Tensor]) -> float:
-    """The inner product of B's parameters with A's permuted ones."""
+    """Return the inner product of B's parameters with A's permuted ones."""
     moved = permute(dict(a), spec, p)
     return sum(
         float((moved[n].double() * t.double()).sum()) for n, t in b.items() if _matched(n, t)
@@ -69,7 +69,7 @@ def objective(a: Weights, b: Weights, spec: PermutationSpec, p: Mapping[str, Ten
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """The median of the CPU seconds of a call, and what it returns."""
+    """Return the median CPU seconds of a call, and its result."""
     times = []
     for _ in range(repeats):
         before = time.process_time()
@@ -79,7 +79,7 @@ def seconds(function: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 
 
 def row(name: str, width: float, repeats: int) -> dict[str, Any]:
-    """Both ways on one pair of networks of random weights."""
+    """Match one pair of random networks in both ways; return a row of the table."""
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     a, b = (random_network(name, seed, images, 10, width).state_dict() for seed in (1, 2))
     spec = PermutationSpec.trace(random_network(name, 1, images, 10, width), images[:2])
@@ -98,7 +98,7 @@ def row(name: str, width: float, repeats: int) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """Write the report as Markdown."""
     machine = report["machine"]
     names = list(report["rows"][0])
     lines = [
