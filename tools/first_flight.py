@@ -1,15 +1,17 @@
-"""Use minutes on a GPU that nobody has tried yet: check it, then train until told to stop.
+"""Use a few minutes on an untried GPU: check it, then train until told to stop.
 
     PYTHONPATH=. python3 tools/first_flight.py FOLDER campaigns/paper/seed0.yaml [MORE.yaml]
 
-It checks the machine, the numbers, CUDA graphs, streams, the compiler and the rates, each by
-itself, and writes ``FOLDER/verdict.json``: what works, how fast it is, and which sparsities fit
+It checks the machine, the numbers, CUDA graphs, streams, the compiler and the rates, each
+separately, and writes ``FOLDER/verdict.json``: what works, how fast it is, and which sparsities fit
 into the time. Then it waits for the data set, computes the campaigns in order until the file
-``FOLDER/stop`` is there or ``--seconds`` are over, packs what the campaigns still need and what
-they recorded into ``FOLDER/back``, in parts that travel, writes ``FOLDER/left.json`` and ends.
+``FOLDER/stop`` exists or ``--seconds`` are over, packs what the campaigns still need and what they
+recorded into ``FOLDER/back``, in parts small enough to transfer, writes ``FOLDER/left.json`` and
+ends.
 
-What was packed before and lies in ``FOLDER/packs`` is unpacked first. All lines of the flight, with
-their seconds, are in ``FOLDER/log``. `tools/FLIGHT.md` says how it is called on a rented machine.
+Packs of an earlier run in ``FOLDER/packs`` are unpacked first. All lines of the flight, as one run
+is called, are in ``FOLDER/log`` with their seconds. `tools/FLIGHT.md` says how to call it on a
+rented machine.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Before CUDA starts: streams that share a connection to the device wait for each other.
+# Set before CUDA starts: streams that share a connection to the device wait for each other.
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 import torch
@@ -59,7 +61,7 @@ from lotperm.store.stages import Store
 
 BATCH = 128
 EPOCH = 49_920  # images of an epoch of CIFAR-10, without the last batch
-STEPS = 100  # of an epoch of noise, while rates are measured
+STEPS = 100  # steps of an epoch of noise, while rates are measured
 SPARSITIES = (0.8, 0.9, 0.95, 0.97)
 PART = 15 * 2**20  # bytes of a file that travels back
 _BEGIN = time.monotonic()
@@ -69,7 +71,7 @@ _BEGIN = time.monotonic()
 
 
 class Failed(Exception):
-    """A check that didn't come out as it must."""
+    """A check that failed."""
 
 
 def require(condition: bool, what: str) -> None:
@@ -80,7 +82,7 @@ def require(condition: bool, what: str) -> None:
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError after so many seconds."""
+    """Raise TimeoutError after this many seconds."""
 
     def late(*_: Any) -> None:
         raise TimeoutError(f"not done after {seconds:.0f} s")
@@ -95,12 +97,12 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def resnet(name: str, width: float) -> Callable[[], nn.Module]:
-    """Return what makes such a network for CIFAR-10."""
+    """Return a function that makes such a network for CIFAR-10."""
     return partial(build, name, input_shape=(3, 32, 32), classes=10, width=width)
 
 
 def noise(size: int) -> Dataset:
-    """Random images, of CIFAR-10's shape."""
+    """Make random images of CIFAR-10's shape."""
     draw = torch.Generator().manual_seed(0)
 
     def split(n: int) -> Split:
@@ -134,7 +136,7 @@ def short(
 
 
 def apart(one: Trained, other: Trained) -> dict[str, float]:
-    """Largest relative difference of the losses, and of the running statistics."""
+    """Return the largest relative difference of losses, and of running statistics."""
     losses = [torch.tensor(t.train_loss, dtype=torch.float64) for t in (one, other)]
 
     def statistics(done: Trained) -> list[Tensor]:
@@ -156,7 +158,7 @@ def apart(one: Trained, other: Trained) -> dict[str, float]:
 
 
 def counts(done: Trained) -> set[int]:
-    """How many batches the batch norms say that they have seen."""
+    """Return how many batches the batch norms say that they have seen."""
     return {int(v) for state in done.weights for k, v in state.items() if k.endswith("tracked")}
 
 
@@ -197,7 +199,7 @@ class Flight:
         return "failed" not in found
 
     def machine(self) -> dict[str, Any]:
-        """Versions and what else is there; nothing that is missing ends the flight."""
+        """Note versions and hardware; whatever is missing doesn't end the flight."""
         found: dict[str, Any] = {
             "torch": torch.__version__,
             "cuda": torch.version.cuda,
@@ -215,7 +217,7 @@ class Flight:
         return found
 
     def gpu(self) -> dict[str, Any]:
-        """One tensor, and how much memory is free."""
+        """Check that one tensor can be computed, and how much memory is free."""
         x = torch.arange(8, device=self.device, dtype=torch.float32)
         require(float(x.sum().cpu()) == 28.0, "the device adds 0 … 7 to something else than 28")
         if self.device != "cuda":
@@ -229,7 +231,7 @@ class Flight:
         }
 
     def numbers(self) -> dict[str, Any]:
-        """The plain step in float32 against float64 on the CPU."""
+        """Compare the plain step in float32 with float64 on the CPU."""
         make = resnet("resnet8", 0.5)
         wanted = short(make, 2, Runtime(), precision="float64")
         found = apart(short(make, 2, self.runtime, precision="float32"), wanted)
@@ -239,7 +241,7 @@ class Flight:
         return found
 
     def graph(self) -> dict[str, Any]:
-        """A CUDA graph of the plain step against the plain step."""
+        """Compare a CUDA graph of the plain step with the plain step."""
         make, trial = resnet("resnet8", 0.5), dataclasses.replace(self.runtime, graph=True)
         plain = short(make, 2, self.runtime, precision="bfloat16")
         replayed = short(make, 2, trial, precision="bfloat16")
@@ -251,20 +253,20 @@ class Flight:
         return found
 
     def streams(self) -> dict[str, Any]:
-        """Networks beside each other, twice, against each alone: a race moves between the two."""
+        """Compare networks beside each other, twice, with each alone: a race differs each time."""
         make, steps = resnet("resnet8", 0.5), 20
         together = [short(make, 4, self.runtime, precision="float32", steps=steps) for _ in "ab"]
         alone = dataclasses.replace(self.runtime, streams=1)
         wanted = short(make, 4, alone, precision="float32", steps=steps)
         found = [apart(done, wanted)["loss"] for done in together]
         if max(found) >= 1e-3:
-            # All in one stream from here on: slower, and safe.
+            # All in one stream from here on: slower, but safe.
             self.runtime = alone
             raise Failed(f"losses are {found} off those of one stream")
         return {"loss": found}
 
     def compiler(self) -> dict[str, Any]:
-        """The compiled step of the campaign's own network against the plain one."""
+        """Compare the compiled step of the campaign's own network with the plain one."""
         make, trial = resnet("resnet20", 1.0), dataclasses.replace(self.runtime, compile=True)
         plain = short(make, 1, self.runtime, precision="bfloat16")
         with limited(90):
@@ -277,17 +279,17 @@ class Flight:
         return {**found, "compiling": round(time.monotonic() - begin, 1)}
 
     def rates(self, seconds: float, in_flight: Sequence[int]) -> dict[str, Any]:
-        """Images a second for so many networks of the campaign at once."""
+        """Measure images per second for several numbers of the campaign's networks at once."""
         return {str(n): round(self.rate(n, self.runtime, seconds)) for n in in_flight}
 
     def grouped(self, seconds: float) -> dict[str, Any]:
-        """The same for four networks in one forward pass."""
+        """Measure the same for four networks in one forward pass."""
         runtime = dataclasses.replace(self.runtime, members=4)
         with limited(60):
             return {"4": round(self.rate(4, runtime, seconds))}
 
     def combined(self, seconds: float) -> dict[str, Any]:
-        """Whether the step is faster with small kernels put together, or each by itself."""
+        """Find out whether the step is faster with small kernels combined or separate."""
         if not self.runtime.compile:
             return {}
         before = self.found.get("rates", {}).get("1", 0)
@@ -304,7 +306,7 @@ class Flight:
         return {"with": before, "without": without}
 
     def rate(self, members: int, runtime: Runtime, seconds: float) -> float:
-        """Images a second after a first epoch, over about so many seconds."""
+        """Measure images per second after a first epoch, over about this many seconds."""
         make, clock = resnet("resnet20", 1.0), Clock(seconds)
         starts: list[Weights] = [initialize(make, i) for i in range(members)]
         recipe = Recipe(
@@ -321,7 +323,7 @@ class Flight:
         return clock.images / clock.seconds
 
     def other_work(self) -> dict[str, Any]:
-        """An evaluation and a matching, in seconds."""
+        """Time an evaluation and a matching."""
         make = resnet("resnet20", 1.0)
         weights = [initialize(make, i) for i in range(2)]
         data = self.examples.to(self.device)
@@ -360,13 +362,13 @@ class Flight:
         return True
 
     def compared(self, there: Callable[[], bool], *, seconds: float) -> None:
-        """Try other forms of the program while the data aren't there yet: each compiles anew."""
+        """Try other forms of the program, each compiled anew, while the data aren't there yet."""
         for name, part in (("combined", self.combined), ("grouped", self.grouped)):
             if not there():
                 self.check(name, partial(part, seconds))
 
     def verdict(self, seconds: float) -> dict[str, Any]:
-        """What works, and which sparsities of one seed fit into so many seconds."""
+        """Say what works, and which sparsities of one seed fit into this many seconds."""
         rates = {int(k): v for k, v in self.found.get("rates", {}).items() if k.isdigit()}
         form = dataclasses.replace(self.runtime, device="cuda").modes[0]
         times = {f"{s:g}": round(self.needed(rates, s)) for s in SPARSITIES} if rates else {}
@@ -383,7 +385,7 @@ class Flight:
 
     @staticmethod
     def needed(rates: dict[int, float], up_to: float) -> float:
-        """Seconds for the cells of one seed up to a sparsity: dense 200 epochs, a round 50, arms 180."""
+        """Estimate seconds for one seed up to a sparsity: dense 200 epochs, a round 50, arms 180."""
 
         def rate(n: int) -> float:
             return rates[min(rates, key=lambda m: abs(m - n))]
@@ -408,16 +410,16 @@ class Clock:
         self.begin, self.end, self.images = 0.0, 0.0, 0.0
 
     def update(self, n: float) -> None:
-        """Count a step's images: these are queued, not done."""
+        """Count a step's images, which are queued, not done."""
         if self.begin:
             self.images += n
 
     def set_postfix_str(self, s: str) -> None:
-        """Begin after the first epoch, at whose end the losses are read: nothing is queued then."""
+        """Begin after the first epoch, when the losses have been read and nothing is queued."""
         self.begin = self.begin or time.monotonic()
 
     def close(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished its work."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.end = time.monotonic()
@@ -428,7 +430,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """From the first image that counts to the end."""
+        """Seconds from the first image that counts to the end."""
         return self.end - self.begin
 
 
@@ -436,7 +438,7 @@ class Clock:
 
 
 def data_there(plan: list[campaigns.Campaign]) -> bool:
-    """Tell whether the data of all campaigns are there, whole."""
+    """Return whether the data of all campaigns are there and complete."""
     wanted = {e.data for campaign in plan for entry in campaign.entries for e in entry.experiments}
     try:
         for config in wanted:
@@ -447,7 +449,7 @@ def data_there(plan: list[campaigns.Campaign]) -> bool:
 
 
 def carry(store: Store, plan: list[campaigns.Campaign], folder: Path) -> list[Path]:
-    """Put what is computed into files that travel: at most `PART` bytes each, in one folder."""
+    """Pack what is computed into files of at most `PART` bytes each, in one folder."""
     packs = folder / "packs-after"
     parcels = {p.key: p for campaign in plan for p in needed(campaign, store)}
     pack(store, parcels.values(), packs)
@@ -514,7 +516,7 @@ def main() -> int:
                 flight.say(f"stopped: {error}")
                 break
             except Exception as error:
-                # What the other campaigns can do, they do.
+                # The other campaigns still do what they can.
                 flight.say(f"failed: {type(error).__name__}: {error}")
     parts = carry(store, plan, options.folder)
     sizes = {part.name: part.stat().st_size for part in parts}
@@ -524,7 +526,7 @@ def main() -> int:
 
 
 def _write(path: Path, content: Any) -> None:
-    # Whole or not at all: others wait for the file.
+    # Written whole or not at all, since other programs wait for the file.
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(content, indent=1) + "\n")
     beside.rename(path)
