@@ -47,8 +47,8 @@ class MappedStack(nn.Module):
 
     Notes
     -----
-    Parameters and buffers have the model's names and a leading axis M. Parameters start at zero, as
-    in other stacks, and so do the buffers of the state dict; other buffers are copies.
+    Parameters and buffers have the model's names and a leading axis M. Parameters start at zero,
+    and so do the buffers of the state dict; other buffers are copies.
     """
 
     def __init__(self, model: nn.Module, members: int, *, strict: bool = False) -> None:

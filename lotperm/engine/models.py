@@ -1,9 +1,9 @@
-"""The networks of the paper, and their 1-D twins for MNIST-1D.
+"""The networks of the paper, and their 1-D versions for MNIST-1D.
 
-Every network is a plain `torch.nn.Module`; nothing here knows of masks or permutations. `build`
+Every network is a plain `torch.nn.Module`; nothing here knows about masks or permutations. `build`
 makes one by name, `initialize` draws its weights from a seed. The distributions are those of the
-authors' code: Kaiming normal (He et al. 2015), over the fan-in for ResNets and over the fan-out
-for VGG11; PyTorch's default for the MLP and the vision transformer.
+authors' code: Kaiming normal (He et al. 2015), by fan-in for ResNets and by fan-out for VGG11;
+PyTorch's default for the MLP and the vision transformer.
 """
 
 from __future__ import annotations
@@ -58,23 +58,23 @@ class MLP(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3-wide convolutions with batch norm around a residual sum.
+    """Two 3-wide convolutions with batch norm, and a shortcut that is added to their output.
 
-    Where the shape changes, the shortcut is a 3-wide convolution with batch norm: the paper's
-    choice, He et al. (2016) use none or a 1-wide one.
+    If the shape changes, the shortcut is a 3-wide convolution with batch norm. This is the paper's
+    choice; He et al. (2016) use a 1-wide convolution or none.
     """
 
     def __init__(self, n_in: int, n_out: int, stride: int, dims: int) -> None:
         super().__init__()
         conv, norm = _CONV[dims], _NORM[dims]
-        # No biases: the batch norm behind each convolution would subtract them again.
+        # No biases, since the batch norm after each convolution would subtract them again.
         self.conv1 = conv(n_in, n_out, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm(n_out)
         self.conv2 = conv(n_out, n_out, 3, padding=1, bias=False)
         self.bn2 = norm(n_out)
         self.relu = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
-        # The paper's shortcut, 3 wide; it stays dense when the paper prunes.
+        # The paper's 3-wide shortcut, which stays dense under the paper's pruning rule.
         if stride != 1 or n_in != n_out:
             self.shortcut = nn.Sequential(
                 conv(n_in, n_out, 3, stride=stride, padding=1, bias=False), norm(n_out)
@@ -94,9 +94,9 @@ class ResNet(nn.Module):
     in_channels, classes : int
         Sizes of input and output.
     blocks : int, optional
-        Residual blocks per stage, n; 3 gives ResNet20, 1 gives ResNet8.
+        n, the number of residual blocks per stage; 3 gives ResNet20, 1 gives ResNet8.
     width : float, optional
-        Multiplies the 16, 32, 64 channels of the three stages.
+        Multiplies the 16, 32 and 64 channels of the three stages.
     dims : int, optional
         1 for signals, 2 for images.
     """
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
         self, in_channels: int, classes: int, *, blocks: int = 3, width: float = 1, dims: int = 2
     ) -> None:
         super().__init__()
-        # Even the narrowest stage has a channel.
+        # Even the narrowest stage has at least one channel.
         channels = [max(1, round(16 * 2**stage * width)) for stage in range(3)]
         self.conv1 = _CONV[dims](in_channels, channels[0], 3, padding=1, bias=False)
         self.bn1 = _NORM[dims](channels[0])
@@ -123,7 +123,7 @@ class ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3 = stages
         self.pool = _GLOBAL_POOL[dims](1)
         self.classifier = nn.Linear(n_in, classes)
-        # Norms keep PyTorch's start, weight 1 and bias 0; the mode is the default, fan-in.
+        # Norms keep PyTorch's initial weight 1 and bias 0; the mode is the default, fan-in.
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -145,7 +145,8 @@ class VGG11(nn.Module):
     width : float, optional
         Multiplies every channel count.
     dims : int, optional
-        1 for signals, 2 for images. Five poolings halve the input: at least 32 values a side.
+        1 for signals, 2 for images. Five poolings halve the input, so each side needs at least 32
+        values.
     """
 
     LAYOUT = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
@@ -159,15 +160,15 @@ class VGG11(nn.Module):
                 layers.append(_MAX_POOL[dims](2))
             else:
                 n_out = max(1, round(item * width))
-                # With bias, as no batch norm follows.
+                # With a bias, as no batch norm follows.
                 layers += [_CONV[dims](n_in, n_out, 3, padding=1), nn.ReLU()]
                 n_in = n_out
-        # For 32 pixels a side the five poolings leave one value, and this one has nothing to do.
+        # With 32 pixels a side, the five poolings leave one value, and this one does nothing.
         self.features = nn.Sequential(*layers, _GLOBAL_POOL[dims](1))
         self.classifier = nn.Linear(n_in, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d):
-                # As in the authors' code, over the fan-out; ResNets take the fan-in.
+                # By fan-out, as in the authors' code; ResNets use the fan-in.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -181,18 +182,18 @@ class VGG11(nn.Module):
 
 
 def torchvision_resnet50(classes: int, width: float = 1) -> nn.Module:
-    """Make torchvision's ResNet50: above width 1 its wide form, below 1 with fewer channels."""
-    # Imported where it is needed: no other network needs torchvision.
+    """Make torchvision's ResNet50, in its wide form above width 1, with fewer channels below 1."""
+    # Imported here because no other network needs torchvision.
     from torchvision.models import resnet50
     from torchvision.models.resnet import Bottleneck, ResNet
 
     if width >= 1:
-        # In torchvision this widens the two inner convolutions of a bottleneck, not what is
-        # between.
+        # In torchvision this widens the two inner convolutions of each bottleneck, but not the
+        # stream between bottlenecks.
         return resnet50(weights=None, num_classes=classes, width_per_group=round(64 * width))
 
-    # torchvision's constructor has its 64 to 512 channels built in, so this one takes its place;
-    # the attributes are those that `_make_layer` reads.
+    # torchvision's constructor has its 64 to 512 channels built in, so this one replaces it; the
+    # attributes are those that `_make_layer` reads.
     class NarrowResNet50(ResNet):  # type: ignore[misc]  # torchvision has no types
         def __init__(self) -> None:
             nn.Module.__init__(self)
@@ -218,7 +219,7 @@ def torchvision_resnet50(classes: int, width: float = 1) -> nn.Module:
 
 
 def _dims(name: str, shape: tuple[int, ...]) -> int:
-    """Return the number of spatial dimensions; refuse one for which there is no convolution."""
+    """Return the number of spatial dimensions, or raise an error if it is neither 1 nor 2."""
     dims = len(shape) - 1
     if dims not in _CONV:
         raise ParameterError(
@@ -302,17 +303,16 @@ def build(
     Parameters
     ----------
     name : str
-        One of `NETWORKS`. ``resnet8``, ``resnet20``, ``vgg11`` and ``vit_tiny`` become their 1-D
-        twin when the input is one; ``resnet50`` is torchvision's, for images of 32 pixels a side or
-        more.
+        One of `NETWORKS`. ``resnet8``, ``resnet20``, ``vgg11`` and ``vit_tiny`` are 1-D if the
+        input is a signal; ``resnet50`` is torchvision's, for images of at least 32 pixels a side.
     input_shape : tuple[int, ...]
         ``(C, *spatial)`` of one example.
     classes : int
         Number of outputs.
     width : float, optional
-        Multiplies the channels (of ``mlp``, the hidden widths). Above 1, for ``resnet50``, only
-        those of the two inner convolutions of each bottleneck: torchvision's wide form, of which 2
-        is ``wide_resnet50_2``.
+        Multiplies the channels (the hidden widths of ``mlp``). Above 1, for ``resnet50``, it
+        multiplies only those of the two inner convolutions of each bottleneck, as in torchvision's
+        wide form; 2 gives ``wide_resnet50_2``.
     hidden : Sequence[int], optional
         Hidden widths of ``mlp``; other networks ignore it.
 
@@ -332,7 +332,7 @@ def build(
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leave out the filling of new tensors with random numbers."""
+    """Skip the operations that fill new tensors with random numbers."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -348,18 +348,18 @@ _RANDOM = (Tensor.normal_, Tensor.uniform_)
 
 @contextmanager
 def shapes_alone() -> Iterator[None]:
-    """Build networks that have shapes and no numbers, on PyTorch's meta device.
+    """Build networks that have shapes but no values, on PyTorch's meta device, within a context.
 
-    It takes no memory, however large they are.
+    This takes no memory, however large the networks are.
     """
-    # Drawing no numbers there would cost two seconds: PyTorch does it in Python, and loads its
-    # compiler for that.
+    # On that device, even drawing no numbers takes two seconds: PyTorch does it in Python, and
+    # loads its compiler for that.
     with torch.device("meta"), _Unfilled():
         yield
 
 
 def initialize(factory: Callable[[], nn.Module], seed: int) -> Weights:
-    """Draw a fresh initialization of a network from a seed.
+    """Draw a new initialization of a network from a seed.
 
     Parameters
     ----------
@@ -373,7 +373,7 @@ def initialize(factory: Callable[[], nn.Module], seed: int) -> Weights:
     Weights
         A complete state dict on the CPU. PyTorch's global generator is left as it was.
     """
-    # Networks are made on the CPU, so only the CPU's generator is used, and put back.
+    # Networks are made on the CPU, so only the CPU's generator is used and must be restored.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = factory()

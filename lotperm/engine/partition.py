@@ -1,4 +1,4 @@
-"""The choice of networks that are trained together, and of how many such parts at the same time."""
+"""Choose which networks are trained together, and how many such parts at the same time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lotperm.engine.ways import STACKED, Way
 from lotperm.parallel import distributed
 
 _ACTIVATION_BYTES: dict[Precision, int] = {"float32": 2**20, "tf32": 2**20, "bfloat16": 2**22}
-"""Size of the largest activation of networks that run together on a CPU, the fastest measured.
+"""Largest activation of networks that run together on a CPU, in bytes: the fastest size measured.
 
-In float32 that is the second level of a core's cache; in bfloat16, where casts add operations, it
-pays to save more of them.
+In float32 that is a core's second-level cache; in bfloat16, where casts add operations, it pays to
+run more networks together.
 """
 
 
 class Partition(NamedTuple):
-    """The members of a training in parts.
+    """The members of a training run, divided into parts.
 
     Attributes
     ----------
@@ -43,12 +43,12 @@ class Partition(NamedTuple):
 def networks_at_once(
     model: nn.Module, shape: Sequence[int], precision: Precision, runtime: Runtime
 ) -> int | None:
-    """Return the number of networks that one forward pass computes best; None: all of a thread's.
+    """Return how many networks one forward pass should compute; None means all of a thread's.
 
     Linear layers of many networks are one operation on any device. Convolutions gain from fewer
-    operations only while they are small: on a CPU, as long as the largest activation stays below a
-    size (which makes a narrow ResNet on CIFAR-10 three times as fast as 9 at once). On CUDA,
-    convolutions of several networks are grouped ones, which are slow.
+    operations only while they are small: on a CPU, as long as the largest activation stays below
+    some size (a narrow ResNet on CIFAR-10 is then three times as fast as with 9 networks at once).
+    On CUDA, convolutions of several networks are grouped ones, which are slow.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def networks_at_once(
     precision : "float32", "tf32" or "bfloat16"
         Precision of the recipe.
     runtime : Runtime
-        Gives the device.
+        The runtime, whose device is used.
     """
     if not _convolutions(model):
         return None
@@ -81,11 +81,11 @@ def partition(
     way: Way = STACKED,
     steps: Sequence[int] | None = None,
 ) -> Partition:
-    """Divide the members of a training into parts of about equal size.
+    """Divide the members of a training run into parts of about equal size.
 
-    On the CPU two Python threads share the parts; more would wait for Python's lock. Compiled
-    convolutions take long and don't hold the lock, so with them every core has a thread. On CUDA
-    every part has a stream of its own. With several ranks parts run one after another, since all
+    On the CPU, two Python threads share the parts; more would wait for Python's lock. Compiled
+    convolutions take long and don't hold the lock, so with them every core has a thread. On CUDA,
+    every part has a stream of its own. With several ranks, parts run one after another, since all
     ranks must exchange gradients in the same order.
 
     Parameters
@@ -111,19 +111,19 @@ def partition(
         at_once = networks_at_once(model, shape, precision, runtime)
     # The caller's limit overrides the measured one.
     parts = math.ceil(count / (runtime.members or at_once or count))
-    # Gradients are exchanged in the order in which backward passes call for it: two parts at a time
-    # would meet in another order on each rank.
-    # And the numbers that one of two threads draws would depend on the other.
+    # Gradients are exchanged in the order in which backward passes ask for it, which could differ
+    # between ranks with two parts at a time. And if networks are random, the numbers that one of
+    # two threads draws would depend on the other.
     if distributed.world_size() > 1 or way.random:
         threads = 1
     elif torch.device(runtime.device).type == "cuda":
         threads = min(parts, runtime.streams)
     else:
         threads = min(count, torch.get_num_threads())
-        # Small operations spend their time in Python, whose lock a third thread would wait for.
+        # Small operations spend their time in Python, and a third thread would wait for its lock.
         if not (runtime.compile and at_once):
             threads = min(threads, 2)
-        # No thread is without a part in the last round, if there are enough networks.
+        # If there are enough networks, every thread has a part in the last round.
         parts = min(count, threads * math.ceil(parts / threads))
     bounds = {count * i // parts for i in range(parts + 1)}
     # A part has one step counter, so members that a checkpoint left at different steps can't share
@@ -140,7 +140,7 @@ def _convolutions(model: nn.Module) -> list[nn.Module]:
 def _largest_activation(model: nn.Module, shape: Sequence[int]) -> int:
     """Count the values of the largest output of a convolution, on the meta device."""
     sizes: list[int] = []
-    # Shapes alone: on the meta device the pass costs neither time nor memory, whatever the batch.
+    # On the meta device the pass takes neither time nor memory, whatever the batch size.
     form = copy.deepcopy(model).to("meta", torch.float32).eval()
     for layer in _convolutions(form):
         layer.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))

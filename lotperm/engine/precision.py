@@ -1,4 +1,4 @@
-"""The precision that a network computes in."""
+"""The precision in which networks compute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lotperm.science.precision import products
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which products are in bfloat16 if a recipe says so, all else in float32.
+    """Return a context in which products are in bfloat16 if a recipe asks for it.
 
     Parameters
     ----------
@@ -24,17 +24,17 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     """
     if precision != "bfloat16":
         return contextlib.nullcontext()
-    # Every weight is used once a step: a cache of casts would only be in the way of a CUDA graph.
+    # Every weight is used once per step, so a cache of casts would only get in a CUDA graph's way.
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 @contextlib.contextmanager
 def settings(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Set what PyTorch has one setting of for the whole process, as training needs it.
+    """Change PyTorch's process-wide settings to what training needs, within a context.
 
-    On CUDA, float32 numbers are multiplied as the name of the precision says: by itself PyTorch
-    takes TF32 for convolutions and calls that float32. And cuDNN tries out which of its kernels are
-    the fastest. On a CPU nothing is changed.
+    On CUDA, float32 numbers are multiplied as the name of the precision says: by default, PyTorch
+    uses TF32 for convolutions and calls that float32. Also, cuDNN tries out which of its kernels
+    are fastest. On a CPU nothing is changed.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def settings(device: torch.device, precision: Precision) -> Iterator[None]:
         yield
         return
     before = torch.backends.cudnn.benchmark
-    # The trial costs a little for every new shape; here there are few.
+    # A trial costs some time for every new shape, of which there are few here.
     torch.backends.cudnn.benchmark = True
     try:
         with products("tf32" if precision == "tf32" else "ieee"):

@@ -1,8 +1,8 @@
 """What the compiler asks about the processor, remembered from one process to the next.
 
-Before its first program in a process, even one that is on disk already, PyTorch's compiler tries
-each set of vector instructions: it loads a small library in a new process of its own. Together
-these take a third of the time until a program is found again.
+Before its first program in a process, even one that is on disk already, PyTorch's compiler tests
+each set of vector instructions by loading a small library in a new process. Together, these tests
+take a third of the time until a program is found again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
-    """Let libraries that could be loaded once be taken for loadable."""
-    # Imported here: it brings all of the compiler, which most commands don't need.
+    """Make the compiler skip the test of libraries that could be loaded before."""
+    # Imported here because it loads the whole compiler, which most commands don't need.
     from torch._inductor import cpu_vec_isa
 
     instructions: Any = cpu_vec_isa.VecISA
-    # Private, and not in every version of PyTorch: without it compiling begins a second later.
+    # Private, and not in every version of PyTorch; without it, compiling starts a second later.
     load = getattr(instructions, "_probe_load", None)
     if load is None:
         yield
@@ -31,12 +31,12 @@ def remembered() -> Iterator[None]:
     suffix = f".loads-{torch.backends.cpu.get_cpu_capability().replace(' ', '-')}"
 
     def remember(isa: Any, library: str) -> bool:
-        # The library's name has the compiler, its options and PyTorch's version in it.
+        # The library's name includes the compiler, its options and PyTorch's version.
         note = Path(library + suffix)
         if note.exists():
             return True
         loads = bool(load(isa, library))
-        # A failure may have been for want of time or memory, so it is tried again.
+        # A failure may be due to a lack of time or memory, so it is tried again.
         if loads:
             with contextlib.suppress(OSError):
                 note.touch()

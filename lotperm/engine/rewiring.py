@@ -1,4 +1,4 @@
-"""Masks of many networks that change between the steps of their training."""
+"""Masks of many networks that change during their training."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lotperm.errors import ParameterError
 class MaskRule(Protocol):
     """A rule by which masks change during training; `lotperm.science.rewiring.RigL` is one.
 
-    It has no state of its own: a run that was interrupted goes on with the same masks. Some steps
-    change the masks in place of the weights. What they drop becomes zero, and what they grow starts
-    at zero, with a velocity of zero.
+    It has no state of its own, so an interrupted run resumes with the same masks. Some steps change
+    the masks instead of the weights. Weights that they drop become zero, and weights that they grow
+    start at zero, with a velocity of zero.
     """
 
     def due(self, step: int, steps: int) -> bool:
-        """Return True if a step, counted from 0, of all `steps` of the recipe changes the masks."""
+        """Return whether a step, counted from 0, of all `steps` of the recipe changes the masks."""
 
     def mask(self, step: int, steps: int, weight: Tensor, gradient: Tensor, kept: Tensor) -> Tensor:
-        """Return what M networks keep of a parameter then: bool (M, ...), like `kept`.
+        """Return the new masks of a parameter of M networks, bool (M, ...) like `kept`.
 
         The gradient is that of the batch's loss with respect to kept and pruned weights alike,
         without weight decay.
@@ -33,7 +33,7 @@ class MaskRule(Protocol):
 
 
 class Rewiring:
-    """A rule at work on the networks of a part; the masks' tensors are changed in place.
+    """Applies a rule to the networks of a part; the masks' tensors are changed in place.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Rewiring:
     state : TrainingState
         The networks.
     masks : Sequence[Mapping[str, Tensor] | None]
-        M masks to start from. Only masks of parameters that one of them names change.
+        M masks to start from. Only parameters that one of them names have changing masks.
     gradients : Gradients
         Computes losses and gradients.
 
@@ -62,7 +62,7 @@ class Rewiring:
     ) -> None:
         self.rule, self.state, self._gradients = rule, state, gradients
         self._named = [tuple(mask or ()) for mask in masks]
-        # A dense network would lose the steps at which the others change their masks.
+        # A dense network would lose the steps that change the others' masks.
         if not all(self._named):
             raise ParameterError(
                 "masks that change need a mask of every network to start from; one has none."
@@ -79,13 +79,13 @@ class Rewiring:
                 f"{pruned[0]} has a mask of torch.nn.utils.prune, which can't change. Make it a "
                 "plain parameter first (prune.remove)."
             )
-        # Positions rather than names: gradients come in the order of the parameters.
+        # Positions, since gradients come in the order of the parameters, without names.
         parameters = dict(state.networks.module.named_parameters())
         self._places = {name: i for i, name in enumerate(parameters) if name in named}
 
     @torch.no_grad()
     def update(self, step: int, steps: int, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Change the masks at a step of all `steps`; return the batch's losses (M,)."""
+        """Change the masks at a step of all `steps`, and return the batch's losses (M,)."""
         losses, gradients = self._gradients(inputs, targets)
         networks = self.state.networks
         weights, velocities, masks = (
@@ -93,7 +93,7 @@ class Rewiring:
         )
         for i in self._places.values():
             kept = self.rule.mask(step, steps, weights[i], gradients[i], masks[i] > 0)
-            # What wasn't kept is zero, and so is its velocity: what has grown starts from there.
+            # Weights that weren't kept are zero, and so are their velocities; grown ones start so.
             masks[i].copy_(kept)
             weights[i].mul_(masks[i])
             velocities[i].mul_(masks[i])

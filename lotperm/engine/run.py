@@ -29,8 +29,8 @@ from lotperm.errors import DivergedError
 from lotperm.parallel import distributed
 
 _ASK_EVERY = 8
-"""Steps between two rounds in which all ranks are asked if one wants to stop, so that processes
-seldom wait for each other.
+"""Number of steps after which all ranks are asked whether one wants to stop; not at every step, so
+that processes seldom wait for each other.
 """
 
 
@@ -38,7 +38,7 @@ _MADE: dict[Mode, str] = {"compiled": "compiled", "graph": "made a CUDA graph"}
 
 
 class Run:
-    """One part of a call of `train`: some of its members.
+    """The training of one part of the members of a call of `train`.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Run:
         As in `lotperm.engine.training.train`, for these members; the data are on the device.
     rewire : MaskRule | None, optional
     movement : bool, optional
-        As in `train` too.
+        As in `train`.
     way : Way, optional
         How the members are computed.
 
@@ -63,13 +63,13 @@ class Run:
     steps : int
         Number of steps of an epoch.
     losses : Tensor
-        (steps, M), the losses of those steps of the epoch that are done, in nats.
+        (steps, M), the losses of the steps of the epoch that are done, in nats.
     rewiring : Rewiring | None
-        What changes the masks, if anything does.
+        Changes the masks, if they change.
     mode : "compiled", "graph" or "plain"
         The form of the step.
     failures : list[str]
-        Why it isn't a faster one, a line for each that was tried.
+        Why there is no faster form: a line for each that was tried.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Run:
         self._side = self._new_stream()
 
     def _new_stream(self) -> SideStream:
-        # With several ranks there is one part at a time, and DistributedDataParallel keeps to the
+        # With several ranks, there is one part at a time, and DistributedDataParallel stays in the
         # stream in which it was made.
         apart = self.runtime.streams > 1 and distributed.world_size() == 1
         return SideStream(self.state.device, used=apart, priority=self.runtime.priority)
@@ -135,30 +135,30 @@ class Run:
         return steps * self.recipe.batch_size * self.members
 
     def prepare(self, threads: int) -> None:
-        """Make the fastest form of the step that can be made here; call it before the first step.
+        """Make the fastest form of the step that is possible; call this before the first step.
 
-        No weight is changed. What fails is noted in `failures`, and the next form is tried.
+        No weight is changed. If a form fails, that is added to `failures`, and the next is tried.
 
         Parameters
         ----------
         threads : int
             Number of runs that are trained at the same time.
         """
-        # A program or graph would draw a random network's numbers from streams of its own.
+        # A program or graph would draw a random network's numbers from other streams.
         if distributed.world_size() > 1 or self.random:
             return
-        # Batch norm is traced as it is in training.
+        # So that batch norm is traced in training mode.
         self.state.networks.module.train()
         for mode in self.runtime.modes[:-1]:
-            # What a network without stacking rules does from step to step isn't known.
+            # A network without stacking rules may do something else at every step.
             if mode == "graph" and not self.stacked:
                 continue
             try:
                 self._update = self._faster_update(mode, threads)
-            # A compiler and a driver may raise anything, and none of it is worth losing hours.
+            # Compilers and drivers may raise anything, and none of it is worth losing hours.
             except Exception as error:
                 self.failures.append(f"the step can't be {_MADE[mode]}: {_first_line(error)}")
-                # A capture that broke off may have spoiled its stream.
+                # A failed capture may have left its stream unusable.
                 self._side = self._new_stream()
             else:
                 self.mode = mode
@@ -175,7 +175,7 @@ class Run:
             tensors = self.state.by_parameter()
             if self.state.device.type != "cuda":
                 return torch.no_grad()(lambda x, y: program(x, y, self.state.lr, *tensors))
-            # The captured step reads these very tensors: later batches are copied into them.
+            # The captured step reads exactly these tensors; later batches are copied into them.
             step = partial(program, inputs, targets, self.state.lr, *tensors)
         networks = self.state.networks
         changing = [networks.flat, self.state.velocity, *networks.module.buffers()]
@@ -188,7 +188,7 @@ class Run:
         return self._update(inputs, targets)
 
     def advance(self, epoch: int, pause: Callable[[], bool], bar: ProgressBar | None) -> None:
-        """Train on an epoch's remaining batches until `pause` returns True, but at least on one.
+        """Train on an epoch's remaining batches, at least one, until `pause` returns True.
 
         Several ranks pause at the same step, because they ask each other at the same steps.
         """
@@ -199,62 +199,60 @@ class Run:
         self.state.networks.module.train()
         begin = self.step
         with self._side.queue():
-            # In the run's own stream, behind the steps that still read the old rate.
+            # In the run's own stream, after the steps that still read the old rate.
             self.state.lr.fill_(learning_rate(self.recipe, epoch))
             for inputs, targets in self.feed.batches(epoch, self.step):
-                # The losses stay on the device: to read one would make the CPU wait at every step.
+                # The losses stay on the device: reading one would make the CPU wait at every step.
                 with self._draws(epoch):
                     self.losses[self.step] = self._next(epoch)(inputs, targets)
                 self.step += 1
                 if bar is not None:
                     # This rank sees its own share; the bar counts the whole batch.
                     bar.update(targets.numel() * ranks)
-                # After the step: a run that is asked to stop every time still makes progress.
+                # After the step, so that a run that is stopped every time still makes progress.
                 if self.step % ask_every == 0 and pause():
                     break
             self.state.networks.count_batches((self.step - begin) * len(self.rule.parts(share)))
 
     def _next(self, epoch: int) -> Update:
-        """Return what the next step does: update the weights, or the masks."""
+        """Return the function of the next step, which updates the weights or the masks."""
         now, steps = epoch * self.steps + self.step, self.recipe.epochs * self.steps
         if self.rewiring is not None and self.rewiring.rule.due(now, steps):
             return partial(self.rewiring.update, now, steps)
         return self.update
 
     def _draws(self, epoch: int) -> contextlib.AbstractContextManager[None]:
-        """Let a random network draw from a stream of its own for each step."""
+        """Return a context in which a random network draws from this step's own stream."""
         if not self.random:
             return contextlib.nullcontext()
-        # Such networks are alone in their part (`lotperm.engine.ways`). By step, so that a resumed
-        # run draws the same; by rank, whose examples are others.
+        # Such networks are alone in their part (`lotperm.engine.ways`). The stream depends on the
+        # step, so that a resumed run draws the same, and on the rank, since its examples differ.
         names = (self.seeds[0].augment, epoch, self.step, distributed.rank())
         return _drawing(derive_seed("layers", *names), self.state.device)
 
     def done(self) -> bool:
-        """Return True if the device has done all of this run's work, without waiting for it."""
+        """Return whether the device has done all of this run's work, without waiting for it."""
         return self._side.done()
 
     def join(self) -> None:
-        """Make all work that is queued from here on wait for this run's work on the device."""
+        """Make all work that is queued from now on wait for this run's work on the device."""
         self._side.join()
 
     def check_finite(self, epoch: int) -> None:
         """Raise `DivergedError` if a loss of this epoch, or a weight, is NaN or infinite.
 
-        From here on the losses are the means over all ranks, equal on all of them.
+        Afterwards, the losses are the means over all ranks, equal on all of them.
         """
         ranks = distributed.world_size()
         if ranks > 1:
-            # In float64 the mean of numbers that are equal already is that number, so this may be
-            # done again.
+            # In float64 the mean of equal numbers is that number itself, so this may be repeated.
             self.losses.copy_(distributed.total(self.losses.double()) / ranks)
-        # Once for all steps since the last look: one wait for the device, not one a step.
+        # Checked once for all steps since the last check, to wait for the device only once.
         finite = torch.isfinite(self.losses).all(1)
         if not bool(finite.all()):
             what, step = "loss is", int((~finite).nonzero()[0])
         elif not bool(torch.isfinite(self.state.networks.flat).all()):
-            # The loss of a step is that before its update, so the last update is one that no loss
-            # has shown yet.
+            # A step's loss is the one before its update, so no loss shows the last update yet.
             what, step = "weights are", self.step - 1
         else:
             return
@@ -264,8 +262,8 @@ class Run:
         )
 
     def finish_epoch(self) -> list[float]:
-        """Return each member's mean loss of the epoch; the next one starts at its first step."""
-        # In float64, as on every device: thousands of steps are averaged.
+        """Return each member's mean loss over the epoch, and begin the next epoch."""
+        # In float64, since thousands of steps are averaged.
         means = [float(x) for x in self.losses.double().mean(0)]
         self.step = 0
         self.losses.zero_()
@@ -289,7 +287,7 @@ class Run:
 
 @contextlib.contextmanager
 def _drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from a stream of this seed; the other streams are as before afterwards."""
+    """Draw random numbers from a seed's stream within a context, and restore the state after it."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""The way to compute, as opposed to what is computed."""
+"""How training is computed, as opposed to what is computed."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class ProgressBar(Protocol):
         """Show a few words after the bar."""
 
     def close(self) -> Any:
-        """Finish."""
+        """Finish the bar."""
 
 
 Mode = Literal["compiled", "graph", "plain"]
-"""A form of the training step: one compiled program, on CUDA within a CUDA graph; a CUDA graph of
-the plain step; operation by operation.
+"""A form of the training step: one compiled program (on CUDA, within a CUDA graph), a CUDA graph of
+the plain step, or operation by operation.
 """
 
 Progress = Callable[[str, int], ProgressBar]
-"""Makes a progress bar from a label and the number of images to train on, over all members."""
+"""Makes a progress bar from a label and the total number of images to train on, for all members."""
 
 
 def tqdm_bar(label: str, images: int) -> ProgressBar:
     """Show a progress bar on stderr, with rate and remaining time."""
-    # Imported here: most commands train nothing.
+    # Imported here because most commands don't train.
     from tqdm import tqdm
 
     return tqdm(
@@ -44,7 +44,7 @@ def tqdm_bar(label: str, images: int) -> ProgressBar:
 
 @dataclass(frozen=True)
 class Runtime:
-    """The way to compute, not what is computed: no part of a result's key.
+    """How training is computed, not what is computed; so it isn't part of a result's key.
 
     Attributes
     ----------
@@ -54,38 +54,38 @@ class Runtime:
         Compile the training step, which takes seconds to a minute and pays off when training takes
         minutes.
     graph : bool
-        On CUDA, start all kernels of a step with one call, compiled or not. Without it, one small
-        network is bound by the launches of its kernels.
+        On CUDA, start all kernels of a step with one call, compiled or not. Without it, the speed
+        of a single small network is limited by the launches of its kernels.
     streams : int
-        On CUDA, parts of the members that are trained at the same time, each in a stream of its
-        own; 1: all in the default stream.
+        On CUDA, the number of parts of the members that are trained at the same time, each in a
+        stream of its own; 1: all in the default stream.
     priority : int
-        On CUDA, that of the streams; the lower, the sooner a kernel starts where stages that are
-        computed at the same time compete.
+        On CUDA, the priority of the streams; the lower, the sooner a kernel starts if stages that
+        are computed at the same time compete.
     members : int | None
-        Most networks that go through one forward pass; None: as many as run
-        fastest (`lotperm.engine.partition`), all of a thread's if there are no convolutions.
+        The largest number of networks in one forward pass; None: as many as run fastest
+        (`lotperm.engine.partition`), which is all of a thread's if there are no convolutions.
     microbatch : int | None
-        Examples of a batch that each network takes at a time, to limit memory; None: all.
-        Gradients are summed, so a step is the same up to rounding, with one exception: batch norm
-        takes the statistics of each part, as if the batch were that small, and its running
-        averages move once for each part.
+        The number of examples of a batch that each network takes at a time, to limit memory; None:
+        all. Gradients are summed, so a step is the same up to rounding, with one exception: batch
+        norm uses the statistics of each microbatch, as if the batch were that small, and its
+        running averages move once for each of them.
     workers : int | None
-        Processes that read an image folder, for each part of the members; None: none on the CPU,
-        where they would take the cores from training, else one for each core, but at most 16. No
+        Number of processes that read an image folder, for each part of the members; None: none on
+        the CPU, where they would take cores from training, else one per core, but at most 16. No
         result depends on it.
     progress : Progress | None
-        Makes progress bars; None: silent.
+        Makes progress bars; None: no output.
     stop : Callable[[], bool] | None
         Called after every step of training; True ends the run there with `PreemptedError`, its
         state saved.
     overlap : bool
-        Compute stages of a campaign beside each other where none needs the other
-        (`lotperm.cluster.beside`). No result depends on it, but that was seen on CPUs and on a
-        stand-in for a GPU alone, so it has to be asked for.
+        Compute stages of a campaign that don't need each other at the same time
+        (`lotperm.cluster.beside`). No result depends on it, but that was tested only on CPUs and a
+        simulated GPU, so it is off by default.
     meanwhile : Callable[[Callable[[], bool]], None] | None
-        Called whenever the device has been given work, with a function that says whether it has
-        done it: another stage may go on until then (`lotperm.parallel.turns`).
+        Called whenever work has been queued on the device, with a function that says whether it is
+        done; another stage may run until then (`lotperm.parallel.turns`).
     """
 
     device: str = "cpu"

@@ -1,4 +1,4 @@
-"""The gradients of several ranks, each with an equal share of every batch."""
+"""Gradients averaged over several ranks, each of which has an equal share of every batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lotperm.errors import ParameterError, UnsupportedModelError
 
 
 def check_shared(recipe: Recipe, compile: bool, ranks: int) -> None:
-    """Refuse a training that this number of ranks can't share.
+    """Raise an error if this number of ranks can't share a training run.
 
     Parameters
     ----------
     recipe : Recipe
-        Recipe of the training.
+        The training recipe.
     compile : bool
         As in `lotperm.engine.runtime.Runtime`.
     ranks : int
@@ -45,21 +45,21 @@ def check_shared(recipe: Recipe, compile: bool, ranks: int) -> None:
 
 
 def shared_gradients(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]) -> Gradients:
-    """Make the passes that average gradients over the ranks; every rank must take part.
+    """Make a function of losses and gradients averaged over the ranks; every rank must call it.
 
     Parameters
     ----------
     rule : Rule
         The constants of the step.
     state : TrainingState
-        Equal on all ranks, before and after every step.
+        The networks, equal on all ranks before and after every step.
     input_shape : tuple[int, ...]
         ``(C, *spatial)`` of one example.
 
     Returns
     -------
     Gradients
-        Takes this rank's share of a batch; returns the losses on that share, and gradients that
+        Takes this rank's share of a batch, and returns the losses on that share and gradients that
         are equal on all ranks.
 
     Raises
@@ -72,8 +72,8 @@ def shared_gradients(rule: Rule, state: TrainingState, input_shape: tuple[int, .
 
     @torch.enable_grad()
     def gradients(inputs: Tensor, targets: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        # The gradients are views of DistributedDataParallel's buckets: they are set to zero, not
-        # dropped.
+        # The gradients are views of DistributedDataParallel's buckets, so they are set to zero
+        # instead of dropped.
         parallel.zero_grad(set_to_none=False)
         total: Tensor | None = None
         parts = rule.parts(len(inputs))
@@ -82,8 +82,7 @@ def shared_gradients(rule: Rule, state: TrainingState, input_shape: tuple[int, .
             waiting = contextlib.nullcontext() if part is parts[-1] else parallel.no_sync()
             with waiting:
                 losses = partial_losses(rule, parallel, inputs, targets, part)
-                # Each rank's loss is a mean over its share, and the backward pass averages over the
-                # ranks.
+                # Each rank's loss is a mean over its share; the backward pass averages over ranks.
                 losses.sum().backward()
             total = losses.detach() if total is None else total + losses.detach()
         return cast(Tensor, total), tuple(cast(Tensor, p.grad) for p in parameters)
@@ -95,14 +94,14 @@ def _averaging(state: TrainingState, input_shape: tuple[int, ...]) -> Distribute
     """Wrap the networks so that a backward pass averages their gradients over the ranks."""
     module = state.networks.module
     for parameter in module.parameters():
-        # Laid out as DistributedDataParallel wants it, and added to from here on.
+        # Laid out as DistributedDataParallel needs it; gradients are added to it from now on.
         parameter.grad = torch.zeros_like(parameter)
     parallel = DistributedDataParallel(module, gradient_as_bucket_view=True)
-    # The only buffers are batch statistics, which are computed alike on all ranks.
+    # The only buffers are batch statistics, which are computed identically on all ranks.
     parallel.broadcast_buffers = False
     # DistributedDataParallel rearranges the gradients after its first step, and with them the order
-    # of sums over three ranks or more. That first step is an empty one, so that an interrupted run
-    # goes on with the same sums.
+    # of sums over three ranks or more. So its first step is an empty one here, for an interrupted
+    # run to resume with the same sums.
     module.eval()
     example = state.networks.flat.new_zeros(1, state.networks.members, *input_shape)
     with torch.enable_grad():
@@ -112,7 +111,7 @@ def _averaging(state: TrainingState, input_shape: tuple[int, ...]) -> Distribute
 
 
 def _check_used(module: nn.Module, logits: Tensor) -> None:
-    """Refuse a network with parameters that it doesn't use: the ranks would wait for their gradients."""
+    """Raise an error for unused parameters, whose gradients the ranks would wait for."""
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(logits.sum(), list(named.values()), allow_unused=True)
     unused = [name for name, g in zip(named, gradients, strict=True) if g is None]

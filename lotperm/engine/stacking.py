@@ -1,9 +1,9 @@
-"""M networks of one architecture as one: a forward pass computes all, each with its own weights.
+"""M networks of one architecture, run as one: a forward pass computes all with their own weights.
 
 `stack` rewrites any feed-forward network: linear layers become batched matrix products (M, B, ·),
-convolutions become grouped ones over M·C channels, and batch norm over M·C channels is each
-network's own (`lotperm.engine.layers`). `StackedNetworks` holds such a stack, or one of networks
-without such rules (`lotperm.engine.mapped`), with all parameters in one flat buffer, for
+convolutions become grouped ones over M·C channels, and one batch norm over M·C channels normalizes
+each network separately (`lotperm.engine.layers`). `StackedNetworks` holds such a stack, or one of
+networks without such rules (`lotperm.engine.mapped`), with all parameters in one flat buffer, for
 `lotperm.engine.training`.
 """
 
@@ -28,8 +28,8 @@ from lotperm.engine.mapped import MappedStack
 from lotperm.engine.models import Weights
 from lotperm.errors import ParameterError, UnsupportedModelError, unknown_name
 
-# These treat every element or every channel on its own, so they work on stacked activations as
-# they are.
+# These treat every element or every channel separately, so they work on stacked activations
+# unchanged.
 _ALIKE = (
     nn.ReLU,
     nn.ReLU6,
@@ -66,7 +66,7 @@ _FLATTEN_CALLS = {"flatten"}
 
 
 def stack(model: nn.Module, members: int) -> fx.GraphModule:
-    """Rewrite a network so that one forward pass computes `members` of them.
+    """Rewrite a network so that one forward pass computes `members` copies of it.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def stack(model: nn.Module, members: int) -> fx.GraphModule:
     -------
     fx.GraphModule
         Maps ``(B, M, C, *spatial)`` to logits (M, B, classes). Its parameters and buffers have the
-        names of the model's and a leading axis M; they start at zero.
+        model's names and a leading axis M, but no meaningful values yet.
 
     Raises
     ------
@@ -110,7 +110,7 @@ class _Rewriting:
         self.modules = dict(model.named_modules())
         self.root = nn.Module()
         self.layout: dict[fx.Node, str] = {}
-        # Names of layers with parameters, and ids of parameters, that were met so far.
+        # Names of layers with parameters, and ids of parameters, that have occurred so far.
         self.placed: set[str] = set()
         self.owned: set[int] = set()
 
@@ -126,7 +126,7 @@ class _Rewriting:
                 case "output":
                     if not isinstance(node.args[0], fx.Node):
                         raise self._refusal(node, "more than one output")
-                    # Logits come out by member, also of a network that ends in a convolution.
+                    # Logits are returned by member, even if the network ends in a convolution.
                     node.args = (self._converted(node, sources[0], "split"),)
                 case "call_module":
                     self._replace_layer(node, sources[0])
@@ -138,7 +138,7 @@ class _Rewriting:
         return fx.GraphModule(self.root, self.graph, class_name=self.name)
 
     def _replace_layer(self, node: fx.Node, source: fx.Node) -> None:
-        """Replace a layer by its stacked form, behind its source in the layout that this takes."""
+        """Replace a layer by its stacked form, with its input in the layout that this takes."""
         layer = self.modules[str(node.target)]
         new, wanted = self._stacked(node, layer, self.layout[source])
         source = self._converted(node, source, wanted)
@@ -151,7 +151,7 @@ class _Rewriting:
         self.layout[node] = wanted
 
     def _stacked(self, node: fx.Node, layer: nn.Module, layout: str) -> tuple[nn.Module, str]:
-        """Make the stacked form of a layer; return it with the layout that it takes and gives."""
+        """Make the stacked form of a layer, and return it with its layout of input and output."""
         # Parametrizations, pruning and spectral norm compute a weight when the layer is called.
         if is_parametrized(layer) or layer._forward_pre_hooks or layer._forward_hooks:
             raise self._refusal(
@@ -169,21 +169,21 @@ class _Rewriting:
             layout = "split" if layout == "input" else layout
             return StackedBatchNorm(layer, self.members, folded=layout == "folded"), layout
         if isinstance(layer, nn.Flatten) and layer.start_dim == 1 and layer.end_dim == -1:
-            # From images the change of layout flattens already; the rest is done by `flatten`.
+            # For images, the change of layout flattens in part; `flatten` does the rest.
             return nn.Flatten(2), "split"
         if isinstance(layer, _ALIKE):
-            # A pooling must see height and width; elementwise layers take any layout.
+            # Pooling must see height and width; elementwise layers take any layout.
             if "Pool" in type(layer).__name__:
                 return pool_in_2d(layer), "folded"
             return layer, layout
         raise self._refusal(node, f"layer {type(layer).__name__}")
 
     def _check_parameters(self, node: fx.Node, layer: nn.Module) -> None:
-        """Refuse a layer whose parameters would be trained differently than in a single network."""
+        """Raise an error if a layer's parameters would be trained differently in a stack."""
         if str(node.target) in self.placed:
             raise self._refusal(node, f"layer {node.target}, used twice,")
         for parameter in layer.parameters():
-            # By identity: tied weights have two names, and would become two weights here.
+            # By identity, since tied weights have two names and would become two weights here.
             if id(parameter) in self.owned:
                 shared = f"layer {node.target}, which shares a parameter with another one,"
                 raise self._refusal(node, shared)
@@ -195,10 +195,10 @@ class _Rewriting:
         nested(self.root, path).add_module(last, module)
 
     def _check_call(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
-        """Leave a call alone if it works on stacked activations; refuse others."""
+        """Keep a call that works on stacked activations, adapt `flatten`, and reject others."""
         by_name = isinstance(node.target, str)
         name = node.target if by_name else getattr(node.target, "__name__", "?")
-        # Only all axes but the batch's: any other flattening would mix members or examples.
+        # Only a flattening of all axes but the batch's; others would mix members or examples.
         if name in _FLATTEN_CALLS and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
             # In stacked activations axis 1 holds members, so the call itself can't stay.
             rows = self._converted(node, sources[0], "split")
@@ -207,7 +207,7 @@ class _Rewriting:
             self.layout[flat] = "split"
             node.replace_all_uses_with(flat)
             self.graph.erase_node(node)
-        # Two operands in different layouts could be broadcast against each other without an error.
+        # Two operands in different layouts might be broadcast against each other without an error.
         elif name in _ALIKE_CALLS and len({self.layout[s] for s in sources}) == 1:
             self.layout[node] = self.layout[sources[0]]
         else:
@@ -222,8 +222,7 @@ class _Rewriting:
             if have == "folded":
                 rows = self.graph.call_method("flatten", (argument, 1))
                 argument = self.graph.call_method("unflatten", (rows, 1, (self.members, -1)))
-            # By member first, or by example first: (M, B, ...) and (B, M, ...) are a transpose
-            # apart.
+            # (M, B, ...), members first, and (B, M, ...), examples first, differ by a transpose.
             if "split" in (have, wanted):
                 argument = self.graph.call_method("transpose", (argument, 0, 1))
             new = self.graph.call_function(fold, (argument,)) if wanted == "folded" else argument
@@ -247,10 +246,10 @@ class StackedNetworks:
     weights : Sequence[Weights]
         M complete state dicts.
     device : torch.device | str, optional
-        Where they live.
+        Where the tensors are kept.
     stacked : bool | None, optional
         True: by `stack`'s rules; False: a `lotperm.engine.mapped.MappedStack`; None: by the rules
-        if they are enough. `lotperm.engine.ways.choose` also looks at the data.
+        if they suffice. `lotperm.engine.ways.choose` also looks at the data.
 
     Attributes
     ----------
@@ -261,7 +260,7 @@ class StackedNetworks:
     flat : Tensor
         float32 (P·M,), every parameter of every member; the module's parameters are views of it.
     frozen : frozenset[str]
-        Names of the parameters that don't require gradients in the model, so aren't to be trained.
+        Names of parameters that aren't trained, as they don't require gradients in the model.
     """
 
     def __init__(
@@ -275,8 +274,8 @@ class StackedNetworks:
         self.members = len(weights)
         self.module = self._made(model, stacked).to(device)
         self.frozen = frozenset(n for n, p in model.named_parameters() if not p.requires_grad)
-        # Parameter by parameter, and within each member by member: so each stacked parameter is
-        # contiguous in the buffer, and may be a view of it.
+        # Parameter by parameter, and within each of them member by member, so that each stacked
+        # parameter is contiguous in the buffer and can be a view of it.
         self.flat = torch.cat([p.detach().flatten() for p in self.module.parameters()])
         for parameter, view in zip(self.module.parameters(), self.views(self.flat), strict=True):
             # The parameter stays the same object for the module; only its memory is replaced.
@@ -305,7 +304,7 @@ class StackedNetworks:
 
     @torch.no_grad()
     def count_batches(self, count: int) -> None:
-        """Note that batch norm has seen so many batches more in training; a forward pass doesn't."""
+        """Add to the batches that batch norms have counted, which a forward pass doesn't do."""
         for module in self.module.modules():
             if isinstance(module, StackedBatchNorm):
                 module.num_batches_tracked.add_(count)
@@ -324,20 +323,20 @@ class StackedNetworks:
             )
 
     def spread(self, tensors: Sequence[Mapping[str, Tensor] | None], default: float) -> Tensor:
-        """Lay out a dict of tensors for each member like `flat`.
+        """Return one dict of tensors per member as a single buffer, laid out like `flat`.
 
         Parameters
         ----------
         tensors : Sequence[Mapping[str, Tensor] | None]
             M dicts, by the names of parameters.
         default : float
-            The value where a dict has no tensor.
+            The value for parameters that a dict doesn't name.
 
         Raises
         ------
         ParameterError
-            If a name isn't a parameter's or a shape doesn't fit: a mask would be ignored, or prune
-            other weights.
+            If a name isn't a parameter's or a shape doesn't fit: otherwise a mask would be ignored,
+            or would prune the wrong weights.
         """
         parameters = dict(self.module.named_parameters())
         for member, given_here in enumerate(tensors):
@@ -349,7 +348,7 @@ class StackedNetworks:
         for name, parameter in parameters.items():
             for tensor_dict in tensors:
                 given = None if tensor_dict is None else tensor_dict.get(name)
-                # Put together on the CPU and moved at once: one transfer, not one for each tensor.
+                # Put together on the CPU, so that there is a single transfer to the device.
                 parts.append(
                     torch.full(parameter.shape[1:], default)
                     if given is None
@@ -360,9 +359,9 @@ class StackedNetworks:
     def form(self) -> Hashable | None:
         """Return everything that a forward pass depends on, except for its tensors.
 
-        Stacks of the same form compute the same from the same tensors. None where that can't be
-        told: of mapped networks, and if a layer has hooks. (All layers are PyTorch's or from
-        `lotperm.engine.layers`; a network's own were traced through.)
+        Stacks of the same form compute the same from the same tensors. None if the form can't be
+        determined: for mapped networks, and if a layer has hooks. (All layers are PyTorch's or from
+        `lotperm.engine.layers`; a network's own modules were traced through.)
         """
         if not isinstance(self.module, fx.GraphModule):
             return None
@@ -383,7 +382,7 @@ class StackedNetworks:
         state = {
             name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()
         }
-        # Clones: a view would keep the memory of all members alive for as long as one is needed.
+        # Clones, since a view would keep the memory of all members alive as long as one is needed.
         return [
             {name: tensor[m].clone() for name, tensor in state.items()} for m in range(self.members)
         ]

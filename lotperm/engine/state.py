@@ -23,21 +23,21 @@ class TrainingState:
     masks : Sequence[Mapping[str, Tensor] | None]
         M masks, as in `lotperm.engine.training.train`.
     device : torch.device | str
-        Where the tensors live.
+        Where the tensors are kept.
     stacked : bool | None, optional
         As in `StackedNetworks`.
     movement : bool, optional
         Sum up the movement of the weights (`lotperm.engine.step.move`).
     masks_change : bool, optional
-        Count the masks among the tensors that training changes.
+        Include the masks in the tensors that training changes.
 
     Attributes
     ----------
     networks : StackedNetworks
         The weights, in one flat buffer.
     mask, velocity : Tensor
-        Laid out like `networks.flat`; the mask is 1 where a weight is trained: kept, and not
-        frozen.
+        Laid out like `networks.flat`; the mask is 1 where a weight is trained, which means kept
+        and not frozen.
     movement : Tensor | None
         Laid out like `networks.flat`, if it is summed up.
     lr : Tensor
@@ -56,18 +56,18 @@ class TrainingState:
         masks_change: bool = False,
     ) -> None:
         self.networks = StackedNetworks(model, weights, device, stacked=stacked)
-        # Ones where a mask says nothing, so dense networks and parameters take the same step.
+        # Ones for parameters without a mask, so that dense networks take the same step.
         self.mask = self.networks.spread(masks, 1.0)
-        # Once is enough: the step keeps at zero what is zero here (`lotperm.engine.step.descend`).
+        # Once is enough: the step keeps pruned weights at zero (`lotperm.engine.step.descend`).
         self.networks.flat.mul_(self.mask)
         for name, trained in self.named(self.mask).items():
-            # Without an update, weight decay included, what is frozen stays as it is.
+            # Frozen weights must stay as they are, without any update, including weight decay.
             if name in self.networks.frozen:
                 trained.zero_()
         self.velocity = torch.zeros_like(self.networks.flat)
         self.movement = torch.zeros_like(self.networks.flat) if movement else None
         self._masks_change = masks_change
-        # A tensor, so that compiled programs and CUDA graphs read a new rate where the old one was.
+        # A tensor, so that compiled programs and CUDA graphs read a new rate at the same address.
         self.lr = self.networks.flat.new_zeros(())
 
     @property
@@ -76,12 +76,12 @@ class TrainingState:
         return self.networks.flat.device
 
     def by_parameter(self) -> list[Tensor]:
-        """Return weights, velocities, masks, and movements if any, by parameter; then all buffers.
+        """Return weights, velocities, masks and any movements, by parameter, then all buffers.
 
         They are views: a program that changes them in place changes this state.
         """
         return [
-            # In the order in which `lotperm.engine.compiled.compile_step` takes them apart.
+            # In the order that `lotperm.engine.compiled.compile_step` expects.
             *(parameter.detach() for parameter in self.networks.module.parameters()),
             *self.networks.views(self.velocity),
             *self.networks.views(self.mask),
@@ -103,7 +103,7 @@ class TrainingState:
         return found
 
     def movements(self) -> list[dict[str, Tensor]]:
-        """Copy every member's movement to the CPU, by parameter; none if it isn't summed up."""
+        """Copy every member's movement to the CPU, by parameter; an empty list if there is none."""
         if self.movement is None:
             return []
         moved = {name: t.cpu() for name, t in self.named(self.movement).items()}
@@ -111,6 +111,6 @@ class TrainingState:
         return [{name: t[m].clone() for name, t in moved.items()} for m in members]
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """Return views (M, ...) of a buffer that is laid out like `networks.flat`, by parameter."""
+        """Return views (M, ...), by parameter, of a buffer laid out like `networks.flat`."""
         names = [name for name, _ in self.networks.module.named_parameters()]
         return dict(zip(names, self.networks.views(flat), strict=True))

@@ -31,15 +31,15 @@ It returns the losses (M,) before the step, in nats.
 """
 
 Gradients = Callable[[Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]]
-"""Losses (M,) and the gradient of every parameter, from inputs and targets as of `Update`.
+"""Maps inputs and targets, as in `Update`, to losses (M,) and the gradient of every parameter.
 
-The gradients are those of a dense network at these weights: no mask is on them.
+The gradients are those of a dense network at these weights, without a mask.
 """
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The constants of a step, the same at every step of a training.
+    """The constants of a step, the same at every step of a training run.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Rule:
     precision : Precision
         Precision of the products.
     microbatch : int | None
-        Examples that each network takes at a time; None: the whole batch.
+        Number of examples that each network takes at a time; None: the whole batch.
     """
 
     momentum: float
@@ -94,8 +94,8 @@ def partial_losses(
     Tensor
         (M,), in nats, in the dtype of the inputs. Summed over all parts, the loss of the batch.
     """
-    # Only the network computes in low precision: the loss is taken from logits in the dtype of the
-    # weights.
+    # Only the network computes in low precision; the loss is computed from logits in the dtype of
+    # the weights.
     with autocast(inputs.device, rule.precision):
         logits = forward(inputs[part])
     y = targets[:, part]
@@ -137,12 +137,12 @@ def differentiate(
     def of_part(part: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
         losses = partial_losses(rule, forward, inputs, targets, part)
         # The gradient of the sum holds each member's own gradient, since the members share nothing.
-        # A layer that the network has but doesn't use has a gradient of zero.
+        # Layers that the network has but doesn't use have a gradient of zero.
         return losses.detach(), torch.autograd.grad(
             losses.sum(), parameters, allow_unused=True, materialize_grads=True
         )
 
-    # Each part's activations are freed before the next part runs: that bounds the memory.
+    # Each part's activations are freed before the next part runs, which limits the memory.
     first, *others = rule.parts(len(inputs))
     total, gradients = of_part(first)
     for part in others:
@@ -166,10 +166,10 @@ def descend(
     gradient, weight, velocity, mask : Tensor
         Of the same shape.
     """
-    # The mask is on gradient and weight decay together, so at a pruned weight v stays 0 and w,
-    # which starts at 0, does too.
+    # The mask applies to gradient and weight decay together, so for a pruned weight v stays 0, and
+    # so does w, which starts at 0.
     velocity.mul_(rule.momentum).add_(gradient.add(weight, alpha=rule.weight_decay).mul_(mask))
-    # η stays a tensor: a program or graph that is recorded once reads its value at every step.
+    # η stays a tensor, so that a program or graph recorded once reads its value at every step.
     weight.sub_(velocity * lr)
 
 
@@ -177,7 +177,7 @@ def descend(
 def move(gradient: Tensor, weight: Tensor, movement: Tensor) -> None:
     """Add a step to the movement of a weight, in place and before its update: s ← s − g ⊙ w.
 
-    The score of Sanh et al. 2020: it grows where the loss pushes a weight away from zero.
+    This is the score of Sanh et al. 2020, which grows if the loss pushes a weight away from zero.
 
     Parameters
     ----------
@@ -196,9 +196,9 @@ def descend_together(
     velocities: list[Tensor],
     masks: list[Tensor],
 ) -> None:
-    """Update many weights as `descend` does, all of them in each operation.
+    """Update many weights as `descend` does, with all of them in each operation.
 
-    On CUDA a compiler makes a few large kernels of that, instead of one for each weight.
+    On CUDA, the compiler turns this into a few large kernels instead of one for each weight.
 
     Parameters
     ----------
@@ -217,8 +217,8 @@ def descend_together(
 
 def descend_flat(rule: Rule, state: TrainingState, gradients: Sequence[Tensor]) -> None:
     """Update a state from the gradients of its parameters, with few operations on flat buffers."""
-    # Few large operations instead of several for each parameter: small networks are bound by their
-    # number.
+    # A few large operations instead of several for each parameter, since their number limits the
+    # speed of small networks.
     gradient = torch.cat([g.flatten() for g in gradients])
     if state.movement is not None:
         move(gradient, state.networks.flat, state.movement)
@@ -237,7 +237,7 @@ def plain_gradients(rule: Rule, state: TrainingState) -> Gradients:
 
 
 def updating(rule: Rule, state: TrainingState, gradients: Gradients) -> Update:
-    """Make the step that takes such gradients and descends along them."""
+    """Make the training step that computes gradients and updates the state with them."""
 
     def update(inputs: Tensor, targets: Tensor) -> Tensor:
         losses, found = gradients(inputs, targets)

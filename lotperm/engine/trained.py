@@ -1,4 +1,4 @@
-"""The outcome of a training."""
+"""The outcome of a training run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Trained:
     weights : list[Weights]
         Final state dicts, on the CPU.
     checkpoints : dict[int, list[Weights]]
-        Epoch -> state dicts after exactly so many epochs.
+        Epoch -> state dicts after exactly that many epochs.
     train_loss : list[list[float]]
-        Mean training loss of each epoch, over the steps as they were taken: [epoch][member].
+        [epoch][member], the mean over an epoch of the training losses before each step.
     evaluations : dict[int, dict[str, list[float]]]
-        Epoch -> {"accuracy", "loss"} on the test split -> value of each member; of image folders
+        Epoch -> {"accuracy", "loss"} on the test split -> value of each member; for image folders
         with more than five classes also "top5".
     masks : list[Mask]
         The masks at the end, if `train` changed them.
@@ -56,8 +56,8 @@ class Trained:
         save_at: Collection[int],
         evaluate_at: Collection[int],
     ) -> None:
-        """Keep or evaluate the weights after an epoch, if that was asked for."""
-        # Copies on the CPU: the networks themselves are trained on.
+        """Keep or evaluate the weights after an epoch, if requested."""
+        # Copies on the CPU, since the networks themselves go on training.
         if epoch in save_at:
             self.checkpoints[epoch] = all_weights(runs)
         if epoch in evaluate_at:

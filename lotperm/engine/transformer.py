@@ -1,8 +1,8 @@
 """A small vision transformer, for images and for signals.
 
 It is ViT (Dosovitskiy et al. 2021) at the size of MNIST-1D: patches, learned positions, blocks of
-attention and MLP around a residual stream, each behind a layer norm, and a classifier on the mean
-over positions, as in Beyer et al. (2022), in place of a class token.
+attention and MLP that add to a residual stream, each after a layer norm, and a classifier on the
+mean over positions, as in Beyer et al. (2022), instead of a class token.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 PATCHES = {1: 8, 2: 4}
-"""Number of spatial dimensions -> patches along each of them."""
+"""Number of spatial dimensions -> number of patches along each of them."""
 
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017) with a linear layer each for q, k and v.
+    """Multi-head self-attention (Vaswani et al. 2017) with separate linear layers for q, k and v.
 
     Parameters
     ----------
@@ -41,13 +41,13 @@ class SelfAttention(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        # Written out: the fused kernel can't be mapped over networks on a CPU.
+        # Written out because the fused kernel can't be mapped over networks on a CPU.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a layer norm and added to the residual stream.
+    """Attention and MLP, each applied after a layer norm and added to the residual stream.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """ViT at the size of small data sets; not to be confused with ViT-Ti, which is far larger.
+    """A ViT for small data sets, not to be confused with ViT-Ti, which is far larger.
 
     Parameters
     ----------
@@ -78,15 +78,15 @@ class VisionTransformer(nn.Module):
     classes : int
         Number of outputs.
     width : float, optional
-        Multiplies the 8 units of each head; the stream has as many as all 4 heads together, the MLP
-        twice as many.
+        Multiplies the 8 units of each head. The stream has as many units as all 4 heads together,
+        the MLP twice as many.
     depth : int, optional
         Number of blocks.
     """
 
     HEADS: ClassVar[int] = 4
     stay_dense: ClassVar[frozenset[str]] = frozenset({"positions"})
-    """A bias for each position, no weights: the paper's rule of pruning leaves them alone."""
+    """Biases by position, which aren't weights, so the paper's pruning rule leaves them alone."""
 
     def __init__(
         self, shape: tuple[int, ...], classes: int, *, width: float = 1, depth: int = 2

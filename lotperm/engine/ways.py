@@ -1,4 +1,4 @@
-"""The choice of how the networks of a training are computed: stacked, mapped, or one at a time."""
+"""Choose how the networks of a training run are computed: stacked, mapped, or one at a time."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from lotperm.parallel import distributed
 from lotperm.science.state_dicts import copy_of
 
 _TOLERANCE = 1e-2
-"""Largest difference of a mapped network from a single one, of the norm. Rounding is far below
-even behind batch norms of a few examples; what is computed otherwise is far above.
+"""Largest allowed difference between a mapped network and a single one, relative to the norm.
+Rounding is far below that, even after batch norms over a few examples; real differences are far
+above.
 """
 
 
 class Way(NamedTuple):
-    """How the networks of a training are computed.
+    """How the networks of a training run are computed.
 
     Attributes
     ----------
     name : "stacked", "mapped" or "single"
-        All in one forward pass, by `lotperm.engine.stacking.stack` or by `torch.vmap`; or one
+        All in one forward pass, by `lotperm.engine.stacking.stack` or by `torch.vmap`, or one
         network at a time.
     random : bool
         Whether the network draws random numbers while it is trained, as dropout does.
@@ -39,26 +40,26 @@ class Way(NamedTuple):
 
 
 STACKED = Way("stacked")
-"""The way of networks that have stacking rules."""
+"""The way for networks that have stacking rules."""
 
 
 def choose(
     model: nn.Module, members: int, shape: Sequence[int], examples: Callable[[], Tensor]
 ) -> Way:
-    """Choose the fastest way that computes what single networks compute.
+    """Choose the fastest way that computes the same as single networks do.
 
     Parameters
     ----------
     model : nn.Module
         The network.
     members : int
-        How many are to be trained.
+        Number of networks to train.
     shape : Sequence[int]
         Shape of an example.
     examples : Callable[[], Tensor]
-        Gives a few inputs ``(B, *shape)``, on the CPU. A network without stacking rules is
-        mapped over two sets of weights on these, and must give the values, gradients and batch
-        statistics of two single ones.
+        Returns a few inputs ``(B, *shape)``, on the CPU. A network without stacking rules is
+        mapped over two sets of weights on these inputs, and must give the same values, gradients
+        and batch statistics as two single networks.
 
     Returns
     -------
@@ -67,13 +68,13 @@ def choose(
     Raises
     ------
     UnsupportedModelError
-        If the network can't be trained at all here: it fails on the inputs, returns something
-        other than logits, or replaces a buffer instead of changing it in place.
+        If the network can't be trained at all: it fails on the inputs, returns something other than
+        logits, or replaces a buffer instead of changing it in place.
 
     Warns
     -----
     UserWarning
-        If several networks must be trained one at a time; it names the operation that is to blame.
+        If several networks must be trained one at a time; it names the responsible operation.
     """
     if _stacks(model, (2, *shape)):
         return STACKED
@@ -105,12 +106,12 @@ def choose(
 
 
 def check_ranks(model: nn.Module, way: Way) -> None:
-    """Refuse batch norms that several processes would compute from their own shares alone.
+    """Raise an error for batch norms that each process would compute from its own share only.
 
     Raises
     ------
     UnsupportedModelError
-        If there are several ranks and the network isn't stacked.
+        If there are several ranks and the network has batch norms but isn't stacked.
     """
     norms = [name for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)]
     if way.name != "stacked" and norms and distributed.world_size() > 1:
@@ -121,38 +122,38 @@ def check_ranks(model: nn.Module, way: Way) -> None:
 
 
 class _NetworkError(UnsupportedModelError):
-    """The network itself can't be trained, whichever way."""
+    """Raised if the network itself can't be trained, in whatever way."""
 
 
 def _stacks(model: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether `stack` has a rule for everything, and the result the network's shapes."""
+    """Return whether `stack` has a rule for everything and preserves the network's shapes."""
     try:
         together = stack(model, 2)
     except UnsupportedModelError:
         return False
-    # Layers that the network has but doesn't use are no part of its graph.
+    # Layers that the network has but doesn't use aren't part of its graph.
     if together.state_dict().keys() != model.state_dict().keys():
         return False
-    # Shapes alone, on the meta device: some rules hold only for inputs of the usual rank.
+    # Shapes are checked on the meta device, since some rules hold only for inputs of usual rank.
     one, inputs = copy_of(model).to("meta").eval(), torch.empty(shape, device="meta")
     dtype = next((p.dtype for p in one.parameters()), inputs.dtype)
     try:
         alone = one(inputs.to(dtype))
-        # A stack flattens what comes after the channels, so more than one value would be lost.
+        # A stack flattens everything after the channels, so several values there would be mixed up.
         if not isinstance(alone, Tensor) or alone.dim() < 2 or alone[0, 0].numel() > 1:
             return False
-    except Exception:  # whatever a network does that fails without values
+    except Exception:  # something in the network may fail without values
         return True
     both = inputs.to(dtype).unsqueeze(1).expand(-1, 2, *shape[1:])
     try:
         logits: Tensor = together.to("meta").eval()(both)
-    except Exception:  # shapes that don't fit, by any operation
+    except Exception:  # any operation may find that shapes don't fit
         return False
     return logits.numel() == 2 * alone.numel()
 
 
 def _compare(model: nn.Module, inputs: Tensor, members: int) -> bool:
-    """Check a `MappedStack` against the networks themselves; return whether they are random."""
+    """Check a `MappedStack` against single networks, and return whether these are random."""
     singles = [_varied(model, member) for member in range(members)]
     dtype = next((p.dtype for p in model.parameters()), inputs.dtype)
     inputs = inputs.to(dtype)
@@ -160,7 +161,7 @@ def _compare(model: nn.Module, inputs: Tensor, members: int) -> bool:
     with torch.no_grad():
         for name, tensor in mapped.state_dict().items():
             tensor.copy_(torch.stack([single.state_dict()[name] for single in singles]))
-    # Each member sees the examples in another order, so that none can take another's.
+    # Each member sees the examples in another order, so that a mix-up of members shows.
     x = torch.stack([inputs.roll(member, 0) for member in range(members)], 1)
     random = False
     for mode in (True, False):
@@ -168,8 +169,8 @@ def _compare(model: nn.Module, inputs: Tensor, members: int) -> bool:
         for member, single in enumerate(singles):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                # All draw the same numbers, so that dropout is no difference; whoever draws moves
-                # the state.
+                # All draw the same numbers, so that dropout makes no difference; drawing any
+                # changes the state of the generator.
                 before = torch.get_rng_state()
                 logits = _logits(single.train(mode), x[:, member])
                 random |= mode and not torch.equal(before, torch.get_rng_state())
@@ -190,11 +191,11 @@ def _compare(model: nn.Module, inputs: Tensor, members: int) -> bool:
 
 
 def _varied(model: nn.Module, member: int) -> nn.Module:
-    """Copy a network to the CPU; members differ in their weights."""
+    """Copy a network to the CPU, with weights that differ between members."""
     copied = copy_of(model).cpu()
     draw = torch.Generator().manual_seed(member)
     with torch.no_grad():
-        # Fresh biases are 0 and scales 1 in all members alike, which would hide a mix-up.
+        # New biases are 0 and new scales 1 in all members, which would hide a mix-up.
         for parameter in copied.parameters():
             if parameter.is_floating_point() and parameter.numel():
                 noise = torch.randn(parameter.shape, generator=draw).to(parameter)
@@ -223,8 +224,8 @@ def _logits(single: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _gradient(logits: Tensor, parameters: list[nn.Parameter], members: int = 1) -> Tensor:
-    """Return the gradient of the sum of squared logits: (P,), or (M, P) of several networks."""
-    # Any loss would do whose slope is another one for each logit.
+    """Return the gradient of the sum of squared logits: (P,), or (M, P) for several networks."""
+    # Any loss with a different slope for each logit would do.
     found = torch.autograd.grad(
         logits.square().sum(), parameters, allow_unused=True, materialize_grads=True
     )
@@ -234,10 +235,10 @@ def _gradient(logits: Tensor, parameters: list[nn.Parameter], members: int = 1) 
 
 def _require_close(what: str, got: Tensor, expected: Tensor) -> None:
     got, expected = got.double(), expected.double()
-    # Of the norm of all together: single entries may be zero but for rounding.
+    # Relative to the norm of all entries, as single ones may be zero up to rounding.
     if not bool((got - expected).norm() <= _TOLERANCE * expected.norm() + 1e-6):
         raise _Difference(what)
 
 
 class _Difference(Exception):
-    """A mapped network computes something else than a single one."""
+    """Raised if a mapped network computes something other than a single one."""
