@@ -1,4 +1,4 @@
-"""Augmentation whose random draws belong to the examples."""
+"""Augmentation whose random draws belong to the individual examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw_augmentation(
     seed, epoch : int
         Each pair has its own random stream.
     kind : Augment, optional
-        ``none``, ``crop`` (random crop after padding) or ``flip_crop`` (and a flip with
+        ``none``, ``crop`` (a random crop after padding) or ``flip_crop`` (also a flip with
         probability 1/2).
     pad : int, optional
         Pixels of padding on each side.
@@ -32,7 +32,7 @@ def draw_augmentation(
     Returns
     -------
     dy, dx : Tensor of int64, shape (n,)
-        In 0..2·pad, the crop's corner in the padded image; on the CPU.
+        The crop's corner in the padded image, in 0..2·pad; on the CPU.
     flip : Tensor of bool, shape (n,)
         True where the image is flipped from left to right; on the CPU.
     """
@@ -56,15 +56,15 @@ def augment(
     pad: int = 4,
     padded: bool = False,
 ) -> Num[Tensor, "*leading channels height width"]:
-    """Crop each image at its own corner, then flip it from left to right where asked.
+    """Crop each image at its own corner, then flip it from left to right if `flip` says so.
 
-    It equals torchvision's ``pad``, ``crop`` and ``hflip`` image by image, but is one gather for
-    any number of leading dimensions (members, batch).
+    The result equals that of torchvision's ``pad``, ``crop`` and ``hflip`` on each image, but takes
+    one gather for any number of leading dimensions (members, batch).
 
     Parameters
     ----------
     images : Tensor, shape (..., C, H, W)
-        Of any number type, not yet normalized: padding is zero. With `padded`,
+        Of any number type, not yet normalized, as padding is zero. With `padded`, the shape is
         (..., C, H + 2·pad, W + 2·pad).
     dy, dx : Tensor of int64, shape (...,)
         In 0..2·pad, on the same device.
@@ -73,7 +73,7 @@ def augment(
     pad : int, optional
         Pixels of padding on each side.
     padded : bool, optional
-        The images were padded before.
+        Whether the images are padded already.
 
     Returns
     -------
@@ -96,10 +96,10 @@ def augment(
     height, width = images.shape[-2] - 2 * pad, wide - 2 * pad
     y = dy[..., None] + torch.arange(height, device=images.device)
     x = torch.arange(width, device=images.device)
-    # Flipping is reading the columns backwards: it costs no pass of its own.
+    # To flip is to read the columns backwards, which takes no extra pass.
     x = dx[..., None] + torch.where(flip[..., None], width - 1 - x, x)
     # (..., H·W): indices into flattened rows and columns, so that one gather moves both axes.
     index = (y[..., :, None] * wide + x[..., None, :]).flatten(-2)
-    # A view: all channels share one index in memory.
+    # This is a view: all channels share one index in memory.
     index = index[..., None, :].expand(*index.shape[:-1], channels, height * width)
     return images.flatten(-2).gather(-1, index).view(*images.shape[:-2], height, width)

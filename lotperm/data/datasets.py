@@ -1,8 +1,8 @@
-"""Loading of data sets as tensors, and what is known about them without loading.
+"""Load data sets as tensors, and tell what is known about them without loading.
 
-`lotperm.data.catalog` lists them, `lotperm.data.sources.fetch` gets those not here yet. MNIST-1D
-is generated on first use. Image folders, ImageNet for one, stay files and are read while they are
-used (`lotperm.data.images`); two small ones are made on first use.
+`lotperm.data.catalog` lists them; `lotperm.data.sources.fetch` gets those that aren't here yet.
+MNIST-1D is generated on first use. Image folders, such as ImageNet, stay files that are read as
+they are used (`lotperm.data.images`); two small ones are made on first use.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ def load(
     image_size: int | None = None,
     resize_size: int | None = None,
 ) -> Dataset:
-    """Load a data set that was fetched before, or one that is made on first use.
+    """Load a data set that was fetched before or is made on first use.
 
     Parameters
     ----------
     name : str
         As in `lotperm.data.catalog`: mnist1d (made), fashion_mnist, cifar10, cifar100 or svhn; or
-        an image folder: ``imagefolder`` (the one named by the variable LOTPERM_IMAGEFOLDER, else
-        the one that was fetched), picture_crops (made), cifar10_png (made from cifar10).
+        an image folder: ``imagefolder`` (the one that the environment variable LOTPERM_IMAGEFOLDER
+        names, else the one that was fetched), picture_crops (made), cifar10_png (from cifar10).
     home : Path | None, optional
         The folder of all results (default: `lotperm.store.files.home`); data are in its subfolder
         ``data``.
     train_size, test_size : int | None, optional
-        Number of examples to use: the first ones of a fixed order in which the classes take turns,
-        so that a smaller subset is part of a larger one. None: all.
+        Number of examples to use, the first ones in a fixed order in which the classes take turns,
+        so that a smaller subset is part of a larger one; None: all.
     image_size, resize_size : int | None, optional
-        For image folders, see `ImageFiles`; None: 224, and 256/224 of the image size.
+        For image folders, as in `ImageFiles`; None: 224, and 256/224 times the image size.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def load(
     train, test = (Split(raw[f"{s}.inputs"], raw[f"{s}.targets"]) for s in ("train", "test"))
     return Dataset(
         name,
-        # The statistics stay those of the whole training set, whatever the subset.
+        # The statistics are those of the whole training set, whatever the subset.
         subset(train, train_size, f"train_size of {name}"),
         subset(test, test_size, f"test_size of {name}"),
         spec_of(name).classes,
@@ -78,9 +78,9 @@ def _load_folder(
     image_size: int | None,
     resize_size: int | None,
 ) -> Dataset:
-    """List an image folder, whose images are read when they are used."""
+    """Load an image folder as lists of files, which are read as they are used."""
     folder, size = list_folder(find_folder(name, home)), image_size or 224
-    # The usual ratio for ImageNet.
+    # This ratio is usual for ImageNet.
     other = resize_size or round(size * 256 / 224)
     train, test = (
         Split(ImageFiles(folder.folders[part], names, size, other), targets)
@@ -113,12 +113,12 @@ def load_configured(config: DataConfig) -> Dataset:
 def verify(name: str, *, home: Path | None = None) -> str:
     """Check a stored data set: the checksum of its file and the pinned hash of its content.
 
-    Of an image folder every image is decoded. It raises what `load` raises.
+    In an image folder, every image is decoded. This raises what `load` raises.
 
     Returns
     -------
     str
-        The sha256 of the content; of an image folder that of its listing.
+        The sha256 of the content; for an image folder, that of its listing.
     """
     if name in FOLDERS:
         return check_image_folder(find_folder(name, home)).content
@@ -126,7 +126,7 @@ def verify(name: str, *, home: Path | None = None) -> str:
 
 
 def available(*, home: Path | None = None) -> list[dict[str, Any]]:
-    """List the data sets for `lotperm data list`: a row each, with the size in memory in bytes.
+    """List the data sets for `lotperm data list`, one row each, with sizes in memory in bytes.
 
     Nothing is known about image folders before they are listed: their sizes are None, and they take
     0 bytes of memory.
@@ -159,9 +159,9 @@ def available(*, home: Path | None = None) -> list[dict[str, Any]]:
 
 
 def info(config: DataConfig) -> Info:
-    """Return shape and sizes of a data set without loading it, to build a network or to plan.
+    """Return the shape and sizes of a data set without loading it, to build a network or plan.
 
-    An image folder is taken to be ImageNet.
+    An image folder is assumed to be ImageNet.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def info(config: DataConfig) -> Info:
         If a subset is larger than the data set.
     """
     if config.name in FOLDERS:
-        # A plan is made before there is a folder to look into.
+        # Plans are made before there is a folder to look into.
         side = config.image_size or IMAGENET.shape[1]
         train, test = config.train_size or IMAGENET.n_train, config.test_size or IMAGENET.n_test
         return Info((3, side, side), IMAGENET.classes, train, test, 0)
@@ -186,10 +186,10 @@ def info(config: DataConfig) -> Info:
 
 
 def identity(config: DataConfig, dataset: Dataset | None) -> dict[str, Any]:
-    """Return what identifies a data set in keys, as plain JSON data.
+    """Return what identifies a data set in the keys of results, as plain JSON data.
 
-    For an image folder that is its content, wherever it is, and the size of its images; these are
-    None if it isn't here.
+    For an image folder this includes its content, wherever it is, and the size of its images; these
+    are None if it isn't here.
     """
     found: dict[str, Any] = {
         "name": config.name,
@@ -197,9 +197,9 @@ def identity(config: DataConfig, dataset: Dataset | None) -> dict[str, Any]:
         "test_size": config.test_size,
     }
     if config.name in FOLDERS:
-        # The listing's hash and not the path: the folder may lie anywhere else on another machine.
+        # The listing's hash, not the path, as the folder may be elsewhere on another machine.
         found["content"] = dataset.content if dataset else None
-        # Only for image folders: one more name would change the keys of all other data sets.
+        # Only for image folders, since one more name would change the keys of all other data sets.
         found["image_size"] = found["resize_size"] = None
         if dataset is not None and isinstance(dataset.train.inputs, ImageFiles):
             found["image_size"] = dataset.train.inputs.image_size

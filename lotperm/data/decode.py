@@ -1,13 +1,13 @@
-"""Decoders of the files, archives and image sheets that others publish.
+"""Decode the published files, archives and image sheets of data sets.
 
-Each ``decode_...`` takes the folder or archive that holds a data set's files (a folder may also
-hold archives of them) and the `Layout` that they must have. It returns `Raw` tensors whose content
-is still to be checked. It raises `StorageError` if a file is missing, `IntegrityError` if one is
-damaged, too large, or not the published one.
+Each ``decode_...`` function takes the folder or archive that holds a data set's files (a folder may
+also hold archives of them) and the `Layout` that they must have. It returns `Raw` tensors whose
+content is still to be checked. It raises `StorageError` if a file is missing, and `IntegrityError`
+if one is damaged, too large, or not the published one.
 
 Nothing is unpacked to disk, and no code in a file is run. Archives with a published sha256 are
-checked before they are opened; of others only the expected members are read, into memory and up to
-a limit.
+checked before they are opened; from others only the expected members are read, into memory and up
+to a limit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ int64 (N,).
 MEMBER_LIMIT = 500_000_000
 ARCHIVE_LIMIT = 2_000_000_000
 
-# The sha256 of published files, by name, checked before one is opened.
+# The sha256 of published files, by name, which is checked before a file is opened.
 ARCHIVES: Mapping[str, str] = {
     # Published by Keras (keras.datasets.cifar10, cifar100).
     "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
@@ -63,7 +63,7 @@ CIFAR10_BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Sizes of a data set.
+    """The sizes of a data set.
 
     Attributes
     ----------
@@ -82,13 +82,13 @@ class Layout:
 
 
 def _gather(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Read files by name: from a folder, else from the archives in it, or from a single archive."""
-    # Sorted, so that of two files of one name the same is taken on every machine.
+    """Read files by name from a folder or the archives in it, or from a single archive."""
+    # Sorted, so that every machine takes the same of two files with one name.
     files = sorted(root.rglob("*")) if root.is_dir() else [root]
     files = [p for p in files if p.is_file() and p.stat().st_size <= ARCHIVE_LIMIT]
     found: dict[str, bytes] = {}
     for path in files:
-        # Plain files before archives: what is unpacked already needn't be unpacked again.
+        # Plain files before archives, since unpacked files needn't be unpacked again.
         if path.name in names and path.name not in found:
             found[path.name] = _pinned(path.name, path.read_bytes(), path)
     for path in files:
@@ -98,7 +98,7 @@ def _gather(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _pinned(name: str, data: bytes, where: Path | str) -> bytes:
-    """Return the bytes; refuse them if the file of this name was published with different ones."""
+    """Return the bytes, or raise an error if the published file of this name has other ones."""
     expected = ARCHIVES.get(name)
     if expected and (got := hashlib.sha256(data).hexdigest()) != expected:
         raise IntegrityError(
@@ -110,7 +110,7 @@ def _pinned(name: str, data: bytes, where: Path | str) -> bytes:
 def _members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """Read the named members of an archive into memory."""
     if path.suffix == ".deb":
-        # As a stream: a package is never unpacked to the disk.
+        # As a stream, so that the package is never unpacked to disk.
         with subprocess.Popen(
             ["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
@@ -118,7 +118,7 @@ def _members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
                 assert process.stdout is not None
                 return _tar_members(process.stdout, path, names)
             finally:
-                # It may still be writing when all members were found, or when one was refused.
+                # It may still be writing when all members have been found or one was rejected.
                 process.kill()
     return _tar_members(io.BytesIO(_pinned(path.name, path.read_bytes(), path)), path, names)
 
@@ -130,10 +130,10 @@ def _tar_members(stream: IO[bytes], path: Path, names: tuple[str, ...]) -> dict[
         # The mode with a bar reads sequentially and never seeks, so it accepts a pipe.
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in archive:
-                # Headers count as well: many empty members would never reach the limit otherwise.
+                # Headers count, too; otherwise many empty members would never reach the limit.
                 total += member.size + 512
-                # Paths in an archive may point anywhere; only last parts are compared, and nothing
-                # is written.
+                # Paths in an archive may point anywhere, so only file names are compared, and
+                # nothing is written.
                 name = os.path.basename(member.name)
                 wanted = member.isfile() and name in names
                 if total > ARCHIVE_LIMIT or (wanted and member.size > MEMBER_LIMIT):
@@ -165,18 +165,18 @@ def _raw(train: tuple[Any, Any], test: tuple[Any, Any]) -> Raw:
 
 
 def _idx(data: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Read a gzipped idx file of bytes with exactly this shape; unpack no more than that."""
+    """Read a gzipped idx file of bytes with exactly this shape, without unpacking more."""
     header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
     size = len(header) + math.prod(shape)
     try:
         with gzip.open(io.BytesIO(data)) as file:
-            # One byte more tells a file that is too long, without unpacking the rest of a bomb.
+            # One more byte shows that a file is too long, without unpacking the rest of a bomb.
             content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise IntegrityError(f"{name} is corrupt: {error}.") from error
     if len(content) != size or not content.startswith(header):
         raise IntegrityError(f"{name} is corrupt: not an idx file of {shape} bytes.")
-    # A bytearray is writable memory, which PyTorch wants for a tensor.
+    # A bytearray is writable memory, which PyTorch expects for a tensor.
     return np.frombuffer(bytearray(content), np.uint8, offset=len(header)).reshape(shape)
 
 
@@ -205,7 +205,7 @@ def decode_cifar10(root: Path, layout: Layout) -> Raw:
         ]
         train = tuple(np.concatenate(part) for part in zip(*batches[:-1], strict=True))
         return _raw((train[0], train[1]), batches[-1])
-    # Nothing at all is here: the message names the usual archive, not eight files.
+    # If there is nothing at all, the message names the usual archive instead of eight files.
     if not files:
         _require(files, ("cifar-10-python.tar.gz",), root)
     _require(files, names, root)
@@ -228,7 +228,7 @@ def _sheet(data: bytes, name: str, layout: Layout) -> Tensor:
     pixels = math.prod(layout.shape[1:])
     # Width and height are at these bytes of a PNG, in its first chunk.
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    # Before memory is taken for it.
+    # Checked before memory is allocated for it.
     if width != pixels or height > layout.n_train + layout.n_test:
         raise IntegrityError(
             f"{name} is {width}×{height} pixels; expected {pixels} wide, one image a row."
@@ -260,12 +260,12 @@ def _unpack(archive: bytes, names: tuple[str, ...], root: Path) -> list[bytes]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """An unpickler for CIFAR's batches alone: it allows no calls but those that make an array."""
+    """An unpickler for CIFAR's batches, which allows no calls except those that make arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
         # NumPy 2 renamed its core, and the files were pickled with the old name.
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            # The function itself, by a way that is the same in every NumPy.
+            # The function itself, obtained in a way that works with every NumPy.
             return np.ndarray(0).__reduce__()[0]
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
@@ -275,7 +275,7 @@ class _ArraysOnly(pickle.Unpickler):
 def _batch(data: bytes, labels: str, layout: Layout) -> tuple[Any, Any]:
     """Read a pickled batch of a checked archive: uint8 (N, C, H, W) and int64 (N,)."""
     try:
-        # Pickled by Python 2: latin1 turns its byte strings, the pixels among them, back unchanged.
+        # Pickled by Python 2, whose byte strings, such as the pixels, latin1 restores unchanged.
         batch = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
         pixels, targets = batch["data"], np.asarray(batch[labels], dtype=np.int64)
         return pixels.reshape(-1, *layout.shape), targets

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 Download = Callable[[Path], Path]
-"""Puts files into an empty folder; returns where to look for them."""
+"""Puts files into an empty folder, and returns where to look for them."""
 
 DEBIAN_DATASETS = Path("/usr/share/datasets")
 """The folder in which Debian's packages of data sets install their files."""
 
 
 def torchvision(kind: str) -> Download:
-    """Download the files that a class of `torchvision.datasets` names, checked by their md5."""
+    """Return a download of the files that a torchvision data set names, checked by their md5."""
 
     def download(folder: Path) -> Path:
-        # The files alone, not the classes' own loading: they are decoded and checked here.
+        # Only the files, which aren't loaded by the classes, but decoded and checked here.
         from torchvision import datasets
         from torchvision.datasets.utils import download_url
 
@@ -30,8 +30,8 @@ def torchvision(kind: str) -> Download:
 
 
 def _files(kind: Any) -> list[tuple[str, str, str]]:
-    """List address, name and md5 of the files of a torchvision class."""
-    # The classes name their files in three ways: MNIST's relatives, SVHN, CIFAR.
+    """List the address, name and md5 of each file of a torchvision class."""
+    # The classes name their files in three ways: those like MNIST, SVHN, and CIFAR.
     if hasattr(kind, "resources"):
         return [(kind.mirrors[0] + file, file, md5) for file, md5 in kind.resources]
     if hasattr(kind, "split_list"):
@@ -40,7 +40,7 @@ def _files(kind: Any) -> list[tuple[str, str, str]]:
 
 
 def command(*words: str) -> Download:
-    """Run a program that puts its download into the current folder."""
+    """Return a download by a program that puts files into the current folder."""
 
     def download(folder: Path) -> Path:
         subprocess.run(list(words), cwd=folder, check=True, capture_output=True, timeout=3600)
@@ -50,7 +50,7 @@ def command(*words: str) -> Download:
 
 
 def debian(package: str, installed: str) -> Download:
-    """Take the files of a Debian package where they are installed, else download the package."""
+    """Return a download of a Debian package, which uses its installed files if there are any."""
     get = command("apt-get", "download", package)
 
     def download(folder: Path) -> Path:

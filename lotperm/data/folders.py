@@ -1,4 +1,4 @@
-"""Image folders: their places, listings and checks."""
+"""Find, list and check image folders."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ FOLDER_VARIABLE = "LOTPERM_IMAGEFOLDER"
 
 _log = logging.getLogger(__name__)
 
-# How others call the folders of the splits; the first that is there is taken.
+# Names that the folders of the splits may have; the first that exists is taken.
 _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
 
-# What file managers and data sets leave beside images; hidden files are passed over as well.
+# Files that file managers and data sets leave among images; hidden files are skipped as well.
 _LITTER = {
     "__macosx",
     "thumbs.db",
@@ -54,20 +54,20 @@ _NOTES = (".txt", ".csv", ".json", ".md", ".xml", ".yaml", ".yml")
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """A folder as it was listed.
+    """The listing of an image folder.
 
     Attributes
     ----------
     root : Path
-        Its absolute path, links followed.
+        Its absolute path, with links resolved.
     train, val : tuple[np.ndarray[Any, Any], Tensor]
-        (N,) bytes ``<class>/<file>``, folders within the class included, and int64 (N,) targets,
+        (N,) bytes ``<class>/<file>``, including folders within the class, and int64 (N,) targets,
         in a fixed order in which the classes take turns. So the first n are a balanced subset, and
         part of any larger one.
     classes : tuple[str, ...]
-        Their names, sorted; a target is a position here.
+        The names of the classes, sorted; a target is an index into them.
     content : str
-        sha256 over the split, class, name and size of every file; it doesn't depend on where the
+        The sha256 of the split, class, name and size of every file; it doesn't depend on where the
         folder is.
     folders : dict
         Split, ``"train"`` or ``"val"`` -> the folder of its classes.
@@ -82,24 +82,24 @@ class Folder:
 
 
 def list_folder(root: Path) -> Folder:
-    """List the images of a folder and check its structure; no image is opened (see `check_images`).
+    """List the images of a folder and check its structure, without opening any image.
 
-    Folders within a class belong to it. Hidden files, what file managers leave (``Thumbs.db``),
-    labels and notes (``.txt``, ``.csv``) beside classes or images are skipped. Links are followed
-    as long as they stay within the folder. The split ``val`` may also be called ``valid``,
-    ``validation`` or ``test``, and ``train`` ``training``.
+    Folders within a class belong to it. Hidden files, litter of file managers (``Thumbs.db``), and
+    labels and notes (``.txt``, ``.csv``) among classes or images are skipped. Links are followed as
+    long as they stay within the folder. The split ``val`` may also be called ``valid``,
+    ``validation`` or ``test``, and ``train`` may be called ``training``.
 
     Raises
     ------
     StorageError
         If the folder or one of its splits isn't there or can't be read.
     IntegrityError
-        If a class has no image or is missing in one split, or if a file has no image's suffix, is
-        empty, or is a link that leaves the folder.
+        If a class has no image or is missing in one split, or if a file doesn't have the suffix of
+        an image, is empty, or is a link that leaves the folder.
     """
     try:
-        # Links in the root's own path are followed here, so that those within it can be compared
-        # with it.
+        # Links in the root's own path are resolved here, so that the targets of links within it can
+        # be compared with it.
         root = root.resolve(strict=True)
         folders = {split: _split_folder(root, split) for split in _SPLITS}
         splits = {split: _list_split(root, folder) for split, folder in folders.items()}
@@ -122,21 +122,21 @@ def list_folder(root: Path) -> Folder:
         names, targets = [], []
         for target, name in enumerate(classes[split]):
             for file, size in splits[split][name]:
-                # Names and sizes, not contents: ImageNet's files would take long to read. As JSON,
-                # so that no two listings run together into the same bytes.
+                # Names and sizes instead of contents, as ImageNet's files take long to read. As
+                # JSON, so that different listings never give the same bytes.
                 digest.update(canonical_json([split, name, file, size]).encode())
-                # Names of files needn't be UTF-8.
+                # Names of files needn't be valid UTF-8.
                 names.append(os.fsencode(f"{name}/{file}"))
                 targets.append(target)
         array, labels = np.array(names, dtype=np.bytes_), torch.tensor(targets)
-        # After the hash, which is over the sorted listing.
+        # After the hash, which depends on the sorted listing.
         order = class_by_class(labels)
         listed.append((array[order.numpy()], labels[order]))
     return Folder(root, listed[0], listed[1], tuple(classes["train"]), digest.hexdigest(), folders)
 
 
 def _split_folder(root: Path, split: str) -> Path:
-    """Return the folder of a split, under the first of its names that is there."""
+    """Return the folder of a split, by the first of its possible names that exists."""
     names = _SPLITS[split]
     return next((root / name for name in names if (root / name).is_dir()), root / names[0])
 
@@ -159,7 +159,7 @@ def _list_split(root: Path, folder: Path) -> dict[str, list[tuple[str, int]]]:
 
 
 def _images(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, int]]:
-    """Yield the images of a class with their sizes in bytes, those of folders within it too."""
+    """Yield the images of a class and of folders within it, with their sizes in bytes."""
     above = (*above, folder.resolve())
     for file in _entries(folder, root):
         if file.is_dir():
@@ -177,10 +177,9 @@ def _images(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
-    """List a folder by name, without hidden files and litter; refuse links that leave the root."""
+    """List a folder by name, without hidden files and litter; reject links that leave the root."""
     with os.scandir(folder) as entries:
-        # The order of a directory is the file system's own, and ranks and machines must agree on
-        # it.
+        # File systems list directories in their own order, but ranks and machines must agree.
         found = sorted(
             (e for e in entries if e.name[0] != "." and e.name.lower() not in _LITTER),
             key=lambda e: e.name,
@@ -195,7 +194,7 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
 
 
 def check_image_folder(path: Path) -> Folder:
-    """List a folder and decode every image in it; raises as `list_folder` and `check_images`."""
+    """List a folder and decode every image in it; see `list_folder` and `check_images`."""
     folder = list_folder(path)
     for split, (names, _) in (("train", folder.train), ("val", folder.val)):
         check_images(ImageFiles(folder.folders[split], names))
@@ -208,10 +207,10 @@ def check_images(images: ImageFiles) -> None:
     Raises
     ------
     IntegrityError
-        If some can't be decoded; the message says how many, and names the first.
+        If some images can't be decoded; the message says how many, and names the first.
     """
 
-    # Errors are collected: the message counts them, so that all can be mended at once.
+    # Errors are collected so that the message can count them.
     def damage(row: int) -> LotpermError | None:
         try:
             images.open(row)
@@ -219,7 +218,7 @@ def check_images(images: ImageFiles) -> None:
             return error
         return None
 
-    # Threads are enough: decoding lets go of Python's lock.
+    # Threads are enough, since decoding releases Python's lock.
     with ThreadPoolExecutor() as pool:
         bad = [
             error
@@ -232,19 +231,19 @@ def check_images(images: ImageFiles) -> None:
 
 
 def folder_pointer(home: Path | None) -> Path:
-    """Return the file that says where the user's own image folder is, once it was fetched."""
+    """Return the file that says where the user's own image folder is, once it has been fetched."""
     return data_folder(home) / "imagefolder.json"
 
 
 def is_present(name: str, home: Path | None) -> bool:
-    """Return True if an image folder is known, or was written before."""
+    """Return whether an image folder is known or has been written."""
     if FOLDERS[name].own:
         return bool(os.environ.get(FOLDER_VARIABLE)) or folder_pointer(home).exists()
     return (data_folder(home) / name).exists()
 
 
 def find_folder(name: str, home: Path | None) -> Path:
-    """Return the path of an image folder; write one of the small ones if it isn't there.
+    """Return the path of an image folder, writing a small one first if it isn't there.
 
     Parameters
     ----------
@@ -267,7 +266,7 @@ def find_folder(name: str, home: Path | None) -> Path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(path.with_name(f".{name}.lock")):
-                # Again, under the lock: another process may have written it meanwhile.
+                # Checked again under the lock, as another process may have written it meanwhile.
                 if not path.exists():
                     _write_folder(name, path, home)
         except OSError as error:
@@ -276,7 +275,7 @@ def find_folder(name: str, home: Path | None) -> Path:
 
 
 def _own_folder(home: Path | None) -> Path:
-    """Return the folder that the environment names, else the one that was fetched."""
+    """Return the folder that the environment variable names, else the one that was fetched."""
     own, pointer = os.environ.get(FOLDER_VARIABLE), folder_pointer(home)
     if own:
         return Path(own)
@@ -295,7 +294,7 @@ def _own_folder(home: Path | None) -> Path:
 
 
 def _write_folder(name: str, path: Path, home: Path | None) -> None:
-    """Write a small image folder beside its place, then move it there by one rename."""
+    """Write a small image folder next to its final path, then rename it."""
     spec, work = FOLDERS[name], path.with_name(f".make-{name}")
     # Left by a process that was killed.
     shutil.rmtree(work, ignore_errors=True)
@@ -306,7 +305,7 @@ def _write_folder(name: str, path: Path, home: Path | None) -> None:
         raw = load_stored(spec.copy_of, home)
         for split, of in (("train", "train"), ("val", "test")):
             write_png(work / split, raw[f"{of}.inputs"], raw[f"{of}.targets"])
-    # Until now the name begins with a dot, so a half-written folder is never taken for a whole one.
+    # Until now its name began with a dot, so a half-written folder is never taken for a whole one.
     os.replace(work, path)
 
 

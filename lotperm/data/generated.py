@@ -14,7 +14,7 @@ from lotperm.errors import StorageError
 
 
 def generate_mnist1d() -> Raw:
-    """Make MNIST-1D (Greydanus and Kobak) with the package's default arguments, which set seed 42.
+    """Make MNIST-1D (Greydanus and Kobak) with its package's default arguments, including seed 42.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def generate_mnist1d() -> Raw:
         made = make_dataset(get_dataset_args())
     raw = {}
     for split, suffix in (("train", ""), ("test", "_test")):
-        # Signals have no axis of channels there, and may be float64.
+        # The package's signals have no channel axis, and may be float64.
         raw[f"{split}.inputs"] = torch.from_numpy(made[f"x{suffix}"]).float()[:, None]
         raw[f"{split}.targets"] = torch.from_numpy(made[f"y{suffix}"]).long()
     return raw
@@ -39,7 +39,7 @@ def generate_mnist1d() -> Raw:
 
 @contextlib.contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Restore the global random generators, which the package seeds."""
+    """Restore the global random generators, which the package seeds, after a context."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         yield

@@ -1,13 +1,12 @@
-"""Images in folders, read from disk while they are used.
+"""Images in folders, read from disk as they are used.
 
 The files are ``<root>/{train,val}/<class>/*.{jpg,jpeg,png,webp,bmp,tif,tiff}``.
 
 ImageNet's pixels don't fit into memory, so a network sees them as a stream:
-`lotperm.data.folders.list_folder` looks at the names only, `ImageFiles` takes the place of other
-data sets' tensor, and `stream` decodes batch after batch, in worker processes if asked. The
-augmentation of an image in an epoch is drawn from the member's seed, the epoch and the number of
-the example, and from nothing else. So a batch depends neither on the number of workers nor on where
-a run was interrupted.
+`lotperm.data.folders.list_folder` only looks at names, `ImageFiles` takes the place of other data
+sets' tensors, and `stream` decodes batch after batch, in worker processes if asked. The
+augmentation of an image in an epoch depends only on the member's seed, the epoch and the number of
+the example. So a batch depends neither on the number of workers nor on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-"""Ranges of a random crop's share of the image's area, and of its width over its height.
+"""Ranges of a random crop's fraction of the image's area, and of its width divided by its height.
 
 They are torchvision's defaults.
 """
@@ -45,9 +44,9 @@ _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, s
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB, of 16 bits the higher eight, as Pillow does where there are three channels.
+    """Convert an image to RGB, keeping the higher 8 of 16 bits, as Pillow does for color images.
 
-    Its `convert` clips 16-bit grey to white.
+    Pillow's `convert` would clip 16-bit grey to white.
     """
     if image.mode.startswith("I"):
         values = np.asarray(image)
@@ -61,20 +60,20 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """The images of a split as files: `Split.inputs` where the pixels don't fit into memory.
+    """The images of a split as files, for `Split.inputs` if the pixels don't fit into memory.
 
     Attributes
     ----------
     folder : Path
         Folder of the split.
     names : np.ndarray[Any, Any]
-        (N,) bytes, each ``<class>/<file>`` in UTF-8. One array, not N objects, so that worker
-        processes share its memory.
+        (N,) bytes, each ``<class>/<file>`` as `os.fsencode` gives it. One array instead of N
+        objects, so that worker processes share its memory.
     image_size : int
-        Height and width of the images that come out, in pixels.
+        Height and width of the resulting images, in pixels.
     resize_size : int
-        The short side to which an image is resized before its centre is cut out, for evaluation
-        and matching.
+        Length of the short side to which an image is resized before its center is cut out, for
+        evaluation and matching.
     """
 
     folder: Path
@@ -83,7 +82,7 @@ class ImageFiles:
     resize_size: int = 256
 
     def __post_init__(self) -> None:
-        # It takes a second: once here, not in each worker, and not at all where there are no files.
+        # This takes a second: once here, not in each worker, and not at all if there are no files.
         import torchvision.transforms.v2  # noqa: F401
 
         if not 1 <= self.image_size <= self.resize_size:
@@ -101,7 +100,7 @@ class ImageFiles:
         return (len(self), 3, self.image_size, self.image_size)
 
     def __getitem__(self, rows: slice | Tensor) -> ImageFiles:
-        """Take some of the files, by a slice or int64 (n,)."""
+        """Return some of the files, by a slice or int64 (n,)."""
         return replace(self, names=self.names[rows if isinstance(rows, slice) else rows.numpy()])
 
     def path(self, row: int) -> Path:
@@ -118,17 +117,17 @@ class ImageFiles:
         Raises
         ------
         IntegrityError
-            If the file is damaged, truncated, or no JPEG, PNG, WebP, BMP or TIFF, or if its pixels
-            aren't of 8 or 16 bits a channel; the message names it.
+            If the file is damaged, truncated, or not a JPEG, PNG, WebP, BMP or TIFF, or if its
+            pixels don't have 8 or 16 bits per channel; the message names the file.
         StorageError
-            If it isn't there any more or can't be read.
+            If the file is no longer there or can't be read.
         """
         path = self.path(row)
         try:
-            # The formats are named, since a file may hold any of the many that Pillow reads,
-            # whatever its suffix.
+            # The formats are named, since whatever its suffix, a file may have any of the many
+            # formats that Pillow reads.
             with Image.open(path, formats=_FORMATS) as image:
-                # Decoding happens here, while the file is open; some of ImageNet's files are grey
+                # This decodes the image while the file is open; some of ImageNet's files are grey
                 # or CMYK.
                 return _rgb(image)
         except (FileNotFoundError, PermissionError) as error:
@@ -142,7 +141,7 @@ class ImageFiles:
             ) from error
 
     def read(self, rows: Tensor | None = None) -> Tensor:
-        """Read images as evaluation and matching see them: resized, then cropped to the centre.
+        """Read images as evaluation and matching see them: resized, then cropped to the center.
 
         Parameters
         ----------
@@ -159,7 +158,7 @@ class ImageFiles:
         return torch.stack(images).view(*rows.shape, *self.shape[1:])
 
     def read_augmented(self, rows: Tensor, seeds: Sequence[int], epoch: int) -> Tensor:
-        """Read images as training sees them: a random crop, resized, flipped with probability 1/2.
+        """Read images as training sees them: randomly cropped, resized, and flipped half the time.
 
         Parameters
         ----------
@@ -168,7 +167,7 @@ class ImageFiles:
         seeds : Sequence[int]
             The augmentation seeds of the M members.
         epoch : int
-            Together with seed and row, it names the random stream of an image.
+            Selects an image's random stream, together with seed and row.
 
         Returns
         -------
@@ -176,7 +175,7 @@ class ImageFiles:
             uint8 (B, M, 3, image_size, image_size).
         """
         images = [
-            # Named streams, which no number of workers and no interruption can change.
+            # Named streams, which neither the number of workers nor an interruption can change.
             self._random(self.open(row), derive_seed("augmentation", seed, epoch, row))
             for each in rows.tolist()
             for row, seed in zip(each, seeds, strict=True)
@@ -186,7 +185,7 @@ class ImageFiles:
     def _centre(self, image: Image.Image) -> Tensor:
         from torchvision.transforms.v2 import functional
 
-        # Images that have the right size already keep their exact pixels.
+        # Images that already have the right size keep their exact pixels.
         if image.size != (self.image_size, self.image_size) or self.resize_size != self.image_size:
             image = functional.resize(image, [self.resize_size])
             image = functional.center_crop(image, [self.image_size, self.image_size])
@@ -199,7 +198,7 @@ class ImageFiles:
         box = draw_crop(image.height, image.width, generator)
         size = [self.image_size, self.image_size]
         image = functional.resized_crop(image, *box, size)
-        # After the crop: the order of draws is part of an image's random stream.
+        # After the crop, since the order of draws is part of an image's random stream.
         if torch.rand(1, generator=generator).item() < 0.5:
             image = functional.horizontal_flip(image)
         return functional.pil_to_tensor(image)
@@ -208,28 +207,28 @@ class ImageFiles:
 def draw_crop(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
     """Draw a random part of an image: top, left, height, width in pixels.
 
-    It follows the rule and the order of draws of `torchvision.transforms.v2.RandomResizedCrop`, but
-    draws from the given generator. Theirs is global, and its state depends on what was read before.
+    This follows the rule and the order of draws of `torchvision.transforms.v2.RandomResizedCrop`,
+    which itself draws from a global generator, whose state depends on what was read before.
     """
-    # In torch's arithmetic, as there, so that the same draws give the same crop.
+    # In PyTorch's arithmetic, as in torchvision, so that the same draws give the same crop.
     area, (low, high) = height * width, torch.log(torch.tensor(RATIO)).tolist()
     for _ in range(10):
         target = area * torch.empty(1).uniform_(*SCALE, generator=generator).item()
         ratio = torch.exp(torch.empty(1).uniform_(low, high, generator=generator)).item()
         w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
-        # A crop that doesn't fit is drawn anew, ten times at most: other ratios may fit.
+        # A crop that doesn't fit is redrawn, at most ten times, as other ratios may fit.
         if 0 < w <= width and 0 < h <= height:
             top = torch.randint(0, height - h + 1, (1,), generator=generator).item()
             left = torch.randint(0, width - w + 1, (1,), generator=generator).item()
             return int(top), int(left), h, w
-    # A very wide or tall image: the largest part of its middle with an allowed ratio.
+    # In a very wide or tall image, take the largest central part with an allowed ratio.
     w = min(width, round(height * RATIO[1]))
     h = min(height, round(width / RATIO[0]))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
 class _Reading(TorchDataset[Tensor | LotpermError]):
-    """Whole batches by number, for a `DataLoader` that does no batching itself."""
+    """A data set of whole batches, for a `DataLoader` that does no batching itself."""
 
     def __init__(
         self, images: ImageFiles, rows: Sequence[Tensor], seeds: Sequence[int] | None, epoch: int
@@ -240,7 +239,7 @@ class _Reading(TorchDataset[Tensor | LotpermError]):
         return len(self.rows)
 
     def __getitem__(self, number: int) -> Tensor | LotpermError:
-        # An error travels as a value: raised in a worker it would come out with the worker's
+        # Errors are returned as values: raised in a worker, an error would arrive with the worker's
         # traceback as its message.
         try:
             if self.seeds is None:
@@ -272,10 +271,11 @@ def stream(
     epoch : int, optional
         The epoch, for the augmentation.
     workers : int, optional
-        Number of processes that decode, each two batches ahead; 0: this process decodes a batch
-        when it is asked for.
+        Number of processes that decode, each two batches ahead; 0: this process decodes each batch
+        on request.
     pin : bool, optional
-        Put batches into page-locked memory, from where they are copied to a GPU while it computes.
+        Put batches into page-locked memory, from which they can be copied to a GPU while it
+        computes.
 
     Yields
     ------
@@ -288,14 +288,13 @@ def stream(
         For a file that can't be read, with its path.
     """
     loader: DataLoader[Tensor | LotpermError] = DataLoader(
-        # An item is a batch, so the loader must neither batch nor shuffle, and keeps the order of
-        # rows.
+        # An item is a batch, so the loader must neither batch nor shuffle, but keep their order.
         _Reading(images, rows, seeds, epoch),
         batch_size=None,
         # More workers than batches would have nothing to do.
         num_workers=min(workers, len(rows)),
         pin_memory=pin,
-        # Of its own; every loader would advance PyTorch's global one otherwise.
+        # Its own generator; otherwise every loader would advance PyTorch's global one.
         generator=torch.Generator(),
     )
     for batch in loader:

@@ -1,4 +1,4 @@
-"""A small image folder made of pictures that installed packages ship."""
+"""A small image folder made from pictures that Matplotlib ships."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def write_picture_crops(root: Path) -> None:
     """Write a small image folder of crops from three real pictures that Matplotlib ships.
 
     They are its sample data: a photograph (a portrait of Grace Hopper by the US Navy, in the
-    public domain), an elevation map (of Jacksboro fault), and a slice of a magnetic resonance scan
-    of a head. A class is a region of one of them: six of the photograph, two of the map, one of
-    the scan. Each region is a grid of tiles of 64 pixels. Like the squares of a chessboard, tiles
-    are alternately for training, with 6 random crops of 48 pixels each, and for validation, with 3.
+    public domain), an elevation map (of the Jacksboro fault), and a slice of a magnetic resonance
+    scan of a head. A class is a region of one of them: six in the photograph, two in the map, one
+    in the scan. Each region is a grid of tiles of 64 pixels. Like the squares of a chessboard,
+    tiles alternate between training, with 6 random crops of 48 pixels each, and validation, with 3.
     So no pixel is in both splits.
 
     Parameters
     ----------
     root : Path
-        The folder to make, with ``train`` and ``val``.
+        The folder to create, with ``train`` and ``val``.
 
     Raises
     ------
@@ -39,14 +39,14 @@ def write_picture_crops(root: Path) -> None:
     """
     for picture, pixels in _pictures().items():
         rows, columns = pixels.shape[0] // _TILE, pixels.shape[1] // _TILE
-        # Rows and columns of regions in each picture, a class each.
+        # Rows and columns of regions in each picture; each region is a class.
         high, wide = {"photograph": (3, 2), "elevation": (1, 2), "head": (1, 1)}[picture]
         for y, x in np.ndindex(rows, columns):
-            # By tile and not by crop: crops of one tile overlap.
+            # By tile instead of by crop, since crops of one tile overlap.
             split = "train" if (x + y) % 2 == 0 else "val"
             folder = root / split / f"{picture}-{y * high // rows}{x * wide // columns}"
             folder.mkdir(parents=True, exist_ok=True)
-            # A stream for each tile, so that its crops don't depend on the tiles before it.
+            # A random stream for each tile, so that its crops don't depend on the tiles before it.
             generator = torch.Generator().manual_seed(
                 derive_seed("picture_crops", picture, int(y), int(x))
             )
@@ -60,11 +60,11 @@ def write_picture_crops(root: Path) -> None:
 
 
 def _pictures() -> dict[str, np.ndarray[Any, Any]]:
-    """Read the pictures by name: uint8 (H, W, 3)."""
+    """Read the pictures, uint8 (H, W, 3), by name."""
     import matplotlib
 
     def grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        # Over the range of the whole picture, so that tiles stay comparable with each other.
+        # Scaled by the range of the whole picture, so that tiles stay comparable with each other.
         share = (values - values.min()) / (float(values.max()) - float(values.min()))
         return np.repeat((255 * share).round().astype(np.uint8)[..., None], 3, axis=2)
 

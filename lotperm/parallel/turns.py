@@ -1,10 +1,10 @@
-"""Threads that take turns on the host, while a device works for all of them.
+"""Threads that take turns on the host while a device works for all of them.
 
-PyTorch has one of many things in a process: the precision of products, the number of threads, the
-default generator. Tracing replaces methods of every module, and what is captured as a CUDA graph
-must not meet another capture. So threads that each train something must not run side by side. Here
-one of them has the turn and the others wait; it gives the turn away only where nothing of that is
-under way and the device has been given work.
+Much in PyTorch exists once per process: the precision of products, the number of threads, the
+default generator. Tracing replaces methods of every module, and a capture of a CUDA graph must not
+coincide with another one. So threads that each train something must not run side by side. Here one
+of them has the turn and the others wait; it gives the turn away only when none of these is in use
+and the device has work to do.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from collections.abc import Callable, Iterator
 
 
 class Turns:
-    """The order in which threads have their turn: who asks first has it first."""
+    """A queue of threads that take turns: the first to ask has the first turn."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        # Who stands first has the turn.
+        # The first in line has the turn.
         self._line: deque[int] = deque()
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Have the turn inside a ``with``."""
+        """Hold the turn inside a ``with`` statement."""
         self.take()
         try:
             yield
@@ -34,15 +34,15 @@ class Turns:
             self.give()
 
     def meanwhile(self, done: Callable[[], bool], every: float = 0.001) -> None:
-        """Give the turn away until something is done, and have it again afterwards.
+        """Give the turn away until `done` returns True, and take it again afterwards.
 
         Parameters
         ----------
         done : Callable[[], bool]
-            Is asked without having the turn: it may change nothing. Even if it is True at once, the
-            others have their turn first.
+            Called without holding the turn, so it mustn't change anything. Even if it returns True
+            at once, the others have their turn first.
         every : float, optional
-            Seconds between two questions.
+            Seconds between two calls.
         """
         self.give()
         try:
@@ -59,7 +59,7 @@ class Turns:
             try:
                 self._condition.wait_for(lambda: self._line[0] == me)
             except BaseException:
-                # Interrupted by a signal: the others must not wait for this thread.
+                # Interrupted by a signal, so the others must not wait for this thread.
                 self._leave(me)
                 raise
 
@@ -67,7 +67,7 @@ class Turns:
         """Give the turn to the next in line."""
         me = threading.get_ident()
         with self._condition:
-            # Who was interrupted while waiting has no turn to give away.
+            # A thread that was interrupted while waiting has no turn to give away.
             if self._line and self._line[0] == me:
                 self._leave(me)
 
