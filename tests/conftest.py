@@ -40,9 +40,9 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _data(shared):
-    """Let all tests and all that they start share the data sets that are made on first use.
+    """Let all tests and their child processes share the data sets that are made on first use.
 
-    To make MNIST-1D again for each store would take longer than most tests.
+    Making MNIST-1D again for each store would take longer than most tests.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOTPERM_DATA", str(shared / "data"))
@@ -99,7 +99,7 @@ def two_ranks(shared) -> Path:
 
 @pytest.fixture
 def patient(monkeypatch):
-    """Let the jobs of sweeps wait in the middle of a training for whoever interrupts them."""
+    """Let the jobs of sweeps wait in the middle of a training until they are interrupted."""
     import sweeps
 
     monkeypatch.setattr("lotperm.cluster.sweep.Worker", sweeps.PatientWorker)

@@ -1,4 +1,4 @@
-"""What tests/parallel/test_distributed.py runs: the same code in this process, or by torchrun on
+"""Jobs of tests/parallel/test_distributed.py: the same code in this process, or by torchrun on
 several ranks.
 
 ``torchrun --nproc-per-node 2 tests/ranks.py JOB FOLDER``: each rank writes what JOB returns to

@@ -1,4 +1,4 @@
-"""What the tests of the store put into it: tensors of many kinds, and stages that count."""
+"""What tests put into a store: tensors of many kinds, and stages that count their calls."""
 
 from __future__ import annotations
 

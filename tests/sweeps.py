@@ -45,9 +45,9 @@ PAIR = [{**TINY, "name": "half", "sparsity": 0.5}, {**TINY, "name": "more", "spa
 
 
 class Waiting:
-    """The number that asks to stop; whoever looks waits until it does, for a while.
+    """The shared number that asks to stop; reading it waits for a while until it does.
 
-    As soon as a state was saved, nobody waits any more.
+    As soon as a state has been saved, reading no longer waits.
     """
 
     def __init__(self, asked: Any, store: Path) -> None:
@@ -88,7 +88,7 @@ def unbroken(path: Path, folder: Path) -> dict[str, bytes]:
 
 
 def block(store: Store, path: Path, label: str) -> Path:
-    """Make every try at a stage fail: where its lock should be there is a folder."""
+    """Make every try at a stage fail, by a folder in the place of its lock."""
     task = next(task for task in Campaign.load(path).tasks(store) if task.label == label)
     lock = store.root / "locks" / f"{task.name}-{task.key[:16]}.lock"
     lock.mkdir(parents=True)
@@ -105,7 +105,7 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 def training(store: Path) -> str | None:
-    """Return the name of the dense stage while it trains: from a second after it began."""
+    """Return the name of the dense stage while it trains, a second or more after it began."""
     locks = [
         p
         for p in (store / "locks").glob("dense-*.lock")

@@ -1,4 +1,4 @@
-"""What runs the project elsewhere, the workflows, the container and Binder, calls what is there."""
+"""Workflows, container and Binder, which run the project elsewhere, call only what exists."""
 
 from __future__ import annotations
 

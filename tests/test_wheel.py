@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works in an environment that knows no clone."""
+"""The wheel: what is in it, and that it works in an environment without a clone."""
 
 from __future__ import annotations
 

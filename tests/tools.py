@@ -26,7 +26,7 @@ def chromium() -> str:
     Raises
     ------
     RuntimeError
-        If none can be had: a test that needs it must fail, not be skipped.
+        If none can be installed: a test that needs it must fail, not be skipped.
     """
     if found := find_browser():
         return found

@@ -1,4 +1,4 @@
-"""Trace, permute and match again a network of another library, with random weights."""
+"""Trace, permute and rematch networks of other libraries, with random weights."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
 
 
 def every() -> list[tuple[str, str, int]]:
-    """Return library, name and size of images of all."""
+    """Return library, name and image size of every network."""
     found = []
     for library, names in ARCHITECTURES.items():
         for name in names:

@@ -93,7 +93,7 @@ def go(page: Page, url: str, problems: list[str]) -> list[str]:
 
 
 def formulas(page: Page) -> list[str]:
-    """Formulas that were written but not set, or set with an error."""
+    """Find formulas that were written but not typeset, or typeset with an error."""
     return page.evaluate(
         """() => [...document.querySelectorAll(".math")].flatMap((formula) => {
             const set = formula.querySelectorAll("mjx-container").length;
@@ -109,7 +109,7 @@ def formulas(page: Page) -> list[str]:
 
 
 def shorten(page: Page) -> None:
-    """Take most entries off a page that a machine wrote, where one is like the other.
+    """Remove most entries from a generated page whose entries are all alike.
 
     The page of the package has 65,000 elements; axe-core would take a minute for it.
     """

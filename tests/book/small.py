@@ -1,4 +1,4 @@
-"""A book of two pages, whose notebook is fast: for the tests of how books are built."""
+"""A book of two pages with a fast notebook, for tests of how books are built."""
 
 from __future__ import annotations
 

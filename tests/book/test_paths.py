@@ -1,4 +1,4 @@
-"""Four readers and their ways through the book: for the first time, after one number, on a phone, by keyboard."""
+"""Four readers' ways through the book: first-time, after one number, on a phone, by keyboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a campaign still needs: as much as the machine that goes on will read, and no more."""
+"""What a campaign still needs: what the machine that continues it will read, and no more."""
 
 import json
 import shutil

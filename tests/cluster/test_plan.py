@@ -1,4 +1,4 @@
-"""Plans: their numbers are those that one counts by hand, and they need no data."""
+"""Plans: their numbers equal those counted by hand, and they need no data."""
 
 import dataclasses
 import re

@@ -220,7 +220,7 @@ def test_a_process_may_start_again_any_number_of_times(tmp_path):
 
 
 def ended(pid):
-    """Whether a process has ended, or waits only for somebody to ask how."""
+    """Whether a process has ended, or only waits for its exit status to be read."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

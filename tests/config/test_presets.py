@@ -24,7 +24,7 @@ prunable    = "all"
 
 @pytest.fixture(autouse=True)
 def _same_figures():
-    """Take figures that a test adds away again."""
+    """Remove the figures that a test added."""
     before = dict(FIGURES)
     yield
     FIGURES.clear()

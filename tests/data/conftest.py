@@ -1,4 +1,4 @@
-"""Data sets of their own: these tests fetch, damage and count what lies in a store."""
+"""Data sets for these tests alone: they fetch, damage and count what is in a store."""
 
 import pytest
 

@@ -22,7 +22,7 @@ MEMBERS, STEPS = 3, 4
 
 @pytest.fixture(scope="session")
 def report(shared, home):
-    """Run everything once; return what was seen."""
+    """Run everything once; return the report."""
     if torch.version.cuda is None and not os.environ.get("CI"):
         pytest.skip("this PyTorch is no CUDA build")
     folder = shared / "stand-in"

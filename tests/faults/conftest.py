@@ -71,7 +71,7 @@ class Warm:
     def ask(
         self, *calls: dict[str, Any], hit: dict[str, Any] | None = None, timeout: float = 120
     ) -> Any:
-        """Do the calls, all at once, each in a child; return exit codes and what was printed."""
+        """Do the calls at the same time, each in a child; return exit codes and output."""
         request = {"calls": calls, "hit": hit, "timeout": timeout}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -122,7 +122,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
 
 @pytest.fixture(scope="session")
 def unbroken(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the fingerprint of a run that nothing disturbed."""
+    """Return the fingerprint of an undisturbed run."""
     home = tmp_path_factory.mktemp("unbroken")
     done = warm.ask(warm.whole(home))
     assert done["codes"] == [0], done["printed"]
@@ -132,8 +132,8 @@ def unbroken(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def fingerprint(home: Path) -> dict[str, str]:
     """Return the sha256 of each final file of a store and its results, by name.
 
-    What may differ is left out: in JSON when something was computed, in how many seconds, and the
-    checksum over these; in summary.md the line that says the seconds, and that file's checksum.
+    What may differ is left out: in JSON, when something was computed, in how many seconds, and the
+    checksum over these; in summary.md, the line with the seconds; and that file's checksum.
     """
     found = {}
     for path in sorted([*(home / "stages").rglob("*"), *(home / "out").rglob("*")]):

@@ -45,7 +45,7 @@ def ends_like(warm: Warm, home: Path, unbroken: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[None]:
-    """Mount something on a folder meanwhile; CalledProcessError where that isn't allowed."""
+    """Mount something on a folder for a while; CalledProcessError where that isn't allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", *options, str(folder)], check=True, capture_output=True)
     try:

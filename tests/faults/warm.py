@@ -106,7 +106,7 @@ def write_in_place(path: Path, content: bytes) -> None:
 
 
 def disk_full(room: int) -> None:
-    """Let the disk be full after so many bytes: the last write is cut short, the next one
+    """Let the disk be full after this many bytes: the last write is cut short, the next one
     fails.
     """
     write, left = os.write, [room]
@@ -139,7 +139,7 @@ def fail_at_step(step: int, how: str) -> None:
 
 
 def clock_back(seconds: float) -> None:
-    """Every look at the clock of the day shows an earlier time than the one before."""
+    """Let every reading of the system's clock show an earlier time than the one before."""
     now = [time.time()]
 
     def earlier() -> float:
@@ -150,7 +150,7 @@ def clock_back(seconds: float) -> None:
 
 
 def limit_memory(mib: int) -> None:
-    """So much more address space than there is now."""
+    """Allow only this much more address space than is used now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

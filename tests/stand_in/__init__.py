@@ -1,9 +1,9 @@
 """A stand-in for a GPU: the host side of the CUDA path, on a machine without one.
 
-`runtime.c` answers the CUDA runtime and `driver.c` the driver: memory of the device is memory of
-the host, kernels do nothing, and whatever is read from the device is zero. `stand_in.kernels`,
-imported in the process, puts empties in the place of cuDNN and cuBLAS. So PyTorch's tracing,
-inductor's CUDA lowering, Triton down to ptxas, streams, captures, replays, checkpoints and
+`runtime.c` stands in for the CUDA runtime and `driver.c` for the driver: memory of the device is
+memory of the host, kernels do nothing, and whatever is read from the device is zero.
+`stand_in.kernels`, imported in the process, puts empties in place of cuDNN and cuBLAS. So PyTorch's
+tracing, inductor's CUDA lowering, Triton down to ptxas, streams, captures, replays, checkpoints and
 campaigns run for real; values, races and the time that kernels take can't be seen. A CUDA build of
 PyTorch is needed, whose wheels bring the headers, and a C compiler.
 

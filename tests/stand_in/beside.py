@@ -1,10 +1,10 @@
-"""What stages beside each other save, on a stand-in whose graphs take time.
+"""Measure what stages beside each other save, on a stand-in whose graphs take time.
 
     STAND_IN_STEP_US=48000 STAND_IN_DEVICE_US=22000 python -m stand_in.beside
 
-with the environment of `stand_in.build`. The two times are those expected of a step of ResNet20×1
-on a GPU, alone and as its share of a full device, 40 times as long: so the host doesn't count. The
-plan is that of the paper's table for one seed up to a sparsity of 95 %, in small.
+with the environment of `stand_in.build`. The two times are those expected for a step of ResNet20×1
+on a GPU, alone and as its share of a full device, but 40 times as long, so that the host's time is
+negligible. The plan is a small version of the paper's table for one seed up to 95 % sparsity.
 """
 
 from __future__ import annotations

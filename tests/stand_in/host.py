@@ -1,4 +1,4 @@
-"""What the host does for a GPU, in a process for which the stand-in is one; prints it as JSON.
+"""Print as JSON what the host does for a GPU, in a process that takes the stand-in for one.
 
 python -m stand_in.host FOLDER      # with the environment of `stand_in.build`
 """

@@ -1,4 +1,4 @@
-"""Empties for what needs cuDNN or cuBLAS: outputs of the right shape, dtype and layout.
+"""Empty stand-ins for cuDNN and cuBLAS: outputs of the right shape, dtype and layout.
 
 Import it before lotperm trains. Nothing is computed, so the check for finite numbers is off.
 """

@@ -1,4 +1,4 @@
-"""How many kernels a step calls, with and without what makes them fewer.
+"""Count the kernels that a step calls, with and without the measures that reduce them.
 
     python -m stand_in.launches [NETWORK] [WIDTH] [FOLDER]    # with the environment of `stand_in.build`
 

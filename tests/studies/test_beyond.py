@@ -1,4 +1,4 @@
-"""What is the same on the pages of questions that go beyond the paper."""
+"""What the pages of questions that go beyond the paper have in common."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def mean(table: pd.DataFrame, column: str, **where: object) -> float:
 
 
 def arm(name: str, words: str) -> Callable[[pd.DataFrame], str]:
-    """Say what a caption has of an arm's mean accuracy."""
+    """Return an arm's mean accuracy as a caption has it."""
     return lambda t: f"{words} {100 * mean(t, 'accuracy', arm=name):.1f}"
 
 

@@ -300,7 +300,7 @@ def test_exchanged_arms_turn_the_papers_evidence_round(sources):
 
 
 def another_width(sources, gain):
-    """A recorded run at twice the width, whose permuted arm is better by so much."""
+    """Make a recorded run at twice the width, whose permuted arm is better by a given amount."""
     (run,) = (run for run in sources.runs if run.name == "desktop_resnet8_cifar10")
     arm = run.rows["method"] == "permuted"
     rows = run.rows.assign(value=run.rows["value"] + gain * arm)

@@ -1,4 +1,4 @@
-"""Numbers in text: a minus sign that is one, and no sign before what rounds to zero."""
+"""Numbers in text: a proper minus sign, and no sign before what rounds to zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures and tables as the book shows them, and what they say of where their numbers come from."""
+"""Figures and tables as the book shows them, and what they say about their numbers' origins."""
 
 from __future__ import annotations
 
