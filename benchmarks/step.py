@@ -3,7 +3,7 @@
 It takes the CPU seconds, in one process and interleaved, of
 
 - a whole step, as in training;
-- its program alone, without the batches: networks, losses, gradients and update;
+- its program without the batches: networks, losses, gradients and update;
 - its batches alone: drawing the order, gathering, augmenting, normalizing;
 - its products alone: the matrix products and convolutions of the forward and the backward pass, of
   the same shapes and precision, each called by itself as PyTorch does it.

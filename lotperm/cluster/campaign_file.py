@@ -19,7 +19,7 @@ Plain = dict[str, Any]
 
 
 def read_file(path: Path) -> Plain:
-    """Read the content of a campaign file, and refuse a key that stands twice in one place."""
+    """Read the content of a campaign file, and refuse a key that occurs twice in one place."""
 
     # Readers of JSON and YAML take the last of two equal keys without a word, and the other value
     # would be lost.

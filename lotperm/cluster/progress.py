@@ -110,7 +110,7 @@ def _rates(tasks: Iterable[Task]) -> dict[Network, float]:
     images: dict[Network, int] = {}
     seconds: dict[Network, float] = {}
     for task in tasks:
-        # The time of stages that train nothing says nothing of the rate of training.
+        # The time of stages that train nothing says nothing about the rate of training.
         if task.work.train_images and task.done():
             network = _network(task)
             images[network] = images.get(network, 0) + task.work.train_images

@@ -261,7 +261,7 @@ def _unfinished(
     job_of : mapping of str to str
         Id of Slurm's job by the key of a stage; empty for a sweep on this machine.
     queued : mapping of str to str
-        What Slurm says of the jobs in its queue, by id.
+        What Slurm says about the jobs in its queue, by id.
     """
     if failed := folder.failure(task.key):
         return f"failed: {failed['error']}", failed["log"]

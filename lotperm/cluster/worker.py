@@ -106,7 +106,7 @@ class Worker:
         asked = multiprocessing.get_context("spawn").RawValue("i", 0)
 
         def ask(number: int, frame: types.FrameType | None) -> None:
-            # SIGUSR2 stays noted: it alone leads back into the queue, and a SIGTERM may follow it.
+            # SIGUSR2 stays noted: only it leads back into the queue, and a SIGTERM may follow it.
             if asked.value != signal.SIGUSR2:
                 asked.value = number
 

@@ -46,7 +46,7 @@ def assignments(nb: NotebookNode, notebook: Path) -> dict[str, ast.expr]:
         body = ast.parse(parameters_cell(nb, notebook).source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ParameterError(
-            f"the parameters cell of {notebook} is no Python: {shown(error)}. Mend it."
+            f"the parameters cell of {notebook} isn't valid Python: {shown(error)}. Fix it."
         ) from error
     # The cell is read, never run: values are checked before a kernel starts.
     for node in body:
@@ -58,13 +58,13 @@ def assignments(nb: NotebookNode, notebook: Path) -> dict[str, ast.expr]:
                 pass
             case _:
                 raise ParameterError(
-                    f"{notebook}: line {node.lineno} of the parameters cell is no plain assignment."
+                    f"{notebook}: line {node.lineno} of the parameters cell isn't a plain assignment."
                 )
         try:
             ast.literal_eval(value)
         except ValueError as error:
             raise ParameterError(
-                f"{notebook}: the default of {name!r} is no plain literal. Write a value."
+                f"{notebook}: the default of {name!r} isn't a plain literal. Write a value."
             ) from error
         found[name] = value
     return found

@@ -120,8 +120,8 @@ def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[st
 def executed_key(notebook: Path, parameters: Mapping[str, Any]) -> str:
     """Hash everything that an executed notebook depends on.
 
-    That is its cells, all its parameters, `source_hash`, and the numbers that stand beside its
-    own: the files in ``book/paper`` and ``book/results`` of its repository.
+    That is its cells, all its parameters, `source_hash`, and the numbers shown beside its own: the
+    files in ``book/paper`` and ``book/results`` of its repository.
 
     Returns
     -------
@@ -214,7 +214,7 @@ def execute(
             extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
-        # The kernel tells the class by its name alone.
+        # The kernel gives only the name of the class.
         kind = errors.class_of(error.ename, error.evalue) or LotpermError
         message = error.evalue.strip().splitlines()[-1] if error.evalue.strip() else "no message"
         raise kind(
@@ -323,7 +323,7 @@ def _read(notebook: Path) -> NotebookNode:
     # nbformat raises many kinds of exceptions for malformed files.
     except Exception as error:
         raise IntegrityError(
-            f"{notebook} is no notebook: {type(error).__name__}. Restore it."
+            f"{notebook} isn't a notebook: {type(error).__name__}. Restore it."
         ) from error
     kernel = nb.metadata.get("kernelspec", {})
     # A notebook may name any program as its kernel; nothing but Python is started.

@@ -206,7 +206,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 def _no_name_twice(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     """Refuse a header that has a name twice: readers differ in which of the two they take."""
     if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a name stands in the header twice")
+        raise ValueError("a name occurs twice in the header")
     return dict(pairs)
 
 
@@ -238,7 +238,7 @@ def decode_tensors(
     """
     end = 8 + int.from_bytes(data[:8], "little")
     try:
-        # Parsed here as well as by the library, to refuse a name that stands twice.
+        # Parsed here as well as by the library, to refuse a name that occurs twice.
         metadata = json.loads(data[8:end], object_pairs_hook=_no_name_twice).get("__metadata__", {})
         # Two marks, so that no single flipped bit turns a checked file into one without a
         # checksum.

@@ -176,7 +176,7 @@ class Task:
     @cached_property
     def after(self) -> tuple[Task, ...]:
         """Tasks whose files this one reads."""
-        # Without files the input matters by its key alone, and needn't be computed.
+        # Without files only the input's key matters, and it needn't be computed.
         sources = [source for source in self.inputs.values() if source and source.files]
         return tuple({source.task.key: source.task for source in sources}.values())
 

@@ -86,7 +86,7 @@ class Workspace:
             path.unlink(missing_ok=True)
         notes = {
             "key": self.key,
-            # A safetensors file's metadata are text alone.
+            # A safetensors file's metadata can only be text.
             "info": canonical_json(info),
             "seconds": repr(self.seconds),
             "makers": canonical_json([*self.earlier, self._maker]),

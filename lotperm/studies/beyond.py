@@ -152,7 +152,7 @@ class Page(page.Page):
         stated = " and ".join(sorted({p.stated for p in self.predictions.all}))
         return HTML(
             f"<p>Seeds: {seeds}. ± is half of a 95 % interval over seeds, paired where arms are "
-            f"compared, and each p-value is of one comparison alone ({HOW_SURE}). "
+            f"compared, and each p-value is for one comparison alone ({HOW_SURE}). "
             f"Stated on {stated}, before these runs. Known by {self.predictions.stated}: "
             f"{html.escape(known)}</p>"
         )

@@ -64,7 +64,7 @@ class TicketFile:
     def accuracies(self, sparsity: float) -> dict[str, float]:
         """Return what the arms of this replicate reached; arm -> percent.
 
-        They stand in ``results.csv`` of the record that the file belongs to.
+        They come from ``results.csv`` of the record to which the file belongs.
         """
         rows = pd.read_csv(self.path.parents[1] / "results.csv")
         at = (

@@ -55,7 +55,7 @@ def _surface(ax: Axes, scene: Scene) -> None:
     side = np.linspace(-size, size, 241)
     weights = np.stack(np.meshgrid(side, side), axis=-1)
     values = loss(weights, scene.teacher)
-    # Pale shades alone, so that the paths stand out.
+    # Only pale shades, so that the paths stand out.
     shades = plt.get_cmap("Purples")(np.linspace(0, 0.45, len(LEVELS) + 1))
     ax.contourf(side, side, values, levels=LEVELS, extend="both", colors=shades)
     ax.contour(side, side, values, levels=LEVELS, colors="#6b6480", linewidths=0.4)
@@ -102,7 +102,7 @@ def figure3(scene: Scene, methods: Methods) -> Figure:
                 markersize=9,
                 label=label,
             )
-        # Panel (a) ends with pruning, which is no run.
+        # Panel (a) ends with pruning, which isn't a run.
         if name == "a":
             ax.annotate(
                 "", result.pruned, result.paths["dense_a"][-1], arrowprops={"arrowstyle": "->"}

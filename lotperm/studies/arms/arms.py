@@ -139,7 +139,7 @@ def arm_of(name: str) -> Arm:
     Raises
     ------
     ParameterError
-        If there is no such arm, with the nearest name.
+        If there is no such arm; the error has the nearest name.
     """
     if name not in ARMS:
         raise unknown_name("arm", name, ARMS)
@@ -236,7 +236,7 @@ class Parts:
 def start(arm: Arm, parts: Parts) -> tuple[Weights, Mask]:
     """Return what an arm of one replicate starts from: its weights, not masked yet, and its mask.
 
-    Batch norm, biases and shortcuts stay as they are: masks cover the prunable weights alone.
+    Batch norm, biases and shortcuts stay as they are: masks cover only the prunable weights.
 
     Raises
     ------

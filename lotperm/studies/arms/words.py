@@ -102,7 +102,7 @@ def statements(series: Sequence[Series], judged: Judged = effects.statements) ->
     found: dict[str, list[str]] = {}
     for one in series:
         for words, effect, rule in judged(one):
-            # The paper's numbers have no intervals, and are no verdict on themselves.
+            # The paper's numbers have no intervals, and can't be a verdict on themselves.
             mark = "" if one.kind == "paper" else badge(rule.judge(effect)) + " "
             found.setdefault(words, []).append(
                 f"<li>{mark}{html.escape(f'{one.label}: {_short(effect)}')}</li>"

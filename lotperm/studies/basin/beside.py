@@ -25,7 +25,7 @@ def tables_of(live: Iterable[tuple[Experiment, pd.DataFrame]]) -> dict[str, pd.D
     Parameters
     ----------
     live : iterable of (Experiment, DataFrame)
-        What was computed on the page: experiment, and table as of `basin_table`.
+        What was computed on the page: experiment, and table as `basin_table` returns it.
     """
     found = {f"{live_label(e)}, {e.model.name}": table for e, table in live}
     return found | {run.label: run.summary for run in recorded(kind="basin")}
@@ -37,7 +37,7 @@ def beside_basin(live: Iterable[tuple[Experiment, pd.DataFrame]]) -> pd.DataFram
     Parameters
     ----------
     live : iterable of (Experiment, DataFrame)
-        As of `tables_of`.
+        As in `tables_of`.
 
     Returns
     -------

@@ -47,7 +47,7 @@ def against_rewinding(table: int, *, metric: str = "top1") -> Figure:
     if table not in set(tidy["table"]):
         raise unknown_name("table", str(table), sorted({str(t) for t in tidy["table"]}))
     chosen = tidy[tidy["table"] == table]
-    # Table 10 alone has top-5 accuracies.
+    # Only Table 10 has top-5 accuracies.
     if metric not in set(chosen["metric"]):
         raise unknown_name("metric", metric, sorted(set(chosen["metric"])))
     chosen = chosen[chosen["metric"] == metric]

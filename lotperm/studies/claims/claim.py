@@ -12,7 +12,7 @@ from lotperm.studies.claims.sources import Sources
 Measure = Callable[[Sources], Sequence[Effect]]
 
 NO_TABLE = "drawn, without a table"
-"""Support of a claim that the paper shows in a figure alone."""
+"""Support of a claim that the paper shows only in a figure."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,7 @@ class Above:
     at_least: float = 0.0
 
     def judge(self, effect: Effect) -> Verdict:
-        """Return what one effect says of the claim."""
+        """Return what one effect says about the claim."""
         # Comparisons with NaN are false. So an effect without an interval is neither opposite nor
         # clear, which leaves "weaker".
         if effect.high < 0:
@@ -149,7 +149,7 @@ class Within:
     margin: float = MARGIN
 
     def judge(self, effect: Effect) -> Verdict:
-        """Return what one effect says of the claim."""
+        """Return what one effect says about the claim."""
         # NaN is outside of no margin and inside of none: it is "weaker" here, too.
         if effect.low > self.margin or effect.high < -self.margin:
             return "opposite"

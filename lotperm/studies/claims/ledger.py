@@ -38,10 +38,10 @@ class Row:
 
     @property
     def verdict(self) -> Verdict:
-        """Return what our runs say of the claim.
+        """Return what our runs say about the claim.
 
-        Without any run it is "cannot be run here" if the data set that it needs isn't one that
-        this project can get by itself, else "not run here".
+        Without any run it is "cannot be run here" if this project can't get the data set that the
+        claim needs by itself, else "not run here".
         """
         # Recorded and live evidence count alike; the paper's own doesn't count here.
         found = verdict((*self.recorded, *self.live), self.claim.rule)

@@ -164,7 +164,7 @@ def _series_of_widths(runs: Sequence[Run]) -> list[list[Run]]:
         # As text, since experiments are nested dictionaries, which can't be keys.
         series.setdefault(f"{run.model} {sorted(same.items(), key=str)}", []).append(run)
     ordered = [sorted(group, key=lambda run: run.width) for group in series.values()]
-    # Two records of one width are no series.
+    # Two records of one width aren't a series.
     return [group for group in ordered if group[0].width < group[-1].width]
 
 
@@ -186,7 +186,7 @@ def at_first_rewind_epoch(
     for run in sources.of_kind("table"):
         values = of(run.accuracies())
         k = values.index.get_level_values("rewind_epoch")
-        # A run without k = 0, or with k = 0 alone, has nothing to compare.
+        # A run without k = 0, or with only k = 0, has nothing to compare.
         if not ((k == 0).any() and (k > 0).any()):
             continue
         late, start = (values[at].groupby("seed").mean() for at in (k > 0, k == 0))

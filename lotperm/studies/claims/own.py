@@ -63,7 +63,7 @@ def _remark(prediction: Prediction) -> str:
 def _recorded(
     kind: str, prediction: Prediction, measures: Mapping[str, Measure], sources: Sources
 ) -> list[Effect]:
-    """Return what every recorded run of a question says of a prediction."""
+    """Return what every recorded run of a question says about a prediction."""
     return [
         effect
         for run in sources.of_kind(kind)

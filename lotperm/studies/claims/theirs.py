@@ -108,7 +108,7 @@ def difference_by_network(sources: Sources, a: str, b: str) -> list[Effect]:
 def significant_gain(sources: Sources) -> Effect:
     """Return what permuting gains, and note in how many settings three runs can show it."""
     chosen = sources.settings()
-    # ImageNet has no spread, so nothing can be said of its settings one by one.
+    # ImageNet has no spread, so nothing can be said about its single settings.
     known = chosen[chosen["gain_error"].notna()]
     # Welch's degrees of freedom for three and three runs are 2 to 4; the largest is the kindest.
     clear = known["gain"] > stats.t.ppf(0.975, 2 * RUNS - 2) * known["gain_error"]

@@ -164,7 +164,7 @@ class ConnectivityOptions(Options):
         REPAIRS, _parse_repairs, "statistics of the networks on the line: none, bn, repair"
     )
     replicates: int | None = option(
-        None, PARAMETERS["epochs"].parse, "only the first so many seeds"
+        None, PARAMETERS["epochs"].parse, "how many seeds have lines, the first ones"
     )
 
     def completed(self, experiment: Experiment) -> ConnectivityOptions:

@@ -47,8 +47,8 @@ def early_matching(
         )
     left.set(xlabel="matching epoch t of B", ylabel="test accuracy (%)")
     left.legend(fontsize=8)
-    # The matching epoch acts on the accuracy through the permutation alone, so its quality is shown
-    # beside it.
+    # The matching epoch affects the accuracy only through the permutation, whose quality is
+    # therefore shown beside it.
     line(right, epochs, [values("score", t) for t in epochs], "permuted", scale=1)
     right.set(xlabel="matching epoch t of B", ylabel="mean correlation of matched units")
     figure.suptitle(title)
