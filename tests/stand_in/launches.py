@@ -92,7 +92,7 @@ def measure(name: str, width: float) -> list[dict[str, Any]]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """Write the report as Markdown."""
     lines = [
         f"# Kernels of a step: {report['what']}",
         "",

@@ -35,7 +35,7 @@ class Page(beyond.Page):
 
     def ask_inside(self, name: str) -> HTML:
         """Ask how many of the groups of units lie inside heads."""
-        hint = "Each block has queries with keys, and values; the heads themselves are a group beside them."
+        hint = "Each block has queries with keys, and values; the heads are another group."
         return self.ask(name, len(self.pipeline.spec.inside), unit="groups", hint=hint)
 
     def rotation(self) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def dose_response(table: pd.DataFrame, *, title: str) -> Figure:
         ax.set(title=words, xlabel="share of π's units that is scrambled (%)")
     panels[0][0].set_ylabel("test accuracy (%)")
     panels[-1][0].legend(fontsize=8)
-    return conclude(figure, f"Accuracy (%) at the least and the largest share. {each(said)}")
+    return conclude(figure, f"Accuracy (%) at the smallest and the largest share. {each(said)}")
 
 
 def _level(ax: Axes, percent: np.ndarray, method: str) -> None:

@@ -293,7 +293,7 @@ def early_slope(sources: Sources) -> Effect:
         wide[200] - wide[5],
         "sparsities",
     )
-    return effect.noted("how good the permutation is, isn't tabled; a later one should be better")
+    return effect.noted("no table says how good the permutation is; later ones should be better")
 
 
 # Other sources

@@ -141,7 +141,7 @@ def by_width(table: pd.DataFrame) -> Figure:
         f"{short(str(source))}, {_from_to(part['width'].tolist(), part['barrier'].tolist())}"
         for source, part in table.groupby("source", sort=False)
     ]
-    return conclude(figure, f"Points at the least and the largest width: {'; '.join(said)}.")
+    return conclude(figure, f"Points at the smallest and the largest width: {'; '.join(said)}.")
 
 
 def correlation_per_layer(matchings: Sequence[Mapping[str, Tensor]], *, title: str) -> Figure:

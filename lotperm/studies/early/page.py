@@ -81,7 +81,7 @@ class Page(page.Page):
         """Draw points gained and share of the gap against t, the paper's and ours."""
         found = {"matched": [(one, series.against_matching(one)) for one in self.series()]}
         below = (
-            "The paper's are means over its four sparsities; bands are 95 % intervals over our seeds "
+            "The paper's curves are means over its four sparsities; bands are 95 % intervals over our seeds "
             f"({HOW_SURE}). Orange line: no better than naive; blue line: as good as LTH."
         )
         return HTML(words.curves(compare.side_by_side(found), found, below))

@@ -89,7 +89,7 @@ def largest(table: pd.DataFrame) -> str:
     cheap = means["dense_trainings"].idxmin()
     return (
         f"{last['members'].iloc[0]} members together: {ranked((100 * means['accuracy']).to_dict())}. "
-        f"Cheapest is {cheap}, for {means['dense_trainings'].min():.1f} dense trainings."
+        f"The cheapest is {cheap}, for {means['dense_trainings'].min():.1f} dense trainings."
     )
 
 
