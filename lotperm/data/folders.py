@@ -151,7 +151,7 @@ def _list_split(root: Path, folder: Path) -> dict[str, list[tuple[str, int]]]:
             raise IntegrityError(f"{entry.path} is not a folder; expected one for each class.")
         files = list(_images(Path(entry.path), root))
         if not files:
-            raise IntegrityError(f"{entry.path} holds no image. Fill it or take it out.")
+            raise IntegrityError(f"{entry.path} holds no image. Add some or remove it.")
         found[entry.name] = files
     if not found:
         raise IntegrityError(f"{folder} holds no class folder.")
@@ -170,7 +170,7 @@ def _images(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[
         elif file.is_file() and file.name.lower().endswith(SUFFIXES):
             size = file.stat().st_size
             if size == 0:
-                raise IntegrityError(f"{file.path} is empty. Replace it or take it out.")
+                raise IntegrityError(f"{file.path} is empty. Replace or remove it.")
             yield file.name, size
         elif not file.name.lower().endswith(_NOTES):
             raise IntegrityError(f"{file.path} is no image file; expected {', '.join(SUFFIXES)}.")
@@ -289,7 +289,8 @@ def _own_folder(home: Path | None) -> Path:
         ) from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IntegrityError(
-            f"{pointer} is damaged ({error}). Again: lotperm data fetch imagefolder --source PATH"
+            f"{pointer} is damaged ({error}). Write it anew: "
+            "lotperm data fetch imagefolder --source PATH"
         ) from error
 
 

@@ -136,8 +136,8 @@ class ImageFiles:
             # Some of Pillow's messages repeat the path.
             why = str(error).replace(repr(str(path)), "it")
             raise IntegrityError(
-                f"{path} is not a whole JPEG or PNG image, nor another known one: {why}. Replace it "
-                "or take it out."
+                f"{path} is not a whole JPEG or PNG image, nor another known kind: {why}. Replace "
+                "or remove it."
             ) from error
 
     def read(self, rows: Tensor | None = None) -> Tensor:

@@ -118,7 +118,7 @@ def _obtain(
     except (OSError, RuntimeError, subprocess.SubprocessError, http.client.HTTPException) as error:
         others = " or ".join(f"--source {s}" for s in (*spec.sources, "PATH") if s != source)
         raise StorageError(
-            f"source {source} of {name} can't be reached ({error}). Others: {others}."
+            f"source {source} of {name} can't be reached ({error}). Other sources: {others}."
         ) from error
 
 

@@ -123,7 +123,7 @@ class MappedStack(nn.Module):
             result: Tensor = functional_call(form, own, (x,))
             return result
 
-        # Each network sees contiguous inputs, as it would alone: it may call `view`.
+        # Each network sees contiguous inputs, as it would alone, since it may call `view`.
         each = x.transpose(0, 1).contiguous()
         with _plain_attention() if self._attends else contextlib.nullcontext():
             # A mapped random operation would draw all members' numbers from one stream.

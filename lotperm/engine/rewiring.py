@@ -65,7 +65,7 @@ class Rewiring:
         # A dense network would lose the steps that change the others' masks.
         if not all(self._named):
             raise ParameterError(
-                "masks that change need a mask of every network to start from; one has none."
+                "masks that change need an initial mask for every network; one has none."
             )
         named = {name for names in self._named for name in names}
         if frozen := sorted(named & set(state.networks.frozen)):

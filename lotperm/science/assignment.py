@@ -43,7 +43,7 @@ def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
         raise ParameterError(
             f"assign needs a square matrix of finite numbers, got shape {matrix.shape} with "
-            f"{np.count_nonzero(~np.isfinite(matrix))} not finite; check the weights and "
+            f"{np.count_nonzero(~np.isfinite(matrix))} non-finite entries; check the weights and "
             "activations."
         )
     p = linear_sum_assignment(matrix, maximize=True)[1]

@@ -31,7 +31,7 @@ def parents_first(sizes: Mapping[str, int], inside: Blocks) -> list[str]:
 
     def add(group: str, below: tuple[str, ...]) -> None:
         if group in below:
-            raise ValueError(f"group {group!r} is inside of itself")
+            raise ValueError(f"group {group!r} is inside itself")
         for above in inside.get(group, ()):
             add(above.group, (*below, group))
         order[group] = None
@@ -151,8 +151,8 @@ def complete(
 def _torn(group: str, above: str) -> ParameterError:
     return ParameterError(
         f"the permutation of {group!r} takes units out of their blocks, or doesn't move whole "
-        f"blocks as {above!r} says; move the units inside of each block, and blocks as a whole "
-        f"(spec.inside[{group!r}])."
+        f"blocks as that of {above!r} does; move units only inside their block, and blocks as a "
+        f"whole (spec.inside[{group!r}])."
     )
 
 

@@ -75,7 +75,7 @@ class CorrelationAccumulator:
         """
         if a.shape != b.shape:
             raise ParameterError(
-                f"activations of A and B must have one shape, got {tuple(a.shape)} and "
+                f"activations of A and B must have the same shape, got {tuple(a.shape)} and "
                 f"{tuple(b.shape)}; match networks of one architecture on the same inputs."
             )
         for rows in zip(_rows(a), _rows(b), strict=True):

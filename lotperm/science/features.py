@@ -18,7 +18,7 @@ class Features(Protocol):
 
     @property
     def labelled(self) -> bool:
-        """Whether batches must hold labels beside the inputs."""
+        """Whether batches must hold labels in addition to the inputs."""
         ...
 
     def leaves(self, form: InputForm, batch: Any) -> list[Any]:

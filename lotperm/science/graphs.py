@@ -202,7 +202,7 @@ def node_place(node: fx.Node) -> tuple[str, str | None, int | None]:
 
 
 def describe_node(node: fx.Node) -> str:
-    """Say which operation a node is, and where it stands in the source of the network."""
+    """Say which operation a node is, and where it occurs in the source of the network."""
     module, file, line = node_place(node)
     where = f" in module {module!r}" if module else ""
     where += f" ({file}:{line})" if file else ""

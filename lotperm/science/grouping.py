@@ -141,7 +141,7 @@ def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
         layer = layer_of(place.tensor)
         for cause, units in blamed.items():
             if cause is None:
-                reason = "no other unit is used as each of them is"
+                reason = "no other unit is used in the same way"
                 yield Fixed(layer, tuple(units), ids.numel(), "", reason)
                 continue
             yield _fixed_units(layer, units, ids.numel(), cause)
@@ -177,7 +177,7 @@ def _telling_apart(labels: Labels, roots: Tensor) -> Cause | None:
         found = labels.find(thin(ids)).flatten()
         counts = torch.bincount(found, minlength=len(labels))[roots]
         if name in nodes and 0 < counts.max() != counts.min():
-            return Cause(nodes[name], "uses each of them in another way")
+            return Cause(nodes[name], "uses each of them in a different way")
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# What groups of whole blocks are called, beside their layer.
+# What groups of whole blocks are called, after the name of their layer.
 OF_BLOCKS = ("heads", "blocks")
 
 

@@ -73,5 +73,5 @@ def refuse_regions(graph: fx.Graph) -> None:
         ):
             raise UnsupportedModelError(
                 f"{describe_node(node)} has a network inside, whose units can't be followed; "
-                "compute the same by plain operations."
+                "compute the same with plain operations."
             )

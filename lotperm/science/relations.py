@@ -34,7 +34,7 @@ class Belonging(NamedTuple):
 
 
 def settle_relations(labels: Labels) -> list[Belonging]:
-    """Draw the consequences of all relations, until there are no more.
+    """Draw the consequences of all relations, until there are no further ones.
 
     If some parents or children of a relation were fixed or united, its parents are fixed. A parent
     and its only child are united. If children have two parents, one of these may belong to the

@@ -170,7 +170,7 @@ def synflow_scores(
         raise UnsupportedModelError(
             f"SynFlow passes ones of shape {tuple(shape)} through the network, which fails on them "
             f"({str(error).splitlines()[0][:100] if str(error) else type(error).__name__}). SNIP and "
-            "GraSP pass examples, ERK masks are random."
+            "GraSP use examples instead, and ERK masks are random."
         ) from error
     gradients = torch.autograd.grad(flow, list(network.leaves.values()), materialize_grads=True)
     scores = {
@@ -187,9 +187,9 @@ def _name_negative(scores: Scores) -> None:
     lowest = {name: float(score.min()) for name, score in scores.items()}
     if odd := [name for name, score in lowest.items() if score < -1e-9 * largest]:
         warnings.warn(
-            f"SynFlow's scores of {', '.join(odd[:4])}{' …' if len(odd) > 4 else ''} are negative in "
-            "part: something there weakens what flows into it, as softmax does, so these weights go "
-            "first.",
+            f"SynFlow's scores of {', '.join(odd[:4])}{' …' if len(odd) > 4 else ''} are partly "
+            "negative: something there weakens what flows into it, as softmax does, so these "
+            "weights are pruned first.",
             stacklevel=3,
         )
 

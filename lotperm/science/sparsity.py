@@ -309,7 +309,7 @@ def from_torch_prune(model: Mapping[str, Any] | nn.Module) -> Mask:
     masks = {name: t for name, t in state_dict_of(model).items() if name.endswith("_mask")}
     if not masks:
         raise ParameterError(
-            "there are no masks of torch.nn.utils.prune (X_mask). For the zeros of weights: "
+            "there are no masks of torch.nn.utils.prune (X_mask). If pruned weights are zeros, use "
             "mask_of_zeros."
         )
     return read_mask(masks)
@@ -325,7 +325,7 @@ def to_torch_prune(model: nn.Module, mask: Mapping[str, Any] | nn.Module) -> Non
     model : nn.Module
         The network.
     mask : Mapping[str, Any] | nn.Module
-        As of `magnitude_prune`.
+        As in `magnitude_prune`.
 
     Raises
     ------

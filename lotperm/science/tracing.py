@@ -99,8 +99,8 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     if still:
         more = f" and {len(still) - 3} more layers" if len(still) > 3 else ""
         warnings.warn(
-            f"no unit moves in {'; '.join(map(str, still[:3]))}{more}. There a permuted mask is "
-            "the mask as it was; spec.fixed lists all.",
+            f"no unit moves in {'; '.join(map(str, still[:3]))}{more}. There, permuting a mask "
+            "changes nothing; spec.fixed lists all fixed units.",
             stacklevel=3,
         )
     return spec
@@ -148,7 +148,7 @@ def _refuse_values(state: Mapping[str, Tensor], buffers: Collection[str]) -> Non
             tensor.isnan().any() if mask else not tensor.isfinite().all()
         ):
             raise ParameterError(
-                f"weights of {name} are not finite; trace the network with others."
+                f"weights of {name} are not finite; trace the network with finite ones."
             )
 
 

@@ -48,7 +48,7 @@ def match_activations(
     a, b : Mapping[str, Any] | nn.Module
         The networks, as state dicts or modules of the architecture that `spec` was traced from;
         checkpoints and prefixed names are read too (`lotperm.science.state_dicts.read_weights`).
-        They run in eval mode; a batch norm right behind a convolution is folded into it.
+        They run in eval mode; a batch norm right after a convolution is folded into it.
     batches : Iterable[Batch]
         Normalized inputs `(B, ...)`, or tuples that begin with them, as a `DataLoader` yields; for
         a network that was traced with several inputs, tuples that begin with these, or dicts that

@@ -73,8 +73,8 @@ def match_weights(
     for group, found in names.items():
         if not found and any(group in role.positions for r in spec.roles.values() for role in r):
             raise ParameterError(
-                f"the weights of A and B lack all that group {group!r} permutes; give full state "
-                "dicts."
+                f"the weights of A and B lack all tensors that group {group!r} permutes; give full "
+                "state dicts."
             )
     search = _Descent(spec, a, b, names, max_sweeps)
     if init is not None:
@@ -122,7 +122,7 @@ def matched_parameters(
         ]
         if bad:
             raise ParameterError(
-                f"the weights of {what} are not finite, in {', '.join(bad[:3])}; match others."
+                f"the weights of {what} are not finite, in {', '.join(bad[:3])}; give finite ones."
             )
     if odd := sorted(a.keys() ^ b.keys()):
         raise ParameterError(
@@ -192,7 +192,7 @@ class _Descent:
         """Improve a permutation family by family, until a sweep improves nothing."""
         spec, b, generator = self.spec, self.b, np.random.default_rng(seed)
         moved, permutation = permute(self.a, spec, start), dict(start)
-        # An assignment that was optimal stays so until a family beside it moves.
+        # An optimal assignment stays optimal until a family in `beside` moves.
         stale = set(range(len(self.families)))
         for _ in range(self.sweeps):
             for index in map(int, generator.permutation(len(self.families))):

@@ -50,7 +50,7 @@ def cross(labels: Labels, call: Call) -> Tensor:
     out = align(labels, call.tensors)
     dim = call.arguments["dim"]
     dim = list(call.shape).index(3) if dim is None else dim % out.dim()
-    labels.because("mixes the three of each vector, whose places matter")
+    labels.because("mixes the components of each vector, whose order matters")
     if dim in labels.varying(out):
         labels.unify(out, out.narrow(dim, 0, 1))
     if labels.may_move(out) and not labels.varying(out):

@@ -92,7 +92,7 @@ def state_dict_of(weights: Mapping[str, Any] | nn.Module) -> dict[str, Tensor]:
         paths = ", ".join(path for path, _ in found[:10]) or "none"
         raise ParameterError(
             f"expected a state dict (name -> tensor), got a mapping with {len(found)} of them "
-            f"({paths}) and the entries {shown(list(weights)[:5])}. Give the one that is meant."
+            f"({paths}) and the entries {shown(list(weights)[:5])}. Give the one that you mean."
         )
     state = found[0][1]
     tensors = {n: _as_tensor(t, n) for n, t in state.items()}

@@ -133,7 +133,7 @@ def _refuse_twins(given: list[str], found: Mapping[str, str], unwrapped: Mapping
         if len(again - {None}) >= len(found):
             raise ParameterError(
                 f"{shown(next(iter(found)))} and {shown(rest[0])}: the names hold the network "
-                "twice, under two prefixes. Give those of one of them."
+                "twice, under two prefixes. Give the names with one of them."
             )
 
 

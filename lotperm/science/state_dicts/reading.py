@@ -119,7 +119,7 @@ def read_mask(
     if isinstance(mask, nn.Module) and not pruned:
         raise ParameterError(
             f"{type(mask).__name__} holds no masks of torch.nn.utils.prune (X_orig and X_mask). "
-            "For the zeros of its weights: mask_of_zeros."
+            "If its pruned weights are zeros, use mask_of_zeros."
         )
     state = pruned or state
     if names is None:
