@@ -15,7 +15,7 @@ DEBIAN_DATASETS = Path("/usr/share/datasets")
 
 
 def torchvision(kind: str) -> Download:
-    """Return a download of the files that a torchvision data set names, checked by their md5."""
+    """Make a `Download` of the files that a torchvision data set names, checked by their md5."""
 
     def download(folder: Path) -> Path:
         # Only the files, which aren't loaded by the classes, but decoded and checked here.
@@ -40,7 +40,7 @@ def _files(kind: Any) -> list[tuple[str, str, str]]:
 
 
 def command(*words: str) -> Download:
-    """Return a download by a program that puts files into the current folder."""
+    """Make a `Download` by a program that puts files into the current folder."""
 
     def download(folder: Path) -> Path:
         subprocess.run(list(words), cwd=folder, check=True, capture_output=True, timeout=3600)
@@ -50,7 +50,7 @@ def command(*words: str) -> Download:
 
 
 def debian(package: str, installed: str) -> Download:
-    """Return a download of a Debian package, which uses its installed files if there are any."""
+    """Make a `Download` of a Debian package, which uses its installed files if there are any."""
     get = command("apt-get", "download", package)
 
     def download(folder: Path) -> Path:

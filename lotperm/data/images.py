@@ -44,7 +44,7 @@ _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, s
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB, keeping the higher 8 of 16 bits, as Pillow does for color images.
+    """Convert an image to RGB, keeping the higher 8 of 16 bits, as Pillow does for colour images.
 
     Pillow's `convert` would clip 16-bit grey to white.
     """
@@ -72,7 +72,7 @@ class ImageFiles:
     image_size : int
         Height and width of the resulting images, in pixels.
     resize_size : int
-        Length of the short side to which an image is resized before its center is cut out, for
+        Length of the short side to which an image is resized before its centre is cut out, for
         evaluation and matching.
     """
 
@@ -141,7 +141,7 @@ class ImageFiles:
             ) from error
 
     def read(self, rows: Tensor | None = None) -> Tensor:
-        """Read images as evaluation and matching see them: resized, then cropped to the center.
+        """Read images as evaluation and matching see them: resized, then cropped to the centre.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The state of a training in progress, as tensors in a checkpoint.
+"""The state of a training run in progress, as tensors in a checkpoint.
 
 Tensors are stored by member, however many members run together and on however many ranks, so
 training can resume from a checkpoint with another partition, or another number of processes.

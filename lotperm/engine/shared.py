@@ -45,7 +45,7 @@ def check_shared(recipe: Recipe, compile: bool, ranks: int) -> None:
 
 
 def shared_gradients(rule: Rule, state: TrainingState, input_shape: tuple[int, ...]) -> Gradients:
-    """Make a function of losses and gradients averaged over the ranks; every rank must call it.
+    """Make a function that averages gradients over the ranks; every rank must call it.
 
     Parameters
     ----------

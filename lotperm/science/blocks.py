@@ -94,7 +94,7 @@ def _ancestors(group: str, inside: Blocks, found: dict[str, None]) -> None:
 def _keys(
     above: Sequence[Inside], permutation: Mapping[str, Tensor]
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
-    """Number the blocks that each unit belongs to, and those that its successor must belong to."""
+    """Number the blocks of each unit, and those that the unit moving to its place must have."""
     orders = [permutation[a.group] for a in above]
     sizes = [len(p) for p in orders]
     wanted = [p[a.unit] for p, a in zip(orders, above, strict=True)]

@@ -1,4 +1,4 @@
-"""From a module to a graph of ATen operations: a copy in evaluation mode, exported."""
+"""Export a module, as a copy in evaluation mode, to a graph of ATen operations."""
 
 from __future__ import annotations
 

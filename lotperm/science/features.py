@@ -1,4 +1,4 @@
-"""What is observed of units while two networks run on the same inputs."""
+"""What is observed about units while two networks run on the same inputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Features(Protocol):
         ...
 
     def leaves(self, form: InputForm, batch: Any) -> list[Any]:
-        """Return what the observer takes from a batch, including tensors of a row per example."""
+        """Return what the observer takes from a batch, including tensors with a row per example."""
         ...
 
     def mixes(

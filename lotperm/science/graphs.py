@@ -69,7 +69,7 @@ class TracedNetwork:
         return pytree.tree_leaves(network(*inputs))
 
     def unlike(self, inputs: Sequence[Any]) -> ParameterError | None:
-        """Make an error if an input's shape isn't the one that the network was traced with."""
+        """Return an error if an input's shape isn't the one that was traced, else None."""
         nodes = [node for node in self.graph.nodes if node.op == "placeholder"]
         for node, given in zip(nodes, inputs, strict=False):
             value = node.meta.get("val")

@@ -358,7 +358,7 @@ def _points(
 
 
 def _views(labels: Labels, found: list[Belonging], ids: Tensor) -> list[Tensor]:
-    """Return ids as they are, but split those of units at mixtures of positions into the two."""
+    """Return ids as they are, or, if units are at mixtures, those of the units and the mixtures."""
     if not labels.is_mixed(ids):
         return [ids]
     roots = labels.find(ids)

@@ -1,4 +1,4 @@
-"""Whether a network mixes the examples of a batch, so that a batch can't be cut into chunks."""
+"""Find out whether a network mixes the examples of a batch, so that it can't be cut into chunks."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ OF_BLOCKS = ("heads", "blocks")
 
 
 def layer_of(tensor: str) -> str:
-    """Return the layer that a tensor is a weight of, or a part from which one is computed."""
+    """Return the layer of a weight, or of a tensor from which a weight is computed."""
     tensor = re.sub(r"\.parametrizations\.([^.]+)\.original\d*$", r".\1", tensor)
     kept = r"(_orig|_mask|_v|_g)?$"  # by `torch.nn.utils.prune`, or by weight norm
     tensor = re.sub(rf"\.(in_proj_|[qkv]_proj_)weight{kept}", "", tensor)  # nn.MultiheadAttention

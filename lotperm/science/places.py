@@ -1,4 +1,4 @@
-"""Consistent ids where several lie on the same axes of a tensor, or some are never used."""
+"""Make ids consistent where several lie on the same axes of a tensor or some are never used."""
 
 from __future__ import annotations
 

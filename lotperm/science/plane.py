@@ -18,7 +18,7 @@ Place = tuple[float, float]
 
 
 class Plane(NamedTuple):
-    """The plane through three networks, with coordinates that preserve distances of weights.
+    """The plane through three networks, in coordinates that preserve distances between weights.
 
     Attributes
     ----------

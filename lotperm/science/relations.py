@@ -188,8 +188,8 @@ def refine(kinds: Tensor, found: list[Belonging]) -> Tensor:
     # The factors are odd, so that different 64-bit numbers stay different.
     numbers = torch.randint(-(2**62), 2**62, (len(found) + 1, 2), generator=generator) | 1
     involved = torch.cat([torch.cat(b[:2]) for b in found]).unique() if found else kinds[:0]
-    # As in color refinement of graphs: each number takes in those of its neighbors, until no class
-    # of equals splits any more.
+    # As in colour refinement of graphs: each number takes in those of its neighbours, until no
+    # class of equals splits any more.
     classes = 0
     while len(kinds[involved].unique()) > classes:
         classes = len(kinds[involved].unique())

@@ -69,7 +69,7 @@ for _kind, _states in _KINDS.items():
 
 
 class _Padded(NamedTuple):
-    """A padded sequence's lengths and size, known by a packed sequence's tensor of batch sizes."""
+    """The lengths and shape of a padded sequence that represents a packed one."""
 
     sizes: Tensor
     lengths: Tensor

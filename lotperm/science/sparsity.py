@@ -97,7 +97,7 @@ def prunable_parameters(model: nn.Module, rule: str = "paper") -> list[str]:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Yield (name, layer, underlying parameter) for all weights with two axes or more, but norms.
+    """Yield (name, layer, underlying parameter) for all weights of two or more axes except norms'.
 
     A parametrized weight counts once, under the name of the computed weight.
     """

@@ -127,7 +127,7 @@ def _refuse_kinds(model: nn.Module) -> None:
 
 
 def _refuse_values(state: Mapping[str, Tensor], buffers: Collection[str]) -> None:
-    """Raise an error if parameters or buffers of a network have no values, or not finite ones."""
+    """Raise an error if a parameter or buffer has no values, or values that aren't finite."""
     for name, tensor in state.items():
         if is_lazy(tensor):
             raise ParameterError(

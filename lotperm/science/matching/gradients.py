@@ -138,7 +138,7 @@ class Gradients:
     def mixes(
         self, spec: PermutationSpec, tensors: Mapping[str, Tensor], points: Mapping[str, str]
     ) -> bool:
-        """Return whether the network mixes examples anywhere, as gradients pass all of it."""
+        """Return whether any part of the network mixes examples: gradients pass through all."""
         return mixes_examples(spec, tensors, None)
 
     def observer(
@@ -167,7 +167,7 @@ class Gradients:
         return observe
 
     def _total(self, outputs: Any, labels: Tensor) -> Tensor:
-        """Sum the losses of the examples, so that each has the same gradient as alone."""
+        """Sum the losses of the examples, so that each has the gradient of its own loss."""
         leaves = pytree.tree_leaves(outputs)
         losses = self.loss(leaves[0] if len(leaves) == 1 else tuple(leaves), labels)
         if not isinstance(losses, Tensor) or losses.dim() == 0 or not losses.requires_grad:

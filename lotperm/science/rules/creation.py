@@ -23,6 +23,6 @@ def creation(labels: Labels, call: Call) -> Any:
 
 
 def equal_values(labels: Labels, shape: torch.Size) -> Tensor | None:
-    """Return ids for units without weights along one dimension, or None if all have size 1."""
+    """Return ids for units without weights along a dimension after the first; None if all are 1."""
     dim = next((d for d, size in enumerate(shape) if d and size > 1), 0)
     return spread(labels.blank(shape[dim]), shape, dim) if dim else None

@@ -72,7 +72,7 @@ def move(labels: Labels, call: Call) -> Any:
 
 
 def _padded(labels: Labels, parts: list[Tensor], dim: int) -> list[Tensor]:
-    """Treat equal values that are joined to units as new units, or as the same if across them."""
+    """Treat equal values joined to units as new units, or as the same if joined across them."""
     units = [p for p in parts if labels.may_move(p) and not labels.is_blank(p)]
     if not units or any(p.dim() != units[0].dim() for p in parts):
         return parts

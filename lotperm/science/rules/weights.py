@@ -46,7 +46,7 @@ _LIKE = ("full_like", "ones_like", "zeros_like")
 
 
 def keeps_axes(node: fx.Node) -> bool:
-    """Return whether an operation can map weights labelled by axes to weights labelled by axes."""
+    """Return whether an operation on weights labelled by their axes can return such weights."""
     name, target = operation_name(node), node.target
     if target is operator.getitem:
         source, values = operation_name(node.all_input_nodes[0]), node.args[1] == 0
