@@ -6,7 +6,7 @@ evaluation and of the matching; everything else is computed by each of them. Onl
 a single process nothing here has an effect.
 
 Your own program does the same with ``with processes("cuda"): run(experiment)``, started by
-torchrun, or by `launch` from a process that goes on.
+torchrun, or by `launch` from a process that continues afterwards.
 
 Functions that exchange data must be called by every rank, in the same order.
 """

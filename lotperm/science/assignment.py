@@ -48,7 +48,7 @@ def assign(similarity: Float[Tensor, " ..."]) -> Int64[Tensor, " n"]:
         )
     p = linear_sum_assignment(matrix, maximize=True)[1]
     rows, columns = _equal_rows(matrix), _equal_rows(matrix.T)
-    # Each exchange makes p smaller in dictionary order, so this ends.
+    # Each exchange makes p lexicographically smaller, so this ends.
     while True:
         before = p.copy()
         for same in rows:

@@ -45,7 +45,7 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
     model : nn.Module
         Network with outputs `(B, K)` (logits); its training mode is restored afterwards.
     batches : Batches
-        Pairs of normalized inputs `(B, ...)` and int64 targets `(B,)`, of any and differing sizes.
+        Pairs of normalized inputs `(B, ...)` and int64 targets `(B,)`; B may vary.
 
     Returns
     -------

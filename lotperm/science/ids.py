@@ -73,7 +73,7 @@ class Ids:
         self._constant = torch.ones(1, dtype=torch.bool)
         # Ids of units without weights, which all have the same value.
         self._blank = torch.zeros(1, dtype=torch.bool)
-        # Ids of pairs of a unit and a mixture of positions.
+        # Ids of pairs of a unit and a mixture of positions (a weighted sum, as in token mixing).
         self._mixed = torch.zeros(1, dtype=torch.bool)
         # For each id that is no longer a root, the index of the cause in `causes`.
         self._cause = torch.full((1,), -1)
