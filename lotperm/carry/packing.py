@@ -197,7 +197,7 @@ class _Writer:
         if self._least + more > self._max:
             raise ParameterError(
                 f"packs of {self._max:,} bytes are too small: "
-                f"these need {self._least + more:,} at the least."
+                f"these need {self._least + more:,} at least."
             )
         if self._size + more > self._max:
             self.close()

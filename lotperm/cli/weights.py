@@ -253,7 +253,7 @@ def _read_mask(source: Path, prunable: Callable[[], list[str]], model: str) -> d
             return mask_of_zeros(tensors, prunable())
         except ParameterError as other:
             raise ParameterError(
-                f"{source} is no mask: {str(error).rstrip('.')}; nor are these weights of "
+                f"{source} isn't a mask: {str(error).rstrip('.')}; nor are these weights of "
                 f"--model {model}: {other}"
             ) from None
 

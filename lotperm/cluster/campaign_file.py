@@ -27,7 +27,7 @@ def read_file(path: Path) -> Plain:
         found: Plain = {}
         for key, value in pairs:
             if key in found:
-                raise ParameterError(f"{path}: {key!r} stands twice in one place.")
+                raise ParameterError(f"{path}: {key!r} is given twice in one place.")
             found[key] = value
         return found
 
@@ -47,7 +47,7 @@ def read_file(path: Path) -> Plain:
         elif path.suffix in (".yaml", ".yml"):
             content = _yaml(text, path, unique)
         else:
-            raise ParameterError(f"{path} is no campaign: expected a file .yaml, .yml or .json.")
+            raise ParameterError(f"{path} isn't a campaign: expected a file .yaml, .yml or .json.")
     # A key may be a list, which can't be hashed, and brackets may be nested without end.
     except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, ParameterError):
@@ -55,7 +55,7 @@ def read_file(path: Path) -> Plain:
         raise ParameterError(f"{path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ParameterError(
-            f"{path} is no campaign: expected the keys name, defaults and entries."
+            f"{path} isn't a campaign: expected the keys name, defaults and entries."
         )
     return content
 

@@ -173,7 +173,9 @@ def _images(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[
                 raise IntegrityError(f"{file.path} is empty. Replace or remove it.")
             yield file.name, size
         elif not file.name.lower().endswith(_NOTES):
-            raise IntegrityError(f"{file.path} is no image file; expected {', '.join(SUFFIXES)}.")
+            raise IntegrityError(
+                f"{file.path} isn't an image file; expected {', '.join(SUFFIXES)}."
+            )
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:

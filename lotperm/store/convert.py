@@ -153,7 +153,7 @@ def _inspect(source: Path) -> None:
         raise ParameterError(f"{source} is a safetensors file already: use it as it is.")
     if not zipfile.is_zipfile(source):
         raise IntegrityError(
-            f"{source} is no archive as torch.save writes it since PyTorch 1.6: "
+            f"{source} isn't an archive as torch.save has written since PyTorch 1.6: "
             "it was not opened. Load and save it again with a newer PyTorch, "
             "on a machine where you trust it."
         )
@@ -168,7 +168,7 @@ def _inspect(source: Path) -> None:
             )
         if any(member.filename.endswith(".npy") for member in members):
             raise IntegrityError(
-                f"{source} is an archive of NumPy's arrays: it was not opened. Save them as "
+                f"{source} is an archive of NumPy arrays: it was not opened. Save them as "
                 "safetensors, or give numpy.load(...) to the functions of the package."
             )
         # Any further pickle would go unread here.
@@ -238,7 +238,7 @@ def _state_dict(content: Any, source: Path, key: str | None) -> dict[str, Tensor
         deeper = [shown(path) for path in found if "." in path][:10]
         more = f"; deeper: {', '.join(deeper)}" if deeper else ""
         raise ParameterError(
-            f"{source} holds no single state dict (name -> tensor): "
+            f"{source} must hold exactly one state dict (name -> tensor): "
             f"{len(entries)} of its entries are one ({names}{more}). "
             "Choose with --key, or save model.state_dict()."
         )
@@ -255,7 +255,7 @@ def _check_sizes(tensors: Mapping[str, Tensor], source: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise ParameterError(
-                f"{source}: {shown(name)} is no dense tensor, which is all that safetensors holds."
+                f"{source}: {shown(name)} isn't a dense tensor, and safetensors holds no others."
             )
         # Writing it out would take as much memory and disk as it claims.
         total += tensor.numel() * tensor.element_size()

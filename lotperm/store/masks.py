@@ -82,7 +82,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         if not (path / "mask.pth").is_file():
             raise StorageError(
-                f"{path} has no mask.pth, as a folder of open_lth has (level_0/main). Give the "
+                f"{path} has no mask.pth, which open_lth's folders have (level_0/main). Give the "
                 "folder of one level, or a file."
             )
         path = path / "mask.pth"

@@ -283,7 +283,7 @@ def correlation_before_after(correlation: Tensor, permutation: Tensor, *, title:
     axes[0].set_ylabel("unit of B")
     figure.colorbar(image, ax=axes, label="Pearson correlation")
     figure.suptitle(title)
-    conclude(figure, f"Its mean is {means[0]} before and {means[1]} after.")
+    conclude(figure, f"The mean of the diagonal is {means[0]} before and {means[1]} after.")
     return describe(figure, f"Correlations of units of B and A. {'; '.join(seen)}.")
 
 

@@ -117,10 +117,10 @@ def test_duplicates_are_refused(tmp_path):
     with pytest.raises(ParameterError, match="computes the same as entry one"):
         Campaign.load(write(tmp_path / "c.json", ENTRY, {**ENTRY, "name": "two"}))
     (tmp_path / "c.yaml").write_text("entries: [{name: one, seeds: 2, seeds: 3}]")
-    with pytest.raises(ParameterError, match="'seeds' stands twice"):
+    with pytest.raises(ParameterError, match="'seeds' is given twice"):
         Campaign.load(tmp_path / "c.yaml")
     (tmp_path / "c.json").write_text('{"entries": [{"name": "one", "seeds": 2, "seeds": 3}]}')
-    with pytest.raises(ParameterError, match="'seeds' stands twice"):
+    with pytest.raises(ParameterError, match="'seeds' is given twice"):
         Campaign.load(tmp_path / "c.json")
 
 
@@ -132,7 +132,7 @@ def test_duplicates_are_refused(tmp_path):
         ("c.yaml", "? [1]\n: 2", "can't be read"),
         ("c.json", "{", "can't be read"),
         ("c.json", '{"entries": [NaN]}', "holds NaN"),
-        ("c.yaml", "- 1", "is no campaign"),
+        ("c.yaml", "- 1", "isn't a campaign"),
         ("c.yaml", "entries: []", "has no entries"),
         ("c.yaml", "entries: [1]", "entry 1 is 1"),
         ("c.yaml", "entrys: []", "Did you mean 'entries'?"),

@@ -148,7 +148,7 @@ BAD = {
     ),
     "other file": (
         lambda r: (r / "val" / "class1" / "a.gif").write_text("x"),
-        r"a\.gif is no image file",
+        r"a\.gif isn't an image file",
     ),
     "folder in itself": (
         lambda r: (r / "val" / "class1" / "b").symlink_to(r / "val" / "class1"),

@@ -307,12 +307,12 @@ def test_what_cannot_be_converted_says_why(tmp_path):
     for content, key, message in (
         (two, None, "2 of its entries.*'model', 'ema'.*--key"),
         (two, "modl", "Did you mean 'model'"),
-        ({"model": {"layers": {"a": torch.ones(1)}}}, None, "no single state dict"),
+        ({"model": {"layers": {"a": torch.ones(1)}}}, None, "exactly one state dict"),
         ({"state": {"model": two["model"]}}, None, r"deeper: 'state\.model'.*--key"),
         ({"state": {"model": two["model"]}}, "state.modl", r"Did you mean 'state\.model'"),
-        ([1, 2], None, "no single"),
+        ([1, 2], None, "exactly one state dict"),
         ({"epoch": 1}, "model", "has no entries"),
-        ({"w": torch.ones(2, 2).to_sparse()}, None, "sparse|no dense tensor|calls"),
+        ({"w": torch.ones(2, 2).to_sparse()}, None, "sparse|isn't a dense tensor|calls"),
     ):
         with pytest.raises((ParameterError, IntegrityError), match=message):
             convert(made(content), tmp_path / "out.safetensors", key=key)

@@ -218,7 +218,7 @@ def test_captions_of_the_arms() -> None:
         charts.mask_images({"a": one, "b": other}, title="")
     )
     turned = charts.correlation_before_after(torch.eye(2).flip(0), torch.tensor([1, 0]), title="")
-    assert finding(turned) == "Its mean is 0.00 before and 1.00 after."
+    assert finding(turned) == "The mean of the diagonal is 0.00 before and 1.00 after."
 
 
 def test_the_landscape_is_told_by_its_end() -> None:
