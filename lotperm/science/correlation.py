@@ -20,7 +20,7 @@ from lotperm.parallel import distributed
 from lotperm.parallel.threads import keep_freed_memory, workers
 from lotperm.science.features import Activations, Features
 from lotperm.science.graphs import is_batched
-from lotperm.science.inputs import Batch
+from lotperm.science.inputs import Batch, batch_size
 from lotperm.science.precision import full_precision
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.types import Float, Float64
@@ -190,7 +190,7 @@ def _parts(
         batches = [batches]  # one batch, not an iterable of examples or names
     for batch in batches:
         leaves = leaves_of(batch)
-        size = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+        size = batch_size(leaves)
         yield [
             tuple(leaf[rows] if is_batched(leaf, size) else leaf for leaf in leaves)
             for rows in cut(size)

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from lotperm.errors import LotpermError, UnsupportedModelError
 from lotperm.science.attributes import rename_tensors, restore_names
 from lotperm.science.graphs import is_batched, operation_name
-from lotperm.science.inputs import describe
+from lotperm.science.inputs import batch_size, describe
 from lotperm.science.recurrence import unstack_recurrence
 from lotperm.science.regions import inline_contexts, refuse_regions
 from lotperm.science.sequences import Unpacked
@@ -61,7 +61,7 @@ def export_graph(
     model : nn.Module
         The network; it stays as it is.
     args, kwargs : tuple, mapping
-        Its inputs. Tensors whose first dimension is as long as the first tensor's, B >= 2, may
+        Its inputs. Tensors whose first dimension is the batch's, B >= 2 (`batch_size`), may
         have another batch size in the graph, if the network takes any.
 
     Raises
@@ -70,7 +70,7 @@ def export_graph(
         The network doesn't run on these inputs, or `torch.export` fails.
     """
     leaves, structure = pytree.tree_flatten((args, dict(kwargs)))
-    size = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    size = batch_size(leaves)
     try:
         program = _export(model, leaves, structure, size)
     except UnsupportedModelError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,11 @@ class InputForm:
             f"a batch is {describe(batch)}, but the network was traced with {wanted}; give batches "
             "of that form, or trace it with a batch of this one."
         )
+
+
+def batch_size(leaves: Iterable[Any]) -> int:
+    """Return the number of examples: the length of the first tensor that isn't a scalar, or 0."""
+    return next((len(v) for v in leaves if isinstance(v, Tensor) and v.dim() > 0), 0)
 
 
 def describe(batch: Any) -> str:

@@ -30,7 +30,7 @@ from lotperm.science.graphs import (
     is_variable,
 )
 from lotperm.science.grouping import assemble_spec
-from lotperm.science.inputs import Batch, call_arguments, describe
+from lotperm.science.inputs import Batch, batch_size, call_arguments, describe
 from lotperm.science.labelling import Labeller
 from lotperm.science.labels import Labels
 from lotperm.science.symmetry import Permutation, PermutationSpec, permute
@@ -41,14 +41,15 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
     _refuse_kinds(model)
     args, kwargs, form = call_arguments(model, example_input)
     inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if not inputs or inputs[0].dim() == 0 or len(inputs[0]) == 0:
+    size = batch_size(inputs)
+    if size == 0:
         got = tuple(inputs[0].shape) if inputs else describe(example_input)
         raise ParameterError(f"example_input must be a batch of at least one example, got {got}.")
     state, names = named_tensors(model)
     buffers = state.keys() - dict(model.named_parameters(remove_duplicate=False))
     _refuse_values(state, buffers)
     try:
-        single = len(inputs[0]) == 1  # torch.export treats a dimension of size 1 as constant
+        single = size == 1  # torch.export treats a dimension of size 1 as constant
         calls = _doubled((args, kwargs)) if single else (args, kwargs)
         program = export_graph(model, *calls)
         args, kwargs = calls

@@ -322,7 +322,7 @@ def test_what_cannot_be_converted_says_why(tmp_path):
         convert(tmp_path / "done.safetensors", tmp_path / "out.safetensors")
     itself: dict[str, Any] = {}
     itself.update({str(number): itself for number in range(1000)})
-    with pytest.raises(ParameterError, match="no single"):
+    with pytest.raises(ParameterError, match="exactly one state dict"):
         convert(made(itself), tmp_path / "out.safetensors")
     with pytest.raises(StorageError):
         convert(tmp_path / "nowhere.pt", tmp_path / "out.safetensors")

@@ -258,6 +258,9 @@ CASES: dict[str, Case] = {
     "dicts in dicts": (
         blocks(lambda self, x: {"a": {"b": [self.o(self.i(x).tanh()), None]}, "n": 3}), X, [8],
     ),
+    "a scalar before the examples": (
+        lambda: dense(lambda m, t, x: m.o((m.i(x) * t).relu())), (torch.tensor(2.0), X), [8],
+    ),
     "an argument that is None": (
         blocks(lambda self, x, mask=None, flag=False: self.o(self.i(x).tanh())), (X, None, True), [8],
     ),

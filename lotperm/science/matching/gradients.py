@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from lotperm.errors import ParameterError, unknown_name
 from lotperm.parallel import distributed
 from lotperm.science.correlation import correlate
-from lotperm.science.inputs import InputForm, describe
+from lotperm.science.inputs import InputForm, batch_size, describe
 from lotperm.science.matching.activations import Points, assign_all, choose_points
 from lotperm.science.matching.result import Matching
 from lotperm.science.mixing import mixes_examples
@@ -127,7 +127,7 @@ class Gradients:
                 "(x, y), or ((x1, x2), y) if the network takes two inputs."
             )
         inputs, labels = form.leaves(batch[0]), batch[1]
-        size = next(len(leaf) for leaf in inputs if isinstance(leaf, Tensor))
+        size = batch_size(inputs)
         if not isinstance(labels, Tensor) or labels.dim() == 0 or len(labels) != size:
             raise ParameterError(
                 f"the labels of a batch are {describe(labels)}, expected a tensor that begins with "
