@@ -121,44 +121,44 @@ def _join_alone(labels: Labels, groups: _Groups, found: list[Belonging]) -> bool
 
 
 def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
-    """Find the units of layers that are in no group, and what keeps each of them in place."""
+    """Find the units that are in no group, and what keeps each of them in place."""
     for place, ids in labels.produced.items():
-        roots = labels.find(ids).flatten()
-        blamed: dict[Cause | None, list[int]] = {}
-        for i in ((groups.group_of[roots] < 0) & (ids.flatten() != FIXED)).nonzero().flatten():
-            unit, root = int(ids.flatten()[i]), int(roots[i])
-            # Either it was fixed, or united with others of its layer, or no other is used alike.
-            if root == FIXED:
-                cause = labels.fixed_by(unit)
-                if cause is None:  # it is merely an output of the network
-                    continue
-            elif len(together := ids.flatten()[roots == root]) > 1:
-                joined = labels.joined_by(int(together[0]), int(together[-1]))
-                cause = Cause(joined.node, "uses several of them as one")
-            else:
-                cause = _telling_apart(labels, roots)
-            blamed.setdefault(cause, []).append(int(i))
-        layer = layer_of(place.tensor)
-        for cause, units in blamed.items():
-            if cause is None:
-                reason = "no other unit is used in the same way"
-                yield Fixed(layer, tuple(units), ids.numel(), "", reason)
-                continue
-            yield _fixed_units(layer, units, ids.numel(), cause)
+        yield from _fixed_outputs(labels, groups, layer_of(place.tensor), ids.flatten())
+    # Parameters that are used value by value.
     for place, ids in labels.element_roles.items():
-        shape = labels.shapes[place.tensor]
-        if place.tensor in labels.buffers:
-            continue
-        if len(shape) > 1 and shape[0] > 1 and not labels.may_move(ids):
+        shape, trained = labels.shapes[place.tensor], place.tensor not in labels.buffers
+        if trained and len(shape) > 1 and shape[0] > 1 and not labels.may_move(ids):
             cause = labels.fixed_by(int(ids[-1]))
             if cause is not None and cause.reason != POSITIONS:
-                layer = layer_of(place.tensor)
-                yield _fixed_units(layer, range(shape[0]), shape[0], cause)
+                yield _fixed_units(layer_of(place.tensor), range(shape[0]), shape[0], cause)
     for name, node in labels.unruled.items():
         shape = labels.shapes[name]
         total = shape[-1] if "embedding" in operation_name(node) else shape[0]
-        cause = Cause(node, NO_RULE)
-        yield _fixed_units(layer_of(name), range(total), total, cause)
+        yield _fixed_units(layer_of(name), range(total), total, Cause(node, NO_RULE))
+
+
+def _fixed_outputs(labels: Labels, groups: _Groups, layer: str, ids: Tensor) -> Iterator[Fixed]:
+    """Find the output units of a layer that are in no group, and what keeps them in place."""
+    roots = labels.find(ids)
+    blamed: dict[Cause | None, list[int]] = {}
+    for i in ((groups.group_of[roots] < 0) & (ids != FIXED)).nonzero().flatten().tolist():
+        # Either it was fixed, or united with others of its layer, or no other is used alike.
+        if roots[i] == FIXED:
+            cause = labels.fixed_by(int(ids[i]))
+            if cause is None:  # it is merely an output of the network
+                continue
+        elif len(together := ids[roots == roots[i]]) > 1:
+            joined = labels.joined_by(int(together[0]), int(together[-1]))
+            cause = Cause(joined.node, "uses several of them as one")
+        else:
+            cause = _telling_apart(labels, roots)
+        blamed.setdefault(cause, []).append(i)
+    for cause, units in blamed.items():
+        if cause is None:
+            reason = "no other unit is used in the same way"
+            yield Fixed(layer, tuple(units), len(ids), "", reason)
+        else:
+            yield _fixed_units(layer, units, len(ids), cause)
 
 
 def _fixed_units(layer: str, units: Iterable[int], total: int, cause: Cause) -> Fixed:
