@@ -139,7 +139,7 @@ class Ids:
         return bool(self._constant[root])
 
     def settle(self, ids: Tensor) -> Tensor:
-        """Fix the constants among ids, since values computed from equal ones may now differ."""
+        """Return ids with constants as `FIXED`, as values computed from equal ones may differ."""
         roots = self.find(ids)
         constant = self._constant[roots]
         return torch.where(constant, FIXED, roots) if constant.any() and roots.any() else ids

@@ -60,7 +60,7 @@ class Plane(NamedTuple):
     def at(self, x: float, y: float) -> dict[str, Tensor]:
         """Return the network at a place of the plane.
 
-        Running statistics are combined as weights are, which is meaningless outside the triangle:
+        Running statistics are combined as weights are, which means little outside the triangle:
         reset them before the network is used. Integer buffers are those of the first corner.
         """
         (_, (base, _), (along, height)), (a, b, c) = self.places, self.corners

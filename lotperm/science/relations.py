@@ -36,10 +36,11 @@ class Belonging(NamedTuple):
 def settle_relations(labels: Labels) -> list[Belonging]:
     """Draw the consequences of all relations, until there are no further ones.
 
-    If some parents or children of a relation were fixed or united, its parents are fixed. A parent
-    and its only child are united. If children have two parents, one of these may belong to the
-    other; otherwise both may belong to a third, as keys, and the heads of several queries on them,
-    belong to the head of the keys.
+    Parents are fixed if some of them were united, or if a child was fixed or has several of them;
+    their children then stay in their sets, as do those of parents that were fixed. A parent and its
+    only child are united. If children belong to two kinds of parents, one of these may belong to
+    the other; otherwise both may belong to a third, as keys and the heads of several queries on
+    them belong to the head of the keys.
 
     Returns
     -------

@@ -128,7 +128,7 @@ def _refuse_kinds(model: nn.Module) -> None:
 
 
 def _refuse_values(state: Mapping[str, Tensor], buffers: Collection[str]) -> None:
-    """Raise an error if a parameter or buffer has no values, or values that aren't finite."""
+    """Raise an error if a tensor of a network has no values, or values that mustn't be."""
     for name, tensor in state.items():
         if is_lazy(tensor):
             raise ParameterError(
@@ -154,7 +154,7 @@ def _refuse_values(state: Mapping[str, Tensor], buffers: Collection[str]) -> Non
 
 
 def _refuse_shapes(graph: fx.Graph) -> None:
-    """Raise an error if a graph has shapes that depend on values, since there are only ids."""
+    """Raise an error if a graph has shapes that depend on values, as ids have no values."""
     for node in graph.nodes:
         for value in pytree.tree_leaves(node.meta.get("val")):
             sizes = value.shape if isinstance(value, Tensor) else ()

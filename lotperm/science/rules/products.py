@@ -173,7 +173,7 @@ def _of_channels(labels: Labels, out: Tensor, units: Tensor) -> Tensor:
 
 
 def _transposed_in_blocks(labels: Labels, weight: Matrix, units: Tensor, groups: int) -> Tensor:
-    """Label the outputs of a grouped transposed convolution, like `transposed_convolution`."""
+    """Label a grouped transposed convolution with a kernel like `transposed_convolution`'s."""
     width, height = weight.shape[1], len(units) // groups
     if height == 1 < width and labels.may_move(units):
         # A unit is a place along both axes, so it moves with its row.

@@ -58,8 +58,8 @@ class PermutationSpec:
         outputs, aren't listed.
     inside : dict
         Group name -> which units of which other groups its units belong to, for groups in blocks.
-        A permutation must move each unit to where it moves the unit that this one belongs to. For
-        example, the units of ``attn/qk`` and ``attn/v`` belong to the heads, ``attn/heads``.
+        A permutation must move each unit along with the units that it belongs to. For example, the
+        units of ``attn/qk`` and ``attn/v`` belong to the heads, ``attn/heads``.
         `random` and the matching functions respect that; `permute` checks it.
     """
 
