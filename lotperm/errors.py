@@ -140,7 +140,7 @@ def shown(value: object) -> str:
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Ask whether the nearest of the valid names was meant; return "" if none is near."""
+    """Return a question whether the nearest valid name was meant, or "" if none is near."""
     near = difflib.get_close_matches(name[:100], sorted(valid), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 

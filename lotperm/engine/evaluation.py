@@ -30,7 +30,7 @@ def evaluate_stack(
     data : Dataset
         The data set that the split belongs to; its mean and standard deviation are used.
     batch : int, optional
-        Number of examples per forward pass; fewer if images are large.
+        Number of examples per forward pass; fewer if images come from files and are large.
     workers : int, optional
         Number of processes that read files.
 

@@ -103,8 +103,8 @@ class Feed:
 
     def _rows(self, epoch: int) -> Tensor:
         """Draw the examples of every step of an epoch: int64 (steps, B, M), on the CPU."""
-        # (N, M), so that a batch's rows are contiguous, and (B, M, C, ...), the layout that suits
-        # convolutions, results.
+        # (N, M), so that a batch's rows are contiguous and what is gathered by them is
+        # (B, M, C, ...), the layout that suits convolutions.
         size = len(self.data.train)
         order = torch.stack([draw_order(size, s.order, epoch) for s in self.seeds], 1)
         return order[: self.steps * self.batch_size].unflatten(0, (self.steps, self.batch_size))

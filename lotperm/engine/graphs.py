@@ -87,7 +87,7 @@ def capture(
                 tensor.copy_(value)
         side.join()
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on meanwhile; only calls of this one must be allowed in a graph.
+    # Other threads may go on meanwhile: only this one's calls are limited to what a graph allows.
     with (
         torch.no_grad(),
         torch.cuda.graph(graph, stream=side.stream, capture_error_mode="thread_local"),

@@ -80,7 +80,7 @@ def stack(model: nn.Module, members: int) -> fx.GraphModule:
     -------
     fx.GraphModule
         Maps ``(B, M, C, *spatial)`` to logits (M, B, classes). Its parameters and buffers have the
-        model's names and a leading axis M, but no meaningful values yet.
+        model's names and a leading axis M; `StackedNetworks` fills in the values.
 
     Raises
     ------

@@ -58,7 +58,8 @@ def assignments(nb: NotebookNode, notebook: Path) -> dict[str, ast.expr]:
                 pass
             case _:
                 raise ParameterError(
-                    f"{notebook}: line {node.lineno} of the parameters cell isn't a plain assignment."
+                    f"{notebook}: line {node.lineno} of the parameters cell isn't a plain "
+                    "assignment."
                 )
         try:
             ast.literal_eval(value)
