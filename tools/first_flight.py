@@ -385,7 +385,7 @@ class Flight:
 
     @staticmethod
     def needed(rates: dict[int, float], up_to: float) -> float:
-        """Estimate seconds for one seed up to a sparsity: dense 200 epochs, a round 50, arms 180."""
+        """Estimate seconds for one seed up to a sparsity: dense 200 epochs, rounds 50, arms 180."""
 
         def rate(n: int) -> float:
             return rates[min(rates, key=lambda m: abs(m - n))]

@@ -1,4 +1,4 @@
-"""Pages of questions that go beyond the paper: their predictions, and the numbers that decide."""
+"""Pages of questions that go beyond the paper: their predictions, and what decides them."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def study(name: str) -> Study[Any]:
     Raises
     ------
     ParameterError
-        If there is none of that name; the error has the nearest one.
+        If there is none of that name; the error gives the nearest one.
     """
     known = studies()
     if name not in known:
@@ -90,7 +90,7 @@ def study_of(figure: str) -> Study[Any]:
     Raises
     ------
     ParameterError
-        If there is no such figure; the error has the nearest name.
+        If there is no such figure; the error gives the nearest name.
     """
     known: Study[Any] = _module(_folder_of(figure), "study").STUDY
     return known

@@ -139,7 +139,7 @@ def arm_of(name: str) -> Arm:
     Raises
     ------
     ParameterError
-        If there is no such arm; the error has the nearest name.
+        If there is no such arm; the error gives the nearest name.
     """
     if name not in ARMS:
         raise unknown_name("arm", name, ARMS)

@@ -71,8 +71,8 @@ class Page(page.Page):
                 )
             lines.append(f"{html.escape(in_words(source))}: {'; '.join(parts)}.")
         lines.append(
-            f"Networks count as sharing one basin (<em>agrees</em>) if the largest barrier, with its "
-            f"interval, is within {MARGIN:g} points ({HOW_SURE})."
+            f"Networks count as sharing one basin (<em>agrees</em>) if the largest barrier, with "
+            f"its interval, is within {MARGIN:g} points ({HOW_SURE})."
         )
         return self.answered(question, lines)
 

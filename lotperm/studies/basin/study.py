@@ -176,7 +176,7 @@ class BasinOptions(Options):
 
     points: int = option(5, _whole, "positions on each line, the ends and the middle included: odd")
     grid: int = option(11, _whole, "places along either side of the plane")
-    replicates: int | None = option(None, _whole, "how many seeds have lines, the first ones")
+    replicates: int | None = option(None, _whole, "number of seeds with lines: the first ones")
 
     def completed(self, experiment: Experiment) -> BasinOptions:
         """Return the options with no more replicates than there are seeds, all values checked."""

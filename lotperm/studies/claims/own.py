@@ -72,5 +72,5 @@ def _recorded(
 
 
 def own_ledger(sources: Sources | None = None) -> list[Row]:
-    """Compute the ledger's second part from `sources`, as `lotperm.studies.claims.ledger.ledger`."""
+    """Compute the ledger's second part; see `lotperm.studies.claims.ledger.ledger`."""
     return ledger(sources, claims=own_claims())

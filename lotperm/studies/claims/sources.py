@@ -149,7 +149,7 @@ class Sources:
         )
 
     def of_kind(self, kind: str, dataset: str | None = None, model: str = "") -> list[Run]:
-        """Return the runs of a kind, on `dataset` if given, of networks that begin with `model`."""
+        """Return a kind's runs, on `dataset` if given, of models whose names begin with `model`."""
         return [
             run
             for run in self.runs

@@ -164,7 +164,7 @@ class ConnectivityOptions(Options):
         REPAIRS, _parse_repairs, "statistics of the networks on the line: none, bn, repair"
     )
     replicates: int | None = option(
-        None, PARAMETERS["epochs"].parse, "how many seeds have lines, the first ones"
+        None, PARAMETERS["epochs"].parse, "number of seeds with lines: the first ones"
     )
 
     def completed(self, experiment: Experiment) -> ConnectivityOptions:

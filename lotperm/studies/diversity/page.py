@@ -63,7 +63,7 @@ class Page(page.Page):
             )
         lines.append(
             "Both are permuted minus LTH, in points: the share of the test examples on which two "
-            "members disagree, and the accuracy of the ensemble. Its interval treats the test "
+            "members disagree, and the accuracy of the ensemble. Intervals treat the test "
             "examples as the only source of chance: another set of members may differ by more "
             f"({HOW_SURE})."
         )

@@ -59,7 +59,7 @@ class Page(page.Page):
     def _line(self, one: Series) -> str:
         at = series.early_epoch(one)
         effect, kept = series.gain(one, at), series.kept(one)
-        rest = f"that keeps {kept.value:.0f} % of what a match at the end gains"
+        rest = f"of what a match at the end gains, this keeps {kept.value:.0f} %"
         if one.kind == "paper":
             table = one.table[one.table["matched"] == at]
             above = int((table["gain"] > 0).sum())
@@ -81,8 +81,8 @@ class Page(page.Page):
         """Draw points gained and share of the gap against t, the paper's and ours."""
         found = {"matched": [(one, series.against_matching(one)) for one in self.series()]}
         below = (
-            "The paper's curves are means over its four sparsities; bands are 95 % intervals over our seeds "
-            f"({HOW_SURE}). Orange line: no better than naive; blue line: as good as LTH."
+            "The paper's curves are means over its four sparsities; bands are 95 % intervals over "
+            f"our seeds ({HOW_SURE}). Orange line: no better than naive; blue line: as good as LTH."
         )
         return HTML(words.curves(compare.side_by_side(found), found, below))
 

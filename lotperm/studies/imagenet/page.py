@@ -60,7 +60,7 @@ class Page(arms.Page, Lines):
 
     def groups(self) -> pd.DataFrame:
         """Return the permutation groups of the network, by kind."""
-        # The ticket is computed here, where progress may be shown; the next cell's output is checked.
+        # The ticket is made here, where progress may be shown: the next cell's output is checked.
         _ = self.mask
         sizes, (streams, inner) = self.pipeline.spec.sizes, self._groups()
         # Units inside ResNet50's bottlenecks at width 1, stage by stage; a stream has four times as

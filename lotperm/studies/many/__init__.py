@@ -1,1 +1,1 @@
-"""A mask for many: what does carrying one ticket to n initializations cost, and what does it gain?"""
+"""A mask for many: what does carrying a ticket to n initializations cost, and what does it gain?"""

@@ -49,7 +49,7 @@ def _less(a: str, b: str, column: str = "accuracy") -> Callable[[pd.DataFrame], 
 
 
 def _at_its_price(method: str, other: str, sign: int) -> Callable[[pd.DataFrame], pd.Series]:
-    """Return the measure "a method's ensemble less what its price buys of another", times a sign."""
+    """Return the measure "a method's ensemble − what its price buys of another", times a sign."""
 
     def difference(rows: pd.DataFrame) -> pd.Series:
         return 100 * sign * (together(rows)[method] - at_price(rows, other, method))

@@ -42,7 +42,7 @@ CLAIMS = (
         theme=THEME,
         figures=("diversity",),
         page="notebooks/08_diversity",
-        # In percent of IMP's disagreement: "about as diverse" is taken to be a quarter more or less.
+        # In percent of IMP's disagreement: "about as diverse" means a quarter more or less.
         rule=Within(25),
         theirs=members.of_published(members.as_diverse_as_imp),
         ours=members.of_recorded(members.as_diverse_as_imp),
