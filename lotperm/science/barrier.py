@@ -151,8 +151,9 @@ def barrier_height(curve: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per (repair, split). `loss_barrier` (nats) is the maximum over alpha of the loss
-        minus ``(1 - alpha) loss(0) + alpha loss(1)`` (Entezari et al. 2022; Ainsworth et al. 2023).
+        One row per (repair, split). `loss_barrier` (nats) is the maximum over alpha of
+        ``loss(alpha) - ((1 - alpha) loss(0) + alpha loss(1))`` (Entezari et al. 2022; Ainsworth et
+        al. 2023).
         `accuracy_barrier` (fraction) is the mean accuracy of the ends minus that of the midpoint;
         NaN if alpha = 0.5 is not in the table.
 

@@ -120,7 +120,7 @@ class Results:
             permuted``, ``lth - naive`` (mean, half_width, p_value of a two-sided paired t-test)
             and ``gap closed`` = (permuted - naive)/(lth - naive), a ratio of means with Fieller's
             interval (no half width, no p-value; infinite ends where the gap may be 0). Columns low
-            and high are the ends of every interval; ``seeds`` is their number.
+            and high are the ends of every interval, ``seeds`` the number of seeds.
         """
         rows = []
         for sparsity in self.experiment.sparsities:

@@ -40,8 +40,8 @@ class Row:
     def verdict(self) -> Verdict:
         """Return what our runs say about the claim.
 
-        Without any run it is "cannot be run here" if this project can't get the data set that the
-        claim needs by itself, else "not run here".
+        Without any run it is "cannot be run here" if the claim needs a data set that this project
+        can't get by itself, else "not run here".
         """
         # Recorded and live evidence count alike; the paper's own doesn't count here.
         found = verdict((*self.recorded, *self.live), self.claim.rule)
