@@ -28,6 +28,7 @@ from lotperm.config.experiment import Recipe
 from lotperm.config.seeds import Seeds
 from lotperm.data.batches import Batches
 from lotperm.data.dataset import Dataset, first
+from lotperm.engine import turns
 from lotperm.engine.checkpoints import Checkpoints, Keeper, restore
 from lotperm.engine.models import Weights
 from lotperm.engine.partition import partition
@@ -207,7 +208,7 @@ def train(
         while epoch < epochs:
             # Every part runs to the end of the epoch, or pauses earlier to save or to stop.
             with computing():
-                each(partial(Run.advance, epoch=epoch, pause=keeper.wanted, bar=bar), runs)
+                turns.advance(each, threads, runs, epoch, keeper.wanted, bar)
             # Nothing that the device still needs is freed here; only what follows waits for it.
             if runtime.meanwhile is not None:
                 runtime.meanwhile(lambda: all(run.done() for run in runs))

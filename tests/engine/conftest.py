@@ -8,3 +8,11 @@ import torch
 def _same_numbers():
     """Let random inputs and layers be the same, whichever tests the process ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)

@@ -330,7 +330,9 @@ def test_what_is_not_masked_is_left_alone(data):
 def test_what_cannot_be_combined_is_refused_in_a_line(data):
     states, seeds = starts(count=1), [Seeds.of("test", 0)]
     for masks in (None, [{}]):
-        with pytest.raises(ParameterError, match=r"masks that change need a mask of.*has none\.$"):
+        with pytest.raises(
+            ParameterError, match=r"an initial mask for every network; one has none\.$"
+        ):
             train(make().double(), states, data, RECIPE, seeds, masks=masks, rewire=RULE)
     with pytest.raises(ParameterError, match=r"Leave movement or rewire out\.$"):
         train(make().double(), states, data, RECIPE, seeds, rewire=RULE, movement=True)

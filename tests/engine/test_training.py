@@ -297,14 +297,6 @@ def test_weights_that_diverge_in_the_last_step_are_found():
         train(make(), [start], data, recipe, [Seeds.of("t", 0)])
 
 
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_networks_in_several_threads_share_a_compiled_step(two_threads, monkeypatch):
     """One program for each size of a part, here of one and of two networks; each has two parts."""
     count = 6
