@@ -43,14 +43,18 @@ def campaign(tmp_path):
 def test_the_pack_of_the_tenth_goes_on_where_its_first_seed_ends(tmp_path):
     store = Store(tmp_path / "store")
     done = unpack(store, [CAMPAIGNS / "tenth_seed0.bin"])
-    assert (done.counts, done.problems) == ({"added": 15}, [])
+    assert (done.counts, done.problems) == ({"added": 21}, [])
     campaign = Campaign.load(CAMPAIGNS / "tenth.yaml")
     table = next(e for e in campaign.entries if e.name == "tenth_resnet20x1_cifar10")
     tasks = [task for task in table.tasks(store) if task.done()]
-    assert Counter(task.name for task in tasks) == {"dense": 1, "imp": 11, "match": 1, "sparse": 1}
+    assert Counter(task.name for task in tasks) == {"dense": 1, "imp": 17, "match": 1, "sparse": 1}
     # What the next round is made from: the weights and the mask of the last one.
     last = [task for task in tasks if task.name == "imp"][-1]
-    assert last.settings["sparsity"] == 0.9
+    assert last.settings["sparsity"] == 0.97
+    # The arms at that sparsity go on from where they were stopped.
+    (begun,) = (store.root / "work").iterdir()
+    arms = next(task for task in table.tasks(store) if task.name == "sparse" and not task.done())
+    assert begun.name == f"sparse-{arms.key[:16]}"
 
 
 def travelling(campaign, store):

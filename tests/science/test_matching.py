@@ -176,7 +176,7 @@ def test_accumulator_refuses() -> None:
     accumulator = CorrelationAccumulator()
     with pytest.raises(ParameterError, match="no samples"):
         accumulator.correlation()
-    with pytest.raises(ParameterError, match="one shape"):
+    with pytest.raises(ParameterError, match="must have the same shape"):
         accumulator.update(torch.zeros(3, 2), torch.zeros(3, 4))
     accumulator.update(torch.tensor([[0.0], [torch.inf]]), torch.ones(2, 1))
     with pytest.raises(ParameterError, match="NaN or infinite"):
