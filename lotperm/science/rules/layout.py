@@ -166,7 +166,7 @@ def replaced(labels: Labels, call: Call) -> Tensor:
         whole = spread(labels.blank(part.shape[along[0]]), whole.shape, along[0])
     else:
         whole, part = _padded(labels, [whole, part], dim)
-    return whole.index_copy(dim, rows % whole.shape[dim], part.expand_as(part))
+    return whole.index_copy(dim, rows % whole.shape[dim], part)
 
 
 @rule("pad", "constant_pad_nd")

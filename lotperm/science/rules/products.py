@@ -109,8 +109,7 @@ def _over_all_units(labels: Labels, call: Call) -> Tensor | None:
     weight.lie_on(labels, dim, units)
     weight.lie_on(labels, 1, torch.zeros(weight.shape[1], dtype=torch.int64))
     out = weight.produce(labels, 0, weight.shape[0])
-    if call.arguments.get("bias") is not None:
-        labels.unify(call.arguments["bias"], out)
+    _lie_on_bias(labels, call, out)
     return spread(out, call.shape, 1)
 
 
@@ -159,9 +158,14 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
         out = weight.produce(labels, axes.output, shape[axes.output])
         # A unit that left its block would see other inputs.
         labels.keep_together(out.chunk(groups) if groups > 1 else ())
-    if call.arguments.get("bias") is not None:
-        labels.unify(call.arguments["bias"], out)
+    _lie_on_bias(labels, call, out)
     return spread(out, call.shape, axes.units)
+
+
+def _lie_on_bias(labels: Labels, call: Call, units: Tensor) -> None:
+    """Record that the units that a product makes lie on its bias, if it has one."""
+    if call.arguments.get("bias") is not None:
+        labels.unify(call.arguments["bias"], units)
 
 
 def _of_channels(labels: Labels, out: Tensor, units: Tensor) -> Tensor:
@@ -224,8 +228,7 @@ def _mixed(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes) -
         units = x.narrow(dim, 0, 1)
     labels.because("mixes positions, along another axis than the units that pass it")
     out = weight.produce(labels, axes.output, shape[axes.output])
-    if call.arguments.get("bias") is not None:
-        labels.unify(call.arguments["bias"], out)
+    _lie_on_bias(labels, call, out)
     once = tuple(slice(None) if d in labels.varying(units) else slice(1) for d in range(x.dim()))
     # Each pair of a unit and a mixture needs an id.
     few = units[once].numel() * len(out) <= LARGE
