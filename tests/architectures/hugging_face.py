@@ -52,16 +52,7 @@ NETWORKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "GPTNeoXForCausalLM": ("GPTNeoXConfig", _CAUSAL),
     "OPTForCausalLM": (
         "OPTConfig",
-        {
-            "vocab_size": 60,
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "ffn_dim": 48,
-            "word_embed_proj_dim": 32,
-            "max_position_embeddings": 16,
-            "use_cache": False,
-        },
+        {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 16, **_CAUSAL},
     ),
     "PhiForCausalLM": ("PhiConfig", _CAUSAL),
     "LlamaForCausalLM": ("LlamaConfig", _GROUPED),

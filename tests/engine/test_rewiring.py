@@ -331,7 +331,7 @@ def test_what_cannot_be_combined_is_refused_in_a_line(data):
     states, seeds = starts(count=1), [Seeds.of("test", 0)]
     for masks in (None, [{}]):
         with pytest.raises(
-            ParameterError, match=r"an initial mask for every network; one has none\.$"
+            ParameterError, match=r"masks that change need an initial mask.*has none\.$"
         ):
             train(make().double(), states, data, RECIPE, seeds, masks=masks, rewire=RULE)
     with pytest.raises(ParameterError, match=r"Leave movement or rewire out\.$"):

@@ -113,7 +113,9 @@ def test_group_and_instance_norm_of_images_scale_channels():
 def test_synflow_of_a_transformer_says_what_softmax_weakens():
     model = build("vit_tiny", input_shape=(1, 40), classes=3, width=0.25)
     names = prunable_parameters(model)
-    with pytest.warns(UserWarning, match=r"scores of .*attention\.key\.weight are partly neg"):
+    with pytest.warns(
+        UserWarning, match=r"SynFlow's scores of .*attention\.key\.weight are partly neg"
+    ):
         scores = synflow_scores(model, (1, 40), names)
     rest = [name for name in names if ".key." not in name and ".query." not in name]
     assert rest
