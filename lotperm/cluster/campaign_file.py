@@ -74,12 +74,17 @@ def _yaml(text: str, path: Path, unique: Any) -> Any:
     # SafeLoader makes no objects of a file's choice, but takes the last of two equal keys.
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> Plain:
-            # Merges (<<) are resolved first, as SafeLoader does.
-            self.flatten_mapping(node)
-            return unique(
-                (self.construct_object(key, deep=True), self.construct_object(value, deep=True))
-                for key, value in node.value
+            # What a mapping takes from another (<<) it may give anew; its own keys occur once.
+            unique(
+                (self.construct_object(key, deep=True), None)
+                for key, _ in node.value
+                if key.tag != "tag:yaml.org,2002:merge"
             )
+            self.flatten_mapping(node)
+            return {
+                self.construct_object(key, deep=True): self.construct_object(value, deep=True)
+                for key, value in node.value
+            }
 
     Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_mapping)
     try:

@@ -119,9 +119,22 @@ def test_duplicates_are_refused(tmp_path):
     (tmp_path / "c.yaml").write_text("entries: [{name: one, seeds: 2, seeds: 3}]")
     with pytest.raises(ParameterError, match="'seeds' is given twice"):
         Campaign.load(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("entries: [{name: one, <<: {seeds: 1}, seeds: 2, seeds: 3}]")
+    with pytest.raises(ParameterError, match="'seeds' is given twice"):
+        Campaign.load(tmp_path / "c.yaml")
     (tmp_path / "c.json").write_text('{"entries": [{"name": "one", "seeds": 2, "seeds": 3}]}')
     with pytest.raises(ParameterError, match="'seeds' is given twice"):
         Campaign.load(tmp_path / "c.json")
+
+
+def test_an_entry_may_change_what_it_takes_from_another(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "name: c\nentries:\n  - &first {name: one, figure: method, seeds: 2}\n"
+        "  - {<<: *first, name: two, seeds: 3}\n"
+    )
+    one, two = Campaign.load(tmp_path / "c.yaml").entries
+    assert (one.name, two.name) == ("one", "two")
+    assert [len(entry.asks[1][0].seeds) for entry in (one, two)] == [2, 3]
 
 
 @pytest.mark.parametrize(
