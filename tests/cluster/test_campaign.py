@@ -129,7 +129,7 @@ def test_duplicates_are_refused(tmp_path):
 
 def test_an_entry_may_change_what_it_takes_from_another(tmp_path):
     (tmp_path / "c.yaml").write_text(
-        "name: c\nentries:\n  - &first {name: one, figure: method, seeds: 2}\n"
+        "name: c\nentries:\n  - &first {name: one, figure: svhn, seeds: 2}\n"
         "  - {<<: *first, name: two, seeds: 3}\n"
     )
     one, two = Campaign.load(tmp_path / "c.yaml").entries
