@@ -153,8 +153,9 @@ def _export(
     raise UnsupportedModelError(
         f"torch.export can't turn {type(model).__name__} into a graph for an input of shape "
         f"{_shapes(leaves)} with a variable batch size{_user_line(first)}: {first_line(first)} "
-        "Check that its control flow doesn't depend on values, and that it reads the batch size "
-        "as x.shape[0] (len(x) fixes it)."
+        "Check that its control flow doesn't depend on values, that it doesn't turn tensors into "
+        "numbers (.item(), .tolist()), and that it reads the batch size as x.shape[0] (len(x) "
+        "fixes it)."
     ) from first
 
 

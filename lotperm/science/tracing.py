@@ -79,18 +79,20 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
         for leaf, value in zip(leaves, values, strict=True)
     ]
     try:
-        check_spec(spec, state, names, few)
+        check_spec(spec, state, names, few, leaves)
     except UnsupportedModelError:
         if not spec.inside:
             raise
         for relation in labels.relations:  # without blocks, as their order may matter after all
             labels.fix(relation.parents)
         spec = assemble_spec(labels, network)
-        check_spec(spec, state, names, few)
+        check_spec(spec, state, names, few, leaves)
     except Exception:
         check_that_it_runs(model, args, kwargs)  # the network may be to blame
         try:
-            check_spec(spec, state, names, leaves)  # or it takes only this number of examples
+            check_spec(
+                spec, state, names, leaves, leaves
+            )  # or it takes only this number of examples
         except RuntimeError as error:
             raise UnsupportedModelError(
                 f"the graph of {type(model).__name__} doesn't run: {first_line(error)} Give a "
@@ -180,6 +182,7 @@ def check_spec(
     state: Mapping[str, Tensor],
     names: Mapping[str, str],
     inputs: Sequence[Any],
+    whole: Sequence[Any],
 ) -> None:
     """Raise an error if a random permutation of a spec changes what the network computes.
 
@@ -190,7 +193,9 @@ def check_spec(
     state, names : mapping
         As `named_tensors` returns them.
     inputs : sequence
-        The inputs, in the order of the graph. Values matter only where they aren't floats.
+        A few examples, in the order of the graph. Values matter only where they aren't floats.
+    whole : sequence
+        All examples that there are, for a network that neither noise nor a few of them suit.
 
     Raises
     ------
@@ -216,7 +221,7 @@ def check_spec(
 
     def deviation(dtype: torch.dtype | None) -> tuple[float, bool]:
         """Return how far the outputs differ, and whether they do so even without a permutation."""
-        batch = [
+        noise = [
             noisy(torch.ones_like(value), dtype)
             if isinstance(value, Tensor) and value.is_floating_point()
             else value
@@ -225,19 +230,22 @@ def check_spec(
         first = {name: noisy(state[name], dtype) for name in state if names[name] == name}
         before = {name: first[names[name]] for name in state}
         after = permute(before, spec, _moving(spec, generator))
-        a, b = (outputs(weights, batch) for weights in (before, after))
-        if not a.isfinite().all():  # the network may not be made for noise
-            batch = [_as(value, dtype) for value in inputs]
+        # The network may not be made for noise, such as boxes that lie in no image of the batch,
+        # or for fewer examples than there are.
+        for values in (noise, inputs, whole):
+            batch = [_as(value, dtype) for value in values]
             a, b = (outputs(weights, batch) for weights in (before, after))
-        known = a.isfinite()
+            known = a.isfinite()
+            random = not torch.equal(a, b) and known.all() and not a.equal(outputs(before, batch))
+            if known.all() and not random:
+                break
         if not known.any():
             raise UnsupportedModelError(
                 "no output of this network on the example input is finite, so nothing can be "
                 "checked; give another example."
             )
         apart = float((a - b)[known].norm() / a[known].norm().clamp_min(1e-30))
-        apart = apart if torch.equal(known, b.isfinite()) else math.inf
-        return apart, apart > 0 and not torch.equal(a, outputs(before, batch))
+        return apart if torch.equal(known, b.isfinite()) else math.inf, bool(random)
 
     with torch.no_grad():
         single = all(t.dtype == torch.float32 for t in state.values() if t.is_floating_point())

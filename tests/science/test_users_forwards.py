@@ -457,7 +457,7 @@ def dead_end(self: Any, x: Tensor) -> Tensor:
             blocks(dead_end),
             X,
             r"can't turn Own .*, at .*test_users_forwards\.py:\d+: Could not guard on data-depend.*"
-            r"control flow doesn't depend on values",
+            r"control flow doesn't depend on values, that it doesn't turn tensors into numbers",
         ),
         (
             blocks(

@@ -163,24 +163,28 @@ def index_put(labels: Labels, call: Call) -> Any:
     return torch.ops.aten.index_put(ids, known, values)
 
 
-@rule("gather", "index_add", "scatter", "scatter_add", "scatter_reduce")
+@rule("gather", "index_add", "scatter", "scatter_add", "scatter_reduce", "take_along_dim")
 def at_places(labels: Labels, call: Call) -> Any:
     """Label values that are taken from, or added at, indices along one dimension.
 
     Units that lie along other dimensions may still move.
     """
     ids, *others = call.tensors
-    dim, index = call.arguments["dim"] % ids.dim(), call.arguments["index"]
+    along = call.name == "take_along_dim"  # sizes of 1 are as large as needed
+    taken, index = along or call.name == "gather", call.arguments["indices" if along else "index"]
     others = [other for other in others if other is not index]
-    units = labels.chosen(index)
+    dim, units = call.arguments["dim"], labels.chosen(index)
+    if dim is None:  # places in the flattened tensor
+        ids, index, dim = ids.flatten(), index.flatten(), 0
+    dim %= ids.dim()
     if units is not None:
-        if call.name == "gather" and (row := picked(labels, ids, dim, units)) is not None:
+        if taken and (row := picked(labels, ids, dim, units)) is not None:
             return row.expand(call.shape)
         same = labels.is_blank(ids) and not any(labels.varying(other) for other in others)
         if call.name in ("scatter", "scatter_add") and same and call.shape[dim] == len(units):
             return spread(units, call.shape, dim)
         labels.disregard(index)
-    if call.name == "gather" and len(labels.varying(ids)) > 1:
+    if taken and len(labels.varying(ids)) > 1:
         labels.unify(ids, ids.narrow(dim, 0, 1))
         ids = labels.find(ids)
     sources = [source for source in (ids, *others) if not labels.is_blank(source)] or [ids, *others]
@@ -188,7 +192,7 @@ def at_places(labels: Labels, call: Call) -> Any:
         return unknown(labels, call)
     of_all = [*sources, index] if index.dim() == ids.dim() else sources
     rows = [source.narrow(dim, 0, 1) for source in of_all]
-    alike = len({row.shape for row in rows}) == 1
+    alike = along or len({row.shape for row in rows}) == 1
     if not alike or (index.dim() < ids.dim() and labels.may_move(index)):
         return unknown(labels, call)
     return align(labels, rows).expand(call.shape)

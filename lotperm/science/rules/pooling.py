@@ -29,13 +29,23 @@ def pooling(labels: Labels, call: Call) -> Any:
     )
 
 
-@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d", "max_unpool3d")
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "roi_align", "roi_pool")
 def sampling(labels: Labels, call: Call) -> Any:
-    """Label channels that are sampled at places given by another tensor."""
+    """Label channels that are sampled at places, or in boxes, given by another tensor."""
     ids, places = call.tensors[:2]
-    if call.name.startswith("grid"):
-        labels.fix(places)
-        return spread(labels.along(ids, 1), call.shape, 1)
+    labels.because("uses them as places")
+    labels.fix(places)
+    units = labels.along(ids, 1)
+    # Some operations also return the places of the maxima.
+    return pytree.tree_map_only(
+        Tensor, lambda value: spread(units, concrete_shape(value), 1), call.node.meta["val"]
+    )
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpooling(labels: Labels, call: Call) -> Any:
+    """Label channels whose values are put back at the places of their maxima."""
+    ids, places = call.tensors[:2]
     units = labels.along(ids, 1)
     labels.unify(labels.along(places, 1), units)
     return spread(labels.find(units), call.shape, 1)

@@ -87,6 +87,17 @@ def convolution(labels: Labels, call: Call) -> Any:
     return _product(labels, call, _Axes(output=0, input=1, units=1, kernel=True))
 
 
+@rule("deform_conv2d", matrix=1)
+def deformable_convolution(labels: Labels, call: Call) -> Any:
+    """Label a convolution whose places are moved, and weighed, by other activations."""
+    labels.because("uses them as places")
+    for places in (call.args[2], call.arguments["mask"]):
+        labels.fix(places)
+    if call.arguments["offset_groups"] > 1:  # each block of channels has places of its own
+        labels.fix(call.args[0])
+    return _product(labels, call, _Axes(output=0, input=1, units=1, kernel=True))
+
+
 def _over_all_units(labels: Labels, call: Call) -> Tensor | None:
     """Label a convolution over tokens whose kernel spans the whole dimension of their units.
 
