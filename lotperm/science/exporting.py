@@ -74,14 +74,20 @@ def export_graph(
     try:
         program = _export(model, leaves, structure, size)
     except UnsupportedModelError:
-        check_that_it_runs(model, args, kwargs)
+        run_copy(model, args, kwargs)  # the network may be to blame
         raise
     inline_contexts(program)
     refuse_regions(program.graph)
     unstack_recurrence(program.graph)
     name_what_is_written(program.graph)
-    # Modules in the graph are checks of the input's shape, which would fix the batch size.
-    checks = ("_assert_async", "_assert_scalar", "_assert_tensor_metadata")
+    # Modules in the graph are checks of the input's shape, which would fix the batch size. An
+    # assignment to `.data` asks whether the types fit.
+    checks = (
+        "_assert_async",
+        "_assert_scalar",
+        "_assert_tensor_metadata",
+        "_has_compatible_shallow_copy_type",
+    )
     for node in [
         n for n in program.graph.nodes if n.op == "call_module" or operation_name(n) in checks
     ]:
@@ -89,8 +95,13 @@ def export_graph(
     return program
 
 
-def check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise an error if a network doesn't run on its inputs.
+def run_copy(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Run a network in evaluation mode; it stays as it is, and so do its inputs.
+
+    Returns
+    -------
+    list of Tensor
+        Its outputs, flat.
 
     Raises
     ------
@@ -101,7 +112,7 @@ def check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
     try:
         with torch.no_grad():
             # On copies, as a network may write into its buffers and inputs.
-            _flat_copy(model, structure)(*copy.deepcopy(leaves))
+            flat = _flat_copy(model, structure)(*copy.deepcopy(leaves))
     except LotpermError:
         raise
     except Exception as error:  # whatever user code raises
@@ -111,6 +122,7 @@ def check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
             f"{type(error).__name__}: {first_line(error)} Give inputs that it runs on in "
             "evaluation mode."
         ) from error
+    return pytree.tree_leaves(flat)
 
 
 def _export(
@@ -201,8 +213,8 @@ def _masks_as_given() -> Iterator[None]:
 class _OfOld(TorchFunctionMode):
     """Replace old tensor methods that `torch.export` doesn't know by their present forms.
 
-    ``tensor.new(2, 3)`` becomes ``tensor.new_empty((2, 3))``, and ``tensor.data``, where it is
-    read, ``tensor.detach()``.
+    ``tensor.new(2, 3)`` becomes ``tensor.new_empty((2, 3))``. ``tensor.data`` becomes
+    ``tensor.detach()`` where it is read, and is copied into where it is replaced.
     """
 
     def __torch_function__(
@@ -210,6 +222,8 @@ class _OfOld(TorchFunctionMode):
     ) -> Any:
         if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
             return args[0].detach()
+        if func == torch.Tensor.data.__set__ and args[0].shape == args[1].shape:  # type: ignore[attr-defined]
+            return args[0].detach().copy_(args[1])
         sizes = args[1:]
         if func is torch.Tensor.new and sizes and isinstance(sizes[0], (int, torch.SymInt)):
             return args[0].new_empty(sizes)

@@ -206,8 +206,13 @@ def describe_node(node: fx.Node) -> str:
     module, file, line = node_place(node)
     where = f" in module {module!r}" if module else ""
     where += f" ({file}:{line})" if file else ""
+    return f"{target_name(node)}{where}"
+
+
+def target_name(node: fx.Node) -> str:
+    """Return the name of the operation that a node calls, as messages have it."""
     own = isinstance(node.target, (OpOverload, str))
-    return f"{node.target if own else getattr(node.target, '__name__', node.target)}{where}"
+    return str(node.target if own else getattr(node.target, "__name__", node.target))
 
 
 def node_shape(node: fx.Node) -> torch.Size:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from lotperm.science.blocks import undrawable
-from lotperm.science.graphs import TracedNetwork, node_place, operation_name
+from lotperm.science.graphs import TracedNetwork, node_place, operation_name, target_name
 from lotperm.science.labels import (
     FIXED,
     NO_RULE,
@@ -166,7 +166,7 @@ def _fixed_units(layer: str, units: Iterable[int], total: int, cause: Cause) -> 
     node = cause.node
     if node.target is operator.getitem:  # it picks an output of the operation itself
         node = node.all_input_nodes[0]
-    operation = "output" if node.op == "output" else str(node.target)
+    operation = "output" if node.op == "output" else target_name(node)
     return Fixed(layer, tuple(units), total, operation, cause.reason, *node_place(node))
 
 

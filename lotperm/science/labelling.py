@@ -128,7 +128,7 @@ class Labeller(fx.Interpreter):
             self.labels.known[n.name] = operator.attrgetter(str(n.target))(self.module)
         if n.target not in self.labels.names or value is None or value.numel() == 0:
             return fixed_outputs(n)
-        if not value.is_floating_point() and not _is_gate(n):
+        if not (value.is_floating_point() or value.is_complex() or _is_gate(n)):
             return fixed_outputs(n)
         unruled = [user for user in n.users if not _has_rule(user)]
         if value.dim() > 1 and unruled:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lotperm.science.labels import Axes, Labels, Rows, several, spread
 
-# The axes of a parameter that lie along one axis of the weights; empty if it is constant there.
+# The axes of a parameter that lie along one axis of the weights; empty if it is constant there. In
+# a merged axis, −n stands for n places along which it is constant.
 _Along = tuple[int, ...]
 
 # Instead of axes: the weights are used by position along this axis, so units on it stay.
@@ -71,16 +72,16 @@ class Matrix:
             rows = None
         rows = rows or self.part
         for name, axes in self.parts:
-            view = ids.reshape([self.shape[d] for d in wanted])
-            own: _Along = ()
-            for place, d in enumerate(wanted):
-                if axes[d] == STAYS:
-                    labels.fix(ids)
-                elif not axes[d] and len(wanted) > 1:
+            if any(axes[d] == STAYS for d in wanted):
+                labels.fix(ids)
+            atoms = [atom for d in wanted for atom in self._atoms(d, axes[d], labels.shapes[name])]
+            view = ids.reshape([size for size, _ in atoms])
+            for place, (_, along) in enumerate(atoms):
+                if not along and len(atoms) > 1:
                     # The parameter is constant along this axis, so the units there are one.
                     labels.unify(view, view.narrow(place, 0, 1))
                     view = labels.find(view.narrow(place, 0, 1))
-                own += axes[d] if axes[d] != STAYS else ()
+            own: _Along = sum((along for _, along in atoms if along != STAYS), ())
             if not own or any(axes[d] == STAYS for d in wanted):
                 continue
             # A range of rows has a meaning only if the weights' first axis is the parameter's.
@@ -96,7 +97,7 @@ class Matrix:
         wanted = several(axis)
         # The first parameter that has all these axes gives out the ids; the others take them.
         for name, axes in self.parts:
-            known = all(axes[d] not in ((), STAYS) or self.shape[d] == 1 for d in wanted)
+            known = all((axes[d] and min(axes[d]) >= 0) or self.shape[d] == 1 for d in wanted)
             own = sum((axes[d] for d in wanted), ()) if known else ()
             if own and (rows is None or axes[0] == (0,)):
                 ids = labels.produce(name, own, n, rows or self.part)
@@ -142,17 +143,25 @@ class Matrix:
         parts = []
         for name, axes in self.parts:
             # Merged axes are split first, then gathered into the new shape.
-            atoms: list[tuple[int, _Along]] = []
-            for size, own in zip(self.shape, axes, strict=True):
-                if len(own) > 1:
-                    atoms += [(shapes[name][d], (d,)) for d in own]
-                elif size > 1:
-                    atoms.append((size, own))
+            atoms = [
+                atom
+                for d, own in enumerate(axes)
+                if self.shape[d] > 1
+                for atom in self._atoms(d, own, shapes[name])
+            ]
             found = _regrouped(atoms, shape)
             if found is None:
                 return None
             parts.append((name, found))
         return Matrix(tuple(parts), shape, self.part)
+
+    def _atoms(self, d: int, own: _Along, shape: Sequence[int]) -> list[tuple[int, _Along]]:
+        """Split an axis into those of a parameter that are merged in it, each with its size."""
+        if len(own) < 2:
+            return [(self.shape[d], own)]
+        rows = shape[0] if self.part is None else self.part[1] - self.part[0]
+        sizes = (rows, *shape[1:])
+        return [(-axis, ()) if axis < 0 else (sizes[axis], (axis,)) for axis in own]
 
     def expanded(self, shape: tuple[int, ...]) -> Matrix:
         """Return the weights repeated along new axes, and along those of size 1."""
@@ -265,7 +274,7 @@ def _regrouped(atoms: list[tuple[int, _Along]], shape: Sequence[int]) -> tuple[_
     left = list(atoms)
     result = []
     for size in shape:
-        group: list[_Along] = []
+        group: list[tuple[int, _Along]] = []
         have = 1
         while have < size and left:
             n, own = left.pop(0)
@@ -273,12 +282,11 @@ def _regrouped(atoms: list[tuple[int, _Along]], shape: Sequence[int]) -> tuple[_
             if own == () and n > rest and n % rest == 0:  # a constant axis can be split
                 left.insert(0, (n // rest, ()))
                 n = rest
-            group.append(own)
+            group.append((n, own))
             have *= n
-        if have != size:
+        # Merged into one axis, units couldn't be told from what stays there.
+        if have != size or (len(group) > 1 and any(own == STAYS for _, own in group)):
             return None
-        # Merged into one axis, units couldn't be told from what is constant or stays there.
-        if len(group) > 1 and any(own in ((), STAYS) for own in group) and any(group):
-            return None
-        result.append(sum(group, ()) if any(group) else ())
+        constant = not any(own for _, own in group)
+        result.append(() if constant else sum((own or (-n,) for n, own in group), ()))
     return None if left else tuple(result)

@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 
 from lotperm.errors import ParameterError, UnsupportedModelError
 from lotperm.science.exporting import (
-    check_that_it_runs,
     export_graph,
     first_line,
     named_tensors,
+    run_copy,
 )
 from lotperm.science.graphs import (
     TracedNetwork,
@@ -64,10 +64,11 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
         for n in graph.nodes
         if n.op == "get_attr" and n.target not in state
     }
+    network, leaves = TracedNetwork(graph, constants, form), pytree.tree_leaves((args, kwargs))
+    check_graph(model, args, kwargs, network, state)
     labels = Labels({name: tensor.shape for name, tensor in state.items()}, names, buffers)
     # Inputs and outputs of any form are flat in the graph.
     Labeller(program, labels).run(enable_io_processing=False)
-    network, leaves = TracedNetwork(graph, constants, form), pytree.tree_leaves((args, kwargs))
     spec = assemble_spec(labels, network)
     # If the graph takes any number, two examples are enough, or one image. Not one sequence: the
     # first dimension may be time, and attention over a single step shows nothing.
@@ -87,17 +88,8 @@ def trace(model: nn.Module, example_input: Batch) -> PermutationSpec:
             labels.fix(relation.parents)
         spec = assemble_spec(labels, network)
         check_spec(spec, state, names, few, leaves)
-    except Exception:
-        check_that_it_runs(model, args, kwargs)  # the network may be to blame
-        try:
-            check_spec(
-                spec, state, names, leaves, leaves
-            )  # or it takes only this number of examples
-        except RuntimeError as error:
-            raise UnsupportedModelError(
-                f"the graph of {type(model).__name__} doesn't run: {first_line(error)} Give a "
-                "network and inputs of one type, such as float32."
-            ) from error
+    except Exception:  # it may take only this number of examples
+        check_spec(spec, state, names, leaves, leaves)
     still = [fixed for fixed in spec.fixed if len(fixed.units) == fixed.total]
     if still:
         more = f" and {len(still) - 3} more layers" if len(still) > 3 else ""
@@ -177,6 +169,68 @@ def _doubled(call: tuple[Any, ...]) -> tuple[Any, ...]:
     return doubled
 
 
+def check_graph(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    network: TracedNetwork,
+    state: Mapping[str, Tensor],
+) -> None:
+    """Raise an error if the graph of a network computes something else than the network.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    args, kwargs : tuple, mapping
+        The example input.
+    network : TracedNetwork
+        The graph.
+    state : mapping
+        The network's tensors, as `named_tensors` returns them.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The outputs differ by more than rounding.
+    """
+    leaves = pytree.tree_leaves((args, kwargs))
+    expected = run_copy(model, args, kwargs)
+    with torch.no_grad():
+        try:
+            values = _run(network, state, leaves)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"the graph of {type(model).__name__} doesn't run: {first_line(error)} Give a "
+                "network and inputs of one type, such as float32."
+            ) from error
+        if max(map(_apart, expected, values), default=0.0) <= 1:
+            return
+        again = run_copy(model, args, kwargs), _run(network, state, leaves)
+    if any(max(map(_apart, *pair)) > 0 for pair in zip(again, (expected, values), strict=True)):
+        raise _random(network)
+    raise UnsupportedModelError(
+        f"the graph that torch.export makes of {type(model).__name__} computes something else than "
+        "the network itself. It doesn't record all that the network does, such as an attribute "
+        "that is set; compute with operations on tensors alone."
+    )
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """Return how far values are from others, in units of the largest difference by rounding."""
+    if not a.is_floating_point():  # rounding may choose another index
+        return 0.0
+    x, y = (value.double().nan_to_num() for value in (a, b))
+    allowed = max(1e-3, 30 * torch.finfo(a.dtype).eps)
+    return float((x - y).norm() / x.norm().clamp_min(1e-30)) / allowed
+
+
+def _run(network: TracedNetwork, weights: Mapping[str, Tensor], batch: Sequence[Any]) -> list[Any]:
+    """Run a graph; weights and batch stay as they are."""
+    given = (dict(weights), *batch)
+    return network.run(*(copy.deepcopy(given) if network.writes else given))
+
+
 def check_spec(
     spec: PermutationSpec,
     state: Mapping[str, Tensor],
@@ -215,8 +269,7 @@ def check_spec(
         return tensor + 0.5 * torch.rand(tensor.shape, generator=generator).to(tensor)
 
     def outputs(weights: Mapping[str, Tensor], batch: Sequence[Any]) -> Tensor:
-        given = (dict(weights), *batch)
-        values = spec.network.run(*(copy.deepcopy(given) if spec.network.writes else given))
+        values = _run(spec.network, weights, batch)
         return torch.cat([v.double().flatten() for v in values if isinstance(v, Tensor)])
 
     def deviation(dtype: torch.dtype | None) -> tuple[float, bool]:
@@ -258,11 +311,7 @@ def check_spec(
     if worst <= allowed:
         return
     if random:
-        raise UnsupportedModelError(
-            "two passes of this network over the same input in evaluation mode differ, so it is "
-            f"random{_random_operation(spec.network.graph)}; switch its randomness off in "
-            "evaluation mode, as in F.dropout(x, training=self.training)."
-        )
+        raise _random(spec.network)
     raise UnsupportedModelError(
         "a random permutation of the hidden units changes the output of this network by "
         f"{worst:.1e} of its norm (expected: rounding), so it uses units in a way that the "
@@ -291,12 +340,18 @@ def _moving(spec: PermutationSpec, generator: torch.Generator) -> Permutation:
     return min(draws, key=still)
 
 
-def _random_operation(graph: fx.Graph) -> str:
-    """Say which operation of a graph draws random numbers, if one is known to."""
-    for node in graph.nodes:
+def _random(network: TracedNetwork) -> UnsupportedModelError:
+    """Make the error for a random network, and name the operation that draws, if one is known to."""
+    draws = ""
+    for node in network.graph.nodes:
         if isinstance(node.target, OpOverload):
             drawn = torch.Tag.nondeterministic_seeded in node.target.tags
             switched_off = "dropout" in str(node.target) and node.args[2:3] == (False,)
             if drawn and not switched_off:
-                return f", by {describe_node(node)}"
-    return ""
+                draws = f", by {describe_node(node)}"
+                break
+    return UnsupportedModelError(
+        "two passes of this network over the same input in evaluation mode differ, so it is "
+        f"random{draws}; switch its randomness off in evaluation mode, as in F.dropout(x, "
+        "training=self.training)."
+    )

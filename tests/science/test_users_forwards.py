@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import namedtuple
 from collections.abc import Callable
@@ -427,6 +428,16 @@ def calibrated() -> nn.Module:
     return model
 
 
+def elsewhere(self: Any, x: Tensor) -> Tensor:
+    """Compute something else while it is exported, as no network should."""
+    return self.o(self.i(x) * (2 if torch.compiler.is_exporting() else 1))
+
+
+def drawn(self: Any, x: Tensor) -> Tensor:
+    """Draw a number that no graph has."""
+    return self.o(self.i(x)) * random.random()
+
+
 def dead_end(self: Any, x: Tensor) -> Tensor:
     assert not torch.isnan(x).any()
     return self.o(self.i(x))
@@ -453,6 +464,8 @@ def dead_end(self: Any, x: Tensor) -> Tensor:
             X,
             r"^the shape of what aten\.index\.Tensor \(.*users\.py:\d+\) gives depends on values",
         ),
+        (blocks(elsewhere), X, r"^the graph .* of Own computes something else than the network"),
+        (blocks(drawn), X, r"^two passes .* differ, so it is random; switch its randomness off"),
         (
             blocks(dead_end),
             X,
@@ -495,6 +508,7 @@ def dead_end(self: Any, x: Tensor) -> Tensor:
     ],
     ids=[
         *("scripted", "traced", "scripted in part", "quantized", "a shape by values"),
+        *("exported unlike it runs", "drawn outside of PyTorch"),
         *("a branch by values", "derivatives", "branches of a graph", "packed", "no length", "NaN"),
     ],
 )

@@ -29,6 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from lotperm.errors import ParameterError
+from lotperm.science.matching import match_activations, match_weights
+from lotperm.science.symmetry import PermutationSpec, invert, permute
+
 GATES = torch.tensor([1, 0, 1, 1, 0, 1, 1, 1])
 
 
@@ -571,6 +575,49 @@ CASES: dict[str, Case] = {
                     o=nn.Linear(8, 5)),
         TOKENS, [8],
     ),
+    # As in efficient-kan: weights of each unit's basis functions, times a scale of the unit's own.
+    "basis functions": (
+        lambda: Net(
+            lambda m, x: F.linear(torch.stack([(h := m.i(x)).sin(), h.cos()], -1).flatten(1),
+                                  (m.w * m.s[..., None]).view(5, 16)),
+            i=nn.Linear(20, 8), w=weights(5, 8, 2), s=weights(5, 8),
+        ),
+        X, [8],
+    ),
+    "basis functions, scaled outside": (
+        lambda: Net(
+            lambda m, x: m.o(F.linear(torch.stack([x.sin(), x.cos()], -1).flatten(1),
+                                      (m.w * m.s[:, None, None]).view(8, 40)).tanh()),
+            w=weights(8, 20, 2), s=weights(8), o=nn.Linear(8, 5),
+        ),
+        X, [8],
+    ),
+    "Chebyshev polynomials": (
+        lambda: Net(
+            lambda m, x: F.linear((m.i(x).tanh()[..., None].acos() * m.degrees).cos().flatten(1),
+                                  m.w.flatten(1)),
+            i=nn.Linear(20, 8), w=weights(5, 8, 4), degrees=torch.arange(4),
+        ),
+        X, [8, 32, 4],
+    ),
+    "scales of members": (
+        lambda: dense(lambda m, x: m.o(F.relu(m.i(x) * m.s.repeat_interleave(4, 0))),
+                      s=weights(4, 8)),
+        X, [8],
+    ),
+    "members with biases": (
+        lambda: Net(
+            lambda m, x: torch.bmm(F.relu(torch.baddbmm(m.b, x.expand(3, -1, -1), m.w)), m.v).sum(0),
+            w=weights(3, 20, 24), b=weights(3, 1, 24), v=weights(3, 24, 5),
+        ),
+        X, [24, 24, 24],
+    ),
+    "quantized units": (
+        lambda: dense(
+            lambda m, x: m.o(torch.fake_quantize_per_tensor_affine(m.i(x), 1e-3, 0, -10000, 10000))
+        ),
+        X, [8],
+    ),
 }  # fmt: skip
 
 
@@ -578,3 +625,22 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("name", CASES)
 def test_kinds(name: str) -> None:
     check_sizes(CASES[name])
+
+
+def test_complex_layers() -> None:
+    """They are matched by activations alone, which is said."""
+    torch.manual_seed(0)
+    layers = {
+        "a": nn.Linear(20, 8, dtype=torch.cfloat),
+        "b": nn.Linear(8, 5, dtype=torch.cfloat),
+    }
+    model = Net(lambda m, x: m.b(m.a(torch.complex(x, -x)).tanh()).abs(), **layers).eval()
+    spec = PermutationSpec.trace(model, X)
+    assert spec.sizes == {"a": 8}
+    p = spec.random(torch.Generator().manual_seed(1))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    moved = permute(state, spec, p)
+    matched = match_activations(moved, state, [X], spec)
+    assert torch.equal(matched["a"], invert(p)["a"])
+    with pytest.raises(ParameterError, match=r"^a\.weight is complex.*match by activations\.$"):
+        match_weights(moved, state, spec)

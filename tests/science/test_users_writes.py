@@ -338,6 +338,78 @@ CASES: dict[str, Case] = {
 }
 
 
+class Changed(nn.Conv2d):
+    """A convolution that changes its own kernel, and then uses it."""
+
+    def __init__(self, change: Callable[[Any], Any], inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.change = change
+        mask = torch.ones_like(self.weight)
+        mask[:, :, 1, 2] = mask[:, :, 2] = 0.0
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.change(self)
+        return super().forward(x)
+
+
+def masked_data(m: Any) -> None:
+    m.weight.data *= m.mask  # as in PixelCNN
+
+
+def masked_in_place(m: Any) -> None:
+    m.weight.mul_(m.mask)
+
+
+def masked_anew(m: Any) -> None:
+    m.weight.data = m.weight.data * m.mask
+
+
+def bounded(m: Any) -> None:
+    m.weight.data = torch.renorm(m.weight.data, 2, 0, 1.0)  # as in EEGNet
+
+
+def normed(m: Any) -> None:
+    m.weight.div_(m.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+
+
+def standardized(m: Any) -> None:
+    w = m.weight.data
+    w -= w.mean((1, 2, 3), keepdim=True)
+    w /= w.std((1, 2, 3), keepdim=True) + 1e-5
+
+
+def clamped(m: Any) -> None:
+    m.weight.data.clamp_(-0.1, 0.1)
+    m.bias.data.clamp_(0.0, 0.1)
+
+
+def changed_kernels(change: Callable[[Any], Any]) -> Case:
+    return (
+        lambda: nn.Sequential(
+            *(Changed(change, 3, 8), nn.ReLU(), Changed(change, 8, 6), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+        ),
+        IMAGE,
+        [8, 6],
+    )
+
+
+CASES |= {
+    f"a kernel, {change.__name__}": changed_kernels(change)
+    for change in (
+        masked_data,
+        masked_in_place,
+        masked_anew,
+        bounded,
+        normed,
+        standardized,
+        clamped,
+    )
+}
+
+
 @pytest.mark.filterwarnings("ignore:no unit moves")
 @pytest.mark.parametrize("name", CASES)
 def test_writes(name: str) -> None:

@@ -70,11 +70,19 @@ def match_weights(
     """
     a, b = matched_parameters(weights_a, weights_b, spec)
     names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
-    for group, found in names.items():
-        if not found and any(group in role.positions for r in spec.roles.values() for role in r):
+    given = spec.read(weights_a, "weights of A")
+    for group in spec.sizes:
+        # Some of them may be buffers of whole numbers, which aren't compared.
+        own = [n for n, rs in spec.roles.items() if any(group in r.positions for r in rs)]
+        if own and given.keys().isdisjoint(own):
             raise ParameterError(
                 f"the weights of A and B lack all tensors that group {group!r} permutes; give full "
                 "state dicts."
+            )
+        if complexes := [name for name in own if name in given and given[name].is_complex()]:
+            raise ParameterError(
+                f"{complexes[0]} is complex, and such weights can't be compared; match by "
+                "activations."
             )
     search = _Descent(spec, a, b, names, max_sweeps)
     if init is not None:

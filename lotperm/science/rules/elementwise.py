@@ -47,6 +47,7 @@ COPIES = ("_to_copy", "alias", "clone", "contiguous", "detach", "to")
 @rule("alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout")
 @rule("hardswish", "log_sigmoid", "mish", "relu6", "real", "imag", "complex", "polar")
 @rule("fill", "floor_divide", "masked_fill", "rsub", "true_divide", "where")
+@rule("fake_quantize_per_tensor_affine")
 def elementwise(labels: Labels, call: Call) -> Tensor:
     """Label an operation whose output at a position depends only on the operands there."""
     nodes = [n for n in pytree.tree_leaves((call.node.args, call.node.kwargs)) if _is_tensor(n)]

@@ -95,6 +95,8 @@ def _copies(labels: Labels, call: Call) -> Tensor | None:
         ids, count, dim = call.args[0], call.args[1], call.arguments.get("dim")
         if not isinstance(count, int) or dim is None or not isinstance(ids, Tensor):
             return None
+        if call.node.all_input_nodes[0].op == "get_attr":  # single weights aren't blocks
+            return None
         dim %= ids.dim()
         if not _in_blocks(labels, ids, dim):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -60,11 +61,15 @@ def batched_matmul(labels: Labels, call: Call) -> Any:
     return matmul(labels, call)
 
 
-@rule("baddbmm")
+@rule("baddbmm", matrix=(1, 2))
 def added_matmul(labels: Labels, call: Call) -> Any:
-    """Label ``a + x @ y``, as in attention scores with a mask."""
-    added, x, y = call.tensors
-    return align(labels, [contract(labels, x, y), added])
+    """Label ``a + x @ y``, as in attention scores with a mask, or in a layer of several networks."""
+    added, x, y = call.args[:3]
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        product = contract(labels, x, y)
+    else:
+        product = batched(labels, dataclasses.replace(call, args=(x, y)))
+    return align(labels, [product, added])
 
 
 @rule("addmm", matrix=2)

@@ -39,7 +39,7 @@ _PRODUCTS = ("dot", "matmul", "mm", "mv", "vdot")
 _STATISTICS = ("amax", "amin", "linalg_vector_norm", "mean", "norm", "prod", "std", "sum", "var")
 # Statistics that return two results.
 _PAIRS = ("kthvalue", "max", "median", "min", "mode", "std_mean", "var_mean")
-_NORMS = ("_softmax", "log_softmax", "softmax", "_weight_norm", "batch_norm")
+_NORMS = ("_softmax", "log_softmax", "renorm", "softmax", "_weight_norm", "batch_norm")
 _ORDERED = ("cumsum", "flip")
 _JOINTS = ("cat", "concat", "stack")
 _LIKE = ("full_like", "ones_like", "zeros_like")
@@ -53,8 +53,6 @@ def keeps_axes(node: fx.Node) -> bool:
         return source in (*_SLICES, "unbind", "std_mean", "var_mean") or values is True
     if not isinstance(target, OpOverload):
         return False
-    if target._schema.is_mutable and not _is_fresh(node.all_input_nodes[0]):
-        return False
     if name == "unbind":
         return _dim(node, 1) == 0
     if name in _ORDERED:  # only along the spatial axes of a kernel, where no units lie
@@ -62,19 +60,13 @@ def keeps_axes(node: fx.Node) -> bool:
         return all(d % count > 1 for d in pytree.tree_leaves(dims)) and bool(dims)
     moved = (*_COPIES, *_TRANSPOSES, *RESHAPES, *_REPETITIONS, *_SLICES, *_ORDERED, *_JOINTS)
     # Products here are those of two weights; `products` labels those with an activation.
-    known = (*moved, "select", *_STATISTICS, *_PAIRS, *_NORMS, *_PRODUCTS, *_LIKE, "pad")
+    known = (*moved, "copy", "select", *_STATISTICS, *_PAIRS, *_NORMS, *_PRODUCTS, *_LIKE, "pad")
     return name in known or torch.Tag.pointwise in target.tags or RULES.get(name) is elementwise
 
 
 def is_constant(node: fx.Node) -> bool:
     """Return whether an operation fills a tensor with one value, without reading any tensor."""
     return RULES.get(operation_name(node)) is creation and not node.all_input_nodes
-
-
-def _is_fresh(node: fx.Node) -> bool:
-    """Return whether a tensor isn't a view and has a single user, so writing into it is safe."""
-    pointwise = isinstance(node.target, OpOverload) and torch.Tag.pointwise in node.target.tags
-    return len(node.users) == 1 and (pointwise or operation_name(node) == "clone")
 
 
 def _dim(node: fx.Node, place: int) -> int:
@@ -155,6 +147,8 @@ def _computed(labels: Labels, call: Call) -> Matrix | None:
     if not operands:
         return Matrix((), tuple(call.shape))
     first, shape = operands[0], tuple(call.shape)
+    if call.name == "copy":  # nothing is left of the weights that are overwritten
+        return operands[-1] if len(operands) == 2 and operands[-1].shape == shape else None
     if call.name in _JOINTS:
         return _joined(labels, call, operands)
     if call.name in _TRANSPOSES:
