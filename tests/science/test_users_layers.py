@@ -150,6 +150,34 @@ def products_3(of: int) -> Callable[[Any, Tensor], Tensor]:
     )
 
 
+def for_each_example(h: Tensor, kernels: Tensor) -> Tensor:
+    """Convolve each example with kernels of its own, of shape (examples, filters, channels, 3, 3)."""
+    together, rows = h.flatten(0, 1)[None], kernels.flatten(0, 1)
+    out = F.conv2d(together, rows, padding=1, groups=len(h))
+    return out.view(len(h), -1, *h.shape[2:])
+
+
+def modulated(m: Any, h: Tensor) -> Tensor:
+    """As in StyleGAN2: kernels scaled by each example's style, then normed."""
+    kernels = m.w * m.m(h.mean((2, 3))).view(h.shape[0], 1, -1, 1, 1)
+    norm = kernels.square().sum((2, 3, 4), keepdim=True)
+    return for_each_example(h, kernels * torch.rsqrt(norm + 1e-8)).relu()
+
+
+def mixed_kernels(m: Any, h: Tensor) -> Tensor:
+    """As in dynamic convolutions: each example's mixture of a few kernels."""
+    shares = m.b(m.a(h.mean((2, 3))).relu()).softmax(1)
+    kernels = torch.mm(shares, m.w.view(4, -1)).view(h.shape[0], 6, 8, 3, 3)
+    return for_each_example(h, kernels).relu()
+
+
+def correlated(m: Any, x: Tensor) -> Tensor:
+    """As in SiamFC: features of a part are the kernel for those of the whole."""
+    h, part = m.c(x).relu(), m.c(x[:, :, :4, :4]).relu()
+    found = F.conv2d(h.flatten(0, 1)[None], part, groups=x.shape[0])
+    return m.o(found.reshape(x.shape[0], -1))
+
+
 CASES: dict[str, Case] = {
     # Weights that are used twice, or computed.
     "tied to its transpose": (
@@ -611,6 +639,25 @@ CASES: dict[str, Case] = {
             w=weights(3, 20, 24), b=weights(3, 1, 24), v=weights(3, 24, 5),
         ),
         X, [24, 24, 24],
+    ),
+    # Kernels of each example, whose convolutions are the groups of one.
+    "modulated kernels": (
+        lambda: image(modulated, 6, m=nn.Linear(8, 8), w=weights(1, 6, 8, 3, 3)),
+        IMAGE, [8, 6, 48],
+    ),
+    "mixed kernels": (
+        lambda: image(mixed_kernels, 6, a=nn.Linear(8, 3), b=nn.Linear(3, 4),
+                      w=weights(4, 6, 8, 3, 3)),
+        IMAGE, [8, 3, 4, 6, 48],
+    ),
+    "a kernel from a network": (
+        lambda: image(lambda m, h: F.conv2d(h, m.h(m.z).view(6, 8, 3, 3), m.b, padding=1), 6,
+                      h=nn.Linear(4, 6 * 8 * 9), z=weights(4), b=weights(6)),
+        IMAGE, [8, 4, 6, 48],
+    ),
+    "correlated with a part": (
+        lambda: Net(correlated, c=convolution(3, 8), o=nn.Linear(81, 5)),
+        IMAGE, [8],
     ),
     "quantized units": (
         lambda: dense(

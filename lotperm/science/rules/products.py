@@ -86,6 +86,8 @@ def addmm(labels: Labels, call: Call) -> Any:
 @rule("conv1d", "conv2d", "conv3d", matrix=1)
 def convolution(labels: Labels, call: Call) -> Any:
     """Label a convolution with a kernel of shape ``(out, in / groups, *spatial)``."""
+    if isinstance(call.args[0], Tensor) and isinstance(call.args[1], Tensor):
+        return _of_activations(labels, call)
     whole = _over_all_units(labels, call)
     if whole is not None:
         return whole
@@ -101,6 +103,37 @@ def deformable_convolution(labels: Labels, call: Call) -> Any:
     if call.arguments["offset_groups"] > 1:  # each block of channels has places of its own
         labels.fix(call.args[0])
     return _product(labels, call, _Axes(output=0, input=1, units=1, kernel=True))
+
+
+def _of_activations(labels: Labels, call: Call) -> Any:
+    """Label a convolution whose kernel is computed from activations, such as one for each example.
+
+    The examples are then its groups.
+    """
+    x, weight = call.args[:2]
+    groups, dims = call.arguments["groups"], list(range(1, weight.dim()))
+    if not set(labels.varying(x)) <= {1}:
+        return unknown(labels, call)
+    for ids in (x, weight):
+        if labels.may_move(ids):
+            labels.consume(ids)
+    # The places in a kernel have an order: a unit is all values at them.
+    first = weight[(..., *[slice(1)] * (weight.dim() - 2))]
+    labels.unify(weight, first.expand(weight.shape))
+    weight = labels.find(first)
+    channels = x[(0, slice(None), *[0] * (x.dim() - 2))].view(groups, 1, -1, *[1] * (x.dim() - 2))
+    kernels = weight.unflatten(0, (groups, -1))
+    if not {0} & {*labels.varying(channels), *labels.varying(kernels)}:
+        channels, kernels = channels[:1], kernels[:1]  # the same units in each
+    sums = [
+        statistic(labels, align(labels, [units, kernel]), dims, "scores")
+        for units, kernel in zip(channels, kernels, strict=True)
+    ]
+    out = torch.cat([ids[(slice(None), *[0] * len(dims))] for ids in sums])
+    out = out.repeat(call.shape[1] // len(out))
+    if call.arguments.get("bias") is not None:
+        out = align(labels, [out, call.arguments["bias"]])
+    return spread(out, call.shape, 1)
 
 
 def _over_all_units(labels: Labels, call: Call) -> Tensor | None:
