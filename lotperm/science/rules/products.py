@@ -112,24 +112,24 @@ def _of_activations(labels: Labels, call: Call) -> Any:
     """
     x, weight = call.args[:2]
     groups, dims = call.arguments["groups"], list(range(1, weight.dim()))
+    space = (1,) * (weight.dim() - 2)
     if not set(labels.varying(x)) <= {1}:
         return unknown(labels, call)
     for ids in (x, weight):
         if labels.may_move(ids):
             labels.consume(ids)
     # The places in a kernel have an order: a unit is all values at them.
-    first = weight[(..., *[slice(1)] * (weight.dim() - 2))]
+    first = weight.flatten(2)[..., :1].unflatten(2, space)
     labels.unify(weight, first.expand(weight.shape))
-    weight = labels.find(first)
-    channels = x[(0, slice(None), *[0] * (x.dim() - 2))].view(groups, 1, -1, *[1] * (x.dim() - 2))
-    kernels = weight.unflatten(0, (groups, -1))
+    kernels = labels.find(first).unflatten(0, (groups, -1))
+    channels = x[0].flatten(1)[:, 0].view(groups, 1, -1, *space)
     if not {0} & {*labels.varying(channels), *labels.varying(kernels)}:
         channels, kernels = channels[:1], kernels[:1]  # the same units in each
     sums = [
         statistic(labels, align(labels, [units, kernel]), dims, "scores")
         for units, kernel in zip(channels, kernels, strict=True)
     ]
-    out = torch.cat([ids[(slice(None), *[0] * len(dims))] for ids in sums])
+    out = torch.cat([ids.flatten(1)[:, 0] for ids in sums])
     out = out.repeat(call.shape[1] // len(out))
     if call.arguments.get("bias") is not None:
         out = align(labels, [out, call.arguments["bias"]])
