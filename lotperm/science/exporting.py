@@ -28,6 +28,7 @@ from lotperm.science.recurrence import unstack_recurrence
 from lotperm.science.regions import inline_contexts, refuse_regions
 from lotperm.science.sequences import Unpacked
 from lotperm.science.state_dicts import copy_of
+from lotperm.science.synonyms import use_one_name
 from lotperm.science.writes import name_what_is_written
 
 
@@ -79,6 +80,7 @@ def export_graph(
     inline_contexts(program)
     refuse_regions(program.graph)
     unstack_recurrence(program.graph)
+    use_one_name(program.graph)
     name_what_is_written(program.graph)
     # Modules in the graph are checks of the input's shape, which would fix the batch size. An
     # assignment to `.data` asks whether the types fit.

@@ -47,7 +47,10 @@ COPIES = ("_to_copy", "alias", "clone", "contiguous", "detach", "to")
 @rule("alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout")
 @rule("hardswish", "log_sigmoid", "mish", "relu6", "real", "imag", "complex", "polar")
 @rule("fill", "floor_divide", "masked_fill", "rsub", "true_divide", "where")
-@rule("fake_quantize_per_tensor_affine")
+@rule("fake_quantize_per_tensor_affine", "isclose", "isreal", "lift", "lift_fresh", "pin_memory")
+@rule(
+    "conj", "resolve_conj", "resolve_neg", "special_gammainc", "special_gammaincc", "special_ndtr"
+)
 def elementwise(labels: Labels, call: Call) -> Tensor:
     """Label an operation whose output at a position depends only on the operands there."""
     nodes = [n for n in pytree.tree_leaves((call.node.args, call.node.kwargs)) if _is_tensor(n)]
@@ -71,6 +74,20 @@ def _before_expansion(labels: Labels, node: fx.Node, ids: Tensor) -> Tensor:
         if source is not None and labels.may_move(source):
             return source
     return ids
+
+
+@rule("bucketize", "isin", "searchsorted")
+def compared(labels: Labels, call: Call) -> Tensor:
+    """Label values that are each compared with the same others, which stay."""
+    others, values = call.args[1], call.args[0]
+    if call.name == "searchsorted":
+        others, values = values, others
+    if not isinstance(values, Tensor):  # a single number
+        values = torch.zeros(call.shape, dtype=torch.int64)
+    if isinstance(others, Tensor):
+        labels.because("compares them all with the same values")
+        labels.fix(others)
+    return values.expand(call.shape)
 
 
 @rule("glu")

@@ -40,11 +40,13 @@ _REPETITIONS = (
     "t",
     "transpose",
 )
-@rule("cat", "concat", "hstack", "stack", "vstack")
+@rule("column_stack", "cat", "concat", "dstack", "hstack", "stack", "vstack")
 @rule("chunk", "narrow", "select", "slice", "split", "split_with_sizes", "tensor_split", "unbind")
 @rule("dsplit", "hsplit", "vsplit")
 @rule("broadcast_tensors", "broadcast_to", "expand", "expand_as", "repeat", "repeat_interleave")
 @rule("channel_shuffle", "flip", "native_channel_shuffle", "roll", "rot90", "tile", "unfold")
+@rule("atleast_1d", "atleast_2d", "atleast_3d", "diagonal", "fft_fftshift", "fft_ifftshift")
+@rule("fliplr", "flipud", "linalg_diagonal", "ravel")
 def move(labels: Labels, call: Call) -> Any:
     """Run the operation on the ids themselves."""
     # Ids may lie in memory differently from the values, so that a view isn't possible.
@@ -53,7 +55,7 @@ def move(labels: Labels, call: Call) -> Any:
     copied = _copies(labels, call)
     if copied is not None:
         return copied
-    if name in ("cat", "concat", "hstack", "stack", "vstack"):
+    if name in ("cat", "column_stack", "concat", "dstack", "hstack", "stack", "vstack"):
         # A value may be repeated by concatenating it with itself.
         nodes = pytree.tree_leaves(call.node.args[0])
         known = {

@@ -23,6 +23,13 @@ def reduction(labels: Labels, call: Call) -> Tensor:
     return statistic(labels, call.tensors[0], _dims(call)).reshape(call.shape)
 
 
+@rule("dist", "linalg_vecdot")
+def of_two(labels: Labels, call: Call) -> Tensor:
+    """Label a distance or a product of two vectors, or of many at once."""
+    dims = _dims(call) if call.name == "dist" else [call.arguments["dim"]]
+    return statistic(labels, align(labels, call.tensors), dims).reshape(call.shape)
+
+
 @rule("_softmax", "log_softmax", "softmax")
 def softmax(labels: Labels, call: Call) -> Tensor:
     """Label values that are divided by their sum."""
@@ -47,7 +54,10 @@ def comparison(labels: Labels, call: Call) -> Tensor:
 
 
 # The values of these depend on the set of their inputs, not on its order.
-_OF_SETS = ("kthvalue", "max", "median", "min", "mode", "nanmedian", "quantile", "sort", "topk")
+_OF_SETS = (
+    *("kthvalue", "max", "median", "min", "mode", "nanmedian", "nanquantile", "quantile"),
+    *("sort", "topk"),
+)
 
 
 @rule(*_OF_SETS, "argmax", "argmin", "argsort", "cummax", "cummin", "cumprod", "cumsum", "diff")

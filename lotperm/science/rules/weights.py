@@ -60,7 +60,8 @@ def keeps_axes(node: fx.Node) -> bool:
         return all(d % count > 1 for d in pytree.tree_leaves(dims)) and bool(dims)
     moved = (*_COPIES, *_TRANSPOSES, *RESHAPES, *_REPETITIONS, *_SLICES, *_ORDERED, *_JOINTS)
     # Products here are those of two weights; `products` labels those with an activation.
-    known = (*moved, "copy", "select", *_STATISTICS, *_PAIRS, *_NORMS, *_PRODUCTS, *_LIKE, "pad")
+    others = ("copy", "outer", "pad", "select")
+    known = (*moved, *others, *_STATISTICS, *_PAIRS, *_NORMS, *_PRODUCTS, *_LIKE)
     return name in known or torch.Tag.pointwise in target.tags or RULES.get(name) is elementwise
 
 
@@ -170,6 +171,9 @@ def _computed(labels: Labels, call: Call) -> Matrix | None:
         ones = (1,) * (len(shape) - 2)
         own = [vector.reshaped((*vector.shape, *ones), labels.shapes) for vector in operands[1:]]
         return Matrix.together([first, *(vector for vector in own if vector)], shape)
+    if call.name == "outer":
+        column = first.reshaped((*first.shape, 1), labels.shapes)
+        return Matrix.together([column, operands[-1]], shape) if column else None
     if call.name in _STATISTICS:
         dims = call.arguments.get("dim")
         dims = [dims] if isinstance(dims, int) else dims or list(range(len(first.shape)))
