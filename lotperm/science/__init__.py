@@ -9,6 +9,8 @@ nothing, and otherwise every function of matching would have to pass the ranks o
 `symmetry`       the spec: which axes share a permutation; permute, invert, compose
 `tracing`        from a network to its spec
 `exporting`      from a module to a graph of ATen operations
+`synonyms`       operations with two names, under one
+`writes`         operations that write into tensors, as ones that make new ones
 `graphs`         such graphs: cut, compiled, run and read
 `folding`        batch norms folded into convolutions
 `rules`          what each operation does to unit ids
