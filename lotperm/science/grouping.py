@@ -150,6 +150,8 @@ def _fixed_outputs(labels: Labels, groups: _Groups, layer: str, ids: Tensor) -> 
         elif len(together := ids[roots == roots[i]]) > 1:
             joined = labels.joined_by(int(together[0]), int(together[-1]))
             cause = Cause(joined.node, "uses several of them as one")
+        elif _enters_outputs(labels, int(roots[i])):
+            continue
         else:
             cause = _telling_apart(labels, roots)
         blamed.setdefault(cause, []).append(i)
@@ -159,6 +161,20 @@ def _fixed_outputs(labels: Labels, groups: _Groups, layer: str, ids: Tensor) -> 
             yield Fixed(layer, tuple(units), len(ids), "", reason)
         else:
             yield _fixed_units(layer, units, len(ids), cause)
+
+
+def _enters_outputs(labels: Labels, unit: int) -> bool:
+    """Return whether a unit is an output of the network in all but a statistic, such as a mean."""
+    of = [
+        parent
+        for relation in labels.relations
+        if relation.kind in ("inside", "scores")
+        for parent in relation.parents[labels.find(relation.children) == unit].tolist()
+    ]
+    return bool(of) and all(
+        labels.find(torch.tensor(parent)) == FIXED and labels.fixed_by(parent) is None
+        for parent in of
+    )
 
 
 def _fixed_units(layer: str, units: Iterable[int], total: int, cause: Cause) -> Fixed:

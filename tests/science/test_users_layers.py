@@ -691,3 +691,13 @@ def test_complex_layers() -> None:
     assert torch.equal(matched["a"], invert(p)["a"])
     with pytest.raises(ParameterError, match=r"^a\.weight is complex.*match by activations\.$"):
         match_weights(moved, state, spec)
+
+
+@pytest.mark.filterwarnings("error:no unit moves")
+def test_outputs_that_are_averaged_are_merely_outputs() -> None:
+    model = Net(
+        lambda m, x: torch.bmm(torch.bmm(x.expand(3, -1, -1), m.w).relu(), m.v).mean(0),
+        w=weights(3, 20, 8),
+        v=weights(3, 8, 5),
+    )
+    assert PermutationSpec.trace(model.eval(), X).fixed == ()
