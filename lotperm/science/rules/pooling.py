@@ -33,9 +33,9 @@ def pooling(labels: Labels, call: Call) -> Any:
 def sampling(labels: Labels, call: Call) -> Any:
     """Label channels that are sampled at places, or in boxes, given by another tensor."""
     ids, places = call.tensors[:2]
+    units = labels.along(ids, 1)
     labels.because("uses them as places")
     labels.fix(places)
-    units = labels.along(ids, 1)
     # Some operations also return the places of the maxima.
     return pytree.tree_map_only(
         Tensor, lambda value: spread(units, concrete_shape(value), 1), call.node.meta["val"]

@@ -97,12 +97,13 @@ def convolution(labels: Labels, call: Call) -> Any:
 @rule("deform_conv2d", matrix=1)
 def deformable_convolution(labels: Labels, call: Call) -> Any:
     """Label a convolution whose places are moved, and weighed, by other activations."""
+    out = _product(labels, call, _Axes(output=0, input=1, units=1, kernel=True))
     labels.because("uses them as places")
     for places in (call.args[2], call.arguments["mask"]):
         labels.fix(places)
     if call.arguments["offset_groups"] > 1:  # each block of channels has places of its own
         labels.fix(call.args[0])
-    return _product(labels, call, _Axes(output=0, input=1, units=1, kernel=True))
+    return out
 
 
 def _of_activations(labels: Labels, call: Call) -> Any:
@@ -113,7 +114,7 @@ def _of_activations(labels: Labels, call: Call) -> Any:
     x, weight = call.args[:2]
     groups, dims = call.arguments["groups"], list(range(1, weight.dim()))
     space = (1,) * (weight.dim() - 2)
-    if not set(labels.varying(x)) <= {1}:
+    if x.dim() != weight.dim() or not set(labels.varying(x)) <= {1}:
         return unknown(labels, call)
     for ids in (x, weight):
         if labels.may_move(ids):
