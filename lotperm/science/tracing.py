@@ -28,6 +28,7 @@ from lotperm.science.graphs import (
     describe_node,
     is_batched,
     is_variable,
+    operation_name,
 )
 from lotperm.science.grouping import assemble_spec
 from lotperm.science.inputs import Batch, batch_size, call_arguments, describe
@@ -167,6 +168,10 @@ def _doubled(call: tuple[Any, ...]) -> tuple[Any, ...]:
     return doubled
 
 
+# These read other memory if a box names an image that isn't in the batch.
+_OF_BOXES = ("ps_roi_align", "ps_roi_pool", "roi_align", "roi_pool")
+
+
 def check_graph(
     model: nn.Module,
     args: tuple[Any, ...],
@@ -219,7 +224,8 @@ def _apart(a: Tensor, b: Tensor) -> float:
     if not a.is_floating_point():  # rounding may choose another index
         return 0.0
     x, y = (value.double().nan_to_num() for value in (a, b))
-    allowed = max(1e-3, 30 * torch.finfo(a.dtype).eps)
+    # Inside of autocast, the network computes in lower precision than the graph.
+    allowed = max(0.05, 30 * torch.finfo(a.dtype).eps)
     return float((x - y).norm() / x.norm().clamp_min(1e-30)) / allowed
 
 
@@ -255,6 +261,7 @@ def check_spec(
         The outputs differ by more than rounding, or the network is random.
     """
     generator = torch.Generator().manual_seed(0)
+    boxes = any(operation_name(node) in _OF_BOXES for node in spec.network.graph.nodes)
 
     def noisy(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
         tensor = tensor.clone()  # a network may write into its buffers
@@ -281,9 +288,8 @@ def check_spec(
         first = {name: noisy(state[name], dtype) for name in state if names[name] == name}
         before = {name: first[names[name]] for name in state}
         after = permute(before, spec, _moving(spec, generator))
-        # The network may not be made for noise, such as boxes that lie in no image of the batch,
-        # or for fewer examples than there are.
-        for values in (noise, inputs, whole):
+        # The network may not be made for noise, or for fewer examples than there are.
+        for values in (whole,) if boxes else (noise, inputs, whole):
             batch = [_as(value, dtype) for value in values]
             try:
                 a, b = (outputs(weights, batch) for weights in (before, after))

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from lotperm.science.exporting import tensors_in
 from lotperm.science.graphs import compile_graph
+from lotperm.science.state_dicts import copy_of
 from lotperm.science.symmetry import PermutationSpec
 
 Body = Callable[..., Tensor]
@@ -423,7 +424,7 @@ def test_the_graph_computes_what_the_network_does(name: str) -> None:
     make, batch, _ = CASES[name]
     model = make().eval()
     spec = PermutationSpec.trace(model, batch)
-    graph = compile_graph(spec.network.graph, spec.tensors(model))
+    graph = compile_graph(spec.network.graph, spec.tensors(copy_of(model)))
     with torch.no_grad():
         got = graph(*spec.network.form.leaves(batch))
     torch.testing.assert_close(tensors_in(got), outputs(model, batch))
