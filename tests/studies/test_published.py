@@ -179,6 +179,32 @@ def test_the_tenth_of_the_papers_training_is_what_the_book_says_of_it():
     assert [round(100 * barriers[end], 1) for end in ends] == [72.1, 25.5]
 
 
+def test_signs_on_cifar10_are_what_the_book_says_of_them():
+    """The words of the README, of chapter 15 and of book/beyond.md."""
+    runs = {run.name: run for run in published.recorded("cifar10", kind="signs")}
+    run = runs["signs_resnet8_cifar10_rewound"]
+    e = run.experiment
+    assert (e["model"]["width"], e["data"]["train_size"], len(e["seeds"])) == (1, 10_000, 6)
+    assert (e["sparsities"], e["rewind_epochs"], e["dense"]["epochs"]) == ([0.97], [4], 16)
+    rows = run.rows()
+    table = 100 * rows.pivot(index="seed", columns="arm", values="accuracy")
+    moved, naive = table["permuted, A's signs moved"], table["naive"]
+
+    def shown(a, b):
+        found = paired(a, b)
+        return f"{found.mean:.1f} ± {found.half_width:.1f}"
+
+    assert shown(table["permuted"], naive) == "1.9 ± 1.5"
+    assert shown(moved, table["permuted"]) == "2.5 ± 1.4"
+    assert shown(moved, naive) == "4.3 ± 1.5"
+    gap = (table["lth"] - naive).mean()
+    assert round(gap, 1) == 7.2
+    shares = [100 * (arm - naive).mean() / gap for arm in (table["permuted"], moved)]
+    assert [round(share) for share in shares] == [26, 60]
+    barrier = 100 * rows.groupby("arm")["accuracy_barrier_permuted"].mean()
+    assert [round(barrier[arm]) for arm in ("permuted", "permuted, A's signs moved")] == [19, 6]
+
+
 def _stages(name):
     content = (published.book_folder() / "results" / name / "results.json").read_text()
     return json.loads(content)["stages"]
