@@ -182,27 +182,46 @@ def test_the_tenth_of_the_papers_training_is_what_the_book_says_of_it():
 def test_signs_on_cifar10_are_what_the_book_says_of_them():
     """The words of the README, of chapter 15 and of book/beyond.md."""
     runs = {run.name: run for run in published.recorded("cifar10", kind="signs")}
-    run = runs["signs_resnet8_cifar10_rewound"]
-    e = run.experiment
-    assert (e["model"]["width"], e["data"]["train_size"], len(e["seeds"])) == (1, 10_000, 6)
-    assert (e["sparsities"], e["rewind_epochs"], e["dense"]["epochs"]) == ([0.97], [4], 16)
-    rows = run.rows()
-    table = 100 * rows.pivot(index="seed", columns="arm", values="accuracy")
-    moved, naive = table["permuted, A's signs moved"], table["naive"]
 
     def shown(a, b):
         found = paired(a, b)
         return f"{found.mean:.1f} ± {found.half_width:.1f}"
 
-    assert shown(table["permuted"], naive) == "1.9 ± 1.5"
-    assert shown(moved, table["permuted"]) == "2.5 ± 1.4"
-    assert shown(moved, naive) == "4.3 ± 1.5"
-    gap = (table["lth"] - naive).mean()
-    assert round(gap, 1) == 7.2
-    shares = [100 * (arm - naive).mean() / gap for arm in (table["permuted"], moved)]
-    assert [round(share) for share in shares] == [26, 60]
+    def arms(name, k):
+        e = runs[name].experiment
+        assert (e["model"]["width"], e["data"]["train_size"], len(e["seeds"])) == (1, 10_000, 6)
+        assert (e["sparsities"], e["rewind_epochs"], e["dense"]["epochs"]) == ([0.97], [k], 16)
+        table = 100 * runs[name].rows().pivot(index="seed", columns="arm", values="accuracy")
+        of = (table[arm] for arm in ("lth", "permuted", "permuted, A's signs moved", "naive"))
+        return tuple(of)
+
+    def shares(lth, permuted, moved, naive):
+        gap = (lth - naive).mean()
+        return [round(100 * (arm - naive).mean() / gap) for arm in (permuted, moved)]
+
+    lth, permuted, moved, naive = late = arms("signs_resnet8_cifar10_rewound", 4)
+    assert shown(permuted, naive) == "1.9 ± 1.5"
+    assert shown(moved, permuted) == "2.5 ± 1.4"
+    assert shares(*late) == [26, 60]
+    rows = runs["signs_resnet8_cifar10_rewound"].rows()
     barrier = 100 * rows.groupby("arm")["accuracy_barrier_permuted"].mean()
     assert [round(barrier[arm]) for arm in ("permuted", "permuted, A's signs moved")] == [19, 6]
+
+    lth, permuted, moved, naive = early = arms("signs_resnet8_cifar10", 0)
+    assert shown(permuted, naive) == "0.9 ± 1.3"
+    assert shown(moved, naive) == "5.4 ± 2.0"
+    assert shown(lth, moved) == "0.4 ± 0.9"
+    assert shares(*early) == [15, 93]
+    means = runs["signs_resnet8_cifar10"].rows().groupby("arm").mean(numeric_only=True)
+    lower = [
+        1
+        - means.loc["naive, A's signs", "accuracy_barrier"]
+        / means.loc["naive", "accuracy_barrier"],
+        1
+        - means.loc["permuted, A's signs moved", "accuracy_barrier_permuted"]
+        / means.loc["permuted", "accuracy_barrier_permuted"],
+    ]
+    assert [round(share, 2) for share in lower] == [0.67, 0.72]
 
 
 def _stages(name):
