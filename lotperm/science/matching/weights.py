@@ -71,10 +71,10 @@ def match_weights(
     a, b = matched_parameters(weights_a, weights_b, spec)
     names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
     given = spec.read(weights_a, "weights of A")
-    for group in spec.sizes:
-        # Some of them may be buffers of whole numbers, which aren't compared.
+    for group, found in names.items():
         own = [n for n, rs in spec.roles.items() if any(group in r.positions for r in rs)]
-        if own and given.keys().isdisjoint(own):
+        # Where nothing is missing, all of them are buffers of whole numbers, which aren't compared.
+        if not found and not given.keys() >= set(own):
             raise ParameterError(
                 f"the weights of A and B lack all tensors that group {group!r} permutes; give full "
                 "state dicts."
