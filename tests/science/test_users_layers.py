@@ -650,6 +650,10 @@ CASES: dict[str, Case] = {
                       w=weights(4, 6, 8, 3, 3)),
         IMAGE, [8, 3, 4, 6, 48],
     ),
+    "a kernel that is flipped": (
+        lambda: image(lambda m, h: F.conv2d(h.relu(), m.w.flip(0)), 8, w=weights(8, 8, 1, 1)),
+        IMAGE, [8, 8, 64],
+    ),
     "a kernel from a network": (
         lambda: image(lambda m, h: F.conv2d(h, m.h(m.z).view(6, 8, 3, 3), m.b, padding=1), 6,
                       h=nn.Linear(4, 6 * 8 * 9), z=weights(4), b=weights(6)),
