@@ -71,18 +71,17 @@ def match_weights(
     a, b = matched_parameters(weights_a, weights_b, spec)
     names = {group: [name for name, _ in spec.unit_weights(b, group)] for group in spec.sizes}
     given = spec.read(weights_a, "weights of A")
+    if complexes := [n for n in spec.roles if n in given and given[n].is_complex()]:
+        raise ParameterError(
+            f"{complexes[0]} is complex, and such weights can't be compared; match by activations."
+        )
     for group, found in names.items():
-        own = [n for n, rs in spec.roles.items() if any(group in r.positions for r in rs)]
+        own = {n for n, rs in spec.roles.items() if any(group in r.positions for r in rs)}
         # Where nothing is missing, all of them are buffers of whole numbers, which aren't compared.
-        if not found and not given.keys() >= set(own):
+        if not found and not given.keys() >= own:
             raise ParameterError(
                 f"the weights of A and B lack all tensors that group {group!r} permutes; give full "
                 "state dicts."
-            )
-        if complexes := [name for name in own if name in given and given[name].is_complex()]:
-            raise ParameterError(
-                f"{complexes[0]} is complex, and such weights can't be compared; match by "
-                "activations."
             )
     search = _Descent(spec, a, b, names, max_sweeps)
     if init is not None:
