@@ -109,7 +109,7 @@ def _put_back(graph: fx.Graph, view: fx.Node, whole: fx.Node, part: fx.Node) -> 
         axes = list(given[0])
         undone = sorted(range(len(axes)), key=[axis % len(axes) for axis in axes].__getitem__)
         target, args = aten.permute.default, (part, undone)
-    elif name in ("moveaxis", "movedim"):
+    elif name == "movedim":
         target, args = view.target, (part, *reversed(given))
     elif name in ("alias", "detach"):
         target, args = aten.alias.default, (part,)

@@ -46,7 +46,7 @@ COPIES = ("_to_copy", "alias", "clone", "contiguous", "detach", "to")
 @rule(*COPIES, "type_as")
 @rule("alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout")
 @rule("hardswish", "log_sigmoid", "mish", "relu6", "real", "imag", "complex", "polar")
-@rule("fill", "floor_divide", "masked_fill", "rsub", "true_divide", "where")
+@rule("fill", "floor_divide", "masked_fill", "rsub", "where")
 @rule("fake_quantize_per_tensor_affine", "isclose", "isreal", "lift", "lift_fresh", "pin_memory")
 @rule(
     "conj", "resolve_conj", "resolve_neg", "special_gammainc", "special_gammaincc", "special_ndtr"

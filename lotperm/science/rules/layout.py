@@ -29,7 +29,6 @@ _REPETITIONS = (
     "adjoint",
     "matrix_H",
     "mT",
-    "moveaxis",
     "numpy_T",
     "movedim",
     "permute",
@@ -40,7 +39,7 @@ _REPETITIONS = (
     "t",
     "transpose",
 )
-@rule("column_stack", "cat", "concat", "dstack", "hstack", "stack", "vstack")
+@rule("column_stack", "cat", "dstack", "hstack", "stack", "vstack")
 @rule("chunk", "narrow", "select", "slice", "split", "split_with_sizes", "tensor_split", "unbind")
 @rule("dsplit", "hsplit", "vsplit")
 @rule("broadcast_tensors", "broadcast_to", "expand", "expand_as", "repeat", "repeat_interleave")
@@ -55,7 +54,7 @@ def move(labels: Labels, call: Call) -> Any:
     copied = _copies(labels, call)
     if copied is not None:
         return copied
-    if name in ("cat", "column_stack", "concat", "dstack", "hstack", "stack", "vstack"):
+    if name in ("cat", "column_stack", "dstack", "hstack", "stack", "vstack"):
         # A value may be repeated by concatenating it with itself.
         nodes = pytree.tree_leaves(call.node.args[0])
         known = {
@@ -64,7 +63,7 @@ def move(labels: Labels, call: Call) -> Any:
             if nodes.count(node) > 1
         }
         parts = [known.get(node, ids) for node, ids in zip(nodes, args[0], strict=True)]
-        if name in ("cat", "concat"):
+        if name == "cat":
             parts = _padded(labels, parts, call.arguments["dim"])
         args = (parts, *args[1:])
     elif name in _REPETITIONS:

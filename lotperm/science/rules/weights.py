@@ -41,7 +41,7 @@ _STATISTICS = ("amax", "amin", "linalg_vector_norm", "mean", "norm", "prod", "st
 _PAIRS = ("kthvalue", "max", "median", "min", "mode", "std_mean", "var_mean")
 _NORMS = ("_softmax", "log_softmax", "renorm", "softmax", "_weight_norm", "batch_norm")
 _ORDERED = ("cumsum", "flip")
-_JOINTS = ("cat", "concat", "stack")
+_JOINTS = ("cat", "stack")
 _LIKE = ("full_like", "ones_like", "zeros_like")
 
 
