@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lotperm.engine import probes
+from lotperm.engine.rewritten import ON_ANY_DEVICE, ON_CPU
 from lotperm.engine.state import TrainingState
 from lotperm.engine.step import Rule, descend_together, differentiate, move
 
@@ -31,26 +32,16 @@ losses, and changes the state in place. It holds no weights.
 PROGRAMS: dict[Hashable, Program | Exception] = {}
 """The programs of this process, or errors, by everything that they depend on."""
 
+CPU_OPTIONS: dict[str, Any] = {"cpp_wrapper": True, "inplace_buffers": False}
+"""Options of the compiler on CPUs: the program is C++ as a whole, and no loop writes over what it
+reads. Such a loop writes 16 bfloat16 numbers under a mask of 32, and Intel's processors let the next
+read wait for that write: the gradient of a batch norm took three times as long.
+"""
+
 CUDA_OPTIONS: dict[str, Any] = {"combo_kernels": True}
 """Options of the compiler on CUDA: independent kernels are combined, since the time of a small
 network's step is bounded by their number.
 """
-
-
-def _product_then_bias(
-    bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
-    """Compute `torch.baddbmm` as a product and a sum.
-
-    The compiler fuses the sum with what follows into one loop. As a single operation, PyTorch would
-    first copy the bias into the result, which takes a twentieth of a step of 8 MLPs.
-    """
-    product = alpha * torch.bmm(x, weight)
-    return product if beta == 0 else product + beta * bias
-
-
-REWRITTEN = {torch.ops.aten.baddbmm.default: _product_then_bias}
-"""PyTorch operations -> what the compiler gets in their place."""
 
 
 def compiled_step(
@@ -78,9 +69,7 @@ def compiled_step(
     # cores among them.
     share = max(1, torch.get_num_threads() // threads)
     on_cpu = state.device.type == "cpu"
-    options: dict[str, Any] = (
-        {"cpp_wrapper": True, "cpp.threads": share} if on_cpu else dict(CUDA_OPTIONS)
-    )
+    options: dict[str, Any] = CPU_OPTIONS | {"cpp.threads": share} if on_cpu else dict(CUDA_OPTIONS)
     form = state.networks.form()
     # Hooks may do anything, so a program with hooks in it isn't shared with other networks.
     if form is None:
@@ -159,7 +148,8 @@ def compile_step(
 
     arguments: list[Any] = [inputs, targets, state.lr, *state.by_parameter()]
     # Fake tensors have shapes and no values: tracing computes nothing and leaves the state alone.
-    graph = make_fx(step, REWRITTEN, tracing_mode="fake")(*arguments)
+    rewritten = ON_CPU if state.device.type == "cpu" else ON_ANY_DEVICE
+    graph = make_fx(step, rewritten, tracing_mode="fake")(*arguments)
     # The compiler keeps programs on disk only if an empty environment of symbolic shapes tells it
     # that shapes are fixed. Tracing above must do without one.
     with probes.remembered(), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
