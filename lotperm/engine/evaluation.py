@@ -11,9 +11,19 @@ from lotperm.engine.stacking import StackedNetworks
 from lotperm.parallel import distributed
 
 
+EXAMPLES_AT_ONCE = {"cuda": 1000, "cpu": 250}
+"""Type of a device -> examples per forward pass. A CPU's caches hold the activations of few: with
+250 images, ResNet20 is evaluated in 0.6 of the time that it takes with 1,000.
+"""
+
+
 @torch.no_grad()
 def evaluate_stack(
-    networks: StackedNetworks, split: Split, data: Dataset, batch: int = 1000, workers: int = 0
+    networks: StackedNetworks,
+    split: Split,
+    data: Dataset,
+    batch: int | None = None,
+    workers: int = 0,
 ) -> dict[str, list[float]]:
     """Measure accuracy and mean cross-entropy of M networks on a split.
 
@@ -30,7 +40,8 @@ def evaluate_stack(
     data : Dataset
         The data set that the split belongs to; its mean and standard deviation are used.
     batch : int, optional
-        Number of examples per forward pass; fewer if images come from files and are large.
+        Number of examples per forward pass, by default `EXAMPLES_AT_ONCE`; fewer if images come
+        from files and are large.
     workers : int, optional
         Number of processes that read files.
 
@@ -43,6 +54,7 @@ def evaluate_stack(
     """
     networks.module.eval()
     device = networks.flat.device
+    batch = batch or EXAMPLES_AT_ONCE[device.type]
     # Counted in integers, which is exact however batches and ranks divide the examples.
     hits, hits5 = torch.zeros(2, networks.members, dtype=torch.long, device=device)
     # In float64, since the sum has as many terms as there are examples.
