@@ -10,7 +10,6 @@ from lotperm.data.dataset import Dataset, Split
 from lotperm.engine.stacking import StackedNetworks
 from lotperm.parallel import distributed
 
-
 EXAMPLES_AT_ONCE = {"cuda": 1000, "cpu": 250}
 """Type of a device -> examples per forward pass. A CPU's caches hold the activations of few: with
 250 images, ResNet20 is evaluated in 0.6 of the time that it takes with 1,000.
