@@ -259,34 +259,57 @@ def speeds(report, network, peers):
     return [(r["members"], r["images_per_s"]) for r in rows]
 
 
+def engine_report(folder=""):
+    return json.loads((ROOT / "book" / "results" / folder / "engine.json").read_text())
+
+
+def times_ordinary(report, network, members):
+    """How many times as fast the best way is as the best ordinary loop."""
+    ours = speeds(report, network, ("float", "bfloat"))
+    ordinary = max(speed for _, speed in speeds(report, network, "ordinary"))
+    return round(max(speed for m, speed in ours if m == members) / ordinary, 1)
+
+
 def test_the_recorded_engine_is_what_the_book_says_of_it():
-    """The words of book/recorded.md."""
-    report = json.loads((ROOT / "book" / "results" / "engine.json").read_text())
+    """The words of book/speed.md and the README."""
+    small, wide = engine_report(), engine_report("resnet20")
+    assert [times_ordinary(wide, "resnet20x1", m) for m in (1, 2)] == [3.9, 4.6]
+    assert times_ordinary(small, "resnet8x0.5", 8) == 4.5
+    assert [times_ordinary(small, "mlp", m) for m in (8, 16)] == [10.3, 13.8]
+    for report in (small, wide):
+        assert {r["members"] for r in report["rows"]} == {1, 2, 4, 8, 16}
+    (roof,) = wide["roofline"]
+    best = max(speed for _, speed in speeds(wide, "resnet20x1", "bfloat16"))
+    assert round(roof["images_per_s_by_memory"] / best, 1) == 2.3
+    assert round(wide["limits"]["gb_per_s"]) == 31
 
-    def best(network, members):
-        ours = max(
-            speed for m, speed in speeds(report, network, ("float", "bfloat")) if m == members
-        )
-        return ours / max(speed for _, speed in speeds(report, network, "ordinary"))
-
-    places = (("resnet20x1", 1), ("resnet8x0.5", 8), ("mlp", 8), ("mlp", 16))
-    assert [round(best(*place), 1) for place in places] == [2.3, 3.3, 10.9, 11.8]
-    (roof,) = [r for r in report["roofline"] if r["network"] == "resnet20x1"]
+    older = engine_report("epyc")
+    assert times_ordinary(older, "resnet20x1", 1) == 2.3
+    assert times_ordinary(older, "resnet8x0.5", 8) == 3.3
+    assert [times_ordinary(older, "mlp", m) for m in (8, 16)] == [10.9, 11.8]
+    (roof,) = [r for r in older["roofline"] if r["network"] == "resnet20x1"]
     assert round(100 * roof["products"]["share"]) == 74
     assert round(roof["products"]["tflops"], 2) == 0.29
-    assert round(report["limits"]["tflops_bfloat16"], 2) == 0.39
-    assert {r["members"] for r in report["rows"]} == {1, 2, 4, 8, 16}
+    assert round(older["limits"]["tflops_bfloat16"], 2) == 0.39
+
+
+def step_rows(folder=""):
+    report = json.loads((ROOT / "book" / "results" / folder / "step.json").read_text())
+    return {row["network"]: row for row in report["rows"] if row["precision"] == "bfloat16"}
 
 
 def test_the_recorded_profile_of_steps_is_what_the_book_says_of_it():
     """The words of book/speed.md."""
-    report = json.loads((ROOT / "book" / "results" / "step.json").read_text())
-    rows = {
-        row["network"]: [round(100 * row["profile"][kind]) for kind in ("products", "update")]
-        for row in report["rows"]
-        if row["precision"] == "bfloat16"
+    shares = {
+        name: [round(100 * row["profile"][kind]) for kind in ("products", "update")]
+        for name, row in step_rows().items()
     }
-    assert (rows["mlp"], rows["resnet20x1"]) == ([67, 16], [76, 12])
+    assert (shares["mlp"], shares["resnet20x1"]) == ([44, 23], [62, 18])
+    milliseconds = [
+        [round(step_rows(f"norms/{when}")[name]["step_us"] / 1000) for when in ("after", "before")]
+        for name in ("resnet20x1", "resnet8x0.5")
+    ]
+    assert milliseconds == [[142, 181], [41, 49]]
 
 
 def test_the_recorded_engine_of_wide_networks_is_what_the_book_says_of_it():
