@@ -13,9 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Loaded for what it defines: the operation in `_once`.
-from torch._inductor import inductor_prims  # noqa: F401
-
 
 def _product_then_bias(
     bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1
@@ -35,7 +32,11 @@ def _once(channels: Tensor) -> Tensor:
     Else the compiler puts its computation into every loop that reads it: a division and a square
     root for every activation, which take longer than all the rest.
     """
-    return torch.ops.prims.inductor_force_stride_order.default(channels, channels.stride())
+    # Imported here because it loads the compiler, which most commands don't need.
+    from torch._inductor.inductor_prims import force_stride_order
+
+    ordered: Tensor = force_stride_order(channels, channels.stride())
+    return ordered
 
 
 def _batch_norm(
