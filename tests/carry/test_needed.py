@@ -40,21 +40,19 @@ def campaign(tmp_path):
     return Campaign.load(path)
 
 
-def test_the_pack_of_the_tenth_goes_on_where_its_first_seed_ends(tmp_path):
+def test_the_pack_of_the_tenth_goes_on_where_its_second_seed_was_stopped(tmp_path):
     store = Store(tmp_path / "store")
-    done = unpack(store, [CAMPAIGNS / "tenth_seed0.bin"])
-    assert (done.counts, done.problems) == ({"added": 21}, [])
+    done = unpack(store, [CAMPAIGNS / "tenth.bin"])
+    assert (done.counts, done.problems) == ({"added": 30}, [])
     campaign = Campaign.load(CAMPAIGNS / "tenth.yaml")
-    table = next(e for e in campaign.entries if e.name == "tenth_resnet20x1_cifar10")
-    tasks = [task for task in table.tasks(store) if task.done()]
-    assert Counter(task.name for task in tasks) == {"dense": 1, "imp": 17, "match": 1, "sparse": 1}
-    # What the next round is made from: the weights and the mask of the last one.
-    last = [task for task in tasks if task.name == "imp"][-1]
-    assert last.settings["sparsity"] == 0.97
-    # The arms at that sparsity go on from where they were stopped.
+    entries = {e.name.removeprefix("tenth_resnet20x1_cifar10"): e for e in campaign.entries}
+    tasks = [task for task in entries[""].tasks(store) if task.done()]
+    assert Counter(task.name for task in tasks) == {"dense": 2, "imp": 24, "match": 1, "sparse": 2}
+    # The next round of the second seed goes on from where it was stopped.
     (begun,) = (store.root / "work").iterdir()
-    arms = next(task for task in table.tasks(store) if task.name == "sparse" and not task.done())
-    assert begun.name == f"sparse-{arms.key[:16]}"
+    left = next(task for task in entries["_seed1"].tasks(store) if not task.done())
+    assert (left.name, round(left.settings["sparsity"], 2)) == ("imp", 0.83)
+    assert begun.name == f"imp-{left.key[:16]}"
 
 
 def travelling(campaign, store):
