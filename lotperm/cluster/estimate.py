@@ -26,6 +26,7 @@ from lotperm.cluster.costs import (
 from lotperm.cluster.parts import Part
 from lotperm.config.experiment import Experiment
 from lotperm.data.datasets import info
+from lotperm.engine.evaluation import EXAMPLES_AT_ONCE
 from lotperm.engine.runtime import Runtime
 from lotperm.errors import unknown_name
 from lotperm.store.stages import Store
@@ -171,7 +172,7 @@ class Estimator:
         # are trained at once.
         device_bytes = 4.0 * net.parameters * 3 * (w.networks + at_once) + of.bytes
         training = batch * (width * net.saved + 3 * width * net.largest) if w.networks else 0
-        evaluating = 1000 * 3 * 4 * net.largest
+        evaluating = EXAMPLES_AT_ONCE["cuda"] * 3 * 4 * net.largest
         device_bytes += at_once * max(training, evaluating)
         return Line(
             experiment_name(e),
