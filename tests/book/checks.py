@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -131,6 +131,7 @@ def accessibility(page: Page, *, colours_alone: bool = False) -> list[str]:
     Of all its rules, those of colours alone can tell one theme from another.
     """
     only = {"type": "rule", "values": ["color-contrast"]} if colours_alone else None
+    _await_tab_stops(page)
     page.evaluate(_axe())
     found: list[dict[str, Any]] = page.evaluate(
         """(only) => axe.run(document, {runOnly: only, resultTypes: ["violations"], preload: false})
@@ -144,6 +145,20 @@ def accessibility(page: Page, *, colours_alone: bool = False) -> list[str]:
         for rule in found
         for target, message in rule["nodes"]
     ]
+
+
+def _await_tab_stops(page: Page) -> None:
+    """Wait until what scrolls can be reached by keyboard; axe-core reports what can't by then.
+
+    The theme sees to it 0.3 s after the window has changed its size.
+    """
+    with suppress(Late):
+        page.wait_for_function(
+            """() => [...document.querySelectorAll("main [tabindex='-1']")].every((e) =>
+                !/auto|scroll/.test(getComputedStyle(e).overflow)
+                || e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight)""",
+            timeout=2000,
+        )
 
 
 @cache

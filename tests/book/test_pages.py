@@ -204,6 +204,8 @@ PLAIN = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Pla
 <body><main><article><h1>Plain</h1><p>Nothing wrong here.</p>BODY</article></main></body></html>"""
 MATHJAX = '<script src="mathjax.js"></script>'
 FORMULA = '<span class="math">\\(x^2\\)</span>'
+SCROLLED = """<div id="scrolled" tabindex="-1" style="overflow: auto">
+<p style="white-space: nowrap">One line of text that is wider than the screen of any phone.</p></div>"""
 
 
 def planted(
@@ -241,6 +243,15 @@ def test_a_plain_page_has_no_problem(tmp_path: Path, reader: tuple[Page, list[st
     assert planted(tmp_path, reader, FORMULA + figure + data, MATHJAX) == []
 
 
+def test_a_page_has_time_to_answer_to_another_size(
+    tmp_path: Path, reader: tuple[Page, list[str]]
+) -> None:
+    """As the theme does, which waits for the end of a change."""
+    late = "setTimeout(() => {document.getElementById('scrolled').tabIndex = 0}, 300)"
+    body = f"{SCROLLED}<script>{late}</script>"
+    assert planted(tmp_path, reader, body) == []
+
+
 @pytest.mark.parametrize(
     ("body", "head", "said"),
     [
@@ -269,6 +280,7 @@ def test_a_plain_page_has_no_problem(tmp_path: Path, reader: tuple[Page, list[st
         ('<p style="color: #aaa; background: #fff">pale</p>', "", "color-contrast"),
         ("<input>", "", "label ("),
         ("<button></button>", "", "button-name"),
+        (SCROLLED, "", "scrollable-region-focusable"),
         ('<div style="width: 500px">wide</div>', "", "the page is"),
         (
             '<div style="overflow: hidden"><p style="width: 500px">cut off</p></div>',
