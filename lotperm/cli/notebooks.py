@@ -55,7 +55,8 @@ def build_book(
     jobs: Annotated[
         int,
         typer.Option(
-            min=1, help="Notebooks executed at once; set OMP_NUM_THREADS to the cores of each."
+            min=1,
+            help="Notebooks executed at once, each with its share of the cores or OMP_NUM_THREADS.",
         ),
     ] = 1,
 ) -> None:

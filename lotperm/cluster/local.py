@@ -14,6 +14,7 @@ from typing import Any
 
 from lotperm.cluster.options import MAX_TIMEOUTS, Options
 from lotperm.cluster.worker import Worker
+from lotperm.parallel.threads import cores_divided
 
 # Minutes. submitit wants a limit, and this one is never reached.
 _YEAR = 60 * 24 * 365
@@ -81,7 +82,8 @@ def start(
 
     There is no queue here. Each process takes every n-th job, in order, then whatever is left; a
     task computes those before it, or waits at the store's locks for the process that does. A lock
-    is only held by a process that has all that it needs, so nobody waits in a circle.
+    is only held by a process that has all that it needs, so nobody waits in a circle. The processes
+    divide the cores.
 
     Parameters
     ----------
@@ -111,7 +113,8 @@ def start(
         executor.update_parameters(
             timeout_min=options.minutes or _YEAR, gpus_per_node=len(own), visible_gpus=own
         )
-        handles.append(executor.submit(worker([*mine, *rest])))
+        with cores_divided(count * ranks):
+            handles.append(executor.submit(worker([*mine, *rest])))
     return handles
 
 

@@ -8,11 +8,14 @@ Threads that each run their own operations don't wait for each other.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import torch
+
+_OPENMP = "OMP_NUM_THREADS"
 
 
 def keep_freed_memory() -> None:
@@ -24,6 +27,29 @@ def keep_freed_memory() -> None:
     """
     # Freed at once. Its size is just below the 32 MiB up to which glibc raises the threshold.
     torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+@contextlib.contextmanager
+def cores_divided(processes: int) -> Iterator[None]:
+    """Let processes that are started inside a ``with`` statement divide the cores.
+
+    Otherwise each would start a thread for every core. A number of threads that the environment
+    has, in ``OMP_NUM_THREADS``, stays: whoever set it chose it for each process.
+
+    Parameters
+    ----------
+    processes : int
+        Number of processes that compute at the same time.
+    """
+    if _OPENMP in os.environ:
+        yield
+        return
+    # PyTorch's number, as it may have been told to use fewer cores than there are.
+    os.environ[_OPENMP] = str(max(1, torch.get_num_threads() // processes))
+    try:
+        yield
+    finally:
+        del os.environ[_OPENMP]
 
 
 @contextlib.contextmanager

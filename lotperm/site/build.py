@@ -22,6 +22,7 @@ from lotperm.config.canonical import sha256_json
 from lotperm.config.parameters import PARAMETERS
 from lotperm.config.profiles import DEFAULT_PROFILE
 from lotperm.errors import StorageError, unknown_name
+from lotperm.parallel.threads import cores_divided
 from lotperm.site.html import script_element
 from lotperm.site.notebooks import Validate, checked_parameters, defaults, execute_cached
 from lotperm.site.sphinx import render, rendered_state
@@ -61,8 +62,8 @@ def build(
     progress : bool, optional
         Show the progress of each notebook on stderr.
     jobs : int, optional
-        The number of notebooks executed at once. Give each its share of the cores with
-        ``OMP_NUM_THREADS``.
+        The number of notebooks executed at once. Each has its share of the cores, or
+        ``OMP_NUM_THREADS`` if that is set.
 
     Returns
     -------
@@ -195,13 +196,14 @@ def _execute_all(
         return {page: executed(page) for page in notebooks}
     # Threads will do: each waits for a kernel, which is a process of its own.
     pool = ThreadPoolExecutor(jobs)
-    try:
-        copies = dict(zip(notebooks, pool.map(executed, notebooks), strict=True))
-    except BaseException as error:
-        # No other notebook is begun, and after a signal nobody waits for those that run.
-        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
-        raise
-    pool.shutdown()
+    with cores_divided(jobs):
+        try:
+            copies = dict(zip(notebooks, pool.map(executed, notebooks), strict=True))
+        except BaseException as error:
+            # No other notebook is begun, and after a signal nobody waits for those that run.
+            pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+            raise
+        pool.shutdown()
     return copies
 
 

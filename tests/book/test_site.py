@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import nbformat
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from small import small_book, tiny_notebook
@@ -439,15 +440,18 @@ def test_a_page_is_made_anew_when_a_recorded_number_changes(tmp_path: Path, tabl
     assert len({before, written, notebooks.executed_key(notebook, {})}) == 3
 
 
-def test_notebooks_are_executed_at_once(tmp_path: Path) -> None:
-    """Two pages that each wait for the other's file end only if both run."""
+def test_notebooks_are_executed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pages that each wait for the other's file end only if both run, on half of the cores."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     root = small_book(tmp_path)
     (root / "_toc.yml").write_text(
         "format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/04_method\n  - file: notebooks/05_other\n"
     )
     for name, mine, other in (("04_method", "one", "two"), ("05_other", "two", "one")):
         wait = (
-            f"import time\nfrom pathlib import Path\nPath('{mine}').touch()\nend = time.monotonic() + 60\n"
+            "import os, time\nfrom pathlib import Path\nassert os.environ['OMP_NUM_THREADS'] == '3'\n"
+            f"Path('{mine}').touch()\nend = time.monotonic() + 60\n"
             f"while not Path('{other}').exists():\n    assert time.monotonic() < end\n    time.sleep(0.01)"
         )
         tiny_notebook(root / "notebooks" / f"{name}.ipynb", last=wait)

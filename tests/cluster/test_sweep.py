@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import sweeps
+import torch
 from submitit.core.utils import FailedJobError
 
 from lotperm import Store
@@ -196,6 +197,26 @@ def test_every_process_has_as_many_gpus_as_ranks(tmp_path):
     )
     first, *_, last = (call.kwargs for call in cluster.update_parameters.call_args_list)
     assert (first["gpus_per_node"], last["gpus_per_node"]) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "processes", "each"), [(None, 2, "4"), (None, 64, "2"), ("3", 2, "3")]
+)
+def test_processes_here_divide_the_cores(tmp_path, monkeypatch, chosen, processes, each):
+    path = sweeps.write(tmp_path, *sweeps.PAIR)
+    jobs = job_lists.jobs(Campaign.load(path).tasks(Store(tmp_path / "store")))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    found, executor = [], MagicMock()
+    executor.submit.side_effect = lambda _: found.append(os.environ["OMP_NUM_THREADS"])
+    local.start(executor, jobs, list, Options(at_once=processes))
+    # No more processes than there are jobs.
+    assert found == [each] * min(processes, len(jobs))
+    del found[:]
+    local.start(executor, jobs, list, Options(at_once=2, gpus=0, ranks=2))
+    assert found == [chosen or "2"] * 2
 
 
 def test_a_process_may_start_again_any_number_of_times(tmp_path):

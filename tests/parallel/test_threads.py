@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
 
-from lotperm.parallel.threads import workers
+from lotperm.parallel.threads import cores_divided, workers
 
 
 def forked(_: int) -> int | None:
@@ -52,3 +55,28 @@ def test_the_first_error_is_raised_when_what_has_begun_has_ended() -> None:
     with pytest.raises(ValueError, match="the first"), workers(2) as each:
         each(work, range(2))
     assert ended == [1]
+
+
+@pytest.mark.parametrize(("processes", "each"), [(1, "4"), (2, "2"), (3, "1"), (9, "1")])
+def test_processes_divide_the_cores(
+    monkeypatch: pytest.MonkeyPatch, processes: int, each: str
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    # Whatever machine this is.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    before = dict(os.environ)
+    with cores_divided(processes):
+        assert os.environ["OMP_NUM_THREADS"] == each
+    with pytest.raises(KeyError), cores_divided(processes):
+        raise KeyError
+    assert dict(os.environ) == before
+
+
+def test_a_number_of_threads_that_was_chosen_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    ask = "import torch; print(torch.get_num_threads())"
+    with cores_divided(2):
+        said = subprocess.run([sys.executable, "-c", ask], capture_output=True, check=True).stdout
+    assert int(said) == 1
+    assert os.environ["OMP_NUM_THREADS"] == "1"
