@@ -13,7 +13,7 @@ that the losses of all three are the same, bit for bit.
 With ``--pages``, it also measures a whole page of the book, from an empty store: CPU seconds of its
 stages, plain, compiled cold, and compiled where the programs are kept.
 
-Rows of networks that aren't measured this time stay as they were.
+Rows of networks and pages that aren't measured this time stay as they were.
 
     python benchmarks/programs.py
     python benchmarks/programs.py --networks mlp --pages resnet20_cifar100
@@ -200,31 +200,37 @@ def main() -> None:
         return
     names = options.networks or (["mlp"] if options.quick else list(NETWORKS))
     command = shlex.join(["python", "benchmarks/programs.py", *sys.argv[1:]])
-    rows = recorded(options.out, names)
+    earlier = recorded(options.out)
+    rows = [row for row in earlier["rows"] if row["network"] not in names]
     for name in names:
-        row = measure(name, steps, quick=options.quick)
-        rows.append({**row, "command": command, "load_1min": environment()["load_1min"]})
+        rows.append({**measure(name, steps, quick=options.quick), **origin(command)})
     rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
+    pages = [row for row in earlier["pages"] if row["figure"] not in options.pages]
+    for figure in options.pages:
+        pages.append({**measure_page(figure, options.profile), **origin(command)})
     report = {
         "what": "CPU seconds for a compiled step",
         "command": command,
         "rows": rows,
-        "pages": [measure_page(figure, options.profile) for figure in options.pages],
+        "pages": pages,
         "machine": environment(),
     }
     write_report(options.out / "programs", report, table(report))
 
 
-def recorded(folder: Path, names: list[str]) -> list[dict[str, Any]]:
-    """Return the existing report's rows for other networks, if they were measured here."""
+def origin(command: str) -> dict[str, Any]:
+    """Return what a row keeps of where it comes from, as others may be measured another time."""
+    here = environment()
+    return {"command": command, "load_1min": here["load_1min"], "threads": here["threads"]}
+
+
+def recorded(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the existing report's rows, if they were measured on this processor and PyTorch."""
     path = folder / "programs.json"
-    if not path.exists():
-        return []
-    report = json.loads(path.read_text())
-    here = ("cpu", "torch", "threads")
-    if any(report["machine"][name] != environment()[name] for name in here):
-        return []
-    return [row for row in report["rows"] if row["network"] not in names and "command" in row]
+    report = json.loads(path.read_text()) if path.exists() else None
+    if report and all(report["machine"][n] == environment()[n] for n in ("cpu", "torch")):
+        return {kind: report[kind] for kind in ("rows", "pages")}
+    return {"rows": [], "pages": []}
 
 
 def table(report: dict[str, Any]) -> str:
@@ -233,16 +239,17 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"# Compiled programs: {report['what']}",
         "",
-        f"`python benchmarks/programs.py`, on {machine['cpu']}, {machine['threads']} threads, PyTorch",
-        f"{machine['torch']}. CPU seconds; on a busy machine (load) they are up to twice as many.",
+        f"`python benchmarks/programs.py`, on {machine['cpu']}, PyTorch {machine['torch']}. CPU seconds; on a busy",
+        "machine (load) they are up to twice as many.",
         "",
-        "| network | at once | load | cold | next stage | new process | plain step | compiled | pays off after |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | at once | threads | load | cold | next stage | new process | plain step | compiled "
+        "| pays off after |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in report["rows"]:
         pays_off = f"{r['pays_off_after']:,.0f} steps" if r["pays_off_after"] else "never"
         lines.append(
-            f"| {r['network']} | {r['members']} | {r['load_1min']:.0f} | {r['cold']:.1f} | "
+            f"| {r['network']} | {r['members']} | {r['threads']} | {r['load_1min']:.0f} | {r['cold']:.1f} | "
             f"{r['next_stage']:.2f} | {r['new_process']:.1f} | {r['step_plain']:.4f} | "
             f"{r['step_compiled']:.4f} | {pays_off} |"
         )
@@ -251,11 +258,12 @@ def table(report: dict[str, Any]) -> str:
             "",
             "Of a whole page, from an empty store:",
             "",
-            "| figure | profile | plain | compiled, cold | compiled, programs kept |",
-            "| --- | --- | --- | --- | --- |",
+            "| figure | profile | threads | load | plain | compiled, cold | compiled, programs kept |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
         ]
     lines += [
-        f"| {r['figure']} | {r['profile']} | {r['plain']:.0f} | {r['cold']:.0f} | {r['warm']:.0f} |"
+        f"| {r['figure']} | {r['profile']} | {r['threads']} | {r['load_1min']:.0f} | {r['plain']:.0f} | "
+        f"{r['cold']:.0f} | {r['warm']:.0f} |"
         for r in report["pages"]
     ]
     return "\n".join(lines) + "\n"

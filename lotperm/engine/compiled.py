@@ -9,7 +9,9 @@ processes may share it, and it may be deleted at any time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import contextlib
+import gc
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import Any
 
@@ -123,9 +125,6 @@ def compile_step(
     options : dict[str, Any]
         Options of the compiler.
     """
-    # Imported here because it loads all of SymPy, which most commands don't need.
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
     module = state.networks.module
     names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
     count = len(list(module.parameters()))
@@ -147,11 +146,28 @@ def compile_step(
         return losses
 
     arguments: list[Any] = [inputs, targets, state.lr, *state.by_parameter()]
-    # Fake tensors have shapes and no values: tracing computes nothing and leaves the state alone.
     rewritten = ON_CPU if state.device.type == "cpu" else ON_ANY_DEVICE
-    graph = make_fx(step, rewritten, tracing_mode="fake")(*arguments)
-    # The compiler keeps programs on disk only if an empty environment of symbolic shapes tells it
-    # that shapes are fixed. Tracing above must do without one.
-    with probes.remembered(), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
-        program: Program = torch._inductor.compile(graph, arguments, options=options or None)
+    with _no_collection():
+        # Imported here because it loads all of SymPy, which most commands don't need.
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+        # Fake tensors have shapes and no values: tracing computes nothing and leaves the state
+        # alone.
+        graph = make_fx(step, rewritten, tracing_mode="fake")(*arguments)
+        # The compiler keeps programs on disk only if an empty environment of symbolic shapes tells
+        # it that shapes are fixed. Tracing above must do without one.
+        with probes.remembered(), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+            program: Program = torch._inductor.compile(graph, arguments, options=options or None)
     return program
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from going through all that the compiler loads, again and again."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()

@@ -1,6 +1,7 @@
 """Training M networks at once against training one at a time with plain PyTorch."""
 
 import dataclasses
+import gc
 import itertools
 import math
 from functools import partial
@@ -421,6 +422,35 @@ def test_a_step_that_cannot_be_compiled_runs_plain_and_says_why_in_one_line(monk
         f"round {n}: the step can't be compiled: RuntimeError: no compiler here" for n in (3, 4)
     ]
     assert all(distance(a, b) < 1e-5 for a, b in zip(plain.weights, broken.weights, strict=True))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_nothing_is_collected_while_the_compiler_runs(monkeypatch, before):
+    """Also where it fails, things are as before."""
+    seen = []
+
+    def fail(*_, **__):
+        seen.append(gc.isenabled())
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr("torch._inductor.compile", fail)
+    monkeypatch.setattr(engine_compiled, "PROGRAMS", {})
+    make = factory("mlp", SIGNAL)
+    enabled = gc.isenabled()
+    try:
+        (gc.enable if before else gc.disable)()
+        train(
+            make(),
+            [initialize(make, 0)],
+            toy(SIGNAL),
+            Recipe(epochs=1, lr=0.05, batch_size=32),
+            [Seeds.of("t", 0)],
+            runtime=Runtime(compile=True),
+        )
+        assert seen == [False]
+        assert gc.isenabled() == before
+    finally:
+        (gc.enable if enabled else gc.disable)()
 
 
 def test_the_forms_of_a_step_that_a_device_has():
