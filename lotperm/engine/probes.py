@@ -52,7 +52,7 @@ def remembered() -> Iterator[None]:
 
 
 def _leave_triton_out() -> None:
-    """Answer the question for Triton's hash, a third of a gigabyte, where no GPU could use it."""
+    """Answer the question for Triton's hash, half a gigabyte to read, where no GPU could use it."""
     from torch._inductor import codecache
 
     if torch.cuda.is_available():

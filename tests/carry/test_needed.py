@@ -43,8 +43,7 @@ def campaign(tmp_path):
 def test_the_pack_of_the_tenth_goes_on_at_its_last_entry(tmp_path):
     store = Store(tmp_path / "store")
     done = unpack(store, [CAMPAIGNS / "tenth.bin"])
-    assert done.problems == []
-    assert done.counts.keys() == {"added"}
+    assert (done.counts, done.problems) == ({"added": 49}, [])
     last = Campaign.load(CAMPAIGNS / "tenth.yaml").entries[-1]
     tasks = last.tasks(store)
     assert Counter(task.name for task in tasks if task.done()) == {
