@@ -57,6 +57,8 @@ def _leave_triton_out() -> None:
 
     if torch.cuda.is_available():
         return
+    # Private, as above.
+    question: Any = getattr(codecache, "triton_key", None)
     # The first fails in a PyTorch that asks otherwise, the second where the answer is known.
     with contextlib.suppress(AttributeError, RuntimeError):
-        codecache.triton_key.set(None)
+        question.set(None)
