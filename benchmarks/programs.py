@@ -227,8 +227,8 @@ def origin(command: str) -> dict[str, Any]:
 def recorded(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the existing report's rows, if they were measured on this processor and PyTorch."""
     path = folder / "programs.json"
-    report = json.loads(path.read_text()) if path.exists() else None
-    if report and all(report["machine"][n] == environment()[n] for n in ("cpu", "torch")):
+    report, here = json.loads(path.read_text()) if path.exists() else None, environment()
+    if report and all(report["machine"][name] == here[name] for name in ("cpu", "torch")):
         return {kind: report[kind] for kind in ("rows", "pages")}
     return {"rows": [], "pages": []}
 

@@ -102,6 +102,19 @@ def compiled_step(
     return found
 
 
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from going through all that the compiler loads, again and again."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+@_no_collection()
 def compile_step(
     rule: Rule,
     state: TrainingState,
@@ -125,6 +138,9 @@ def compile_step(
     options : dict[str, Any]
         Options of the compiler.
     """
+    # Imported here because it loads all of SymPy, which most commands don't need.
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
     module = state.networks.module
     names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
     count = len(list(module.parameters()))
@@ -147,27 +163,10 @@ def compile_step(
 
     arguments: list[Any] = [inputs, targets, state.lr, *state.by_parameter()]
     rewritten = ON_CPU if state.device.type == "cpu" else ON_ANY_DEVICE
-    with _no_collection():
-        # Imported here because it loads all of SymPy, which most commands don't need.
-        from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-        # Fake tensors have shapes and no values: tracing computes nothing and leaves the state
-        # alone.
-        graph = make_fx(step, rewritten, tracing_mode="fake")(*arguments)
-        # The compiler keeps programs on disk only if an empty environment of symbolic shapes tells
-        # it that shapes are fixed. Tracing above must do without one.
-        with probes.remembered(), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
-            program: Program = torch._inductor.compile(graph, arguments, options=options or None)
+    # Fake tensors have shapes and no values: tracing computes nothing and leaves the state alone.
+    graph = make_fx(step, rewritten, tracing_mode="fake")(*arguments)
+    # The compiler keeps programs on disk only if an empty environment of symbolic shapes tells it
+    # that shapes are fixed. Tracing above must do without one.
+    with probes.remembered(), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+        program: Program = torch._inductor.compile(graph, arguments, options=options or None)
     return program
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector from going through all that the compiler loads, again and again."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
