@@ -1,11 +1,12 @@
 """Measure what each page of the book costs in time, memory and disk, computed and from the store.
 
 It executes the notebooks in the order of the book, each in a kernel of its own, with one store: a
-page that shares stages with an earlier one pays only for its own. It writes
+page that shares stages with an earlier one pays only for its own. With ``--jobs``, it also builds the
+whole book from an empty store with so many notebooks at once, which divide the cores. It writes
 book/results/costs.{json,md}.
 
-    python benchmarks/costs.py --profile laptop   # minutes
-    python benchmarks/costs.py --quick            # one page at smoke: checks that it runs
+    python benchmarks/costs.py --jobs 2   # an hour on two cores
+    python benchmarks/costs.py --quick    # one page at smoke: checks that it runs
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from common import RESULTS, environment, write_report
 
 from lotperm.config.profiles import DEFAULT_PROFILE, current_profile
+from lotperm.site.build import build
 from lotperm.site.notebooks import execute
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +51,15 @@ def measure(notebook: Path, profile: str, home: Path) -> dict[str, Any]:
     }
 
 
+def whole(profile: str, jobs: int) -> dict[str, Any]:
+    """Build the book from an empty store with several notebooks at once; return the seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LOTPERM_HOME"] = str(Path(folder) / "home")
+        begin = time.perf_counter()
+        build(profile, Path(folder) / "out", root=ROOT, progress=False, jobs=jobs)
+        return {"jobs": jobs, "seconds": time.perf_counter() - begin}
+
+
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -56,6 +67,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one page at smoke, to see that it runs"
     )
+    parser.add_argument("--jobs", type=int, nargs="*", default=[], help="whole books to build, too")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     profile = "smoke" if options.quick else options.profile
@@ -63,18 +75,28 @@ def main() -> None:
     if options.quick:
         notebooks = [path for path in notebooks if path.stem.startswith("03")]
     rows: list[dict[str, Any]] = []
+    books: list[dict[str, Any]] = []
+    asked = " ".join(["--jobs", *map(str, options.jobs)]) if options.jobs else ""
+
+    def write() -> None:
+        report = {
+            "what": f"the notebooks at the profile {profile}, in this order, from an empty store",
+            "command": f"python benchmarks/costs.py --profile {profile} {asked}".rstrip(),
+            "rows": rows,
+            "books": books,
+            "peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+            "machine": environment(),
+        }
+        write_report(options.out / "costs", report, table(report))
+
+    # Written after every page: if this is stopped, what was measured isn't lost.
     with tempfile.TemporaryDirectory() as folder:
         for notebook in notebooks:
             rows.append(measure(notebook, profile, Path(folder) / "home"))
-            # Written after every page: if this is stopped, what was measured isn't lost.
-            report = {
-                "what": f"the notebooks at the profile {profile}, in this order, from an empty store",
-                "command": f"python benchmarks/costs.py --profile {profile}",
-                "rows": rows,
-                "peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
-                "machine": environment(),
-            }
-            write_report(options.out / "costs", report, table(report))
+            write()
+    for jobs in options.jobs:
+        books.append(whole(profile, jobs))
+        write()
 
 
 def table(report: dict[str, Any]) -> str:
@@ -100,6 +122,12 @@ def table(report: dict[str, Any]) -> str:
         for name in ("seconds", "seconds_again", "store_mib")
     ]
     lines.append(f"| all | {total[0]:.0f} | {total[1]:.0f} | {total[2]:.1f} |")
+    for book in report["books"]:
+        minutes, jobs = book["seconds"] / 60, book["jobs"]
+        lines += [
+            "",
+            f"`lotperm book --jobs {jobs}`, from an empty store and with the site: {minutes:.0f} minutes.",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -39,6 +39,9 @@ def run(
     """Execute a notebook with your parameters, and write it to a folder."""
     path = find_notebook(notebook)
     values = {"profile": profile, **parse_pairs(parameter)}
+    # A notebook takes only the device itself, and names it in the command that repeats its page.
+    if "device" in values:
+        values["device"] = resolve_device(values["device"])
     with stop.children():
         # The cells run in a kernel, a process of its own, which has to end with this one.
         target = notebooks.execute(path, out / path.name, values, validate=validate)

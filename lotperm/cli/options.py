@@ -99,8 +99,8 @@ def _literal(text: str) -> Any:
 
 def check_device_name(name: str) -> None:
     """Raise `ParameterError` if no device has this name; it need not be in this machine."""
-    if name not in _DEVICES:
-        raise unknown_name("device", name, _DEVICES)
+    if str(name) not in _DEVICES:
+        raise unknown_name("device", str(name), _DEVICES)
 
 
 def resolve_device(name: str) -> str:

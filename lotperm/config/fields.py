@@ -116,6 +116,14 @@ def _whole(value: object) -> object:
     return _number(value)
 
 
+def _switch(value: object) -> object:
+    # Commands are shown with JSON's words, and pydantic would take numbers and "yes" as well.
+    value = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, bool):
+        raise ValueError("not a bool")
+    return value
+
+
 def _listed(value: object) -> object:
     value = _plain(value)
     return value if isinstance(value, list | tuple) else (value,)
@@ -136,6 +144,7 @@ Whole = Annotated[int, BeforeValidator(_whole), _Kind("a whole number", "whole n
 Number = Annotated[
     float, BeforeValidator(_number), Field(allow_inf_nan=False), _Kind("a number", "numbers")
 ]
+Switch = Annotated[bool, BeforeValidator(_switch), _Kind("True or False")]
 Several = Annotated[
     tuple[Item, ...], BeforeValidator(_listed), Field(max_length=MAX_ITEMS), _Each()
 ]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lotperm import errors
 from lotperm.config.canonical import sha256_json
 from lotperm.config.parameters import PARAMETERS
+from lotperm.config.presets import FIGURES
 from lotperm.errors import (
     IntegrityError,
     LotpermError,
@@ -29,6 +30,7 @@ from lotperm.errors import (
 from lotperm.site.cells import assignments, conform, parameters_cell, replace_values
 from lotperm.store.files import home, move_aside, write_atomic
 from lotperm.store.provenance import source_hash
+from lotperm.studies.parameters import RUNTIME
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -82,7 +84,8 @@ def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[st
     """Complete the given parameters with the notebook's defaults, and check their types.
 
     A notebook shows only the parameters that its readers change most. If one of them is the
-    dictionary ``more``, it takes every other parameter of an experiment (`lotperm parameters`).
+    dictionary ``more``, it takes every other parameter of an experiment (`lotperm parameters`), and
+    on a figure's page those that say how to compute (`lotperm.studies.parameters.RUNTIME`).
 
     A value must have the type of its default. An int is taken for a float and becomes one, but a
     bool isn't taken for an int. A list takes items of the type that its default has, and a default
@@ -94,17 +97,18 @@ def checked_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[st
         If the notebook has no such parameter (the nearest name is suggested), or a type is wrong.
     """
     known = defaults(notebook)
+    of_figure = notebook.stem.partition("_")[2] in FIGURES
+    others = (*PARAMETERS, *(RUNTIME if of_figure else ())) if MORE in known else ()
     given: dict[str, Any] = {}
     for name, value in parameters.items():
         if name in known:
             given[name] = value
-        elif MORE in known and name in PARAMETERS:
+        elif name in others:
             # A parameter that is given by its own name wins over one inside `more`.
             given[MORE] = {**known[MORE], **parameters.get(MORE, {}), **given.get(MORE, {})}
             given[MORE][name] = value
         else:
-            others = PARAMETERS if MORE in known else ()
-            raise unknown_name("parameter", name, (*known, *others))
+            raise unknown_name("parameter", name, dict.fromkeys((*known, *others)))
     values = {}
     for name, default in known.items():
         where = f"parameter {name!r} of {notebook.name}"

@@ -19,7 +19,7 @@ from lotperm.studies import charts, registry, show, tables
 from lotperm.studies.html import answer, command, csv_link, folded, how_made, number_form
 from lotperm.studies.html import table as as_table
 from lotperm.studies.origin import Origin, of_live
-from lotperm.studies.parameters import RUNTIME, page_parameters
+from lotperm.studies.parameters import page_parameters, runtime_options
 from lotperm.studies.pipeline import Pipeline
 from lotperm.studies.study import Study
 
@@ -52,8 +52,7 @@ class Page:
         self.figure, self.given = figure, given
         self.experiments, self.options = page_parameters(figure, given)
         # How a page computes isn't part of its experiment, and so not of any key.
-        how = {n: given[n] for n in RUNTIME if given.get(n) is not None}
-        runtime = Runtime(**how, progress=tqdm_bar)
+        runtime = Runtime(**runtime_options(given), progress=tqdm_bar)
         # Nothing is computed yet: tables and figures ask for what they need.
         self.pipelines = [Pipeline(e, runtime=runtime) for e in self.experiments]
         charts.use_style()
