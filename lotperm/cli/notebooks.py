@@ -56,12 +56,13 @@ def build_book(
     ] = False,
     epub: Annotated[bool, typer.Option("--epub", help="Also make an EPUB.")] = False,
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
-            help="Notebooks executed at once, each with its share of the cores or OMP_NUM_THREADS.",
+            help="Notebooks executed at once, each with its share of the cores or OMP_NUM_THREADS; "
+            f"default: the number of cores, at most {build.MOST_JOBS}.",
         ),
-    ] = 1,
+    ] = None,
 ) -> None:
     """Execute the notebooks that changed and build the site; every warning is an error."""
     # In the root of a clone all paths stay relative, also in what is printed.

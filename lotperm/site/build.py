@@ -11,11 +11,12 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 
 from lotperm.config.canonical import sha256_json
@@ -32,6 +33,9 @@ from lotperm.store.provenance import source_hash
 # Folders of this name aren't sources: they come and go as the extensions are imported.
 _BYTECODE = "__pycache__"
 
+MOST_JOBS = 4
+"""The largest default number of notebooks executed at once; each may take 2 GB of memory."""
+
 
 def build(
     profile: str = DEFAULT_PROFILE,
@@ -41,7 +45,7 @@ def build(
     parameters: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
     progress: bool = True,
-    jobs: int = 1,
+    jobs: int | None = None,
 ) -> Path:
     """Execute what changed and build the site, every warning an error.
 
@@ -60,10 +64,10 @@ def build(
     validate : Validate, optional
         A check that is called with each notebook and all of its parameters, before any runs.
     progress : bool, optional
-        Show the progress of each notebook on stderr.
+        Show the progress on stderr: of each notebook, or, if several run at once, how many are done.
     jobs : int, optional
-        The number of notebooks executed at once. Each has its share of the cores, or
-        ``OMP_NUM_THREADS`` if that is set.
+        The number of notebooks executed at once, by default as many as there are cores, but at most
+        `MOST_JOBS`. Each has its share of the cores, or ``OMP_NUM_THREADS`` if that is set.
 
     Returns
     -------
@@ -85,8 +89,12 @@ def build(
     # Every value is checked before the first notebook runs: a build takes minutes.
     given = _given(notebooks, root, profile, parameters or {}, validate)
 
+    jobs = jobs or min(torch.get_num_threads(), MOST_JOBS)
+
     def executed(page: Path) -> Path:
-        return execute_cached(root / page, profile, given[page], cwd=root, progress=progress)
+        # Bars of several notebooks would be drawn over each other.
+        bars = progress and jobs == 1
+        return execute_cached(root / page, profile, given[page], cwd=root, progress=bars)
 
     out.mkdir(parents=True, exist_ok=True)
     # Two builds, or a build and a PDF, would mix their files in one folder.
@@ -98,7 +106,7 @@ def build(
             if path.is_file() and path.parent.name != _BYTECODE
         }
         # Executed notebooks and whole panels take the place of their sources.
-        sources |= _execute_all(notebooks, executed, jobs)
+        sources |= _execute_all(notebooks, executed, jobs, progress)
         sources |= _whole_panels(root, out)
         _synchronize(sources, out)
         state = _state(sources)
@@ -188,23 +196,32 @@ def _given(
 
 
 def _execute_all(
-    notebooks: Sequence[Path], executed: Callable[[Path], Path], jobs: int
+    notebooks: Sequence[Path], executed: Callable[[Path], Path], jobs: int, progress: bool
 ) -> dict[Path, Path]:
     """Execute several notebooks at once, and return the executed copy of each."""
     # Run in this thread, where a signal ends a notebook and its kernel at once.
     if jobs == 1:
         return {page: executed(page) for page in notebooks}
+    # Imported here, as most commands build no book.
+    from tqdm import tqdm
+
     # Threads will do: each waits for a kernel, which is a process of its own.
     pool = ThreadPoolExecutor(jobs)
-    with cores_divided(jobs):
+    copies = {}
+    bar = tqdm(total=len(notebooks), desc="notebooks", unit="notebook", disable=not progress)
+    with cores_divided(jobs), bar:
         try:
-            copies = dict(zip(notebooks, pool.map(executed, notebooks), strict=True))
+            begun = {pool.submit(executed, page): page for page in notebooks}
+            for done in as_completed(begun):
+                copies[begun[done]] = done.result()
+                bar.set_postfix_str(begun[done].stem)
+                bar.update()
         except BaseException as error:
             # No other notebook is begun, and after a signal nobody waits for those that run.
             pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
             raise
         pool.shutdown()
-    return copies
+    return {page: copies[page] for page in notebooks}
 
 
 def _whole_panels(root: Path, out: Path) -> dict[Path, Path]:

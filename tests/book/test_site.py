@@ -461,6 +461,28 @@ def test_notebooks_are_executed_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert (index.parent / "notebooks" / "05_other.html").exists()
 
 
+def test_as_many_notebooks_as_cores_are_executed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One bar counts them, and theirs aren't drawn."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    root = small_book(tmp_path)
+    got: list[tuple[str | None, bool]] = []
+
+    def execute(page: Path, *_: Any, progress: bool, **__: Any) -> Path:
+        got.append((os.environ.get("OMP_NUM_THREADS"), progress))
+        return page
+
+    monkeypatch.setattr(build, "execute_cached", execute)
+    monkeypatch.setattr(build, "render", lambda out, state: None)
+    for cores in (1, 2, 16):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        build.build("smoke", tmp_path / "out", root=root)
+    # 16 cores for four notebooks.
+    assert got == [(None, True), ("1", False), ("4", False)]
+    assert capsys.readouterr().err.count("1/1") == 2
+
+
 def test_an_error_of_ours_keeps_its_exit_code(tmp_path: Path) -> None:
     last = "from lotperm.errors import DivergedError\nraise DivergedError('loss is nan at step 3')"
     notebook = tiny_notebook(tmp_path / "n.ipynb", last=last)

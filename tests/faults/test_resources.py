@@ -279,42 +279,66 @@ def test_no_library_can_hide_a_signal(warm: Warm, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_notebooks_kernel_is_no_orphan(tmp_path, number, record):
+    _sleepy(tmp_path / "sleepy.ipynb")
+    _stopped(tmp_path, ["run", "sleepy.ipynb", "--profile", "smoke"], ["sleepy"], number)
+    assert not (tmp_path / "runs" / "sleepy.ipynb").exists()
+    record(
+        f"{number.name} of a process that executes a notebook",
+        1,
+        "its kernel ends too, within seconds",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_kernel_of_a_book_is_an_orphan(tmp_path, number):
+    """Several notebooks run at once there, each in a thread that waits for its kernel."""
+    (tmp_path / "_config.yml").write_text("title: A book\n")
+    files = "".join(f"  - file: notebooks/{name}\n" for name in ("one", "two", "three"))
+    (tmp_path / "_toc.yml").write_text(f"format: jb-book\nroot: intro\nchapters:\n{files}")
+    (tmp_path / "intro.md").write_text("# A book\n")
+    for name in ("one", "two", "three"):
+        _sleepy(tmp_path / "notebooks" / f"{name}.ipynb")
+    _stopped(tmp_path, ["book", "--profile", "smoke", "--jobs", "2"], ["one", "two"], number)
+    assert not (tmp_path / "three").exists()
+
+
+def _sleepy(path: Path) -> None:
+    """Write a notebook whose kernel leaves its number in a file of the same name, and waits."""
+    code = f"import os, time\nfrom pathlib import Path\nPath('{path.stem}').write_text(str(os.getpid()))"
     cells = [
         new_code_cell("profile = 'smoke'", metadata={"tags": ["parameters"]}),
-        new_code_cell(
-            "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(100)"
-        ),
+        new_code_cell(f"{code}\ntime.sleep(100)"),
     ]
-    nbformat.write(new_notebook(cells=cells), tmp_path / "sleepy.ipynb")
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "LOTPERM_HOME": str(tmp_path / "store")}
-    command = [sys.executable, "-m", "lotperm", "run", "sleepy.ipynb", "--profile", "smoke"]
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+
+
+def _stopped(folder: Path, arguments: list[str], kernels: list[str], number: int) -> None:
+    """Send a signal to a command once its kernels run; it and they have to end."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "LOTPERM_HOME": str(folder / "store")}
     process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
+        [sys.executable, "-m", "lotperm", *arguments],
+        cwd=folder,
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     try:
-        pid = _until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        files = [folder / name for name in kernels]
+        pids = [_until(lambda f=f: f.exists() and f.read_text()) for f in files]
         process.send_signal(number)
         out, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL), out
-    if number == signal.SIGTERM:
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), out
+    if number != signal.SIGKILL:
         assert (
             out.rstrip().splitlines()[-1].startswith("lotperm: error: stopped by a signal")
             and "Traceback" not in out
         )
-    assert not (tmp_path / "runs" / "sleepy.ipynb").exists()
-    _until(lambda: not _alive(int(pid)))
-    record(
-        f"{number.name} of a process that executes a notebook",
-        1,
-        "its kernel ends too, within seconds",
-    )
+    for pid in pids:
+        _until(lambda pid=pid: not _alive(int(pid)))
 
 
 def _until(condition: Callable[[], object], seconds: float = 60) -> object:
