@@ -8,15 +8,21 @@ keys; these then determine where it goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lotperm.errors import ParameterError
 from lotperm.science.assignment import assign
-from lotperm.science.pairs import Blocks, Inside, Similarities, code
+from lotperm.science.pairs import Blocks, Inside, Similarities, code, is_determined
 from lotperm.types import Int64
+
+MANY_PAIRS = 256
+"""For more pairs of blocks than this, what is inside a pair is first assigned group by group."""
+
+AT_ONCE = 2**20
+"""The number of pairs of units that are looked up at once."""
 
 
 def parents_first(sizes: Mapping[str, int], inside: Blocks) -> list[str]:
@@ -178,7 +184,8 @@ def assign_blocks(
     Blocks are assigned by what the best order inside them would reach: the entry for a pair of
     blocks is their own similarity plus the optimum of assigning the units inside, and so on for
     blocks of blocks. That is exact, except where units belong to two others: then the assignments
-    of the two are improved in turn.
+    of the two are improved in turn, and if there are more than `MANY_PAIRS` pairs of blocks, only
+    inside the pairs that were chosen.
 
     Parameters
     ----------
@@ -193,10 +200,27 @@ def assign_blocks(
         Group -> permutation.
     """
     everything = {group: torch.arange(len(matrix)) for group, matrix in similarities.items()}
-    order = parents_first({group: len(m) for group, m in similarities.items()}, inside)
+    sizes = {group: len(matrix) for group, matrix in similarities.items()}
+    order = parents_first(sizes, inside)
     solver = _Solver(similarities, {g: tuple(inside.get(g, ())) for g in order}, order)
-    found = solver.solve(order, everything, everything)[1]
+    # Nothing is known of these, so that they don't count, and follow from the others.
+    above = {a.group for group in order for a in inside.get(group, ())}
+    follow = [
+        group
+        for group in order
+        if group not in above
+        and not similarities[group].any()
+        and is_determined(inside.get(group, ()), sizes)
+    ]
+    found = solver.solve([g for g in order if g not in follow], everything, everything)[1]
+    for group in follow:
+        rows = everything[group]
+        found[group] = solver.determined(group, rows, rows, found)
     return {group: found[group] for group in similarities}
+
+
+Inner = Callable[[int, int], Mapping[str, Tensor]]
+"""What is inside a pair of blocks: maps their places to an assignment, as `_Solver.solve` does."""
 
 
 class _Solver:
@@ -248,7 +272,7 @@ class _Solver:
             if turn and all(torch.equal(before[g], found[g]) for g in before):
                 break
         for group in shared:
-            found[group] = self._determined(group, rows[group], columns[group], found)
+            found[group] = self.determined(group, rows[group], columns[group], found)
         value = 0.0
         for group in groups:
             here = rows[group]
@@ -261,29 +285,66 @@ class _Solver:
         groups: list[str],
         rows: Mapping[str, Tensor],
         columns: Mapping[str, Tensor],
-    ) -> tuple[Tensor, dict[tuple[int, int], dict[str, Tensor]]]:
-        """Return the best sum for each pair of units of a root, including what is inside them."""
+    ) -> tuple[Tensor, Inner]:
+        """Return the best sum for each pair of units of a root, and what is inside such a pair."""
         matrix = self.similarities[root][rows[root]][:, columns[root]]
         if not groups:
-            return matrix, {}
-        matrix, inner = matrix.clone(), {}
+            return matrix, lambda i, j: {}
+        matrix = matrix.clone()
         # What is inside each unit of the root, in B (rows) and in A (columns).
         parts = [
             [{g: u[g][self.above[g][root][u[g]] == unit] for g in groups} for unit in u[root]]
             for u in (rows, columns)
         ]
+        solved: dict[tuple[int, int], dict[str, Tensor]] = {}
+        many = matrix.numel() > MANY_PAIRS
         for i, mine in enumerate(parts[0]):
             for j, theirs in enumerate(parts[1]):
-                value, inner[i, j] = self.solve(groups, mine, theirs)
-                matrix[i, j] += value
+                if many:
+                    matrix[i, j] += self._apart(groups, mine, theirs)
+                else:
+                    value, solved[i, j] = self.solve(groups, mine, theirs)
+                    matrix[i, j] += value
+
+        def inner(i: int, j: int) -> dict[str, Tensor]:
+            if (i, j) not in solved:
+                solved[i, j] = self.solve(groups, parts[0][i], parts[1][j])[1]
+            return solved[i, j]
+
         return matrix, inner
+
+    def _apart(
+        self, groups: list[str], rows: Mapping[str, Tensor], columns: Mapping[str, Tensor]
+    ) -> float:
+        """Return the sum that is reached if no group is assigned with regard to another."""
+        # Imported here because it loads much of SciPy, and most commands match nothing.
+        from scipy.optimize import linear_sum_assignment
+
+        couple = [g for g in groups if sum(a.group in groups for a in self.inside[g]) > 1]
+        alone = [g for g in groups if g not in couple]
+        # Blocks of blocks.
+        if any(above in alone for group in alone for above in self.above[group]):
+            return self.solve(groups, rows, columns)[0]
+        value, found = 0.0, {}
+        for group in alone:
+            here, there = rows[group], columns[group]
+            part = self.similarities[group][here][:, there].numpy()
+            p = linear_sum_assignment(part, maximize=True)
+            value += float(part[p].sum())
+            found[group] = torch.full((len(self.similarities[group]),), -1)
+            found[group][here] = there[torch.from_numpy(p[1])]
+        for group in couple:
+            here = rows[group]
+            found[group] = self.determined(group, here, columns[group], found)
+            value += float(self.similarities[group][here, found[group][here]].sum())
+        return value
 
     def _read(
         self,
         root: str,
         groups: list[str],
         p: Tensor,
-        inner: Mapping[tuple[int, int], dict[str, Tensor]],
+        inner: Inner,
         rows: Mapping[str, Tensor],
         columns: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
@@ -291,7 +352,7 @@ class _Solver:
         found = {g: torch.full((len(self.similarities[g]),), -1) for g in (root, *groups)}
         found[root][rows[root]] = columns[root][p]
         for i, j in enumerate(p.tolist()):
-            for group, inside in inner.get((i, j), {}).items():
+            for group, inside in inner(i, j).items():
                 # Each pair of blocks fills its own rows; all others are -1 there.
                 found[group] = torch.maximum(found[group], inside)
         return found
@@ -319,22 +380,23 @@ class _Solver:
             table = torch.full((int(torch.tensor(sizes).prod()),), -1)
             table[code([a.unit for a in above], sizes)] = torch.arange(len(above[0].unit))
             here, there = rows[group], columns[root]
-            for j, column in enumerate(there.tolist()):
+            mine = place[next(a.unit for a in above if a.group == root)[here]]
+            # Not all columns at once, as there may be very many rows.
+            for some in torch.arange(len(there)).split(max(1, AT_ONCE // max(1, len(here)))):
+                # If a column came to a row's root unit, this unit of A would come to the row.
                 units = [
-                    torch.full_like(here, column)
+                    there[some].expand(len(here), -1)
                     if a.group == root
-                    else found[a.group][a.unit[here]]
+                    else found[a.group][a.unit[here], None].expand(-1, len(some))
                     for a in above
                 ]
-                # If `column` came to a row's root unit, this unit of A would come to the row.
                 source = table[code(units, sizes)]
-                values = self.similarities[group][here, source.clamp_min(0)]
+                values = self.similarities[group][here[:, None], source.clamp_min(0)]
                 values = torch.where(source < 0, torch.zeros_like(values), values)
-                mine = next(a.unit for a in above if a.group == root)[here]
-                extra[:, j].index_add_(0, place[mine], values)
+                extra[:, some] = extra[:, some].index_add(0, mine, values.to(extra))
         return extra
 
-    def _determined(
+    def determined(
         self, group: str, rows: Tensor, columns: Tensor, found: Mapping[str, Tensor]
     ) -> Tensor:
         """Assign units that belong to two others, which are assigned already."""

@@ -31,6 +31,9 @@ from lotperm.science.rules.elementwise import NONLINEARITIES
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.science.transforms import transformed
 
+# Kind of a relation -> what tells the group of its children from others of the same layer.
+_SUFFIXES = {"scores": "qk", "weighed": "v", "weight": "weights"}
+
 
 @dataclass(frozen=True)
 class _Groups:
@@ -223,7 +226,7 @@ def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) 
     members: dict[int, list[int]] = {}
     layer: dict[int, str] = {}
     seen = {FIXED}
-    for place, ids in places.items():
+    for place, ids in _with_products(labels, places):
         roots = dict.fromkeys(labels.find(ids).flatten().tolist())
         new = [root for root in roots if root not in seen and not labels.is_constant(root)]
         seen.update(new)
@@ -258,6 +261,15 @@ def _group(labels: Labels, places: dict[Place, Tensor], found: list[Belonging]) 
     )
 
 
+def _with_products(labels: Labels, places: dict[Place, Tensor]) -> Iterator[tuple[Place, Tensor]]:
+    """Yield places with their ids, and after its weights what a matrix makes on none of its axes."""
+    others = {p.tensor: (p, ids) for p, ids in labels.produced.items() if p not in places}
+    for place, ids in places.items():
+        yield place, ids
+        if place.tensor in others:
+            yield others.pop(place.tensor)
+
+
 def _add_blocks(
     kinds: Tensor,
     members: dict[int, list[int]],
@@ -285,7 +297,9 @@ def _add_blocks(
                 if kind not in members or (kind, above) in done:
                     continue
                 done.add((kind, above))
-                suffixes.setdefault(kind, {"scores": "qk", "weighed": "v"}.get(what, ""))
+                # Where each unit has a single weight, that is the unit.
+                one = what == "weight" and kind in made
+                suffixes.setdefault(kind, "" if one else _SUFFIXES.get(what, ""))
                 if above not in members:
                     every = torch.cat([belonging.parents for belonging in found])
                     members[above] = every[kinds[every] == above].unique().tolist()

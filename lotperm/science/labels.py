@@ -165,6 +165,11 @@ class Labels(RelatedIds):
             self.produced.setdefault(place, ids)
         return roots
 
+    def made_by(self, tensor: str, ids: Tensor) -> None:
+        """Record that a matrix produces units that lie on none of its axes."""
+        name = self.names[tensor]
+        self.produced.setdefault(Place(name, (0,), 0, len(ids)), ids)
+
     def values_of(self, tensor: str) -> Tensor:
         """Return an id for each value of a parameter or buffer, the same ones at each use."""
         name = self.names[tensor]

@@ -7,6 +7,9 @@ import re
 # What groups of whole blocks are called, after the name of their layer.
 OF_BLOCKS = ("heads", "blocks")
 
+# Suffixes of groups that aren't the units of a layer, so that these keep its name.
+_OF_OTHERS = (*OF_BLOCKS, "weights")
+
 
 def layer_of(tensor: str) -> str:
     """Return the layer of a weight, or of a tensor from which a weight is computed."""
@@ -25,10 +28,10 @@ def group_name(
     """Name a group after its layer, with a suffix if other groups have the same layer."""
     alike = [other for other in members if layer[other] == layer[kind]]
     own = suffixes.get(kind, "")
-    if own in OF_BLOCKS:
+    if own in _OF_OTHERS:
         same = [other for other in alike if suffixes.get(other) == own]
         return f"{layer[kind]}/{own}" + (f"{same.index(kind)}" if len(same) > 1 else "")
-    alike = [other for other in alike if suffixes.get(other) not in OF_BLOCKS]
+    alike = [other for other in alike if suffixes.get(other) not in _OF_OTHERS]
     if len(alike) == 1:
         return layer[kind]
     if own and [suffixes.get(other) for other in alike].count(own) == 1:

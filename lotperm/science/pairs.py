@@ -42,6 +42,11 @@ class Products:
     def __init__(self, b: Tensor, a: Tensor) -> None:
         self._b, self._a = b, a
 
+    @classmethod
+    def unknown(cls, n: int) -> Products:
+        """Make the similarities of n units of which nothing is known."""
+        return cls(*(torch.empty(n, 0, dtype=torch.float64) for _ in range(2)))
+
     def __len__(self) -> int:
         """Return the number of units."""
         return len(self._b)
@@ -53,7 +58,7 @@ class Products:
     def __getitem__(self, pairs: Any) -> Any:
         """Return the similarities of units of B and of A, pair by pair."""
         rows, columns = pairs
-        return (self._b[rows] * self._a[columns]).sum(1)
+        return (self._b[rows] * self._a[columns]).sum(-1)
 
 
 Similarities = Tensor | Products
@@ -62,8 +67,12 @@ Similarities = Tensor | Products
 
 def has_no_choice(group: str, sizes: Mapping[str, int], inside: Blocks) -> bool:
     """Return whether a group is large and its order is determined by what its units belong to."""
-    above = inside.get(group, ())
-    if sizes[group] <= MANY or len(above) < 2:
+    return sizes[group] > MANY and is_determined(inside.get(group, ()), sizes)
+
+
+def is_determined(above: Sequence[Inside], sizes: Mapping[str, int]) -> bool:
+    """Return whether no two units of a group belong to the same units of several others."""
+    if len(above) < 2:
         return False
     codes = code([a.unit for a in above], [sizes[a.group] for a in above])
     return len(codes.unique()) == len(codes)

@@ -25,8 +25,8 @@ class Relation(NamedTuple):
     kind : str
         "inside": the parent is a function of all its children. "scores": it is a sum of products
         of its children. "weighed": it is a factor of each child. "copy": each child has its value.
-        "mixed": the child is a unit at a mixture of positions; its parents are the unit and the
-        mixture.
+        "weight": the child is a single weight, from one of its parents to the other. "mixed": the
+        child is a unit at a mixture of positions; its parents are the unit and the mixture.
     pinned : bool
         Whether the children of each parent have been told to stay among themselves.
     """

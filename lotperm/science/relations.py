@@ -138,8 +138,9 @@ def _several_parents(
                 if key not in done:
                     done.add(key)
                     whole = labels.fresh(int(parts.max()) + 1)[parts]
-                    labels.relate(pairs[0], whole, "scores")
-                    labels.relate(pairs[1], whole, "scores")
+                    kind = "inside" if one.kind == "weight" else "scores"
+                    labels.relate(pairs[0], whole, kind)
+                    labels.relate(pairs[1], whole, kind)
         result += left
     return result
 

@@ -179,7 +179,8 @@ def measure(library: str, name: str, size: int) -> dict[str, Any]:
         "traced": True,
         "seconds": round(time.process_time() - began, 1),
         "groups": len(spec.sizes),
-        "units": sum(spec.sizes.values()),
+        # Single weights of grouped convolutions are in groups of their own.
+        "units": sum(n for group, n in spec.sizes.items() if not group.endswith("/weights")),
         "heads": sum(n for group, n in spec.sizes.items() if group.endswith("/heads")),
         "fixed": sum(fixed.values()),
         "by": dict(fixed.most_common(3)),

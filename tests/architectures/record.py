@@ -45,10 +45,11 @@ def table(report: dict[str, Any]) -> str:
     """Return the rows as Markdown."""
     machine, rows = report["machine"], report["rows"]
     sources = ", ".join(dict.fromkeys(row["source"][:12] for row in rows))
+    cpus = " and ".join(dict.fromkeys(row["cpu"] for row in rows))
     lines = [
         "# Architectures",
         "",
-        f"`{report['command']}`, on {machine['cpu']}, Python {machine['python']}, PyTorch "
+        f"`{report['command']}`, on {cpus}, Python {machine['python']}, PyTorch "
         f"{machine['torch']}, torchvision {report['torchvision']}, timm {report['timm']}, "
         f"transformers {report['transformers']}, {report['date']}; sources {sources}.",
         "",

@@ -385,7 +385,7 @@ def test_mixing_over_other_axes_leaves_units_free(
                 nn.Conv2d(12, 3, 3),
             ),
             IMAGE,
-            {"0/0": 4, "0/1": 4, "2/0": 6, "2/1": 6},
+            {"0/blocks": 2, "0": 8, "2/weights": 48, "2": 12},
             [],
         ),
     ],
@@ -533,4 +533,4 @@ def test_computed_kernels() -> None:
         nn.Linear(12, 5),
     )
     sizes = spec_of(model, IMAGE, lambda m: m(IMAGE)).sizes
-    assert list(sizes.values()) == [4, 4, 6, 6]
+    assert list(sizes.values()) == [2, 8, 48, 12]

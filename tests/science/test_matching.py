@@ -505,7 +505,7 @@ def test_folding_changes_no_activation(
         # Of Branches' three, the second shares its input and the third follows no convolution.
         assert norms == ([3, 2] if model is branches else [total, 0])
         for i in (0, -1):
-            points = {group: nodes[i] for group, nodes in its_spec.points.items()}
+            points = {group: nodes[i] for group, nodes in its_spec.points.items() if nodes}
             plain = its_spec.activations(state, x, points)
             single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
             with torch.no_grad():

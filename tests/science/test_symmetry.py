@@ -224,7 +224,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     ),
     "grouped": (
         lambda: stem(lambda m, x: m.c(x).relu(), 12, c=conv(8, 12, groups=2)),
-        {"stem/0": 4, "stem/1": 4, "c/0": 6, "c/1": 6},
+        {"stem/blocks": 2, "stem": 8, "c/weights": 48, "c": 12},
     ),
     "depthwise": (lambda: stem(lambda m, x: m.c(x).relu(), c=conv(8, 8, groups=8)), {"stem": 8}),
     "depthwise, multiplied": (
@@ -416,15 +416,17 @@ def _torchvision(name: str) -> nn.Module:
         ("convnext_tiny", 4 + 18),  # the streams, one a block
         (
             "resnext50_32x4d",
-            1 + 4 + 2 * 16 * 32,
-        ),  # 32 blocks of channels in each grouped convolution
+            1 + 4 + 4 * 16,
+        ),  # with the blocks of channels and the single weights of each grouped convolution
     ],
 )
 def test_torchvision(name: str, groups: int | None) -> None:
     size = 64 if name in ("resnet18", "mobilenet_v3_small") else 32
     spec = assert_symmetric(_torchvision(name), torch.randn(3, 3, size, size))
     assert groups is None or len(spec.sizes) == groups
-    assert all(spec.points.values())
+    # A single weight has no activations, nor has a block.
+    units = {group for group in spec.sizes if not group.endswith(("/blocks", "/weights"))}
+    assert {group for group, points in spec.points.items() if points} == units
     if name == "resnet18":
         streams = {group: n for group, n in spec.sizes.items() if len(spec.points[group]) > 1}
         assert streams == {

@@ -353,7 +353,7 @@ CASES: dict[str, Case] = {
             lambda m, h: m.d(h.view(-1, 2, 4, 10, 10).transpose(1, 2).reshape(-1, 8, 10, 10)),
             d=convolution(8, 8, groups=2),
         ),
-        IMAGE, [4, 4, 4, 4],
+        IMAGE, [2, 8, 32, 8],
     ),
     "squeezed and excited": (
         lambda: image(

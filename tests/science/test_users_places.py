@@ -73,7 +73,7 @@ CASES: dict[str, Case] = {
     "boxes, largest values": (lambda: regions(RoIPool(3, 1.0)), (IMAGE, BOXES), [8, 16]),
     "deformed": (deformed, IMAGE, [8, 12]),
     "deformed and weighed": (lambda: deformed(weighed=True), IMAGE, [8, 12]),
-    "deformed in two groups of filters": (lambda: deformed(groups=2), IMAGE, [4, 4, 6, 6]),
+    "deformed in two groups of filters": (lambda: deformed(groups=2), IMAGE, [2, 8, 48, 12]),
     "deformed, channels in two groups": (lambda: deformed(offset_groups=2), IMAGE, [12]),
 }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lotperm.science.assignment import assign
 from lotperm.science.blocks import assign_blocks
-from lotperm.science.pairs import Similarities
+from lotperm.science.pairs import Products, Similarities, is_determined
 from lotperm.science.symmetry import PermutationSpec
 
 
@@ -49,13 +49,17 @@ def assign_family(
         matrix = known[group]
         assert isinstance(matrix, Tensor), "a group without others has a choice"
         return {group: assign(matrix)}
-    # Nothing is known about mere blocks; what is inside decides where they go.
-    zeros = {
-        # Expanded, so that large groups take no memory.
-        group: torch.zeros((), dtype=torch.float64).expand(spec.sizes[group], spec.sizes[group])
-        for group in family
-    }
-    return assign_blocks({**zeros, **known}, spec.inside)
+    # Nothing is known about mere blocks; what is inside decides where they go. Nor about units that
+    # follow from the others: there may be so many of these that even looking for it takes long.
+    unknown: dict[str, Similarities] = {}
+    for group in family:
+        n = spec.sizes[group]
+        if is_determined(spec.inside.get(group, ()), spec.sizes):
+            unknown[group] = Products.unknown(n)
+        else:
+            # Expanded, so that large groups take no memory.
+            unknown[group] = torch.zeros((), dtype=torch.float64).expand(n, n)
+    return assign_blocks({**unknown, **known}, spec.inside)
 
 
 def score_blocks(spec: PermutationSpec, blocks: Iterable[str], scores: dict[str, float]) -> None:

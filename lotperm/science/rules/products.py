@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lotperm.science.labels import LARGE, Labels, spread
-from lotperm.science.matrices import Matrix
+from lotperm.science.matrices import Joined, Matrix
 from lotperm.science.rules.contractions import batched, contract
 from lotperm.science.rules.elementwise import align
 from lotperm.science.rules.reductions import statistic
@@ -193,7 +194,9 @@ def _multiply(labels: Labels, call: Call, x: Tensor, weight: Matrix, axes: _Axes
     # From here on, this is the usual product over units, the same at every position.
     units = labels.along(x, axes.units)
     labels.consume(units)
-    if groups > 1 and axes.output == 1:
+    if 1 < groups < len(units) and (blocks := _blocks(labels, weight, units, groups)) is not None:
+        out = _in_blocks(labels, weight, units.view(groups, -1), blocks, axes)
+    elif groups > 1 and axes.output == 1:
         out = _transposed_in_blocks(labels, weight, units, groups)
     elif groups > 1 and shape[0] == groups == len(units):  # depthwise: no new units
         out = weight.lie_on(labels, axes.output, units)
@@ -224,6 +227,41 @@ def _of_channels(labels: Labels, out: Tensor, units: Tensor) -> Tensor:
     labels.keep_together(filters[~moving])
     labels.relate(filters[moving], units[moving, None].expand_as(filters[moving]), "weighed")
     return out
+
+
+def _blocks(labels: Labels, weight: Matrix, units: Tensor, groups: int) -> Tensor | None:
+    """Return an id for each block of inputs, or None if they can't trade places as wholes."""
+    known = all(axes[0] == (0,) and axes[1] in ((1,), ()) for _, axes in weight.parts)
+    if not known or weight.part is not None or isinstance(weight, Joined):
+        return None
+    if math.prod(weight.shape[:2]) > LARGE:  # each single weight needs an id
+        return None
+    blocks = labels.derive(units.view(groups, -1))
+    return blocks if labels.may_move(blocks) else None
+
+
+def _in_blocks(
+    labels: Labels, weight: Matrix, units: Tensor, blocks: Tensor, axes: _Axes
+) -> Tensor:
+    """Label a grouped convolution whose blocks, inputs with their outputs, may trade places.
+
+    Where a single weight goes depends on both of its units: along the second axis, the same place
+    means another unit in each block. So weights have ids of their own, which belong to the units.
+    """
+    height = weight.shape[0] // len(blocks) if axes.output == 0 else weight.shape[1]
+    out = labels.fresh(len(blocks) * height).view(len(blocks), -1)
+    labels.relate(out, blocks[:, None].expand_as(out), "inside")
+    rows, columns = (out, units) if axes.output == 0 else (units, out)
+    values = labels.pair(rows[:, :, None], columns[:, None], "weight").flatten()
+    own = {name for name, along in weight.parts if along[1]}
+    for name, along in weight.parts:
+        if along[1]:
+            labels.lie_on(name, (0, 1), values)
+        elif name not in own:  # such as the lengths of the rows, which go where these go
+            labels.lie_on(name, 0, rows.flatten())
+    # Units lie on no axis of such weights, but these are what makes them.
+    labels.made_by(weight.name, out.flatten())
+    return labels.find(out.flatten())
 
 
 def _transposed_in_blocks(labels: Labels, weight: Matrix, units: Tensor, groups: int) -> Tensor:
