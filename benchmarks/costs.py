@@ -3,15 +3,17 @@
 It executes the notebooks in the order of the book, each in a kernel of its own, with one store: a
 page that shares stages with an earlier one pays only for its own. With ``--jobs``, it also builds the
 whole book from an empty store with so many notebooks at once, which divide the cores. It writes
-book/results/costs.{json,md}.
+book/results/costs.{json,md}. What isn't measured this time stays as it was, if it is of this machine.
 
-    python benchmarks/costs.py --jobs 2   # an hour on two cores
-    python benchmarks/costs.py --quick    # one page at smoke: checks that it runs
+    python benchmarks/costs.py                     # half an hour on two cores
+    python benchmarks/costs.py --no-pages --jobs 2
+    python benchmarks/costs.py --quick             # one page at smoke: checks that it runs
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import tempfile
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one page at smoke, to see that it runs"
     )
+    parser.add_argument("--pages", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--jobs", type=int, nargs="*", default=[], help="whole books to build, too")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -74,29 +77,33 @@ def main() -> None:
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     if options.quick:
         notebooks = [path for path in notebooks if path.stem.startswith("03")]
-    rows: list[dict[str, Any]] = []
-    books: list[dict[str, Any]] = []
-    asked = " ".join(["--jobs", *map(str, options.jobs)]) if options.jobs else ""
-
-    def write() -> None:
-        report = {
-            "what": f"the notebooks at the profile {profile}, in this order, from an empty store",
-            "command": f"python benchmarks/costs.py --profile {profile} {asked}".rstrip(),
-            "rows": rows,
-            "books": books,
-            "peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
-            "machine": environment(),
-        }
-        write_report(options.out / "costs", report, table(report))
+    path = options.out / "costs"
+    report: dict[str, Any] = {
+        "what": f"the notebooks at the profile {profile}, in this order, from an empty store",
+        "command": f"python benchmarks/costs.py --profile {profile}",
+        "rows": [],
+        "books": [],
+        "peak_mib": 0.0,
+    }
+    kept = path.with_suffix(".json")
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    same = before.get("what") == report["what"] and before["machine"]["cpu"] == environment()["cpu"]
+    report |= {key: before[key] for key in ("rows", "books", "peak_mib") if same and key in before}
 
     # Written after every page: if this is stopped, what was measured isn't lost.
+    def keep(key: str, name: str, new: dict[str, Any]) -> None:
+        report[key] = [row for row in report[key] if row[name] != new[name]] + [new]
+        report[key].sort(key=lambda row: row[name])
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        report["peak_mib"] = max(report["peak_mib"], peak)
+        report["machine"] = environment()
+        write_report(path, report, table(report))
+
     with tempfile.TemporaryDirectory() as folder:
-        for notebook in notebooks:
-            rows.append(measure(notebook, profile, Path(folder) / "home"))
-            write()
+        for notebook in notebooks if options.pages else []:
+            keep("rows", "page", measure(notebook, profile, Path(folder) / "home"))
     for jobs in options.jobs:
-        books.append(whole(profile, jobs))
-        write()
+        keep("books", "jobs", whole(profile, jobs))
 
 
 def table(report: dict[str, Any]) -> str:

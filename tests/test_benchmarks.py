@@ -94,3 +94,27 @@ def test_the_engines_gate_refuses_networks_that_do_not_learn(engine, monkeypatch
     monkeypatch.setattr(engine, "prepared", still)
     with pytest.raises(SystemExit, match=r"mlp: its losses move by .*, which proves nothing"):
         engine.gate(engine.NETWORKS["mlp"], ["float32"], "cpu")
+
+
+def test_costs_that_are_not_measured_again_stay(tmp_path, monkeypatch):
+    """Unless they were measured on another machine."""
+    costs = importlib.import_module("costs")
+    measured = {"seconds": 2.0, "seconds_again": 1.0, "store_mib": 3.0}
+    monkeypatch.setattr(costs, "measure", lambda page, *_: {"page": page.stem, **measured})
+    monkeypatch.setattr(costs, "whole", lambda _, jobs: {"jobs": jobs, "seconds": 60.0})
+    kept = tmp_path / "costs.json"
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["costs.py", "--quick", "--out", str(tmp_path), *options])
+        costs.main()
+        return json.loads(kept.read_text())
+
+    pages = run()["rows"]
+    assert [row["page"] for row in pages] == ["03_loss_landscape"]
+    report = run("--no-pages", "--jobs", "2", "1")
+    assert report["rows"] == pages
+    assert [book["jobs"] for book in report["books"]] == [1, 2]
+    report["machine"]["cpu"] = "another"
+    kept.write_text(json.dumps(report))
+    report = run("--no-pages", "--jobs", "2")
+    assert (report["rows"], [book["jobs"] for book in report["books"]]) == ([], [2])
