@@ -185,7 +185,7 @@ def assign_blocks(
     blocks is their own similarity plus the optimum of assigning the units inside, and so on for
     blocks of blocks. That is exact, except where units belong to two others: then the assignments
     of the two are improved in turn, and if there are more than `MANY_PAIRS` pairs of blocks, only
-    inside the pairs that were chosen.
+    inside the pairs that were chosen. Units that belong to two of the same group aren't considered.
 
     Parameters
     ----------
@@ -203,20 +203,26 @@ def assign_blocks(
     sizes = {group: len(matrix) for group, matrix in similarities.items()}
     order = parents_first(sizes, inside)
     solver = _Solver(similarities, {g: tuple(inside.get(g, ())) for g in order}, order)
-    # Nothing is known of these, so that they don't count, and follow from the others.
     above = {a.group for group in order for a in inside.get(group, ())}
     follow = [
-        group
-        for group in order
-        if group not in above
-        and not similarities[group].any()
-        and is_determined(inside.get(group, ()), sizes)
+        g for g in order if g not in above and _follows(similarities[g], inside.get(g, ()), sizes)
     ]
     found = solver.solve([g for g in order if g not in follow], everything, everything)[1]
     for group in follow:
         rows = everything[group]
         found[group] = solver.determined(group, rows, rows, found)
     return {group: found[group] for group in similarities}
+
+
+def _follows(similarity: Similarities, above: Sequence[Inside], sizes: Mapping[str, int]) -> bool:
+    """Return whether units aren't considered when the groups that they belong to are assigned.
+
+    Of some nothing is known. Others belong to two units of the same group, as a weight does from a
+    channel to another of its block; what they say would be quadratic in that group's permutation.
+    """
+    if len({a.group for a in above}) < len(above):
+        return True
+    return is_determined(above, sizes) and not similarity.any()
 
 
 Inner = Callable[[int, int], Mapping[str, Tensor]]

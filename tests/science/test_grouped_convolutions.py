@@ -187,6 +187,57 @@ def test_kinds(kind: str) -> None:
     assert sizes(make()) == wanted
 
 
+class Again(nn.Module):
+    """A grouped convolution that is used twice, or whose outputs are added to its inputs."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, out = how, 12 if how == "on two inputs" else 8
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.g = nn.Conv2d(8, out, 3, padding=1, groups=2)
+        self.norm, self.h = nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 1, groups=4)
+        self.head = nn.Linear(out, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).tanh()
+        if self.how == "on two inputs":
+            h = self.g(a).tanh() + self.g(self.b(x).tanh()).tanh()
+        elif self.how == "on its outputs":
+            h = self.g(self.g(a).tanh()).tanh()
+        else:
+            h = self.h(a + self.norm(self.g(a)).relu()).tanh()
+        return self.head(h.mean((2, 3)))
+
+
+AGAIN = {
+    "on two inputs": {"a/blocks": 2, "a": 8, "g/weights": 48, "g": 12},
+    "on its outputs": {"a/blocks": 2, "a": 8, "g/weights": 32},
+    "beside them": {
+        "a/blocks0": 2,
+        "a/blocks1": 4,
+        "a": 8,
+        "g/weights": 32,
+        "h/weights": 16,
+        "h": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("by", MATCHERS)
+@pytest.mark.parametrize("how", AGAIN)
+def test_blocks_that_are_used_again(how: str, by: str) -> None:
+    """A single weight may then belong to two units of the same group, as input and as output."""
+    torch.manual_seed(0)
+    a, b = Again(how), Again(how)
+    spec = PermutationSpec.trace(a, IMAGES[:3])
+    assert spec.sizes == AGAIN[how]
+    p = spec.random(torch.Generator().manual_seed(1))
+    b.load_state_dict(permute(a.state_dict(), spec, p))
+    moved = permute(a.state_dict(), spec, MATCHERS[by](a, b, spec))
+    for name, weights in b.state_dict().items():
+        torch.testing.assert_close(moved[name], weights)
+
+
 def test_blocks_of_outputs_stay_where_outputs_stay() -> None:
     """Inputs still trade places inside their blocks."""
     torch.manual_seed(0)
