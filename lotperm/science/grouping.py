@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -11,12 +10,10 @@ import torch
 from torch import Tensor, fx
 
 from lotperm.science.blocks import undrawable
-from lotperm.science.graphs import TracedNetwork, node_place, operation_name, target_name
+from lotperm.science.fixing import fixed_units
+from lotperm.science.graphs import TracedNetwork, operation_name
 from lotperm.science.labels import (
     FIXED,
-    NO_RULE,
-    POSITIONS,
-    Cause,
     Labels,
     Place,
     distinct_pairs,
@@ -26,7 +23,7 @@ from lotperm.science.naming import OF_BLOCKS, group_name, layer_of
 from lotperm.science.pairs import Inside, has_no_choice
 from lotperm.science.places import settle_places, settle_unused
 from lotperm.science.relations import Belonging, refine, settle_relations
-from lotperm.science.roles import Channels, Fixed, Role
+from lotperm.science.roles import Channels, Role
 from lotperm.science.rules.elementwise import NONLINEARITIES
 from lotperm.science.symmetry import PermutationSpec
 from lotperm.science.transforms import transformed
@@ -101,7 +98,7 @@ def assemble_spec(labels: Labels, network: TracedNetwork) -> PermutationSpec:
         channels=channels,
         network=network,
         tied={name: first[name] for name in first if first[name] != name},
-        fixed=tuple(_fixed(labels, groups)),
+        fixed=tuple(fixed_units(labels, groups.group_of)),
         inside=groups.inside,
     )
 
@@ -121,83 +118,6 @@ def _join_alone(labels: Labels, groups: _Groups, found: list[Belonging]) -> bool
             if number >= 0 and len(parents[here].unique()) == int(here.sum()):
                 labels.unify(children[here], parents[here])
     return labels.roots() < before
-
-
-def _fixed(labels: Labels, groups: _Groups) -> Iterator[Fixed]:
-    """Find the units that are in no group, and what keeps each of them in place."""
-    for place, ids in labels.produced.items():
-        yield from _fixed_outputs(labels, groups, layer_of(place.tensor), ids.flatten())
-    # Parameters that are used value by value.
-    for place, ids in labels.element_roles.items():
-        shape, trained = labels.shapes[place.tensor], place.tensor not in labels.buffers
-        if trained and len(shape) > 1 and shape[0] > 1 and not labels.may_move(ids):
-            cause = labels.fixed_by(int(ids[-1]))
-            if cause is not None and cause.reason != POSITIONS:
-                yield _fixed_units(layer_of(place.tensor), range(shape[0]), shape[0], cause)
-    for name, node in labels.unruled.items():
-        shape = labels.shapes[name]
-        total = shape[-1] if "embedding" in operation_name(node) else shape[0]
-        yield _fixed_units(layer_of(name), range(total), total, Cause(node, NO_RULE))
-
-
-def _fixed_outputs(labels: Labels, groups: _Groups, layer: str, ids: Tensor) -> Iterator[Fixed]:
-    """Find the output units of a layer that are in no group, and what keeps them in place."""
-    roots = labels.find(ids)
-    blamed: dict[Cause | None, list[int]] = {}
-    for i in ((groups.group_of[roots] < 0) & (ids != FIXED)).nonzero().flatten().tolist():
-        # Either it was fixed, or united with others of its layer, or no other is used alike.
-        if roots[i] == FIXED:
-            cause = labels.fixed_by(int(ids[i]))
-            if cause is None:  # it is merely an output of the network
-                continue
-        elif len(together := ids[roots == roots[i]]) > 1:
-            joined = labels.joined_by(int(together[0]), int(together[-1]))
-            cause = Cause(joined.node, "uses several of them as one")
-        elif _enters_outputs(labels, int(roots[i])):
-            continue
-        else:
-            cause = _telling_apart(labels, roots)
-        blamed.setdefault(cause, []).append(i)
-    for cause, units in blamed.items():
-        if cause is None:
-            reason = "no other unit is used in the same way"
-            yield Fixed(layer, tuple(units), len(ids), "", reason)
-        else:
-            yield _fixed_units(layer, units, len(ids), cause)
-
-
-def _enters_outputs(labels: Labels, unit: int) -> bool:
-    """Return whether a unit is an output of the network in all but a statistic, such as a mean."""
-    of = [
-        parent
-        for relation in labels.relations
-        if relation.kind in ("inside", "scores")
-        for parent in relation.parents[labels.find(relation.children) == unit].tolist()
-    ]
-    return bool(of) and all(
-        labels.find(torch.tensor(parent)) == FIXED and labels.fixed_by(parent) is None
-        for parent in of
-    )
-
-
-def _fixed_units(layer: str, units: Iterable[int], total: int, cause: Cause) -> Fixed:
-    """Describe units of a layer that an operation fixed."""
-    node = cause.node
-    if node.target is operator.getitem:  # it picks an output of the operation itself
-        node = node.all_input_nodes[0]
-    operation = "output" if node.op == "output" else target_name(node)
-    return Fixed(layer, tuple(units), total, operation, cause.reason, *node_place(node))
-
-
-def _telling_apart(labels: Labels, roots: Tensor) -> Cause | None:
-    """Return the first operation that uses some of these units more often than others."""
-    nodes = {cause.node.name: cause.node for cause in labels.causes}
-    for name, ids in labels.carried.items():
-        found = labels.find(thin(ids)).flatten()
-        counts = torch.bincount(found, minlength=len(labels))[roots]
-        if name in nodes and 0 < counts.max() != counts.min():
-            return Cause(nodes[name], "uses each of them in a different way")
-    return None
 
 
 def _fingerprints(labels: Labels, occurrences: Iterable[Tensor]) -> Tensor:

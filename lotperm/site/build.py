@@ -211,7 +211,8 @@ def _execute_all(
     bar = tqdm(total=len(notebooks), desc="notebooks", unit="notebook", disable=not progress)
     with cores_divided(jobs), bar:
         try:
-            begun = {pool.submit(executed, page): page for page in notebooks}
+            # The last chapters compute most. Begun first, they leave no core idle in the end.
+            begun = {pool.submit(executed, page): page for page in reversed(notebooks)}
             for done in as_completed(begun):
                 copies[begun[done]] = done.result()
                 bar.set_postfix_str(begun[done].stem)

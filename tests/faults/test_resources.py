@@ -298,8 +298,8 @@ def test_no_kernel_of_a_book_is_an_orphan(tmp_path, number):
     (tmp_path / "intro.md").write_text("# A book\n")
     for name in ("one", "two", "three"):
         _sleepy(tmp_path / "notebooks" / f"{name}.ipynb")
-    _stopped(tmp_path, ["book", "--profile", "smoke", "--jobs", "2"], ["one", "two"], number)
-    assert not (tmp_path / "three").exists()
+    _stopped(tmp_path, ["book", "--profile", "smoke", "--jobs", "2"], ["three", "two"], number)
+    assert not (tmp_path / "one").exists()
 
 
 def _sleepy(path: Path) -> None:

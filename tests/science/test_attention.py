@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from torchvision.models import SwinTransformer, VisionTransformer
 
 from lotperm.errors import ParameterError
-from lotperm.science.blocks import Inside, assign_blocks
+from lotperm.science.block_assignment import assign_blocks
 from lotperm.science.matching import match_activations, match_weights
+from lotperm.science.pairs import Inside
 from lotperm.science.symmetry import PermutationSpec, compose, invert, permute
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 from lotperm.engine.models import build
-from lotperm.science import blocks
+from lotperm.science import block_assignment
 from lotperm.science.frank_wolfe import match_weights_jointly
 from lotperm.science.matching import match_activations, match_gradients, match_weights
 from lotperm.science.symmetry import PermutationSpec, permute
@@ -152,8 +152,8 @@ def test_many_pairs_of_blocks_are_assigned_as_few_are(monkeypatch: pytest.Monkey
         }
     )
     exact = match_weights(a, b, spec)
-    monkeypatch.setattr(blocks, "MANY_PAIRS", 0)
-    monkeypatch.setattr(blocks, "AT_ONCE", 1)
+    monkeypatch.setattr(block_assignment, "MANY_PAIRS", 0)
+    monkeypatch.setattr(block_assignment, "AT_ONCE", 1)
     coarse = match_weights(a, b, spec)
     for group, order in p.items():
         assert torch.equal(exact[group], order)

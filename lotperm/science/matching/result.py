@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lotperm.science.assignment import assign
-from lotperm.science.blocks import assign_blocks
+from lotperm.science.block_assignment import assign_blocks
 from lotperm.science.pairs import Products, Similarities, is_determined
 from lotperm.science.symmetry import PermutationSpec
 
