@@ -65,6 +65,15 @@ def random_network(
     return model.eval()
 
 
+def earlier(path: Path) -> dict[str, Any]:
+    """Return the report at ``path.json``, empty unless it is of this processor and PyTorch."""
+    kept = path.with_suffix(".json")
+    report: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    here = environment()
+    same = report and all(report["machine"][name] == here[name] for name in ("cpu", "torch"))
+    return report if same else {}
+
+
 def write_report(path: Path, report: dict[str, Any], table: str) -> None:
     """Write ``path.json`` and ``path.md``, and print the table."""
     path.parent.mkdir(parents=True, exist_ok=True)

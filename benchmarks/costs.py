@@ -13,7 +13,6 @@ book/results/costs.{json,md}. What isn't measured this time stays as it was, if 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import tempfile
@@ -21,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, environment, write_report
+from common import RESULTS, earlier, environment, write_report
 
 from lotperm.config.profiles import DEFAULT_PROFILE, current_profile
 from lotperm.site.build import build
@@ -85,10 +84,9 @@ def main() -> None:
         "books": [],
         "peak_mib": 0.0,
     }
-    kept = path.with_suffix(".json")
-    before = json.loads(kept.read_text()) if kept.exists() else {}
-    same = before.get("what") == report["what"] and before["machine"]["cpu"] == environment()["cpu"]
-    report |= {key: before[key] for key in ("rows", "books", "peak_mib") if same and key in before}
+    before = earlier(path)
+    if before.get("what") == report["what"]:
+        report |= {key: before[key] for key in ("rows", "books", "peak_mib") if key in before}
 
     # Written after every page: if this is stopped, what was measured isn't lost.
     def keep(key: str, name: str, new: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, environment, write_report
+from common import RESULTS, earlier, environment, write_report
 from torch import nn
 
 from lotperm.config.choices import Precision
@@ -200,12 +200,12 @@ def main() -> None:
         return
     names = options.networks or (["mlp"] if options.quick else list(NETWORKS))
     command = shlex.join(["python", "benchmarks/programs.py", *sys.argv[1:]])
-    earlier = recorded(options.out)
-    rows = [row for row in earlier["rows"] if row["network"] not in names]
+    before = earlier(options.out / "programs")
+    rows = [row for row in before.get("rows", []) if row["network"] not in names]
     for name in names:
         rows.append({**measure(name, steps, quick=options.quick), **origin(command)})
     rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
-    pages = [row for row in earlier["pages"] if row["figure"] not in options.pages]
+    pages = [row for row in before.get("pages", []) if row["figure"] not in options.pages]
     for figure in options.pages:
         pages.append({**measure_page(figure, options.profile), **origin(command)})
     report = {
@@ -222,15 +222,6 @@ def origin(command: str) -> dict[str, Any]:
     """Return what a row keeps of where it comes from, as others may be measured another time."""
     here = environment()
     return {"command": command, "load_1min": here["load_1min"], "threads": here["threads"]}
-
-
-def recorded(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the existing report's rows, if they were measured on this processor and PyTorch."""
-    path = folder / "programs.json"
-    report, here = json.loads(path.read_text()) if path.exists() else None, environment()
-    if report and all(report["machine"][name] == here[name] for name in ("cpu", "torch")):
-        return {kind: report[kind] for kind in ("rows", "pages")}
-    return {"rows": [], "pages": []}
 
 
 def table(report: dict[str, Any]) -> str:

@@ -178,6 +178,7 @@ class _Solver:
         for group in alone:
             here, there = rows[group], columns[group]
             part = self.similarities[group][here][:, there].numpy()
+            # Not `assign`: only the value counts here, and it doesn't depend on the order of ties.
             p = linear_sum_assignment(part, maximize=True)
             value += float(part[p].sum())
             found[group] = torch.full((len(self.similarities[group]),), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -108,16 +109,19 @@ MATCHERS = {
 }
 
 
-@pytest.mark.parametrize("by", MATCHERS)
-def test_blocks_that_were_moved_are_found_again(by: str) -> None:
-    a, b = resnext(), resnext()
-    spec = PermutationSpec.trace(a, IMAGES[:3])
-    p = spec.random(torch.Generator().manual_seed(1))
-    b.load_state_dict(permute(a.state_dict(), spec, p))
-    found = MATCHERS[by](a, b, spec)
-    moved = permute(a.state_dict(), spec, found)
+def assert_found_again(a: nn.Module, spec: PermutationSpec, by: str) -> None:
+    """Move all units of a copy at random, and match."""
+    b = copy.deepcopy(a)
+    b.load_state_dict(permute(a.state_dict(), spec, spec.random(torch.Generator().manual_seed(1))))
+    moved = permute(a.state_dict(), spec, MATCHERS[by](a, b, spec))
     for name, weights in b.state_dict().items():
         torch.testing.assert_close(moved[name], weights)
+
+
+@pytest.mark.parametrize("by", MATCHERS)
+def test_blocks_that_were_moved_are_found_again(by: str) -> None:
+    a = resnext()
+    assert_found_again(a, PermutationSpec.trace(a, IMAGES[:3]), by)
 
 
 def test_a_mask_goes_where_its_weights_go() -> None:
@@ -228,14 +232,10 @@ AGAIN = {
 def test_blocks_that_are_used_again(how: str, by: str) -> None:
     """A single weight may then belong to two units of the same group, as input and as output."""
     torch.manual_seed(0)
-    a, b = Again(how), Again(how)
+    a = Again(how)
     spec = PermutationSpec.trace(a, IMAGES[:3])
     assert spec.sizes == AGAIN[how]
-    p = spec.random(torch.Generator().manual_seed(1))
-    b.load_state_dict(permute(a.state_dict(), spec, p))
-    moved = permute(a.state_dict(), spec, MATCHERS[by](a, b, spec))
-    for name, weights in b.state_dict().items():
-        torch.testing.assert_close(moved[name], weights)
+    assert_found_again(a, spec, by)
 
 
 def test_blocks_of_outputs_stay_where_outputs_stay() -> None:

@@ -51,15 +51,17 @@ def assign_family(
         return {group: assign(matrix)}
     # Nothing is known about mere blocks; what is inside decides where they go. Nor about units that
     # follow from the others: there may be so many of these that even looking for it takes long.
-    unknown: dict[str, Similarities] = {}
+    similarities: dict[str, Similarities] = {}
     for group in family:
         n = spec.sizes[group]
-        if is_determined(spec.inside.get(group, ()), spec.sizes):
-            unknown[group] = Products.unknown(n)
+        if group in known:
+            similarities[group] = known[group]
+        elif is_determined(spec.inside.get(group, ()), spec.sizes):
+            similarities[group] = Products.unknown(n)
         else:
             # Expanded, so that large groups take no memory.
-            unknown[group] = torch.zeros((), dtype=torch.float64).expand(n, n)
-    return assign_blocks({**unknown, **known}, spec.inside)
+            similarities[group] = torch.zeros((), dtype=torch.float64).expand(n, n)
+    return assign_blocks(similarities, spec.inside)
 
 
 def score_blocks(spec: PermutationSpec, blocks: Iterable[str], scores: dict[str, float]) -> None:
