@@ -21,7 +21,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lotperm.engine import probes
+from lotperm.engine import bfloat16, probes
 from lotperm.engine.rewritten import ON_ANY_DEVICE, ON_CPU
 from lotperm.engine.state import TrainingState
 from lotperm.engine.step import Rule, descend_together, differentiate, move
@@ -88,6 +88,7 @@ def compiled_step(
         torch.get_default_dtype(),
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),
+        bfloat16.native(),
     )
     if key not in PROGRAMS:
         try:

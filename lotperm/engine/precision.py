@@ -9,11 +9,30 @@ from typing import Any
 import torch
 
 from lotperm.config.choices import Precision
+from lotperm.engine import bfloat16
 from lotperm.science.precision import products
+
+
+def products_in(
+    device: torch.device, precision: Precision
+) -> contextlib.AbstractContextManager[Any]:
+    """Return a context for forward and backward passes, in which bfloat16 products are fast.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the products are computed.
+    precision : "float32", "tf32" or "bfloat16"
+        As in `lotperm.config.experiment.Recipe`; only "bfloat16" changes anything here, and only on
+        processors that can't multiply such numbers.
+    """
+    return bfloat16.in_float32(device) if precision == "bfloat16" else contextlib.nullcontext()
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which products are in bfloat16 if a recipe asks for it.
+
+    It is for the forward pass alone; gradients follow its precision.
 
     Parameters
     ----------

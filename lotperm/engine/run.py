@@ -17,7 +17,7 @@ from lotperm.engine.evaluation import evaluate_stack
 from lotperm.engine.feed import Feed
 from lotperm.engine.graphs import SideStream, capture
 from lotperm.engine.models import Weights
-from lotperm.engine.precision import autocast
+from lotperm.engine.precision import autocast, products_in
 from lotperm.engine.rewiring import MaskRule, Rewiring
 from lotperm.engine.runtime import Mode, ProgressBar, Runtime
 from lotperm.engine.schedule import learning_rate
@@ -272,8 +272,8 @@ class Run:
     @torch.no_grad()
     def evaluate(self) -> dict[str, list[float]]:
         """Measure every member's accuracy and mean loss on the test split; see `evaluate_stack`."""
-        networks = self.state.networks
-        with autocast(self.state.device, self.recipe.precision):
+        networks, precision = self.state.networks, self.recipe.precision
+        with products_in(self.state.device, precision), autocast(self.state.device, precision):
             return evaluate_stack(networks, self.data.test, self.data, workers=self.runtime.readers)
 
     def weights(self) -> list[Weights]:

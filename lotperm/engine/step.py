@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lotperm.config.choices import Precision
 from lotperm.config.experiment import Recipe
-from lotperm.engine.precision import autocast
+from lotperm.engine.precision import autocast, products_in
 from lotperm.engine.state import TrainingState
 from lotperm.errors import ParameterError
 
@@ -142,12 +142,13 @@ def differentiate(
             losses.sum(), parameters, allow_unused=True, materialize_grads=True
         )
 
-    # Each part's activations are freed before the next part runs, which limits the memory.
-    first, *others = rule.parts(len(inputs))
-    total, gradients = of_part(first)
-    for part in others:
-        losses, more = of_part(part)
-        total, gradients = total + losses, tuple(map(torch.add, gradients, more))
+    with products_in(inputs.device, rule.precision):
+        # Each part's activations are freed before the next part runs, which limits the memory.
+        first, *others = rule.parts(len(inputs))
+        total, gradients = of_part(first)
+        for part in others:
+            losses, more = of_part(part)
+            total, gradients = total + losses, tuple(map(torch.add, gradients, more))
     return total, gradients
 
 

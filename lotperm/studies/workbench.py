@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lotperm.config.experiment import Experiment, Recipe
 from lotperm.config.seeds import Seeds
+from lotperm.engine import bfloat16
 from lotperm.engine.models import Weights
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.training import Trained, train
@@ -181,7 +182,10 @@ class Workbench(Subject):
         # Batch norm takes the statistics of each part, so numbers may differ a little.
         if self.runtime.microbatch is not None:
             meta["microbatch"] = self.runtime.microbatch
-        if torch.device(self.runtime.device).type == "cuda":
+        device, precision = torch.device(self.runtime.device), self.experiment.dense.precision
+        if precision == "bfloat16" and bfloat16.computed_in_float32(device):
+            meta["bfloat16"] = "factors rounded, products in float32"
+        if device.type == "cuda":
             meta["gpu"] = torch.cuda.get_device_name()
         return meta
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from toys import IMAGE, SIGNAL, factory, toy
 
 from lotperm.config.experiment import Recipe
 from lotperm.config.seeds import Seeds
 from lotperm.data.augment import augment, draw_augmentation
 from lotperm.data.batches import normalize
-from lotperm.data.dataset import Dataset, Split
 from lotperm.engine import checkpoints as engine_checkpoints
 from lotperm.engine import compiled as engine_compiled
-from lotperm.engine.models import build, initialize
+from lotperm.engine.models import initialize
 from lotperm.engine.partition import networks_at_once, partition
 from lotperm.engine.runtime import Runtime
 from lotperm.engine.schedule import draw_order, learning_rate
@@ -26,35 +26,6 @@ from lotperm.engine.stacking import StackedNetworks
 from lotperm.engine.training import train
 from lotperm.errors import DivergedError, ParameterError, PreemptedError
 from lotperm.science.sparsity import full_mask, magnitude_prune, prunable_parameters
-
-SIGNAL, IMAGE = (1, 40), (3, 32, 32)
-
-
-def toy(shape, n=96, classes=5, seed=0):
-    """A small learnable data set: noise plus a pattern for each class."""
-    generator = torch.Generator().manual_seed(seed)
-    patterns = torch.randn(classes, *shape, generator=generator)
-
-    def split(size):
-        targets = torch.randint(classes, (size,), generator=generator)
-        inputs = patterns[targets] + torch.randn(size, *shape, generator=generator)
-        if len(shape) == 3:
-            inputs = (inputs * 30 + 128).clamp(0, 255).to(torch.uint8)
-        return Split(inputs, targets)
-
-    channels = shape[0]
-    scale = 255 if len(shape) == 3 else 1
-    mean, std = (
-        torch.full((channels,), v / scale) for v in ((128.0, 45.0) if scale > 1 else (0.0, 1.0))
-    )
-    return Dataset("toy", split(n), split(n // 2), classes, mean, std)
-
-
-def factory(name, shape, classes=5):
-    width = {"mlp": 0.125, "vgg11": 0.0625, "resnet8": 0.25, "resnet20": 0.25, "vit_tiny": 0.25}[
-        name
-    ]
-    return lambda: build(name, input_shape=shape, classes=classes, width=width)
 
 
 def plain_training(model, start, data, recipe, seeds, mask, epochs):
