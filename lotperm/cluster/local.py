@@ -81,7 +81,8 @@ def start(
     """Start processes that share the jobs.
 
     There is no queue here. Each process takes every n-th job, in order, then whatever is left; a
-    task computes those before it, or waits at the store's locks for the process that does. A lock
+    task computes those before it. What another process is computing, and all that needs it, is put
+    off as long as there is something else to do; then a process waits at the store's locks. A lock
     is only held by a process that has all that it needs, so nobody waits in a circle. The processes
     divide the cores.
 

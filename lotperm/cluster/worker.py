@@ -145,7 +145,10 @@ class Worker:
     def _compute_all(self, asked: Any, requeue: Any) -> list[str]:
         """Compute all tasks; return the labels of those that failed for good."""
         tasks, failed = self.tasks(asked), []
-        for task in (tasks[key] for keys in self.work for key in keys):
+        left = [tasks[key] for keys in self.work for key in keys]
+        while left:
+            task = _next(left)
+            left.remove(task)
             if asked.value:
                 raise PreemptedError(f"stopped before {task.label}")
             # The failure may be another job's, in a stage that this one builds on.
@@ -203,6 +206,18 @@ class Worker:
             tries=tried,
             log=_own_log(),
         )
+
+
+def _next(left: Sequence[Task]) -> Task:
+    """Return the first task that waits for no other process, or the first if all of them do."""
+    known: dict[str, bool] = {}
+
+    def elsewhere(task: Task) -> bool:
+        if task.key not in known:
+            known[task.key] = not task.exists() and task.store.in_other_hands(task.name, task.key)
+        return known[task.key]
+
+    return next((task for task in left if not any(map(elsewhere, chain([task])))), left[0])
 
 
 def _compute_as_rank(worker: Worker, key: str, asked: Any) -> bool:

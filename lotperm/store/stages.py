@@ -325,6 +325,10 @@ class Store:
         """Hold the lock of a stage; see `lotperm.store.locks.hold`."""
         return locks.hold(self.root, self.folder(name, key).name, wait=wait)
 
+    def in_other_hands(self, name: str, key: str) -> bool:
+        """Return True if another process is computing a stage at this moment."""
+        return locks.held_elsewhere(self.root, self.folder(name, key).name)
+
     def _work(self, name: str, key: str) -> Path:
         return self.root / "work" / self.folder(name, key).name
 

@@ -86,6 +86,24 @@ def test_two_processes_compute_every_stage_once(tmp_path):
     assert len(Campaign.load(path).missing(empty, tmp_path / "elsewhere")) == 6
 
 
+def test_a_process_turns_to_what_no_other_computes(tmp_path):
+    """The dense networks of the first entry are in other hands, and all its stages need them."""
+    first = {**sweeps.PAIR[1], "name": "first"}
+    second = {**first, "name": "second", "hidden": [10]}
+    path, store = sweeps.write(tmp_path, first, second), Store(tmp_path / "store")
+    mine, others = (entry.tasks(store) for entry in Campaign.load(path).entries)
+    assert not {task.key for task in mine} & {task.key for task in others}
+    dense = next(task for task in mine if task.name == "dense")
+    with store.lock(dense.name, dense.key):
+        running = sweep.submit(path, store, Options())
+        sweeps.until(lambda: all(task.exists() for task in others))
+        sweeps.until(lambda: "waiting for another process" in sweeps.logs(store.root))
+        assert not any(task.exists() for task in mine)
+    running.wait(lambda line: None, 0.1)
+    assert all(task.exists() for task in mine)
+    assert sweeps.contents(store.root) == sweeps.unbroken(path, tmp_path / "plain")
+
+
 def test_a_preempted_job_goes_on_to_the_same_bits(tmp_path, patient):
     path, store = sweeps.write(tmp_path, sweeps.LINES), Store(tmp_path / "store")
     running = sweep.submit(path, store, Options())
