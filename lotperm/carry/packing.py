@@ -45,6 +45,31 @@ def everything(store: Store) -> list[Parcel]:
     return [Parcel(name, key) for name, key in stages]
 
 
+def lacking(store: Store, parcels: Iterable[Parcel]) -> list[str]:
+    """Name the files to carry that a store doesn't have, as stages came without them.
+
+    Parameters
+    ----------
+    store : Store
+        The store to pack from.
+    parcels : Iterable[Parcel]
+        The stages to pack. One that names no files is to carry those that are here.
+
+    Returns
+    -------
+    list[str]
+        "FOLDER/FILE", sorted. Where the packs are unpacked, no stage that reads such a file can be
+        computed.
+    """
+    return sorted(
+        f"{stage.path.name}/{name}"
+        for parcel in parcels
+        if parcel.files and (stage := store.load(parcel.name, parcel.key))
+        for name in stage.left_out
+        if name.removesuffix(".safetensors") in parcel.files
+    )
+
+
 def pack(
     store: Store, parcels: Iterable[Parcel], folder: Path, max_bytes: int = 16 * 2**20
 ) -> list[Path]:

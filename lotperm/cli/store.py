@@ -10,11 +10,11 @@ import typer
 from rich.table import Table
 
 from lotperm.carry.needed import needed
-from lotperm.carry.packing import everything, pack
+from lotperm.carry.packing import everything, lacking, pack
 from lotperm.carry.unpacking import unpack
 from lotperm.cli.output import duration, say
 from lotperm.cluster.campaign import Campaign
-from lotperm.errors import IntegrityError
+from lotperm.errors import IntegrityError, StorageError
 from lotperm.store.stages import Store
 
 _MIB = 2**20
@@ -66,6 +66,13 @@ def pack_store(
     packs = pack(store, parcels, out, int(max_mib * _MIB))
     size = sum(path.stat().st_size for path in packs)
     say(f"Wrote {len(packs)} packs, {size / _MIB:,.1f} MiB, to {out}")
+    # Reported at the end: other stages can be computed from what was packed.
+    if files := lacking(store, parcels):
+        raise StorageError(
+            f"what is left of the campaign reads {len(files)} files that aren't in this store, so "
+            f"the packs don't have them either: {', '.join(files)}. Unpack a pack that has them, or "
+            "delete these stages' folders to compute them again; then pack again."
+        )
 
 
 @app.command("unpack")

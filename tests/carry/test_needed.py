@@ -9,7 +9,7 @@ import pytest
 
 from lotperm import Store
 from lotperm.carry.needed import needed
-from lotperm.carry.packing import pack
+from lotperm.carry.packing import everything, lacking, pack
 from lotperm.carry.unpacking import unpack
 from lotperm.cluster import campaign as campaigns
 from lotperm.cluster.campaign import Campaign
@@ -53,6 +53,17 @@ def test_the_pack_of_the_tenth_goes_on_at_its_last_entry(tmp_path):
     # The masks are those of the other rewind point, so that only the arms are left.
     assert Counter(task.name for task in tasks if not task.done()) == {"sparse": 3}
     assert (done.counts, done.problems) == ({"added": 63}, [])
+    # Everything that they read is there, the initial weights of the first seed among it.
+    read = {(key, name) for task in tasks if not task.done() for key, name in reads(task)}
+    stages = {stage.key: stage for stage in store.stages()}
+    assert read and not [name for key, name in read if name in stages[key].left_out]
+
+
+def reads(task):
+    """Yield the key of each stage that a task reads, with the name of the file."""
+    for key, files in task.reads.items():
+        for file in files:
+            yield key, f"{file}.safetensors"
 
 
 def travelling(campaign, store):
@@ -78,6 +89,26 @@ def test_what_missing_stages_read_travels(campaign, tmp_path):
     assert files[dense.key] == {epoch_file(0), epoch_file(1)}
     arms[1].run()
     assert set(travelling(campaign, store).values()) == {frozenset()}
+
+
+def test_what_came_without_a_file_that_is_still_read_is_named(campaign, tmp_path):
+    """A pack for a later moment has fewer files, and from it the earlier one can't be made."""
+    there, here = Store(tmp_path / "there"), Store(tmp_path / "here")
+    tasks = campaign.tasks(there)
+    arms = [task for task in tasks if task.name == "sparse"]
+    arms[0].run()
+    unpack(here, pack(there, needed(campaign, there), tmp_path / "packs"))
+    assert lacking(here, needed(campaign, here)) == []
+    # A further sparsity, whose arms read what those that are done did.
+    path = tmp_path / "wider.json"
+    wider = {**ENTRY, "name": "wider", "rewind_epoch": [0, 1], "sparsity": [0.5, 0.75]}
+    path.write_text(json.dumps({"name": "small", "entries": [wider]}))
+    missing = lacking(here, needed(Campaign.load(path), here))
+    (imp, *_) = (task for task in Campaign.load(path).tasks(here) if task.name == "imp")
+    assert missing == [f"{here.folder('imp', imp.key).name}/mask.safetensors"]
+    # With all files of the store, nothing is.
+    unpack(here, pack(there, everything(there), tmp_path / "all"))
+    assert lacking(here, needed(Campaign.load(path), here)) == []
 
 
 def done(store):

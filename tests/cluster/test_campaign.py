@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from little import TINY
 
 from lotperm import Experiment, Store
 from lotperm.carry import packs
@@ -634,6 +635,21 @@ def test_pack_and_unpack_by_command(command, unbroken, monkeypatch, tmp_path):
     assert packs[0].name in err and err.count("\n") == 1
     assert command("store", "unpack", tmp_path / "nowhere")[0] == 5
     assert command("store", "pack", "--out", tmp_path / "packs", "--max-mib", 0.001)[0] == 2
+
+
+def test_a_pack_that_nobody_can_go_on_from_says_so(command, monkeypatch, tmp_path):
+    """What is left reads A and B at their rewind epoch, and they came without it."""
+    monkeypatch.setenv("LOTPERM_HOME", str(tmp_path / "home"))
+    path = write(tmp_path / "c.json", {**TINY, "name": "table"})
+    store = Store(tmp_path / "home")
+    (dense,) = (task for task in Campaign.load(path).tasks(store) if task.name == "dense")
+    folder = dense.run().path
+    (folder / "epoch-0001.safetensors").unlink()
+    (folder / "left-out.json").write_text(json.dumps(["epoch-0001.safetensors"]))
+    code, out, err = command("store", "pack", "--campaign", path, "--out", tmp_path / "packs")
+    assert code == 5 and "Wrote 1 packs" in out
+    assert f"{folder.name}/epoch-0001.safetensors" in err and err.count("\n") == 1
+    assert command("store", "pack", "--out", tmp_path / "all")[0] == 0
 
 
 def test_a_signal_stops_it_at_a_step_and_it_goes_on(unbroken, smoke_campaign, tmp_path):
