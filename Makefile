@@ -79,7 +79,7 @@ slurm: $(READY)  ## try sweeps with a real Slurm on this host, installed where i
 	LOTPERM_PYTHON=$(BIN)/python OMP_NUM_THREADS=1 tests/slurm/run.sh
 
 bench: $(READY)  ## measure the fast paths against plain ones, side by side
-	for name in training accuracy programs step matching resnet50_matching barrier costs; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in training accuracy programs step low_precision matching resnet50_matching barrier costs; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/engine.py --networks mlp resnet8x0.5
 	$(BIN)/python benchmarks/engine.py --networks resnet20x1 --out book/results/resnet20
 	$(BIN)/python benchmarks/engine.py --networks resnet20x4 vgg11 --members 1 2 4 --rounds 2 --out book/results/wide
