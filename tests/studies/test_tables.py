@@ -194,12 +194,15 @@ def test_what_one_seed_or_equal_arms_cannot_say_stays_empty(smoke):
     ]
 
 
-def test_in_short_rounds_to_whole_percent(smoke):
+def test_in_short_has_what_is_equal_on_every_machine(smoke):
     values = {("lth", 0): 0.8, ("lth", 1): 0.7, ("permuted", 0): 0.504, ("permuted", 1): 0.504}
-    results = with_values(smoke[1], {**values, ("naive", 0): 0.1, ("naive", 1): 0.2})
+    results = with_values(smoke[1], {**values, ("naive", 0): 0.1, ("naive", 1): 0.18})
+    arms = "arms at the first width: lth, naive, permuted\n"
     assert arms_tables.in_short(results) == (
-        "arms at the first width: lth, naive, permuted\nS = 0.8: lth 75 permuted 50 naive 15"
+        f"{arms}S = 0.8: above 15 percent: lth, permuted; the best: lth"
     )
+    chance = with_values(smoke[1], {(arm, seed): 0.1 for arm in PAPER_ARMS for seed in (0, 1)})
+    assert arms_tables.in_short(chance) == f"{arms}S = 0.8: above 15 percent: none"
 
 
 def test_diversity_is_in_percent():

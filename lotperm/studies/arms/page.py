@@ -204,7 +204,7 @@ class Page(page.Page):
         return tables.comparisons(self.results)
 
     def in_short(self) -> str:
-        """Say the mean accuracies in whole percent, equal on every machine."""
+        """Say what is equal on every machine."""
         return tables.in_short(self.results[0])
 
     def data(self) -> HTML:
