@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,12 @@ from torch import Tensor, nn
 if importlib.util.find_spec("lotperm") is None:
     sys.path.append(str(Path(__file__).parents[1]))
 
-from lotperm.engine.models import build
+from lotperm.config.experiment import Recipe
+from lotperm.config.seeds import Seeds
+from lotperm.data.dataset import Dataset, Split
+from lotperm.engine.models import build, initialize
+from lotperm.engine.run import Run
+from lotperm.engine.runtime import Runtime
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 """The folder of the recorded tables, which the book shows."""
@@ -63,6 +69,32 @@ def random_network(
     with torch.no_grad():
         model.train()(images)
     return model.eval()
+
+
+def noise_run(
+    make: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    members: int,
+    steps: int,
+    *,
+    recipe: Recipe,
+    runtime: Runtime,
+) -> Run:
+    """Begin the training of networks on noise, with epochs of a few steps; it isn't prepared yet."""
+    draw = torch.Generator().manual_seed(0)
+    size = recipe.batch_size * steps
+    pixels = torch.randint(256, (size, *shape), dtype=torch.uint8, generator=draw)
+    split = Split(pixels, torch.randint(10, (size,), generator=draw))
+    half = torch.full((shape[0],), 0.5)
+    return Run(
+        make(),
+        weights=[initialize(make, i) for i in range(members)],
+        data=Dataset("noise", split, split, 10, half, half),
+        recipe=recipe,
+        seeds=[Seeds.of("step", i) for i in range(members)],
+        masks=[None] * members,
+        runtime=runtime,
+    )
 
 
 def earlier(path: Path) -> dict[str, Any]:

@@ -28,20 +28,17 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from common import RESULTS, environment, write_report
+from common import RESULTS, environment, noise_run, write_report
 from torch import nn
 
 from lotperm.config.choices import Precision
 from lotperm.config.experiment import Recipe
-from lotperm.config.seeds import Seeds
-from lotperm.data.dataset import Dataset, Split
 from lotperm.engine import bfloat16
-from lotperm.engine.models import build, initialize
-from lotperm.engine.run import Run
+from lotperm.engine.models import build
 from lotperm.engine.runtime import Runtime
 from lotperm.parallel.threads import keep_freed_memory
 
-BATCH, STEPS = 128, 2
+STEPS = 2
 # Name, architecture, width, shape of an example, networks at once.
 NETWORKS: list[tuple[str, str, float, tuple[int, ...], int]] = [
     ("mlp", "mlp", 1.0, (1, 40), 8),
@@ -65,20 +62,9 @@ class Way:
         make: partial[nn.Module] = partial(
             build, model, input_shape=shape, classes=10, width=width, hidden=(128, 128)
         )
-        draw = torch.Generator().manual_seed(0)
-        split = Split(
-            torch.randint(256, (BATCH * STEPS, *shape), dtype=torch.uint8, generator=draw),
-            torch.randint(10, (BATCH * STEPS,), generator=draw),
-        )
-        half = torch.full((shape[0],), 0.5)
-        self.run = Run(
-            make(),
-            weights=[initialize(make, i) for i in range(members)],
-            data=Dataset("noise", split, split, 10, half, half),
-            recipe=Recipe(epochs=1000, lr=0.001, precision=precision),
-            seeds=[Seeds.of("low_precision", i) for i in range(members)],
-            masks=[None] * members,
-            runtime=Runtime(compile=compile),
+        recipe = Recipe(epochs=1000, lr=0.001, precision=precision)
+        self.run = noise_run(
+            make, shape, members, STEPS, recipe=recipe, runtime=Runtime(compile=compile)
         )
         with self._chosen():
             self.run.prepare(1)
@@ -127,7 +113,7 @@ def main() -> None:
                     "step": "compiled" if compiled else "plain",
                     "way": name,
                     "ms": 1e3 * min(way.seconds),
-                    "images_per_s": network[4] * BATCH / min(way.seconds),
+                    "images_per_s": network[4] * way.run.recipe.batch_size / min(way.seconds),
                     "loss": way.losses[0],
                 }
                 for name, way in ways.items()

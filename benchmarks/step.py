@@ -30,15 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, environment, write_report
+from common import RESULTS, environment, noise_run, write_report
 from torch import Tensor, nn
 
 from lotperm.config.choices import Precision
 from lotperm.config.experiment import Recipe
-from lotperm.config.seeds import Seeds
-from lotperm.data.dataset import Dataset, Split
-from lotperm.engine.models import build, initialize
-from lotperm.engine.run import Run
+from lotperm.engine.models import build
 from lotperm.engine.runtime import Runtime
 from lotperm.parallel.threads import keep_freed_memory
 
@@ -114,18 +111,9 @@ class Case:
         make: partial[nn.Module] = partial(
             build, model, input_shape=shape, classes=10, width=width, hidden=(128, 128)
         )
-        draw = torch.Generator().manual_seed(0)
-        pixels = torch.randint(256, (BATCH * steps, *shape), dtype=torch.uint8, generator=draw)
-        split = Split(pixels, torch.randint(10, (BATCH * steps,), generator=draw))
-        half = torch.full((shape[0],), 0.5)
-        self.run = Run(
-            make(),
-            weights=[initialize(make, i) for i in range(self.members)],
-            data=Dataset("noise", split, split, 10, half, half),
-            recipe=Recipe(epochs=1000, lr=0.01, precision=self.precision),
-            seeds=[Seeds.of("step", i) for i in range(self.members)],
-            masks=[None] * self.members,
-            runtime=Runtime(compile=compile),
+        recipe = Recipe(epochs=1000, lr=0.01, precision=self.precision)
+        self.run = noise_run(
+            make, shape, self.members, steps, recipe=recipe, runtime=Runtime(compile=compile)
         )
         self.run.prepare(1)
         if self.run.mode != ("compiled" if compile else "plain"):

@@ -9,7 +9,6 @@ so that it is exact in float32, and sums are in float32 either way.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -19,6 +18,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+
+from lotperm.config.choices import Precision
 
 _ATEN = torch.ops.aten
 
@@ -46,24 +47,12 @@ def native() -> bool:
     )
 
 
-def computed_in_float32(device: torch.device) -> bool:
-    """Return True if `in_float32` changes something on this device."""
-    return device.type == "cpu" and not native()
+def computed_in_float32(device: torch.device, precision: Precision) -> bool:
+    """Return True if a recipe asks for bfloat16 and a device has no instructions for it."""
+    return precision == "bfloat16" and device.type == "cpu" and not native()
 
 
-def in_float32(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which bfloat16 products are computed in float32 where that is faster.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the products are computed. On anything but a CPU without instructions for bfloat16
-        the context changes nothing.
-    """
-    return _InFloat32() if computed_in_float32(device) else contextlib.nullcontext()
-
-
-class _InFloat32(TorchDispatchMode):
+class InFloat32(TorchDispatchMode):
     """Computes every product of bfloat16 numbers in float32, gradients included."""
 
     def __torch_dispatch__(

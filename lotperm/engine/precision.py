@@ -26,7 +26,9 @@ def products_in(
         As in `lotperm.config.experiment.Recipe`; only "bfloat16" changes anything here, and only on
         processors that can't multiply such numbers.
     """
-    return bfloat16.in_float32(device) if precision == "bfloat16" else contextlib.nullcontext()
+    if bfloat16.computed_in_float32(device, precision):
+        return bfloat16.InFloat32()
+    return contextlib.nullcontext()
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:

@@ -67,28 +67,6 @@ def hold(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
         lock.release()
 
 
-def held_elsewhere(root: Path, name: str) -> bool:
-    """Return True if another process holds the lock of a stage at this moment.
-
-    False also where the lock can't be asked for; whoever computes the stage will learn why.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of the store.
-    name : str
-        Name of the stage's folder.
-    """
-    path = root / "locks" / f"{name}.lock"
-    if path.exists():
-        with contextlib.suppress(OSError):
-            try:
-                filelock.FileLock(path).acquire(timeout=0).lock.release()
-            except filelock.Timeout:
-                return True
-    return False
-
-
 def _prepare(root: Path, name: str) -> None:
     """Make the folders of a store, and check that finished stages can be written."""
     probe = root / "stages" / f".{name}.probe"

@@ -326,8 +326,15 @@ class Store:
         return locks.hold(self.root, self.folder(name, key).name, wait=wait)
 
     def in_other_hands(self, name: str, key: str) -> bool:
-        """Return True if another process is computing a stage at this moment."""
-        return locks.held_elsewhere(self.root, self.folder(name, key).name)
+        """Return True if another process is computing a stage at this moment.
+
+        False also where the lock can't be asked for: whoever computes the stage will learn why.
+        """
+        try:
+            with self.lock(name, key, wait=False) as free:
+                return not free
+        except StorageError:
+            return False
 
     def _work(self, name: str, key: str) -> Path:
         return self.root / "work" / self.folder(name, key).name

@@ -182,8 +182,8 @@ class Workbench(Subject):
         # Batch norm takes the statistics of each part, so numbers may differ a little.
         if self.runtime.microbatch is not None:
             meta["microbatch"] = self.runtime.microbatch
-        device, precision = torch.device(self.runtime.device), self.experiment.dense.precision
-        if precision == "bfloat16" and bfloat16.computed_in_float32(device):
+        device = torch.device(self.runtime.device)
+        if bfloat16.computed_in_float32(device, self.experiment.dense.precision):
             meta["bfloat16"] = "factors rounded, products in float32"
         if device.type == "cuda":
             meta["gpu"] = torch.cuda.get_device_name()
